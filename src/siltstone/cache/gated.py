@@ -1,0 +1,19 @@
+"""Gated residual memory (GRM): y = g M(q) + sum_n g_n M_n(q).  Source: arXiv 2602.24281, eqs. 9 and 10."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from .base import CachePolicy, Mix, Router
+
+
+class GatedCache(CachePolicy):
+    """Gates over all checkpoints: softmax together with the online memory, or a sigmoid each with the online memory at 1."""
+
+    name: ClassVar[str] = "gated"
+
+    def mix(self, router: Router, scores: Tensor, online: Tensor | None, hidden: Tensor | None, newest_last: bool) -> Mix:
+        """See CachePolicy."""
+        return Mix(*router.gates(scores, online, hidden))

@@ -1,0 +1,142 @@
+"""The bank with logarithmic segments: O(log t) checkpoints, one a bit of the number of sealed segments.
+
+After n segments the checkpoints span the binary expansion of n (37 = 32 + 4 + 1); slot l holds the span of 2^l segments
+where bit l of n is set. Sealing segment n merges the spans of its trailing ones into one.
+
+start = "carry": the merged checkpoint is simply the newest state. start = "restart": it must hold the writes of its
+whole span, so that each slot keeps a *runner*, the state that began where the span begins and is still written to; when
+spans merge, the runner of the oldest is what the new checkpoint is. Works for any rule, at O(log t) writes a token.
+Source: arXiv 2602.24281, section 3.4; arXiv 2506.04761 (Fenwick tree of states).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..memory.base import Memory
+from ..state import State
+from .bank import Sealing, View
+
+
+@dataclass
+class Slots(State):
+    """stages: matrices [B, H, X, in, out]; sums [B, X, U] of routing keys, or None; runners: leaves [B, X, ...], or None."""
+
+    stages: tuple[Tensor, ...]
+    sums: Tensor | None
+    runners: State | None
+
+    @classmethod
+    def empty(cls, memory: Memory, batch: int, router_dim: int | None, restart: bool) -> Slots:
+        """No slots yet."""
+        start = memory.init(batch)
+        stages = tuple(s.unsqueeze(2)[:, :, :0] for s in memory.stages(start))
+        sums = None if router_dim is None else stages[0].new_zeros(batch, 0, router_dim)
+        return cls(stages, sums, start.map(lambda x: x.unsqueeze(1)[:, :0]) if restart else None)
+
+    @property
+    def width(self) -> int:
+        """X, the slots there are."""
+        return self.stages[0].shape[2]
+
+    def grown(self, width: int) -> Slots:
+        """With at least `width` slots."""
+        more = width - self.width
+        if more <= 0:
+            return self
+
+        def pad(x: Tensor, axis: int) -> Tensor:
+            shape = list(x.shape)
+            shape[axis] = more
+            return torch.cat([x, x.new_zeros(shape)], axis)
+
+        sums = None if self.sums is None else pad(self.sums, 1)
+        runners = None if self.runners is None else self.runners.map(lambda x: pad(x, 1))
+        return Slots(tuple(pad(s, 2) for s in self.stages), sums, runners)
+
+    @classmethod
+    def cat(cls, states: Sequence[Self]) -> Self:
+        """Rows of several banks, with as many slots as the largest."""
+        width = max(s.width for s in states)
+        return super().cat([s.grown(width) for s in states])  # type: ignore[misc]
+
+    def advance(self, call: Sealing) -> tuple[list[View], Slots]:
+        """Seal what the call seals; the views of its pieces, and the slots after it."""
+        plan, bank = call.plan, self
+        number = plan.sealed0.copy()
+        views: list[View] = []
+        if plan.dropped:
+            bank, number = bank._seal(call, number, np.ones_like(number, bool), call.before, call.sum_before)
+        for j in range(plan.shape[1]):
+            views.append(bank._view(call, number))
+            if bank.runners is not None and bank.width:
+                bank = bank._run(call, j)
+            now = plan.dropped + j < plan.pieces - 1
+            if now.any():
+                sums = None if call.sums is None else call.sums[:, j]
+                bank, number = bank._seal(call, number, now, call.ends.map(lambda x, j=j: x[:, j]), sums)
+        return views, bank
+
+    def _view(self, call: Sealing, number: np.ndarray) -> View:
+        width = max((int(n).bit_length() for n in number), default=0)
+        level = np.arange(width)[None]
+        live = (number[:, None] >> level) & 1 == 1
+        stages = tuple(s[:, :, :width] for s in self.stages)
+        summary = None
+        if self.sums is not None:
+            first = (number[:, None] >> level) <= 1
+            writes = call.plan.geo.per_segment * (1 << level) - np.where(first, call.plan.runs.clock.phase[:, None], 0)
+            summary = self.sums[:, :width] / call.plan.host(np.maximum(writes, 1)).unsqueeze(-1)
+        return View(stages, summary, None if live.all() else call.plan.host(~live), newest_last=False)
+
+    def _run(self, call: Sealing, j: int) -> Slots:
+        """Write piece j into every runner."""
+        assert self.runners is not None
+        width = self.width
+
+        def each(x: Tensor) -> Tensor:
+            return x[:, j : j + 1].unsqueeze(1).expand(-1, width, *(-1,) * (x.dim() - 1)).flatten(0, 1)
+
+        valid = None if call.valid is None else each(call.valid)
+        inputs = {k: each(x) for k, x in call.inputs.items()}
+        written = call.memory.scan(inputs, valid, each(call.skip), self.runners.map(lambda x: x.flatten(0, 1)))
+        return Slots(self.stages, self.sums, written.ends.map(lambda x: x[:, 0].unflatten(0, (-1, width))))
+
+    def _seal(
+        self, call: Sealing, number: np.ndarray, now: np.ndarray, state: State, sums: Tensor | None
+    ) -> tuple[Slots, np.ndarray]:
+        """Seal the online `state` of the rows where `now`; rows' numbers of sealed segments go up by one there."""
+        merged = np.array([(~int(n) & (int(n) + 1)).bit_length() - 1 for n in number], np.int64)
+        bank = self.grown(int(np.where(now, merged + 1, 0).max()))
+        slot = np.arange(bank.width)[None]
+        here = call.plan.host((slot == merged[:, None]) & now[:, None])
+        source = call.plan.host(merged)
+
+        below = call.plan.host((slot < merged[:, None]) & now[:, None])
+
+        def put(old: Tensor, new: Tensor, axis: int) -> Tensor:
+            shape = [1] * old.dim()
+            shape[0], shape[axis] = len(here), bank.width
+            return torch.where(here.view(shape), new.unsqueeze(axis), old.masked_fill(below.view(shape), 0.0))
+
+        runners, block = bank.runners, state
+        if runners is not None:
+
+            def pick(first: Any, rest: Any) -> Any:
+                both = torch.cat([first.unsqueeze(1), rest], 1)
+                index = source.view(-1, *(1,) * (both.dim() - 1)).expand(-1, 1, *both.shape[2:])
+                return both.gather(1, index)[:, 0]
+
+            block = type(state)(**{n: pick(getattr(state, n), getattr(runners, n)) for n in vars(state)})
+            runners = type(state)(**{n: put(getattr(runners, n), getattr(block, n), 1) for n in vars(state)})
+        stages = tuple(put(o, n, 2) for o, n in zip(bank.stages, call.memory.stages(block), strict=True))
+        total = None
+        if bank.sums is not None and sums is not None:
+            total = put(bank.sums, sums + (bank.sums * below.unsqueeze(-1)).sum(1), 1)
+        return Slots(stages, total, runners), number + now

@@ -1,0 +1,75 @@
+"""Reading checkpoints: weighted outputs, blended weights, or chosen states; for memories of any number of stages.
+
+Shapes: query z [R, H, Q, in]; a stage's matrices of N checkpoints [R, H, N, in, out]; gates [R, Q, H, N].
+The dense read of one stage is a single product: (gates x z) laid out [Q, N * in] times [N * in, out].
+The sparse read sorts (token, choice) pairs by checkpoint and multiplies each checkpoint with its own pairs, once.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..memory.base import Memory
+from .base import Mix
+
+GATHER = 32
+
+
+def stage_sum(z: Tensor, matrices: Tensor, gates: Tensor) -> Tensor:
+    """sum_n gates_n (z @ W_n): [R, H, Q, out]."""
+    weighted = gates.transpose(1, 2).unsqueeze(-1).to(z.dtype) * z.unsqueeze(-2)
+    return weighted.flatten(-2) @ matrices.flatten(2, 3).to(z.dtype)
+
+
+def dense(memory: Memory, z: Tensor, stages: tuple[Tensor, ...], gates: Tensor) -> Tensor:
+    """sum_n gates_n M_n(z)."""
+    if memory.read_is_linear:
+        return stage_sum(z, stages[0], gates)
+    query, out = z.unsqueeze(2), z.unsqueeze(2)
+    for i, matrices in enumerate(stages):
+        out = memory.join(i, out @ matrices.to(z.dtype), query)
+    return (gates.permute(0, 2, 3, 1).unsqueeze(-1).to(z.dtype) * out).sum(2)
+
+
+def chosen(memory: Memory, z: Tensor, stages: tuple[Tensor, ...], mix: Mix) -> Tensor:
+    """sum_j gates_j M_{index_j}(z) for index [R, Q, k]."""
+    assert mix.gates is not None and mix.index is not None
+    runs, heads, queries, _ = z.shape
+    number, k = stages[0].shape[2], mix.index.shape[-1]
+    if runs == 1 and queries * k <= GATHER and not torch.is_grad_enabled():
+        picked = tuple(s.index_select(2, mix.index.flatten()).unflatten(2, (queries, k)).flatten(0, 1).transpose(0, 1) for s in stages)
+        rows = z[0].transpose(0, 1).unsqueeze(2)
+        return dense(memory, rows, picked, mix.gates.transpose(0, 1))[:, :, 0].transpose(0, 1).unsqueeze(0)
+    expert = (mix.index + torch.arange(runs, device=z.device)[:, None, None] * number).flatten()
+    order = expert.argsort()
+    back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=z.device))
+    counts = torch.bincount(expert, minlength=runs * number).tolist()
+    rows = z.transpose(1, 2).unsqueeze(2).expand(-1, -1, k, -1, -1).flatten(0, 2)
+    pairs = Permute.apply(rows, order, back)
+    each = [s.transpose(1, 2).flatten(0, 1).unbind(0) for s in stages]
+    outs = []
+    for n, part in enumerate(pairs.split(counts)):
+        if counts[n]:
+            query = out = part.transpose(0, 1)
+            for i in range(len(stages)):
+                out = memory.join(i, out @ each[i][n].to(z.dtype), query)
+            outs.append(out.transpose(0, 1))
+    found = Permute.apply(torch.cat(outs), back, order).unflatten(0, (runs, queries, k))
+    return (found * mix.gates.transpose(2, 3).unsqueeze(-1).to(z.dtype)).sum(2).transpose(1, 2)
+
+
+class Permute(torch.autograd.Function):
+    """x[order] for a permutation, whose gradient is a gather too."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, order: Tensor, back: Tensor) -> Tensor:  # type: ignore[override]
+        """Rows in a new order."""
+        ctx.save_for_backward(back)
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        """Rows in the old order."""
+        (back,) = ctx.saved_tensors
+        return grad.index_select(0, back), None, None

@@ -1,0 +1,20 @@
+"""Residual: y = M(q) + sum_n M_n(q).  Source: arXiv 2602.24281, eq. 7 (a linear memory reads one summed matrix, eq. 13)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from .base import CachePolicy, Mix, Router
+
+
+class Residual(CachePolicy):
+    """Every checkpoint counts 1."""
+
+    name: ClassVar[str] = "residual"
+    routed: ClassVar[bool] = False
+
+    def mix(self, router: Router, scores: Tensor, online: Tensor | None, hidden: Tensor | None, newest_last: bool) -> Mix:
+        """Ones."""
+        return Mix()

@@ -1,0 +1,23 @@
+"""Memory soup: theta* = g theta + sum_n g_n theta_n, y = M*(q).  Source: arXiv 2602.24281, eqs. 14 and 15.
+
+Equal to `gated` where reading is linear in the weights, and run as that there.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from .base import CachePolicy, Mix, Router
+
+
+class Soup(CachePolicy):
+    """Gates blend weights."""
+
+    name: ClassVar[str] = "soup"
+    blends: ClassVar[bool] = True
+
+    def mix(self, router: Router, scores: Tensor, online: Tensor | None, hidden: Tensor | None, newest_last: bool) -> Mix:
+        """See CachePolicy."""
+        return Mix(*router.gates(scores, online, hidden))

@@ -1,0 +1,41 @@
+"""Sparse selective caching (SSC): y = g M(q) + sum_{n in top-k} g_n M_n(q).  Source: arXiv 2602.24281, eqs. 16 and 17.
+
+The selection is shared by the heads, the gates are a head's own; the online memory is always kept. Of equal scores the
+most recent checkpoint wins.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import CachePolicy, Mix, Router
+
+
+class Sparse(CachePolicy):
+    """The `top_k` best checkpoints of each token."""
+
+    name: ClassVar[str] = "sparse"
+    sparse: ClassVar[bool] = True
+
+    def mix(self, router: Router, scores: Tensor, online: Tensor | None, hidden: Tensor | None, newest_last: bool) -> Mix:
+        """See CachePolicy."""
+        k = min(self.cfg.top_k, scores.shape[-1])
+        ranked = scores.detach() if hidden is None else scores.detach().masked_fill(hidden, float("-inf"))
+        index = _top(ranked, k, newest_last)
+        lost = None if hidden is None else ranked.gather(-1, index) == float("-inf")
+        online_gate, gates = router.gates(scores.gather(-1, index), online, lost)
+        return Mix(online_gate, gates, index)
+
+
+def _top(scores: Tensor, k: int, newest_last: bool) -> Tensor:
+    """Indices of the k largest, ties to the most recent."""
+    best = scores.topk(k, -1)
+    least = best.values[..., -1:]
+    if k == scores.shape[-1] or not bool((((scores >= least) & (least > float("-inf"))).sum(-1) > k).any()):
+        return best.indices
+    if not newest_last:
+        return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+    return scores.shape[-1] - 1 - scores.flip(-1).sort(dim=-1, descending=True, stable=True).indices[..., :k]

@@ -1,0 +1,1 @@
+"""Compressors: how `rate` tokens that leave the window become one write. One file a compressor."""

@@ -1,0 +1,27 @@
+"""No compression: every token is one write."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..config import LayerConfig
+from ..errors import ConfigError
+from .base import Compress
+
+
+class Identity(Compress):
+    """c = x, rate 1."""
+
+    name: ClassVar[str] = "identity"
+
+    @classmethod
+    def check(cls, cfg: LayerConfig) -> None:
+        """Only rate 1."""
+        if cfg.rate != 1:
+            raise ConfigError(f"compress='identity' writes every token, so rate={cfg.rate} must be 1; or choose compress='mean'")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[R, M, 1, D] -> [R, M, D]."""
+        return x.squeeze(2)

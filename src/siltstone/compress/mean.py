@@ -1,0 +1,19 @@
+"""Mean pooling: c = (x_1 + ... + x_r) / r.  Source: arXiv 1911.05507, section 3.1 (mean pooling of leaving activations)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from .base import Compress
+
+
+class Mean(Compress):
+    """The mean of a block."""
+
+    name: ClassVar[str] = "mean"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[R, M, rate, D] -> [R, M, D]."""
+        return x.mean(2)

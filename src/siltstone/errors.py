@@ -1,0 +1,67 @@
+"""Every error that a user can cause.
+
+    SiltstoneError
+    ├── ConfigError            a key, a value or a combination of keys that cannot work   (ValueError)
+    ├── InputError             ids, masks, prompts or states that do not fit the model    (ValueError)
+    │   └── PositionError      a position that a session cannot go back to
+    ├── TokenizerError         a tokenizer that cannot be read, trained or does not fit
+    ├── DataError              text that is empty, binary or not UTF-8
+    ├── CheckpointError        a run folder that is missing, damaged or has NaN weights
+    ├── SessionFileError       a session file that cannot be used
+    │   ├── SessionCorrupt     truncated, altered, or no session file at all
+    │   ├── SessionMismatch    written by another model, configuration or tokenizer
+    │   └── SessionVersion     written by a newer Siltstone
+    └── StorageError           the disk is full or the folder cannot be written           (OSError)
+
+Messages name the argument, what was given, what was expected and the mend.
+"""
+
+from __future__ import annotations
+
+
+class SiltstoneError(Exception):
+    """Base of all errors above; the command line prints it as one line and exits with code 2."""
+
+
+class ConfigError(SiltstoneError, ValueError):
+    """A configuration that cannot work."""
+
+
+class InputError(SiltstoneError, ValueError):
+    """An argument that does not fit the model or the session."""
+
+
+class PositionError(InputError):
+    """A position that a session cannot go back to."""
+
+
+class TokenizerError(SiltstoneError):
+    """A tokenizer that cannot be read or trained, or that does not fit the model."""
+
+
+class DataError(SiltstoneError):
+    """Text that cannot be used."""
+
+
+class CheckpointError(SiltstoneError):
+    """A run folder that cannot be used."""
+
+
+class SessionFileError(SiltstoneError):
+    """A session file that cannot be used."""
+
+
+class SessionCorrupt(SessionFileError):
+    """The file is truncated, altered, or not a session file."""
+
+
+class SessionMismatch(SessionFileError):
+    """The file belongs to another model, configuration or tokenizer."""
+
+
+class SessionVersion(SessionFileError):
+    """The file was written by a newer version of the format."""
+
+
+class StorageError(SiltstoneError, OSError):
+    """Writing failed: no space, no permission, or a folder that is not there."""

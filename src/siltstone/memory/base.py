@@ -1,0 +1,106 @@
+"""What an update rule is.
+
+Any memory here is read as a chain of matrices: a query passes through stage 0, something without a state, stage 1, and
+so on (a matrix memory has one stage, an MLP memory two, a vector memory is a matrix with one row that is always asked
+with 1). `stages` gives the matrices; `join` is what happens between and after them. Gating outputs, blending weights
+and picking checkpoints are written once for all rules on this ground (see cache/read.py).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..config import LayerConfig
+from ..state import State
+
+Inputs = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """For rules without options of their own."""
+
+
+class Written:
+    """A memory during a call: readable after every write, and its states at the pieces' ends.
+
+    ends   State with leaves [G, S, ...]: after each piece
+    """
+
+    ends: State
+
+    def read(self, stage: int, z: Tensor) -> Tensor:
+        """z [G, S, H, L*rate, in] through the matrices of one stage, as they stand at each query: [..., out]."""
+        raise NotImplementedError(f"{type(self).__name__} must define read(stage, z)")
+
+
+class Memory(nn.Module):
+    """An update rule. Subclasses define `name`, `init`, `queries`, `inputs`, `scan`, `stages`; all methods are pure.
+
+    stages_count     how many matrices a read passes through
+    read_is_linear   whether blending weights equals blending outputs
+    chunk            write slots that a scan handles as one block
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type] = NoOptions
+    stages_count: ClassVar[int] = 1
+    read_is_linear: ClassVar[bool] = True
+    chunk: int = 64
+
+    def __init__(self, cfg: LayerConfig, options: Any):
+        super().__init__()
+        self.cfg, self.options = cfg, options
+        self.heads, self.key_dim, self.val_dim = cfg.heads, cfg.key_dim, cfg.val_dim
+
+    @classmethod
+    def check(cls, cfg: LayerConfig, options: Any) -> None:
+        """Raise ConfigError where this rule cannot work with the layer's other keys."""
+
+    @classmethod
+    def align(cls, options: Any) -> int:
+        """Slots must agree with the count of writes since the cut modulo this number."""
+        return 1
+
+    @abstractmethod
+    def init(self, batch: int) -> State:
+        """The state before any write, leaves [batch, ...]."""
+
+    @abstractmethod
+    def queries(self, x: Tensor) -> Tensor:
+        """x [R, T, D] -> what the memory is asked with, [R, T, H, in of stage 0]."""
+
+    @abstractmethod
+    def inputs(self, c: Tensor) -> Inputs:
+        """Compressed tokens [R, M, D] -> the rule's own keys, values, gates, each [R, M, ...]."""
+
+    @abstractmethod
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+        """Write S pieces one after the other into G independent states.
+
+        inputs [G, S, L, ...], valid bool [G, S, L] (None: all), skip int [G, S] empty slots before a piece's first
+        write, state leaves [G, ...]. A write that is not valid changes nothing.
+        """
+
+    @abstractmethod
+    def stages(self, state: State) -> tuple[Tensor, ...]:
+        """The matrices of each stage, [..., H, in, out], of a state with leaves [..., ...]."""
+
+    def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
+        """What follows a stage: z [..., out] -> the next stage's input, or after the last one the result."""
+        return z
+
+
+def l2(z: Tensor) -> Tensor:
+    """z / |z| over the last axis, smooth at 0: z * rsqrt(sum z^2 + 1e-6)."""
+    return z * torch.rsqrt(z.square().sum(-1, keepdim=True) + 1e-6)
+
+
+def wide(x: Tensor) -> Tensor:
+    """At least float32: what states accumulate in."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -1,0 +1,123 @@
+"""Chunk-parallel matrix memories: what linear, gated, gated_delta and deep share.
+
+Inside a chunk of c writes every query sees the earlier writes through a masked c x c product; what came before the
+chunk it sees through the state at the chunk's start. Decays are in log space. Source of the formulation:
+arXiv 2312.06635 (chunkwise gated linear attention), arXiv 2412.06464 (gated delta rule).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..config import LayerConfig
+from ..state import State
+from .base import Inputs, Memory, Written, l2, wide
+
+
+@dataclass
+class MatrixState(State):
+    """matrix [B, H, K, V], float32 or wider."""
+
+    matrix: Tensor
+
+
+class MatrixMemory(Memory):
+    """A state S [H, K, V] of zeros, read by o = q S with unit queries; unit keys and values from the compressed token."""
+
+    def __init__(self, cfg: LayerConfig, options: Any):
+        super().__init__(cfg, options)
+        self.query = nn.Linear(cfg.d_model, self.heads * self.key_dim, bias=False)
+        self.write = nn.Linear(cfg.d_model, self.heads * (self.key_dim + self.val_dim), bias=False)
+
+    def init(self, batch: int) -> MatrixState:
+        """Zeros."""
+        return MatrixState(wide(self.write.weight.new_zeros(batch, self.heads, self.key_dim, self.val_dim)))
+
+    def queries(self, x: Tensor) -> Tensor:
+        """q = l2(x W_q)."""
+        return l2(self.query(x).unflatten(-1, (self.heads, self.key_dim)))
+
+    def inputs(self, c: Tensor) -> Inputs:
+        """key = l2(c W_k) [R, M, H, K], value = c W_v [R, M, H, V]."""
+        key, value = self.write(c).split([self.heads * self.key_dim, self.heads * self.val_dim], -1)
+        return {"key": l2(key.unflatten(-1, (self.heads, -1))), "value": value.unflatten(-1, (self.heads, -1))}
+
+    def stages(self, state: State) -> tuple[Tensor, ...]:
+        """S itself."""
+        return (self.matrix(state),)
+
+    def matrix(self, state: State) -> Tensor:
+        """S of a state."""
+        return cast(MatrixState, state).matrix
+
+    def size(self, slots: int) -> int:
+        """Length of a chunk where there are `slots` slots."""
+        return slots // -(-slots // self.chunk)
+
+
+def chunks(x: Tensor, size: int) -> Tensor:
+    """[G, S, L, H, ...] -> [G, S, H, L/size, size, ...]."""
+    return x.unflatten(2, (-1, size)).movedim(4, 2)
+
+
+class ChunkRead:
+    """Reads of one matrix per head that grows by `keys^T values`, decayed: o_i = q_i S_in e^{l_i} + sum_{j<=i} e^{l_i-l_j} (q_i k_j) v_j.
+
+    keys [G, S, H, n, c, K], values [G, S, H, n, c, V], decay [G, S, H, n, c] (cumulative in the chunk, log space; None: none),
+    before [G, S, H, n, K, V]: the matrix at each chunk's start.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, decay: Tensor | None, before: Tensor):
+        self.keys, self.values, self.decay, self.before = keys, values, decay, before
+
+    def read(self, z: Tensor) -> Tensor:
+        """z [G, S, H, L*rate, K] -> [G, S, H, L*rate, V]."""
+        n, c = self.keys.shape[3:5]
+        z = z.unflatten(3, (n, -1))
+        rate = z.shape[4] // c
+        scores = z @ self.keys.to(z.dtype).transpose(-1, -2)
+        late = torch.ones(c, c, dtype=torch.bool, device=z.device).triu(1).repeat_interleave(rate, 0)
+        if self.decay is None:
+            scores = scores.masked_fill(late, 0.0)
+            far = z @ self.before.to(z.dtype)
+        else:
+            at = self.decay.repeat_interleave(rate, -1) if rate > 1 else self.decay
+            gap = (at.unsqueeze(-1) - self.decay.unsqueeze(-2)).masked_fill(late, float("-inf"))
+            scores = scores * gap.exp().to(z.dtype)
+            far = (z * at.exp().unsqueeze(-1).to(z.dtype)) @ self.before.to(z.dtype)
+        return (scores @ self.values.to(z.dtype) + far).flatten(3, 4)
+
+
+class MatrixWritten(Written):
+    """A one-stage memory during a call."""
+
+    def __init__(self, reader: ChunkRead, ends: Tensor):
+        self.reader, self.ends = reader, MatrixState(ends)
+
+    def read(self, stage: int, z: Tensor) -> Tensor:
+        """See Written."""
+        return self.reader.read(z)
+
+
+def additive(keys: Tensor, values: Tensor, decay: Tensor | None, start: Tensor) -> MatrixWritten:
+    """S <- e^{decay} S + k^T v, chunk by chunk: keys, values, decay as in ChunkRead, start [G, H, K, V]."""
+    groups, pieces, _, n = keys.shape[:4]
+    if decay is None:
+        grow, keep = keys.transpose(-1, -2) @ values, None
+    else:
+        total = decay[..., -1:]
+        grow = (keys * (total - decay).exp().unsqueeze(-1).to(keys.dtype)).transpose(-1, -2) @ values
+        keep = total.exp().unsqueeze(-1)
+    grow, state = wide(grow), start
+    before, ends = [], []
+    for s in range(pieces):
+        for i in range(n):
+            before.append(state)
+            state = grow[:, s, :, i] + (state if keep is None else keep[:, s, :, i] * state)
+        ends.append(state)
+    stacked = torch.stack(before, 2).unflatten(2, (pieces, n)).transpose(1, 2)
+    return MatrixWritten(ChunkRead(keys, values, decay, stacked), torch.stack(ends, 1))

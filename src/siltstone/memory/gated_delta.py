@@ -1,0 +1,53 @@
+"""Gated delta rule: S_t = a_t (I - b_t k_t^T k_t) S_{t-1} + b_t k_t^T v_t, o = q S, with unit keys.
+
+A write first erases what its key held. Source: arXiv 2412.06464, eq. 10 and its chunk form (WY representation: one
+triangular solve a chunk). State: H * K * V floats.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..state import State
+from .base import Inputs, wide
+from .chunked import ChunkRead, MatrixWritten, chunks
+from .gated import GatedMatrixMemory
+
+
+class GatedDelta(GatedMatrixMemory):
+    """S <- a (I - b k^T k) S + b k^T v."""
+
+    name: ClassVar[str] = "gated_delta"
+
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> MatrixWritten:
+        """See Memory.scan. Inside a chunk: (I + tril(b k k^T e^{l_i - l_j}, -1)) [u w] = b [v, k e^{l}]; new values u - w S."""
+        decay, strength = inputs["decay"], inputs["strength"]
+        if valid is not None:
+            decay, strength = decay * valid.unsqueeze(-1), strength * valid.unsqueeze(-1)
+        size = self.size(decay.shape[2])
+        key, value = chunks(inputs["key"], size), chunks(inputs["value"], size)
+        wide_key, wide_value = wide(key), wide(value)
+        level = chunks(decay, size).cumsum(-1)
+        b = chunks(strength, size).unsqueeze(-1)
+        late = torch.ones(size, size, dtype=torch.bool, device=key.device).triu()
+        gap = (level.unsqueeze(-1) - level.unsqueeze(-2)).masked_fill(late, float("-inf")).exp()
+        system = (b * wide_key) @ wide_key.transpose(-1, -2) * gap + torch.eye(size, device=key.device, dtype=wide_key.dtype)
+        right = torch.cat([b * wide_value, b * wide_key * level.exp().unsqueeze(-1)], -1)
+        solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
+        fresh, erase = solved.split([value.shape[-1], key.shape[-1]], -1)
+        total = level[..., -1:]
+        to_end = (wide_key * (total - level).exp().unsqueeze(-1)).transpose(-1, -2)
+        keep, matrix = total.exp().unsqueeze(-1), self.matrix(state)
+        before, values, ends = [], [], []
+        pieces, n = key.shape[1], key.shape[3]
+        for s in range(pieces):
+            for i in range(n):
+                before.append(matrix)
+                values.append(fresh[:, s, :, i] - erase[:, s, :, i] @ matrix)
+                matrix = keep[:, s, :, i] * matrix + to_end[:, s, :, i] @ values[-1]
+            ends.append(matrix)
+        stack = [torch.stack(x, 2).unflatten(2, (pieces, n)).transpose(1, 2) for x in (before, values)]
+        return MatrixWritten(ChunkRead(key, stack[1].to(value.dtype), level, stack[0]), torch.stack(ends, 1))

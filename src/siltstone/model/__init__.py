@@ -1,0 +1,1 @@
+"""How a window, a memory and a cache make a language model."""

@@ -1,0 +1,63 @@
+"""`MemoryCaching`: one memory-caching layer on its own, to put into a model of yours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import LayerConfig
+from ..errors import InputError
+from . import entry
+from .context import Context
+from .mixer import Mixer
+from .stream_state import LMState, restore
+
+
+class MemoryCaching(nn.Module):
+    """Sequence mixing with a window, a memory and a bank of checkpoints; no norm before it and no residual around it.
+
+    `MemoryCaching(d_model=256, heads=4, memory="gated", cache="sparse", segment=256, window=128)`: the keys of
+    `LayerConfig`. `y, state = layer(x, state)`; any split of a stream into calls gives the same outputs.
+    """
+
+    def __init__(self, d_model: int, **keys: Any):
+        super().__init__()
+        self.cfg = LayerConfig(d_model=d_model, **keys)
+        self.mix = Mixer(self.cfg)
+
+    def init_state(self, batch: int, phase: Any = None) -> LMState:
+        """Rows that have seen nothing. phase [batch], in writes: how much earlier than `segment` the first cut comes."""
+        return LMState(entry.start_clock(batch, phase, self.cfg.segment // self.cfg.rate), (self.mix.init(batch),))
+
+    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
+        """A state from `state.tensors()` and `state.meta()`; ValueError where they do not fit."""
+        rows = meta.get("position")
+        if not isinstance(rows, list):
+            raise ValueError("the state's description lacks 'position'")
+        return restore(self.init_state(len(rows)), tensors, meta)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: LMState | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        donate: bool = False,
+    ) -> tuple[Tensor, LMState]:
+        """x [B, T, D] -> y [B, T, D] and the state after.
+
+        mask bool [B, T], False = padding (y is 0 there); reset bool [B, T], True = a new document begins.
+        donate: the caller gives `state` up, and it may be updated in place.
+        """
+        if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[-1] != self.cfg.d_model or not torch.is_floating_point(x):
+            given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(f"x must be a float tensor [batch, tokens, {self.cfg.d_model}], and {given} was given")
+        state = self.init_state(len(x)) if state is None else state
+        runs = entry.enter((x.shape[0], x.shape[1]), state, mask, reset)
+        if not runs.width:
+            return x * 0.0, state
+        before = state.layers[0]
+        y, after = self.mix(runs.gather(x), runs.enter(before, self.mix.init), Context(runs, x.device))
+        return runs.scatter(y), LMState(runs.clock_after(state.clock), (runs.leave(before, after),))

@@ -1,0 +1,115 @@
+"""The language model: embedding, blocks, RMSNorm, logits. A memory model, a window-only model, a transformer or a
+hybrid of them, by `LMConfig.pattern` alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import LMConfig
+from ..errors import InputError
+from . import entry
+from .block import Block
+from .context import Context
+from .runs import Clock
+from .stream_state import LMState, restore
+
+
+class LM(nn.Module):
+    """`logits, state = model(ids, state)`; any split of a text into calls gives the same logits."""
+
+    def __init__(self, cfg: LMConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.embed = nn.Embedding(cfg.vocab_size, cfg.layer.d_model)
+        self.blocks = nn.ModuleList(Block(cfg, kind) for kind in cfg.kinds)
+        self.norm = nn.RMSNorm(cfg.layer.d_model, eps=cfg.norm_eps)
+        self.unembed = None if cfg.tie else nn.Linear(cfg.layer.d_model, cfg.vocab_size, bias=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.normal_(self.embed.weight, std=0.02)
+        if self.unembed is not None:
+            nn.init.normal_(self.unembed.weight, std=0.02)
+        for block in self.blocks:
+            for name, p in block.named_parameters():
+                if name.endswith(("out.weight", "down.weight")):
+                    nn.init.normal_(p, std=0.02 / (2 * self.cfg.depth) ** 0.5)
+                elif p.dim() == 2 and name.endswith(".weight") and ".gru." not in name:
+                    nn.init.normal_(p, std=p.shape[1] ** -0.5)
+
+    @property
+    def parameters_count(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self.parameters())
+
+    def init_state(self, batch: int, phase: Any = None) -> LMState:
+        """Rows that have seen nothing. phase [batch], in writes: how much earlier than `segment` the first cut comes."""
+        limit = self.cfg.layer.segment // self.cfg.layer.rate
+        return LMState(entry.start_clock(batch, phase, limit), tuple(b.mix.init(batch) for b in self.blocks))
+
+    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
+        """A state from `state.tensors()` and `state.meta()`; ValueError where they do not fit this model."""
+        rows = meta.get("position")
+        if not isinstance(rows, list):
+            raise ValueError("the state's description lacks 'position'")
+        return restore(self.init_state(len(rows)), tensors, meta)
+
+    def features(
+        self, ids: Tensor, state: LMState | None = None, mask: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, LMState]:
+        """ids [B, T] -> normalised hidden states [B, T, D] and the state after; see `forward`."""
+        self._check(ids)
+        state = self.init_state(len(ids)) if state is None else state
+        runs = entry.enter(tuple(ids.shape), state, mask, reset)
+        if not runs.width:
+            return self.embed(ids) * 0.0, state
+        context = Context(runs, ids.device)
+        x = self.embed(runs.gather(ids))
+        layers = []
+        for block, before in zip(self.blocks, state.layers, strict=True):
+            x, after = block(x, runs.enter(before, block.mix.init), context)
+            layers.append(runs.leave(before, after))
+        return runs.scatter(self.norm(x)), LMState(runs.clock_after(state.clock), tuple(layers))
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """[..., D] -> logits [..., vocab_size]."""
+        return F.linear(hidden, self.embed.weight) if self.unembed is None else self.unembed(hidden)
+
+    def forward(
+        self,
+        ids: Tensor,
+        state: LMState | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        donate: bool = False,
+    ) -> tuple[Tensor, LMState]:
+        """One call.
+
+        ids      int64 [B, T], T >= 0
+        state    what earlier calls returned (None: nothing seen)
+        mask     bool [B, T], False = padding: skipped, as if it were not there (None: all valid)
+        reset    bool [B, T], True = a new document begins with this token: the row forgets everything before it
+        donate   the caller gives `state` up, and it may be updated in place
+        returns  logits [B, T, vocab_size] (of no meaning at padding) and the state after
+
+        Raises InputError for ids out of range, and for shapes that do not fit.
+        """
+        hidden, state = self.features(ids, state, mask, reset)
+        return self.head(hidden), state
+
+    def _check(self, ids: Tensor) -> None:
+        if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32):
+            given = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+            raise InputError(f"ids must be an integer tensor [batch, tokens], and {given} was given")
+        if ids.numel() and ids.device.type == "cpu":
+            low, high = (int(x) for x in ids.aminmax())
+            if low < 0 or high >= self.cfg.vocab_size:
+                bad = low if low < 0 else high
+                raise InputError(f"ids hold {bad}, and the model's vocab_size={self.cfg.vocab_size} allows 0 to {self.cfg.vocab_size - 1}")
+
+
+__all__ = ["LM", "Clock"]

@@ -1,0 +1,191 @@
+"""The index arithmetic of one call, made once and shared by all layers of the same geometry.
+
+With n tokens of a life seen, left(n) = max(0, n - delay - sinks) have gone towards memory and M(n) = left(n) // rate
+are written. Write m takes tokens sinks + m*rate ... and belongs to segment (m + phase) // per_segment.
+
+The queries of a run are cut into *pieces*, one a segment that is online meanwhile. Inside a piece, write slot l is
+followed by the `rate` query slots l*rate ... l*rate + rate-1 that see writes up to slot l. A piece that begins in the
+middle of a block leaves its first write slot empty (that write is in the state already). `align` shifts a piece's slots
+to the right so that slot numbers agree with the count of writes since the cut, modulo `align`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .runs import Runs
+
+ENDLESS = 1 << 60
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What of a layer's configuration decides which token is written when."""
+
+    window: int
+    sinks: int
+    delay: int
+    rate: int
+    per_segment: int = ENDLESS
+    align: int = 1
+    chunk: int = 64
+
+    @property
+    def ring(self) -> int:
+        """E, the tokens before a call that its queries may still attend to exactly."""
+        return self.window + self.rate - 1 if self.delay else self.window
+
+    @property
+    def ring_input(self) -> int:
+        """The tokens before a call that may still have to be written."""
+        return self.delay + self.rate - 1
+
+    def written(self, seen: Any) -> Any:
+        """M(n), the writes made after n tokens."""
+        return np.maximum(0, seen - self.delay - self.sinks) // self.rate
+
+    def sealed(self, writes: Any, phase: Any) -> Any:
+        """Checkpoints sealed once `writes` writes are made; also the number of the online segment."""
+        return (np.maximum(writes, 1) - 1 + phase) // self.per_segment
+
+    def opens(self, segment: Any, phase: Any) -> Any:
+        """Number of a segment's first write."""
+        return np.maximum(0, segment * self.per_segment - phase) if self.per_segment < ENDLESS else np.zeros_like(segment)
+
+
+class Plan:
+    """Indices for one call of one geometry. Arrays are [R, S] unless said otherwise.
+
+    start, stop      token range of each piece in its run
+    lead             query slots left empty before a piece's first query
+    skip             write slots left empty before a piece's first write
+    since            writes that the segment holds up to and including slot `shift`, less one
+    shift            slots by which a piece is moved to the right for `align`
+    sealed0          [R] checkpoints before the call; piece j sees sealed0 + dropped + j of them
+    dropped          1 where the online state of every run is sealed before the call's first read, else 0
+    pieces           [R] pieces that each run has, the dropped one included
+    writes0, writes  [R] writes made before the call, and in it
+    slots            L, write slots of a piece
+    """
+
+    def __init__(self, runs: Runs, geo: Geometry, device: torch.device):
+        self.runs, self.geo, self.device = runs, geo, device
+        pos, n, phase, r = runs.clock.position, runs.length, runs.clock.phase, geo.rate
+        away = geo.delay + geo.sinks
+        self.writes0 = geo.written(pos)
+        self.writes = geo.written(pos + n) - self.writes0
+        self.sealed0 = geo.sealed(self.writes0, phase)
+        begin = np.minimum(np.maximum(0, away + r - 1 - pos), n)
+        self.active = begin < n
+        self.pieces = np.where(self.active, geo.sealed(self.writes0 + self.writes, phase) - self.sealed0 + 1, 1)
+
+        def opening(j: Any) -> Any:  # token at which segment sealed0 + j gets its first write
+            return (geo.opens(self.sealed0[:, None] + j, phase[:, None]) + 1) * r + away - 1 - pos[:, None]
+
+        self.dropped = int(bool(self.pieces.size and (self.pieces > 1).all() and (opening(np.array([[1]]))[:, 0] <= begin).all()))
+        j = np.arange(self.dropped, int(self.pieces.max(initial=1)))[None]
+        at = np.where(j == 0, begin[:, None], opening(j)) if geo.per_segment < ENDLESS else np.broadcast_to(begin[:, None], (len(n), 1))
+        at = np.where(j < self.pieces[:, None], np.minimum(at, n[:, None]), n[:, None])
+        self.start, self.stop = at, np.concatenate([at[:, 1:], n[:, None]], 1)
+        busy = self.stop > self.start
+        gone = np.maximum(pos[:, None] + at + 1 - away, 0)
+        offset = np.where(busy, gone % r, 0)
+        opened = geo.opens(self.sealed0[:, None] + j, phase[:, None])
+        self.since = np.where(busy, gone // r - 1 - opened, 0)
+        self.shift = self.since % geo.align
+        self.first = gone // r - 1 - self.shift
+        self.skip = np.where(busy, self.shift + (offset > 0), 0)
+        self.lead = self.shift * r + offset
+        self.fill = np.where(busy, self.lead + self.stop - self.start, 0)
+        self.slots = self._whole_chunks(max(1, int(-(-self.fill.max(initial=1) // r))))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(R, S)."""
+        return self.start.shape[0], self.start.shape[1]
+
+    @property
+    def most(self) -> int:
+        """M, the writes of the run that writes most, at least 1."""
+        return max(1, int(self.writes.max(initial=1)))
+
+    @property
+    def idle(self) -> bool:
+        """No token of this call sees a memory."""
+        return not self.active.any()
+
+    def seen(self, piece: int) -> np.ndarray:
+        """[R] checkpoints that the queries of a piece see."""
+        return self.sealed0 + np.minimum(self.dropped + piece, self.pieces - 1)
+
+    def host(self, x: np.ndarray) -> Tensor:
+        """An array as a tensor on the call's device."""
+        return torch.from_numpy(np.ascontiguousarray(x)).to(self.device, non_blocking=True)
+
+    def _whole_chunks(self, slots: int) -> int:
+        """Slots, rounded up to whole chunks: of equal length, at most `chunk`, or of `align` exactly."""
+        if self.geo.align > 1:
+            return -(-slots // self.geo.align) * self.geo.align
+        count = -(-slots // self.geo.chunk)
+        return -(-slots // count) * count
+
+    @cached_property
+    def query_take(self) -> Tensor:
+        """[R*S*Q] positions in the flattened tokens [R*T] of each query slot."""
+        q = np.arange(self.slots * self.geo.rate)[None, None]
+        i = np.clip(self.start[..., None] + q - self.lead[..., None], 0, max(self.runs.width - 1, 0))
+        return self.host((i + np.arange(self.shape[0])[:, None, None] * self.runs.width).reshape(-1))
+
+    @cached_property
+    def query_back(self) -> tuple[Tensor, Tensor | None]:
+        """[R*T] positions in the flattened query slots of each token; [R, T] whether it sees a memory (None: all do)."""
+        rows, pieces = self.shape
+        i = np.broadcast_to(np.arange(self.runs.width)[None], (rows, self.runs.width))
+        j = np.clip((i[..., None] >= self.start[:, None, :]).sum(-1) - 1, 0, pieces - 1)
+        last = np.maximum((self.stop > self.start).sum(-1, keepdims=True) - 1, 0)
+        j = np.where(i < self.runs.length[:, None], j, last)
+        slot = i - np.take_along_axis(self.start, j, 1) + np.take_along_axis(self.lead, j, 1)
+        sees = (i >= self.start[:, :1]) & (i < self.runs.length[:, None])
+        wide = self.slots * self.geo.rate
+        index = (np.arange(rows)[:, None] * pieces + j) * wide + np.clip(slot, 0, wide - 1)
+        return self.host(index.reshape(-1)), None if sees.all() else self.host(sees)
+
+    @cached_property
+    def write_source(self) -> Tensor:
+        """[R*M*r] positions, in each run's history and call [ring_input + T] laid end to end, of the tokens written.
+
+        Slots beyond a run's own writes hold some token of the call.
+        """
+        rows, wide = self.shape[0], self.geo.ring_input + self.runs.width
+        token = self.geo.sinks + (self.writes0[:, None] + np.arange(self.most)[None]) * self.geo.rate
+        token = token[..., None] + np.arange(self.geo.rate) - self.runs.clock.position[:, None, None] + self.geo.ring_input
+        return self.host((np.clip(token, 0, wide - 1) + np.arange(rows)[:, None, None] * wide).reshape(-1))
+
+    @cached_property
+    def write_take(self) -> Tensor:
+        """[R*S*L] positions in the flattened writes [R*M] of each write slot."""
+        m = self.first[..., None] + np.arange(self.slots) - self.writes0[:, None, None]
+        return self.host((np.clip(m, 0, self.most - 1) + np.arange(self.shape[0])[:, None, None] * self.most).reshape(-1))
+
+    @cached_property
+    def valid(self) -> Tensor | None:
+        """[R, S, L] which write slots hold a write (None: all do)."""
+        slot = np.arange(self.slots)
+        ok = (slot >= self.skip[..., None]) & (slot * self.geo.rate < self.fill[..., None])
+        return None if ok.all() else self.host(ok)
+
+    @cached_property
+    def held(self) -> Tensor:
+        """[R, S, L] writes that the segment holds at each slot, at least 1."""
+        return self.host(np.maximum(self.since[..., None] + np.arange(self.slots) - self.shift[..., None] + 1, 1))
+
+    def segment_writes(self, piece: int) -> np.ndarray:
+        """[R] writes of the segment that is online in a piece (-1: the dropped one), once it is full."""
+        number = self.sealed0 + self.dropped + piece
+        return self.geo.opens(number + 1, self.runs.clock.phase) - self.geo.opens(number, self.runs.clock.phase)

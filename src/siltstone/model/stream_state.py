@@ -1,0 +1,167 @@
+"""The state of a model or layer between calls: a clock, and each layer's state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..cache.bank import Bank
+from ..cache.logarithmic import Slots
+from ..state import State, Store
+from .attention import AttentionState
+from .mixer import LayerState
+from .runs import Clock
+from .windowed import WindowedState
+
+
+@dataclass(frozen=True)
+class LMState:
+    """clock: where each row stands; layers: one state a layer. A value: calls return a new one."""
+
+    clock: Clock
+    layers: tuple[State, ...]
+
+    @property
+    def position(self) -> np.ndarray:
+        """int64 [B], tokens of each row's life so far."""
+        return self.clock.position
+
+    @property
+    def phase(self) -> np.ndarray:
+        """int64 [B], writes by which each row's first cut comes early."""
+        return self.clock.phase
+
+    def __len__(self) -> int:
+        return len(self.clock.position)
+
+    def select(self, rows: Any) -> LMState:
+        """The given rows (a list of numbers), in that order."""
+        rows = [int(r) for r in rows]
+        return LMState(self.clock.select(rows), tuple(x.select(rows) for x in self.layers))
+
+    @staticmethod
+    def cat(states: Sequence[LMState]) -> LMState:
+        """Rows of several states, one after the other."""
+        clock = Clock(np.concatenate([s.position for s in states]), np.concatenate([s.phase for s in states]))
+        layers = zip(*(s.layers for s in states), strict=True)
+        return LMState(clock, tuple(type(x[0]).cat(x) for x in layers))
+
+    def detach(self) -> LMState:
+        """The same values, outside the autograd graph."""
+        return LMState(self.clock, tuple(x.detach() for x in self.layers))
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> LMState:
+        """Moved to a device, cast to a dtype."""
+        return LMState(self.clock, tuple(x.to(device, dtype) for x in self.layers))
+
+    def fork(self) -> LMState:
+        """A copy that in-place updates of the original cannot reach; sealed states are shared."""
+        return LMState(self.clock, tuple(x.fork() for x in self.layers))
+
+    @property
+    def nbytes(self) -> int:
+        """Live bytes."""
+        return sum(x.nbytes for x in self.layers)
+
+    def parts(self) -> dict[str, int]:
+        """Live bytes by part: window, memory, checkpoints, routing, attention."""
+        out = dict.fromkeys(("window", "memory", "checkpoints", "routing", "attention"), 0)
+        for layer in self.layers:
+            if isinstance(layer, AttentionState):
+                out["attention"] += layer.nbytes
+            elif isinstance(layer, WindowedState):
+                out["window"] += layer.nbytes
+            elif isinstance(layer, LayerState):
+                routing = 0 if layer.summary is None else layer.summary.nbytes
+                bank = 0 if layer.bank is None else layer.bank.nbytes
+                out["routing"] += routing
+                out["memory"] += layer.online.nbytes
+                out["checkpoints"] += bank
+                out["window"] += layer.nbytes - routing - bank - layer.online.nbytes
+        return out
+
+    def checkpoints(self) -> list[np.ndarray]:
+        """[B] sealed states that each layer keeps, for the layers that keep any."""
+        out = []
+        for layer in self.layers:
+            if isinstance(layer, LayerState) and isinstance(layer.bank, Bank):
+                out.append(layer.bank.store.count)
+            elif isinstance(layer, LayerState) and isinstance(layer.bank, Slots):
+                out.append(np.full(len(self), layer.bank.width))
+        return out
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every live tensor by name, contiguous; stores are cut to the entries of the longest row."""
+        out: dict[str, Tensor] = {}
+        for i, layer in enumerate(self.layers):
+            for name, leaf in layer.leaves(f"layers.{i}."):
+                if isinstance(leaf, Store):
+                    for j, view in enumerate(leaf.views()):
+                        out[f"{name}.{j}"] = view.contiguous()
+                else:
+                    out[name] = leaf.contiguous()
+        return out
+
+    def meta(self) -> dict[str, Any]:
+        """What the tensors do not say, ready for JSON."""
+        counts = {}
+        for i, layer in enumerate(self.layers):
+            for name, leaf in layer.leaves(f"layers.{i}."):
+                if isinstance(leaf, Store):
+                    counts[name] = leaf.count.tolist()
+        return {"position": self.position.tolist(), "phase": self.phase.tolist(), "counts": counts}
+
+
+def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
+    """Fill an empty state of the right number of rows with saved tensors; ValueError where they do not fit."""
+    rows = len(empty)
+    clock = []
+    for key in ("position", "phase"):
+        values = meta.get(key)
+        if not isinstance(values, list) or len(values) != rows or not all(isinstance(v, int) and 0 <= v < 1 << 62 for v in values):
+            raise ValueError(f"{key} must be a list of {rows} whole numbers")
+        clock.append(np.array(values, np.int64))
+    used: set[str] = set()
+
+    def fill(name: str, like: Tensor, free: int | None) -> Tensor:
+        if name not in tensors:
+            raise ValueError(f"tensor {name!r} is missing")
+        used.add(name)
+        x = tensors[name]
+        shape, want = list(x.shape), list(like.shape)
+        if free is not None and len(shape) == len(want):
+            want[free] = shape[free]
+        if shape != want:
+            raise ValueError(f"tensor {name!r} has shape {tuple(x.shape)}, expected {tuple(want)}")
+        return x.to(like.device, like.dtype)
+
+    def layer(i: int, state: State) -> State:
+        names = iter(list(state.leaves(f"layers.{i}.")))
+        slots = isinstance(state, LayerState) and isinstance(state.bank, Slots)
+
+        def leaf(x: Any) -> Any:
+            name, _ = next(names)
+            if isinstance(x, Store):
+                count = np.array(meta["counts"][name], np.int64)
+                leaves = tuple(fill(f"{name}.{j}", y, a) for j, (y, a) in enumerate(zip(x.leaves, x.axes, strict=True)))
+                width = {y.shape[a] for y, a in zip(leaves, x.axes, strict=True)}
+                if count.shape != (rows,) or count.min(initial=0) < 0 or width != {int(count.max(initial=0))}:
+                    raise ValueError(f"the counts of {name!r} do not fit its tensors")
+                return Store(leaves, x.axes, count)
+            axis = None
+            if slots and ".bank." in name:
+                axis = 2 if ".stages." in name else 1
+            return fill(name, x, axis)
+
+        return state.map(leaf)
+
+    out = LMState(Clock(*clock), tuple(layer(i, s) for i, s in enumerate(empty.layers)))
+    extra = set(tensors) - used
+    if extra:
+        raise ValueError(f"tensor {min(extra)!r} does not belong to this model")
+    return out

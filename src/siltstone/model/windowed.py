@@ -1,0 +1,39 @@
+"""A layer of window attention alone: what a memory is measured against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ..config import LayerConfig
+from ..state import State
+from .context import Context
+from .plan import Geometry
+from .window import WindowAttention, WindowState
+
+
+@dataclass
+class WindowedState(State):
+    """window: the rings."""
+
+    window: WindowState
+
+
+class Windowed(nn.Module):
+    """y = W_o window(x). x [R, T, D] -> y [R, T, D]."""
+
+    def __init__(self, cfg: LayerConfig):
+        super().__init__()
+        self.geo = Geometry(window=cfg.window, sinks=cfg.sinks, delay=cfg.window, rate=1)
+        self.window = WindowAttention(cfg, self.geo)
+        self.out = nn.Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
+
+    def init(self, batch: int) -> WindowedState:
+        """Empty rings."""
+        return WindowedState(self.window.init(batch))
+
+    def forward(self, x: Tensor, state: WindowedState, context: Context) -> tuple[Tensor, WindowedState]:
+        """One call over runs."""
+        out, window = self.window(x, state.window, context.window(self.geo, x.dtype))
+        return self.out(out.flatten(2)), WindowedState(window)

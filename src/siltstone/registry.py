@@ -1,0 +1,63 @@
+"""Finds the members of each family by looking into its folder: a new member is one new file.
+
+`members("memory")` maps the names of the update rules to their classes; likewise `"compress"` and `"cache"`.
+A module offers a member by defining a class with its own `name`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import pkgutil
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from .config import LayerConfig
+
+FAMILIES = ("compress", "memory", "cache")
+
+
+@cache
+def members(family: str) -> dict[str, type]:
+    """Name -> class of every member of a family, in alphabetical order."""
+    package = importlib.import_module(f"siltstone.{family}")
+    found: dict[str, type] = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        for thing in vars(module).values():
+            if isinstance(thing, type) and thing.__module__ == module.__name__ and "name" in vars(thing):
+                found[vars(thing)["name"]] = thing
+    return dict(sorted(found.items()))
+
+
+def member(family: str, name: str) -> Any:
+    """The class of one member, or ConfigError."""
+    known = members(family)
+    if name not in known:
+        near = difflib.get_close_matches(str(name), list(known), 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ConfigError(f"{family}={name!r} is not known; choose one of {list(known)}{hint}")
+    return known[name]
+
+
+def options(cls: Any, given: dict[str, Any]) -> Any:
+    """A member's own `Options` made from `memory_options`, unknown keys refused."""
+    known = [f.name for f in dataclasses.fields(cls.Options)]
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"memory_options has no key {key!r} for memory={cls.name!r}; its options are {known}")
+    return cls.Options(**given)
+
+
+def validate_layer(cfg: LayerConfig) -> None:
+    """Check what only the members know: names, options, and combinations that one of them refuses."""
+    for family in FAMILIES:
+        cls = member(family, getattr(cfg, family))
+        if family == "memory":
+            cls.check(cfg, options(cls, cfg.memory_options))
+        else:
+            cls.check(cfg)

@@ -1,0 +1,9 @@
+"""The letters that name axes: a tensor called `x_BTD` has rows, tokens and model width, in this order.
+
+B rows of the caller's batch        R runs: stretches of one row's life inside one call (see model/runs.py)
+T tokens of this call               M writes of this call, about T / rate
+S pieces: a run cut at segment ends L write slots of a piece          Q query slots of a piece, L * rate
+G groups that a scan runs side by side (rows, or rows times pieces)
+N checkpoints                       W window, tokens                  E entries of a ring
+H heads   K key width   V value width   F hidden width of a deep memory   U routing width   D model width
+"""

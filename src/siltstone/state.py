@@ -1,0 +1,196 @@
+"""State is a value: trees of row-batched tensors with `select, cat, detach, to, fork`.
+
+Every tensor leaf has rows (B) first. `Store` is the one leaf that grows: sealed states, appended, never changed,
+so that forks and snapshots share them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass
+class State:
+    """Base of all states: a dataclass whose fields are tensors [B, ...], states, tuples of them, or None."""
+
+    def map(self, f: Callable[[Any], Any]) -> Self:
+        """The same tree with `f` applied to every leaf (a tensor or a `Store`)."""
+        return type(self)(**{f_.name: _map(getattr(self, f_.name), f) for f_ in dataclasses.fields(self)})
+
+    def leaves(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        """Dotted names and leaves, in a fixed order."""
+        for f in dataclasses.fields(self):
+            yield from _leaves(getattr(self, f.name), f"{prefix}{f.name}")
+
+    def select(self, rows: Any) -> Self:
+        """The given rows (a list or index tensor), in that order."""
+        index = torch.as_tensor(rows, dtype=torch.long)
+        return self.map(lambda x: x.select(index) if isinstance(x, Store) else x.index_select(0, index.to(x.device)))
+
+    @classmethod
+    def cat(cls, states: Sequence[Self]) -> Self:
+        """Rows of several states of the same layer, one after the other."""
+        first = states[0]
+        names = [f.name for f in dataclasses.fields(first)]
+        return type(first)(**{n: _cat([getattr(x, n) for x in states]) for n in names})
+
+    def detach(self) -> Self:
+        """The same values, outside the autograd graph."""
+        return self.map(lambda x: x.detach())
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Self:
+        """Moved to a device, floating leaves cast to a dtype."""
+        return self.map(lambda x: x.to(device=device, dtype=dtype))
+
+    def fork(self) -> Self:
+        """A copy that updates in place of the original cannot reach; sealed states are shared."""
+        return self.map(lambda x: x if isinstance(x, Store) else x.clone())
+
+    @property
+    def nbytes(self) -> int:
+        """Live bytes."""
+        return sum(x.nbytes for _, x in self.leaves())
+
+
+def _map(x: Any, f: Callable[[Any], Any]) -> Any:
+    if isinstance(x, State):
+        return x.map(f)
+    if isinstance(x, tuple):
+        return tuple(_map(y, f) for y in x)
+    return None if x is None else f(x)
+
+
+def _leaves(x: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(x, State):
+        yield from x.leaves(name + ".")
+    elif isinstance(x, tuple):
+        for i, y in enumerate(x):
+            yield from _leaves(y, f"{name}.{i}")
+    elif x is not None:
+        yield name, x
+
+
+def _cat(xs: list[Any]) -> Any:
+    first = xs[0]
+    if len(xs) == 1 or first is None:
+        return first
+    if isinstance(first, State):
+        return type(first).cat(xs)
+    if isinstance(first, tuple):
+        return tuple(_cat(list(ys)) for ys in zip(*xs, strict=True))
+    if isinstance(first, Store):
+        return Store.cat(xs)
+    return torch.cat(xs)
+
+
+class Store:
+    """Tensors that grow together along one axis, row by row, and are never changed.
+
+    leaves   tensors [B, ..., capacity, ...]; `axes[i]` is where leaf i grows
+    count    int64 [B], how many entries of each row are this holder's
+    tide     int64 [B], how many entries anyone has written; shared by all holders of the same memory
+
+    Without gradients, `append` writes behind the entries in place when this holder stands at the tide (the entries
+    are beyond what any other holder can see), and moves to memory of twice the size when there is no room.
+    """
+
+    def __init__(self, leaves: tuple[Tensor, ...], axes: tuple[int, ...], count: np.ndarray, tide: np.ndarray | None = None):
+        self.leaves, self.axes, self.count = leaves, axes, count
+        self.tide = count.copy() if tide is None else tide
+
+    @classmethod
+    def empty(cls, leaves: tuple[Tensor, ...], axes: tuple[int, ...]) -> Store:
+        """A store without entries; the leaves give shapes (any capacity), dtype and device."""
+        none = tuple(x.narrow(a, 0, 0) for x, a in zip(leaves, axes, strict=True))
+        return cls(none, axes, np.zeros(leaves[0].shape[0], np.int64))
+
+    @property
+    def width(self) -> int:
+        """Entries of the longest row."""
+        return int(self.count.max(initial=0))
+
+    def views(self, width: int | None = None) -> tuple[Tensor, ...]:
+        """The leaves, cut to the first `width` entries (default: the longest row's)."""
+        n = self.width if width is None else width
+        return tuple(x.narrow(a, 0, n) for x, a in zip(self.leaves, self.axes, strict=True))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the live entries."""
+        total = 0
+        for x, a in zip(self.leaves, self.axes, strict=True):
+            each = x.element_size() * int(np.prod([n for i, n in enumerate(x.shape) if i not in (0, a)]))
+            total += each * int(self.count.sum())
+        return total
+
+    def append(self, new: tuple[Tensor, ...], added: np.ndarray) -> Store:
+        """A store with the first `added[b]` of `new`'s entries [B, ..., n, ...] behind row b's own."""
+        count = self.count + added
+        if not added.any():
+            return Store(self.leaves, self.axes, count, self.tide)
+        pairs = list(zip(self.leaves, new, self.axes, strict=True))
+        level = bool((self.count == self.count[0]).all() and (added == added[0]).all())
+        if torch.is_grad_enabled() and any(x.requires_grad or y.requires_grad for x, y, _ in pairs):
+            return Store(tuple(self._joined(x, y, a, level, added) for x, y, a in pairs), self.axes, count)
+        leaves, tide = self.leaves, self.tide
+        top = int(count.max())
+        if top > leaves[0].shape[self.axes[0]] or not np.array_equal(tide, self.count):
+            room = top if self.width == 0 else max(2 * self.width, top)
+            leaves = tuple(_grown(x, a, self.width, room) for x, a in zip(leaves, self.axes, strict=True))
+            tide = self.count.copy()
+        for (_, y, a), x in zip(pairs, leaves, strict=True):
+            x = x.detach()
+            if level:
+                x.narrow(a, int(self.count[0]), int(added[0])).copy_(y.narrow(a, 0, int(added[0])))
+                continue
+            for b in np.flatnonzero(added):
+                x[b].narrow(a - 1, int(self.count[b]), int(added[b])).copy_(y[b].narrow(a - 1, 0, int(added[b])))
+        tide[:] = count
+        return Store(leaves, self.axes, count, tide)
+
+    def _joined(self, x: Tensor, y: Tensor, axis: int, level: bool, added: np.ndarray) -> Tensor:
+        both = torch.cat([x.narrow(axis, 0, self.width), y.to(x.dtype)], axis)
+        if level:
+            return both.narrow(axis, 0, self.width + int(added[0]))
+        slot = np.arange(int((self.count + added).max()))[None]
+        index = np.where(slot < self.count[:, None], slot, self.width + slot - self.count[:, None])
+        index = torch.from_numpy(np.clip(index, 0, both.shape[axis] - 1)).to(x.device)
+        return torch.stack([row.index_select(axis - 1, i) for row, i in zip(both, index, strict=True)])
+
+    def select(self, rows: Tensor) -> Store:
+        """The given rows; memory of their own."""
+        width = self.width
+        leaves = tuple(x.narrow(a, 0, width).index_select(0, rows.to(x.device)) for x, a in zip(self.leaves, self.axes, strict=True))
+        return Store(leaves, self.axes, self.count[rows.cpu().numpy()])
+
+    @staticmethod
+    def cat(stores: Sequence[Store]) -> Store:
+        """Rows of several stores."""
+        width = max(s.width for s in stores)
+        axes = stores[0].axes
+        leaves = tuple(torch.cat([_grown(s.leaves[i], a, s.width, width) for s in stores]) for i, a in enumerate(axes))
+        return Store(leaves, axes, np.concatenate([s.count for s in stores]))
+
+    def detach(self) -> Store:
+        """The same entries, outside the autograd graph."""
+        return Store(tuple(x.detach() for x in self.leaves), self.axes, self.count, self.tide)
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Store:
+        """Moved or cast; shares memory where nothing changes."""
+        moved = tuple(x.to(device=device, dtype=dtype) for x in self.leaves)
+        same = all(x is y for x, y in zip(moved, self.leaves, strict=True))
+        return Store(moved, self.axes, self.count, self.tide if same else None)
+
+
+def _grown(x: Tensor, axis: int, used: int, room: int) -> Tensor:
+    """The first `used` entries of x in memory for `room` of them."""
+    shape = list(x.shape)
+    shape[axis] = room - used
+    return torch.cat([x.narrow(axis, 0, used), x.new_zeros(shape)], axis)
