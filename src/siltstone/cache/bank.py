@@ -19,7 +19,7 @@ class View:
 
     stages   matrices [R, H, N, in, out] of each stage
     summary  [R, N, U] mean routing keys, or None
-    hidden   bool [R, N], True where a row sees less than N; None: all see all
+    hidden   bool [R, N] (or [R, S, N] for all pieces at once), True where a row sees less than N; None: all see all
     """
 
     stages: tuple[Tensor, ...]
@@ -89,8 +89,8 @@ class Bank(State):
             return cls(Store.empty(stages, axes))
         return cls(Store.empty((*stages, stages[0].new_zeros(batch, 1, router_dim)), (*axes, 1)))
 
-    def advance(self, call: Sealing) -> tuple[list[View], Bank]:
-        """Seal what the call seals; the views of its pieces, and the bank after it."""
+    def advance(self, call: Sealing, whole: bool) -> tuple[list[View], Bank]:
+        """Seal what the call seals; the views of its pieces (one view for all if `whole`), and the bank after it."""
         plan, store = call.plan, self.store
         if call.width:
             new = tuple(s.transpose(1, 2) for s in call.memory.stages(call.sealed_ends()))
@@ -100,12 +100,20 @@ class Bank(State):
                 counts = np.stack([plan.segment_writes(base + e) for e in range(call.width)], 1)
                 new = (*new, sums / plan.host(np.maximum(counts, 1)).unsqueeze(-1))
             store = store.append(new, plan.pieces - 1)
+        if whole:
+            seen = np.stack([plan.seen(j) for j in range(plan.shape[1])], 1)
+            return [self._view(store, seen, call.memory.stages_count, plan)], Bank(store)
         views = [self._view(store, plan.seen(j), call.memory.stages_count, plan) for j in range(plan.shape[1])]
         return views, Bank(store)
+
+    def now(self, memory: Memory, number: int, phase: int, per_segment: int) -> View:
+        """What rows that all hold `number` checkpoints see."""
+        leaves, stages = self.store.views(number), memory.stages_count
+        return View(leaves[:stages], leaves[stages] if len(leaves) > stages else None, None)
 
     @staticmethod
     def _view(store: Store, seen: np.ndarray, stages: int, plan: Plan) -> View:
         width = int(seen.max(initial=0))
         leaves = store.views(width)
-        hidden = None if (seen == width).all() else plan.host(np.arange(width)[None] >= seen[:, None])
+        hidden = None if (seen == width).all() else plan.host(np.arange(width) >= seen[..., None])
         return View(leaves[:stages], leaves[stages] if len(leaves) > stages else None, hidden)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..memory.base import Memory
+from ..memory.base import Inputs, Memory
 from ..state import State
 from .bank import Sealing, View
 
@@ -66,7 +66,7 @@ class Slots(State):
         width = max(s.width for s in states)
         return super().cat([s.grown(width) for s in states])  # type: ignore[misc]
 
-    def advance(self, call: Sealing) -> tuple[list[View], Slots]:
+    def advance(self, call: Sealing, whole: bool) -> tuple[list[View], Slots]:
         """Seal what the call seals; the views of its pieces, and the slots after it."""
         plan, bank = call.plan, self
         number = plan.sealed0.copy()
@@ -74,7 +74,7 @@ class Slots(State):
         if plan.dropped:
             bank, number = bank._seal(call, number, np.ones_like(number, bool), call.before, call.sum_before)
         for j in range(plan.shape[1]):
-            views.append(bank._view(call, number))
+            views.append(bank._view(number, plan.runs.clock.phase, plan.geo.per_segment))
             if bank.runners is not None and bank.width:
                 bank = bank._run(call, j)
             now = plan.dropped + j < plan.pieces - 1
@@ -83,17 +83,21 @@ class Slots(State):
                 bank, number = bank._seal(call, number, now, call.ends.map(lambda x, j=j: x[:, j]), sums)
         return views, bank
 
-    def _view(self, call: Sealing, number: np.ndarray) -> View:
+    def now(self, memory: Memory, number: int, phase: int, per_segment: int) -> View:
+        """What rows that all hold `number` segments see."""
+        return self._view(np.array([number]), np.array([phase]), per_segment)
+
+    def _view(self, number: np.ndarray, phase: np.ndarray, per_segment: int) -> View:
         width = max((int(n).bit_length() for n in number), default=0)
         level = np.arange(width)[None]
         live = (number[:, None] >> level) & 1 == 1
         stages = tuple(s[:, :, :width] for s in self.stages)
-        summary = None
+        device, summary = self.stages[0].device, None
         if self.sums is not None:
             first = (number[:, None] >> level) <= 1
-            writes = call.plan.geo.per_segment * (1 << level) - np.where(first, call.plan.runs.clock.phase[:, None], 0)
-            summary = self.sums[:, :width] / call.plan.host(np.maximum(writes, 1)).unsqueeze(-1)
-        return View(stages, summary, None if live.all() else call.plan.host(~live), newest_last=False)
+            writes = per_segment * (1 << level) - np.where(first, phase[:, None], 0)
+            summary = self.sums[:, :width] / torch.from_numpy(np.maximum(writes, 1)).to(device).unsqueeze(-1)
+        return View(stages, summary, None if live.all() else torch.from_numpy(~live).to(device), newest_last=False)
 
     def _run(self, call: Sealing, j: int) -> Slots:
         """Write piece j into every runner."""
@@ -107,6 +111,15 @@ class Slots(State):
         inputs = {k: each(x) for k, x in call.inputs.items()}
         written = call.memory.scan(inputs, valid, each(call.skip), self.runners.map(lambda x: x.flatten(0, 1)))
         return Slots(self.stages, self.sums, written.ends.map(lambda x: x[:, 0].unflatten(0, (-1, width))))
+
+    def step(self, memory: Memory, inputs: Inputs, shift: int) -> Slots:
+        """One write, inputs [B, ...], into every runner."""
+        if self.runners is None or not self.width:
+            return self
+        width = self.width
+        each = {k: v.unsqueeze(1).expand(-1, width, *(-1,) * (v.dim() - 1)).flatten(0, 1) for k, v in inputs.items()}
+        runners = memory.step(each, shift, self.runners.map(lambda x: x.flatten(0, 1)))
+        return Slots(self.stages, self.sums, runners.map(lambda x: x.unflatten(0, (-1, width))))
 
     def _seal(
         self, call: Sealing, number: np.ndarray, now: np.ndarray, state: State, sums: Tensor | None

@@ -13,8 +13,6 @@ from torch import Tensor
 from ..memory.base import Memory
 from .base import Mix
 
-GATHER = 32
-
 
 def stage_sum(z: Tensor, matrices: Tensor, gates: Tensor) -> Tensor:
     """sum_n gates_n (z @ W_n): [R, H, Q, out]."""
@@ -32,31 +30,29 @@ def dense(memory: Memory, z: Tensor, stages: tuple[Tensor, ...], gates: Tensor) 
     return (gates.permute(0, 2, 3, 1).unsqueeze(-1).to(z.dtype) * out).sum(2)
 
 
-def chosen(memory: Memory, z: Tensor, stages: tuple[Tensor, ...], mix: Mix) -> Tensor:
-    """sum_j gates_j M_{index_j}(z) for index [R, Q, k]."""
+def chosen(memory: Memory, rows: Tensor, stages: tuple[Tensor, ...], mix: Mix) -> Tensor:
+    """sum_j gates_j M_{index_j}(z) for rows [R, Q, H, in] and index [R, Q, k]: [R, Q, H, V]."""
     assert mix.gates is not None and mix.index is not None
-    runs, heads, queries, _ = z.shape
+    runs, queries = rows.shape[:2]
     number, k = stages[0].shape[2], mix.index.shape[-1]
-    if runs == 1 and queries * k <= GATHER and not torch.is_grad_enabled():
-        picked = tuple(s.index_select(2, mix.index.flatten()).unflatten(2, (queries, k)).flatten(0, 1).transpose(0, 1) for s in stages)
-        rows = z[0].transpose(0, 1).unsqueeze(2)
-        return dense(memory, rows, picked, mix.gates.transpose(0, 1))[:, :, 0].transpose(0, 1).unsqueeze(0)
-    expert = (mix.index + torch.arange(runs, device=z.device)[:, None, None] * number).flatten()
+    if runs == 1 and queries == 1 and not torch.is_grad_enabled():
+        picked = tuple(s.index_select(2, mix.index.flatten()) for s in stages)
+        return dense(memory, rows.transpose(1, 2), picked, mix.gates).transpose(1, 2)
+    expert = (mix.index + torch.arange(runs, device=rows.device)[:, None, None] * number).flatten()
     order = expert.argsort()
-    back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=z.device))
+    back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=rows.device))
     counts = torch.bincount(expert, minlength=runs * number).tolist()
-    rows = z.transpose(1, 2).unsqueeze(2).expand(-1, -1, k, -1, -1).flatten(0, 2)
-    pairs = Permute.apply(rows, order, back)
+    pairs = Permute.apply(rows.unsqueeze(2).expand(-1, -1, k, -1, -1).flatten(0, 2), order, back)
     each = [s.transpose(1, 2).flatten(0, 1).unbind(0) for s in stages]
     outs = []
     for n, part in enumerate(pairs.split(counts)):
         if counts[n]:
             query = out = part.transpose(0, 1)
             for i in range(len(stages)):
-                out = memory.join(i, out @ each[i][n].to(z.dtype), query)
+                out = memory.join(i, out @ each[i][n].to(rows.dtype), query)
             outs.append(out.transpose(0, 1))
     found = Permute.apply(torch.cat(outs), back, order).unflatten(0, (runs, queries, k))
-    return (found * mix.gates.transpose(2, 3).unsqueeze(-1).to(z.dtype)).sum(2).transpose(1, 2)
+    return (found * mix.gates.transpose(2, 3).unsqueeze(-1).to(rows.dtype)).sum(2)
 
 
 class Permute(torch.autograd.Function):

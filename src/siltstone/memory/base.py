@@ -87,6 +87,25 @@ class Memory(nn.Module):
         write, state leaves [G, ...]. A write that is not valid changes nothing.
         """
 
+    def step(self, inputs: Inputs, shift: int, state: State) -> State:
+        """One write, inputs [B, ...], into states [B, ...]. Rules override this where there is a shorter way than a scan.
+
+        shift: writes since the cut, modulo `align`.
+        """
+        slots = self.align(self.options)
+
+        def slot(x: Tensor) -> Tensor:
+            out = x.new_zeros(len(x), 1, slots, *x.shape[1:])
+            out[:, 0, shift] = x
+            return out
+
+        first = next(iter(inputs.values()))
+        valid = None
+        if slots > 1:
+            valid = (torch.arange(slots, device=first.device) == shift).expand(len(first), 1, slots)
+        skip = torch.full((len(first), 1), shift, device=first.device)
+        return self.scan({k: slot(v) for k, v in inputs.items()}, valid, skip, state).ends.map(lambda x: x[:, 0])
+
     @abstractmethod
     def stages(self, state: State) -> tuple[Tensor, ...]:
         """The matrices of each stage, [..., H, in, out], of a state with leaves [..., ...]."""

@@ -64,6 +64,11 @@ def chunks(x: Tensor, size: int) -> Tensor:
     return x.unflatten(2, (-1, size)).movedim(4, 2)
 
 
+def outer(key: Tensor, value: Tensor) -> Tensor:
+    """k^T v: [..., K], [..., V] -> [..., K, V], float32 or wider."""
+    return wide(key).unsqueeze(-1) * wide(value).unsqueeze(-2)
+
+
 class ChunkRead:
     """Reads of one matrix per head that grows by `keys^T values`, decayed: o_i = q_i S_in e^{l_i} + sum_{j<=i} e^{l_i-l_j} (q_i k_j) v_j.
 
@@ -105,19 +110,21 @@ class MatrixWritten(Written):
 
 def additive(keys: Tensor, values: Tensor, decay: Tensor | None, start: Tensor) -> MatrixWritten:
     """S <- e^{decay} S + k^T v, chunk by chunk: keys, values, decay as in ChunkRead, start [G, H, K, V]."""
-    groups, pieces, _, n = keys.shape[:4]
+    pieces, n = keys.shape[1], keys.shape[3]
     if decay is None:
         grow, keep = keys.transpose(-1, -2) @ values, None
     else:
         total = decay[..., -1:]
         grow = (keys * (total - decay).exp().unsqueeze(-1).to(keys.dtype)).transpose(-1, -2) @ values
         keep = total.exp().unsqueeze(-1)
-    grow, state = wide(grow), start
+    state = start
+    steps = wide(grow).transpose(2, 3).flatten(1, 2).unbind(1)
+    fades = None if keep is None else keep.transpose(2, 3).flatten(1, 2).unbind(1)
     before, ends = [], []
-    for s in range(pieces):
-        for i in range(n):
-            before.append(state)
-            state = grow[:, s, :, i] + (state if keep is None else keep[:, s, :, i] * state)
-        ends.append(state)
+    for i, step in enumerate(steps):
+        before.append(state)
+        state = state + step if fades is None else torch.addcmul(step, fades[i], state)
+        if i % n == n - 1:
+            ends.append(state)
     stacked = torch.stack(before, 2).unflatten(2, (pieces, n)).transpose(1, 2)
     return MatrixWritten(ChunkRead(keys, values, decay, stacked), torch.stack(ends, 1))

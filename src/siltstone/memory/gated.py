@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..config import LayerConfig
 from ..state import State
 from .base import Inputs, NoOptions, wide
-from .chunked import MatrixMemory, MatrixWritten, additive, chunks
+from .chunked import MatrixMemory, MatrixState, MatrixWritten, additive, chunks, outer
 
 
 class GatedMatrixMemory(MatrixMemory):
@@ -48,3 +48,8 @@ class Gated(GatedMatrixMemory):
         size = self.size(key.shape[2])
         total = chunks(decay, size).cumsum(-1)
         return additive(chunks(key, size), chunks(inputs["value"], size), total, self.matrix(state))
+
+    def step(self, inputs: Inputs, shift: int, state: State) -> MatrixState:
+        """See Memory.step."""
+        new = outer(inputs["key"], inputs["value"] * inputs["strength"].unsqueeze(-1).to(inputs["value"].dtype))
+        return MatrixState(torch.addcmul(new, inputs["decay"].exp()[..., None, None], self.matrix(state)))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..state import State
 from .base import Inputs, wide
-from .chunked import ChunkRead, MatrixWritten, chunks
+from .chunked import ChunkRead, MatrixState, MatrixWritten, chunks, outer
 from .gated import GatedMatrixMemory
 
 
@@ -43,11 +43,19 @@ class GatedDelta(GatedMatrixMemory):
         keep, matrix = total.exp().unsqueeze(-1), self.matrix(state)
         before, values, ends = [], [], []
         pieces, n = key.shape[1], key.shape[3]
-        for s in range(pieces):
-            for i in range(n):
-                before.append(matrix)
-                values.append(fresh[:, s, :, i] - erase[:, s, :, i] @ matrix)
-                matrix = keep[:, s, :, i] * matrix + to_end[:, s, :, i] @ values[-1]
-            ends.append(matrix)
+        steps = (x.transpose(2, 3).flatten(1, 2).unbind(1) for x in (fresh, erase, keep, to_end))
+        for i, (new, old, fade, late_key) in enumerate(zip(*steps, strict=True)):
+            before.append(matrix)
+            values.append(new - old @ matrix)
+            matrix = fade * matrix + late_key @ values[-1]
+            if i % n == n - 1:
+                ends.append(matrix)
         stack = [torch.stack(x, 2).unflatten(2, (pieces, n)).transpose(1, 2) for x in (before, values)]
         return MatrixWritten(ChunkRead(key, stack[1].to(value.dtype), level, stack[0]), torch.stack(ends, 1))
+
+    def step(self, inputs: Inputs, shift: int, state: State) -> MatrixState:
+        """See Memory.step: S <- a S + b k^T (v - k (a S))."""
+        faded = inputs["decay"].exp()[..., None, None] * self.matrix(state)
+        key, value = wide(inputs["key"]), wide(inputs["value"])
+        held = (key.unsqueeze(-2) @ faded).squeeze(-2)
+        return MatrixState(faded + outer(key, inputs["strength"].unsqueeze(-1) * (value - held)))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..state import State
 from .base import Inputs
-from .chunked import MatrixMemory, MatrixWritten, additive, chunks
+from .chunked import MatrixMemory, MatrixState, MatrixWritten, additive, chunks, outer
 
 
 class Linear(MatrixMemory):
@@ -24,3 +24,7 @@ class Linear(MatrixMemory):
         key = inputs["key"] if valid is None else inputs["key"] * valid[..., None, None]
         size = self.size(key.shape[2])
         return additive(chunks(key, size), chunks(inputs["value"], size), None, self.matrix(state))
+
+    def step(self, inputs: Inputs, shift: int, state: State) -> MatrixState:
+        """See Memory.step."""
+        return MatrixState(self.matrix(state) + outer(inputs["key"], inputs["value"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 
 from .plan import Geometry, Plan
@@ -10,12 +12,21 @@ from .window import WindowPlan
 
 
 class Context:
-    """Plans, made on first use."""
+    """Plans, made on first use. donate: rings may be updated in place."""
 
-    def __init__(self, runs: Runs, device: torch.device):
-        self.runs, self.device = runs, device
+    def __init__(self, runs: Runs, device: torch.device, donate: bool = False):
+        self.runs, self.device, self.donate = runs, device, donate
         self._plans: dict[Geometry, Plan] = {}
         self._windows: dict[tuple[Geometry, torch.dtype], WindowPlan] = {}
+
+    @cached_property
+    def tick(self) -> tuple[int, int] | None:
+        """(position, phase) where the call is one token for rows that all stand at the same place, else None."""
+        runs, clock = self.runs, self.runs.clock
+        if runs.width != 1 or runs.take is not None or not len(runs.length):
+            return None
+        position, phase = int(clock.position[0]), int(clock.phase[0])
+        return (position, phase) if (clock.position == position).all() and (clock.phase == phase).all() else None
 
     def plan(self, geo: Geometry) -> Plan:
         """Which token is written when, and read by whom."""

@@ -59,5 +59,5 @@ class MemoryCaching(nn.Module):
         if not runs.width:
             return x * 0.0, state
         before = state.layers[0]
-        y, after = self.mix(runs.gather(x), runs.enter(before, self.mix.init), Context(runs, x.device))
+        y, after = self.mix(runs.gather(x), runs.enter(before, self.mix.init), Context(runs, x.device, donate))
         return runs.scatter(y), LMState(runs.clock_after(state.clock), (runs.leave(before, after),))

@@ -59,7 +59,12 @@ class LM(nn.Module):
         return restore(self.init_state(len(rows)), tensors, meta)
 
     def features(
-        self, ids: Tensor, state: LMState | None = None, mask: Tensor | None = None, reset: Tensor | None = None
+        self,
+        ids: Tensor,
+        state: LMState | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        donate: bool = False,
     ) -> tuple[Tensor, LMState]:
         """ids [B, T] -> normalised hidden states [B, T, D] and the state after; see `forward`."""
         self._check(ids)
@@ -67,7 +72,7 @@ class LM(nn.Module):
         runs = entry.enter(tuple(ids.shape), state, mask, reset)
         if not runs.width:
             return self.embed(ids) * 0.0, state
-        context = Context(runs, ids.device)
+        context = Context(runs, ids.device, donate)
         x = self.embed(runs.gather(ids))
         layers = []
         for block, before in zip(self.blocks, state.layers, strict=True):
@@ -98,7 +103,7 @@ class LM(nn.Module):
 
         Raises InputError for ids out of range, and for shapes that do not fit.
         """
-        hidden, state = self.features(ids, state, mask, reset)
+        hidden, state = self.features(ids, state, mask, reset, donate)
         return self.head(hidden), state
 
     def _check(self, ids: Tensor) -> None:

@@ -23,6 +23,7 @@ from ..compress.base import Compress
 from ..config import LayerConfig
 from ..memory.base import Memory, Written
 from ..state import State
+from . import one
 from .context import Context
 from .plan import ENDLESS, Geometry, Plan
 from .window import Ring, WindowAttention, WindowState
@@ -81,15 +82,18 @@ class Mixer(nn.Module):
 
     def forward(self, x: Tensor, state: LayerState, context: Context) -> tuple[Tensor, LayerState]:
         """One call over runs."""
-        plan = context.plan(self.geo)
         seen: Tensor | None = None
         window = None
         if self.window is not None and state.window is not None:
-            seen, window = self.window(x, state.window, context.window(self.geo, x.dtype))
-        ring = Ring(context.runs, self.geo.ring_input, x.device)
-        both = ring.extend(state.input, x)
-        after = LayerState(window, ring.keep(both), state.online, state.bank, state.summary)
-        read = None if plan.idle else self._memory(x, both, state, after, plan)
+            seen, window = self.window(x, state.window, context)
+        after = LayerState(window, state.input, state.online, state.bank, state.summary)
+        if one.possible(self, context):
+            read = one.memory(self, x, state, after, context)
+        else:
+            plan, ring = context.plan(self.geo), Ring(context.runs, self.geo.ring_input, x.device)
+            both = ring.extend(state.input, x)
+            after.input = ring.keep(both)
+            read = None if plan.idle else self._memory(x, both, state, after, plan)
         if read is not None:
             read = F.rms_norm(read, (self.cfg.val_dim,), eps=1e-6) * self.norm.to(read.dtype)
             seen = read if seen is None else seen + read
@@ -119,8 +123,12 @@ class Mixer(nn.Module):
         else:
             sums = None if route is None else route.sums
             call = Sealing(plan, self.memory, ends, state.online, sums, state.summary, inputs, plan.valid, skip)
-            views, after.bank = state.bank.advance(call)
-            out = self._mixed(written, z, views, self._mixes(route, views, plan, x), plan)
+            whole = self.cache.sparse and isinstance(state.bank, Bank)
+            views, after.bank = state.bank.advance(call, whole)
+            if whole and route is not None:
+                out = self._picked(written, z, views[0], route)
+            else:
+                out = self._mixed(written, z, views, self._mixes(route, views))
         index, sees = plan.query_back
         tokens = out.transpose(2, 3).flatten(0, 2).index_select(0, index).unflatten(0, (runs, -1))
         return tokens if sees is None else tokens * sees[..., None, None].to(tokens.dtype)
@@ -150,48 +158,60 @@ class Mixer(nn.Module):
             out = self.memory.join(i, self._read(written, i, out), z)
         return out
 
-    def _mixes(self, route: _Routing | None, views: list[View], plan: Plan, x: Tensor) -> list[Mix | None]:
-        """Gates of each piece; None where it sees no checkpoint. A sparse policy over one bank is asked once."""
+    def _picked(self, written: Written, z: Tensor, view: View, route: _Routing) -> Tensor:
+        """A sparse policy over a constant bank is asked once for all pieces: [R, S, H, Q, V]."""
+        own = self._online(written, z)
+        if not view.number or self.router is None or view.summary is None:
+            return own
+        pieces, queries = z.shape[1], z.shape[3]
+        u = route.u.flatten(1, 2)
+        scores = u @ view.summary.to(u.dtype).transpose(-1, -2)
+        hidden = None if view.hidden is None else view.hidden.repeat_interleave(queries, 1)
+        mix = self.cache.mix(self.router, scores, None if route.online is None else route.online.flatten(1, 2), hidden, True)
+        found = chosen(self.memory, z.transpose(2, 3).flatten(1, 2), view.stages, mix)
+        online = None if mix.online is None else mix.online.unflatten(1, (pieces, queries)).transpose(2, 3).unsqueeze(-1)
+        found = found.unflatten(1, (pieces, queries)).transpose(2, 3)
+        return found + (own if online is None else online.to(own.dtype) * own)
+
+    def _mixes(self, route: _Routing | None, views: list[View]) -> list[Mix | None]:
+        """Gates of each piece; None where it sees no checkpoint."""
         if self.router is None or route is None:
             return [Mix() if v.number else None for v in views]
         mixes: list[Mix | None] = []
-        for j, view in enumerate(views):
+        for j, (view, u) in enumerate(zip(views, route.u.unbind(1), strict=True)):
             if not view.number or view.summary is None:
                 mixes.append(None)
                 continue
-            u = route.u[:, j]
             scores = u @ view.summary.to(u.dtype).transpose(-1, -2)
             hidden = None if view.hidden is None else view.hidden.unsqueeze(1)
             online = None if route.online is None else route.online[:, j]
             mixes.append(self.cache.mix(self.router, scores, online, hidden, view.newest_last))
         return mixes
 
-    def _mixed(self, written: Written, z: Tensor, views: list[View], mixes: list[Mix | None], plan: Plan) -> Tensor:
+    def _mixed(self, written: Written, z: Tensor, views: list[View], mixes: list[Mix | None]) -> Tensor:
         """Online memory and checkpoints under their gates: [R, S, H, Q, V]."""
         blend = self.cache.blends and not self.memory.read_is_linear
         if not blend:
-            own = self._online(written, z)
+            own, asked = self._online(written, z).unbind(1), z.unbind(1)
             parts = [
-                own[:, j] if m is None else _gate(m.online, own[:, j]) + self._cached(z[:, j], v, m)
-                for j, (v, m) in enumerate(zip(views, mixes, strict=True))
+                o if m is None else _gate(m.online, o) + self.cached(q, v, m)
+                for o, q, v, m in zip(own, asked, views, mixes, strict=True)
             ]
             return torch.stack(parts, 1)
         out = z
         for i in range(self.memory.stages_count):
-            own = self._read(written, i, out)
-            parts = []
-            for j, (v, m) in enumerate(zip(views, mixes, strict=True)):
-                part = own[:, j]
-                if m is not None and m.gates is not None:
-                    part = _gate(m.online, part) + stage_sum(out[:, j], v.stages[i], m.gates)
-                parts.append(part)
+            own, asked = self._read(written, i, out).unbind(1), out.unbind(1)
+            parts = [
+                o if m is None or m.gates is None else _gate(m.online, o) + stage_sum(q, v.stages[i], m.gates)
+                for o, q, v, m in zip(own, asked, views, mixes, strict=True)
+            ]
             out = self.memory.join(i, torch.stack(parts, 1), z)
         return out
 
-    def _cached(self, z: Tensor, view: View, mix: Mix) -> Tensor:
+    def cached(self, z: Tensor, view: View, mix: Mix) -> Tensor:
         """Checkpoints' part of one piece: [R, H, Q, V]."""
         if mix.index is not None:
-            return chosen(self.memory, z, view.stages, mix)
+            return chosen(self.memory, z.transpose(1, 2), view.stages, mix).transpose(1, 2)
         if mix.gates is not None:
             return dense(self.memory, z, view.stages, mix.gates)
         shown = None if view.hidden is None else (~view.hidden).to(view.stages[0].dtype)

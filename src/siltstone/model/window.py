@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from ..state import State
 from . import rope
 from .plan import Geometry
 from .runs import Runs
+
+if TYPE_CHECKING:
+    from .context import Context
 
 BLOCK = 128
 
@@ -69,6 +73,13 @@ class Ring:
         return both.flatten(0, 1).index_select(0, self._out).unflatten(0, (len(both), self.entries))
 
 
+def put(ring: Tensor, token: Tensor, slot: int, donate: bool) -> Tensor:
+    """The ring [R, E, ...] with one token [R, 1, ...] at a slot; in place where the caller gave the ring up."""
+    ring = ring if donate and not torch.is_grad_enabled() else ring.clone()
+    ring.narrow(1, slot, 1).copy_(token)
+    return ring
+
+
 class WindowPlan:
     """Angles, masks and sink indices of one call, shared by all layers of one geometry."""
 
@@ -111,6 +122,18 @@ class WindowPlan:
         parts = [(0, early, self._bias(np.arange(early)))] if early else []
         return parts + ([(early, self.blocks, self._bias(np.array([early])))] if early < self.blocks else [])
 
+    @cached_property
+    def slots_bias(self) -> Tensor | None:
+        """[1, 1, 1, E] over the ring's slots for one more token (its own included); None: all are visible."""
+        geo, t = self.geo, int(self.pos[0])
+        token = t - (t - np.arange(geo.ring)) % geo.ring
+        low = geo.sinks + geo.rate * int(geo.written(t + 1)) if geo.delay else max(geo.sinks, t - geo.window + 1)
+        sees = (token >= 0) & ((token >= low) | (token == t))
+        if sees.all():
+            return None
+        bias = torch.zeros(1, 1, 1, geo.ring, dtype=self.dtype)
+        return bias.masked_fill_(torch.from_numpy(~sees), float("-inf")).to(self.device)
+
     def _bias(self, blocks: np.ndarray) -> Tensor:
         geo, base = self.geo, self.pos[:, None] + blocks[None] * self.block
         t = (base[..., None] + np.arange(self.block))[..., None]
@@ -146,14 +169,21 @@ class WindowAttention(nn.Module):
             like.new_zeros(batch, cfg.sinks, cfg.heads, cfg.val_dim),
         )
 
-    def forward(self, x: Tensor, state: WindowState, plan: WindowPlan) -> tuple[Tensor, WindowState]:
+    def forward(self, x: Tensor, state: WindowState, context: Context) -> tuple[Tensor, WindowState]:
         """One call over runs."""
-        cfg = self.cfg
+        cfg, plan = self.cfg, context.window(self.geo, x.dtype)
         q, k, v = (z.unflatten(-1, (cfg.heads, -1)) for z in self.qkv(x).split(self.widths, -1))
         q_sink = q
         if cfg.position == "rope":
             q_sink = rope.rotate(q, plan.angles(cfg.key_dim, sink=True)) if cfg.sinks else q
             q, k = rope.rotate(q, plan.angles(cfg.key_dim)), rope.rotate(k, plan.angles(cfg.key_dim))
+        if context.tick is not None and not cfg.sinks:
+            slot = context.tick[0] % self.geo.ring
+            after = WindowState(put(state.key, k, slot, context.donate), put(state.value, v, slot, context.donate))
+            keys, values = after.key.transpose(1, 2).to(x.dtype), after.value.transpose(1, 2).to(x.dtype)
+            bias = plan.slots_bias
+            out = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=bias, scale=cfg.key_dim**-0.5)
+            return out.transpose(1, 2), after
         keys, values = plan.ring.extend(state.key, k), plan.ring.extend(state.value, v)
         after = WindowState(plan.ring.keep(keys), plan.ring.keep(values))
         if cfg.sinks:

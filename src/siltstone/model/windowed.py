@@ -35,5 +35,5 @@ class Windowed(nn.Module):
 
     def forward(self, x: Tensor, state: WindowedState, context: Context) -> tuple[Tensor, WindowedState]:
         """One call over runs."""
-        out, window = self.window(x, state.window, context.window(self.geo, x.dtype))
+        out, window = self.window(x, state.window, context)
         return self.out(out.flatten(2)), WindowedState(window)
