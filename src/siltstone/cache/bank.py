@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..memory.base import Inputs, Memory
+from ..memory.base import Inputs, Memory, Written
 from ..model.plan import Plan
 from ..state import State, Store
 
@@ -37,7 +37,8 @@ class View:
 class Sealing:
     """What a call seals: states `ends` [R, S, ...] and routing sums [R, S, U] after each piece, `start` ones before the first.
 
-    inputs, valid, skip are the call's writes [R, S, ...]; `before` is the online state at the call's start.
+    inputs, valid, skip are the call's writes [R, S, ...]; `before` is the online state at the call's start; `written` is the
+    scan of the pieces, group r * S + s (where segments restart).
     """
 
     plan: Plan
@@ -49,6 +50,7 @@ class Sealing:
     inputs: Inputs
     valid: Tensor | None
     skip: Tensor
+    written: Written
 
     @property
     def width(self) -> int:

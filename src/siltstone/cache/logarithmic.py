@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..memory.base import Inputs, Memory
+from ..memory.chunked import MatrixState
 from ..state import State
 from .bank import Sealing, View
 
@@ -102,7 +103,13 @@ class Slots(State):
     def _run(self, call: Sealing, j: int) -> Slots:
         """Write piece j into every runner."""
         assert self.runners is not None
-        width = self.width
+        width, first = self.width, j == 0 and not call.plan.dropped
+        group = slice(j, None, call.plan.shape[1])
+        if isinstance(self.runners, MatrixState) and isinstance(call.ends, MatrixState) and isinstance(call.before, MatrixState):
+            apart = self.runners.matrix - call.before.matrix.unsqueeze(1) if first else self.runners.matrix
+            moved = call.written.follow(group, apart)
+            if moved is not None:
+                return Slots(self.stages, self.sums, MatrixState(moved + call.ends.matrix[:, j].unsqueeze(1)))
 
         def each(x: Tensor) -> Tensor:
             return x[:, j : j + 1].unsqueeze(1).expand(-1, width, *(-1,) * (x.dim() - 1)).flatten(0, 1)

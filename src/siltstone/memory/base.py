@@ -38,6 +38,13 @@ class Written:
         """z [G, S, H, L*rate, in] through the matrices of one stage, as they stand at each query: [..., out]."""
         raise NotImplementedError(f"{type(self).__name__} must define read(stage, z)")
 
+    def follow(self, group: slice, apart: Tensor) -> Tensor | None:
+        """What the writes of some groups (one piece each) make of a difference between two states [.., X, H, K, V].
+
+        For rules that are affine in a matrix state: T(S) - T(S'), given S - S'. None: this rule has no such way.
+        """
+        return None
+
 
 class Memory(nn.Module):
     """An update rule. Subclasses define `name`, `init`, `queries`, `inputs`, `scan`, `stages`; all methods are pure.
@@ -117,7 +124,7 @@ class Memory(nn.Module):
 
 def l2(z: Tensor) -> Tensor:
     """z / |z| over the last axis, smooth at 0: z * rsqrt(sum z^2 + 1e-6)."""
-    return z * torch.rsqrt(z.square().sum(-1, keepdim=True) + 1e-6)
+    return z * torch.rsqrt(torch.linalg.vector_norm(z, dim=-1, keepdim=True).square() + 1e-6)
 
 
 def wide(x: Tensor) -> Tensor:

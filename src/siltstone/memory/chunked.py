@@ -85,16 +85,23 @@ class ChunkRead:
         z = z.unflatten(3, (n, -1))
         rate = z.shape[4] // c
         scores = z @ self.keys.to(z.dtype).transpose(-1, -2)
-        late = torch.ones(c, c, dtype=torch.bool, device=z.device).triu(1).repeat_interleave(rate, 0)
-        if self.decay is None:
-            scores = scores.masked_fill(late, 0.0)
-            far = z @ self.before.to(z.dtype)
-        else:
+        far = z
+        if self.decay is not None:
             at = self.decay.repeat_interleave(rate, -1) if rate > 1 else self.decay
-            gap = (at.unsqueeze(-1) - self.decay.unsqueeze(-2)).masked_fill(late, float("-inf"))
-            scores = scores * gap.exp().to(z.dtype)
-            far = (z * at.exp().unsqueeze(-1).to(z.dtype)) @ self.before.to(z.dtype)
+            fade = _exp((at.unsqueeze(-1) - self.decay.unsqueeze(-2)).clamp(max=0.0))
+            scores = scores * fade.to(z.dtype)
+            far = z * at.exp().unsqueeze(-1).to(z.dtype)
+        if rate == 1:
+            scores = scores.tril()
+        else:
+            late = torch.ones(c, c, dtype=torch.bool, device=z.device).triu(1).repeat_interleave(rate, 0)
+            scores = scores.masked_fill(late, 0.0)
+        far = far @ self.before.to(z.dtype)
         return (scores @ self.values.to(z.dtype) + far).flatten(3, 4)
+
+
+def _exp(x: Tensor) -> Tensor:
+    return x.exp() if torch.is_grad_enabled() else x.exp_()
 
 
 class MatrixWritten(Written):
@@ -106,6 +113,13 @@ class MatrixWritten(Written):
     def read(self, stage: int, z: Tensor) -> Tensor:
         """See Written."""
         return self.reader.read(z)
+
+    def follow(self, group: slice, apart: Tensor) -> Tensor:
+        """See Written: decayed."""
+        if self.reader.decay is None:
+            return apart
+        total = self.reader.decay[group, 0, :, :, -1].sum(-1)
+        return total.exp()[:, None, :, None, None] * apart
 
 
 def additive(keys: Tensor, values: Tensor, decay: Tensor | None, start: Tensor) -> MatrixWritten:

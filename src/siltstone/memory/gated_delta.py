@@ -17,6 +17,21 @@ from .chunked import ChunkRead, MatrixState, MatrixWritten, chunks, outer
 from .gated import GatedMatrixMemory
 
 
+class DeltaWritten(MatrixWritten):
+    """keep [G, S, H, n, 1, 1], erase [G, S, H, n, c, K], to_end [G, S, H, n, K, c]: a chunk maps S to keep S - to_end (erase S) + ..."""
+
+    def __init__(self, reader: ChunkRead, ends: Tensor, keep: Tensor, erase: Tensor, to_end: Tensor):
+        super().__init__(reader, ends)
+        self.steps = keep, erase, to_end
+
+    def follow(self, group: slice, apart: Tensor) -> Tensor:
+        """See Written."""
+        keep, erase, to_end = (x[group, 0].unsqueeze(1).unbind(3) for x in self.steps)
+        for fade, old, late_key in zip(keep, erase, to_end, strict=True):
+            apart = fade * apart - late_key @ (old @ apart)
+        return apart
+
+
 class GatedDelta(GatedMatrixMemory):
     """S <- a (I - b k^T k) S + b k^T v."""
 
@@ -51,7 +66,7 @@ class GatedDelta(GatedMatrixMemory):
             if i % n == n - 1:
                 ends.append(matrix)
         stack = [torch.stack(x, 2).unflatten(2, (pieces, n)).transpose(1, 2) for x in (before, values)]
-        return MatrixWritten(ChunkRead(key, stack[1].to(value.dtype), level, stack[0]), torch.stack(ends, 1))
+        return DeltaWritten(ChunkRead(key, stack[1].to(value.dtype), level, stack[0]), torch.stack(ends, 1), keep, erase, to_end)
 
     def step(self, inputs: Inputs, shift: int, state: State) -> MatrixState:
         """See Memory.step: S <- a S + b k^T (v - k (a S))."""

@@ -8,7 +8,6 @@ See DESIGN of the data flow in docs/how-it-works.md; the meaning, token by token
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -104,9 +103,9 @@ class Mixer(nn.Module):
     def _memory(self, x: Tensor, both: Tensor, state: LayerState, after: LayerState, plan: Plan) -> Tensor:
         """Write what leaves the window, seal, read: [R, T, H, V]. Fills in `after`."""
         runs, pieces = plan.shape
-        block = both.flatten(0, 1).index_select(0, plan.write_source).unflatten(0, (runs, plan.most, self.geo.rate))
+        block = plan.write_source(both).unflatten(1, (plan.most, self.geo.rate))
         c = self.compress(block)
-        inputs = {k: _take(v, plan.write_take, (runs, pieces, plan.slots)) for k, v in self.memory.inputs(c).items()}
+        inputs = {k: plan.write_take(v).unflatten(1, (pieces, plan.slots)) for k, v in self.memory.inputs(c).items()}
         skip = plan.host(plan.skip)
         written = self._scan(inputs, state.online, plan, skip)
         ends = written.ends.map(lambda e: e.flatten(0, 1).unflatten(0, (runs, pieces)))
@@ -117,20 +116,20 @@ class Mixer(nn.Module):
         if self.router is not None and state.summary is not None:
             route = _Routing(self.router, x, c, state.summary, plan)
             after.summary = route.sums[every, last]
-        z = _take(self.memory.queries(x), plan.query_take, (runs, pieces, -1)).transpose(2, 3)
+        z = plan.query_take(self.memory.queries(x)).unflatten(1, (pieces, -1)).transpose(2, 3)
         if state.bank is None:
             out = self._online(written, z)
         else:
             sums = None if route is None else route.sums
-            call = Sealing(plan, self.memory, ends, state.online, sums, state.summary, inputs, plan.valid, skip)
+            call = Sealing(plan, self.memory, ends, state.online, sums, state.summary, inputs, plan.valid, skip, written)
             whole = self.cache.sparse and isinstance(state.bank, Bank)
             views, after.bank = state.bank.advance(call, whole)
             if whole and route is not None:
                 out = self._picked(written, z, views[0], route)
             else:
                 out = self._mixed(written, z, views, self._mixes(route, views))
-        index, sees = plan.query_back
-        tokens = out.transpose(2, 3).flatten(0, 2).index_select(0, index).unflatten(0, (runs, -1))
+        back, sees = plan.query_back
+        tokens = back(out.transpose(2, 3).flatten(1, 2))
         return tokens if sees is None else tokens * sees[..., None, None].to(tokens.dtype)
 
     def _scan(self, inputs: dict[str, Tensor], online: State, plan: Plan, skip: Tensor) -> Written:
@@ -227,8 +226,8 @@ class _Routing:
 
     def __init__(self, router: Router, x: Tensor, c: Tensor, before: Tensor, plan: Plan):
         runs, pieces = plan.shape
-        self.u = _take(router.queries(x), plan.query_take, (runs, pieces, -1))
-        keys = _take(router.keys(c), plan.write_take, (runs, pieces, plan.slots)).to(before.dtype)
+        self.u = plan.query_take(router.queries(x)).unflatten(1, (pieces, -1))
+        keys = plan.write_take(router.keys(c)).unflatten(1, (pieces, plan.slots)).to(before.dtype)
         if plan.valid is not None:
             keys = keys * plan.valid.unsqueeze(-1)
         first = before.new_zeros(runs, pieces, before.shape[-1])
@@ -244,15 +243,6 @@ class _Routing:
             self.sums = keys.sum(2) + first
 
 
-def _take(x: Tensor, index: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return x.flatten(0, 1).index_select(0, index).unflatten(0, shape)
-
-
 def _gate(gate: Tensor | None, out: Tensor) -> Tensor:
     """gate [R, Q, H] or None on out [R, H, Q, V]."""
     return out if gate is None else gate.transpose(1, 2).unsqueeze(-1).to(out.dtype) * out
-
-
-def describe(mixer: Mixer) -> dict[str, Any]:
-    """What a layer is made of, for people."""
-    return {"memory": mixer.memory.name, "cache": mixer.cache.name, "compress": mixer.compress.name}

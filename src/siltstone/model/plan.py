@@ -59,6 +59,26 @@ class Geometry:
         return np.maximum(0, segment * self.per_segment - phase) if self.per_segment < ENDLESS else np.zeros_like(segment)
 
 
+class Take:
+    """Picks positions along axis 1, for each run its own; a plain slice where all runs pick the same stretch."""
+
+    def __init__(self, index: np.ndarray, plan: Plan):
+        self.length, self._plan, self._host = index.shape[1], plan, index
+        start = int(index[0, 0]) if index.size else 0
+        self._slice = start if bool((index == start + np.arange(self.length)).all()) else None
+
+    @cached_property
+    def _index(self) -> Tensor:
+        return self._plan.host(self._host)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [R, n, ...] -> [R, length, ...]."""
+        if self._slice is not None:
+            return x.narrow(1, self._slice, self.length)
+        offset = torch.arange(x.shape[0], device=x.device).unsqueeze(1) * x.shape[1]
+        return x.flatten(0, 1).index_select(0, (self._index + offset).flatten()).unflatten(0, (x.shape[0], self.length))
+
+
 class Plan:
     """Indices for one call of one geometry. Arrays are [R, S] unless said otherwise.
 
@@ -136,15 +156,15 @@ class Plan:
         return -(-slots // count) * count
 
     @cached_property
-    def query_take(self) -> Tensor:
-        """[R*S*Q] positions in the flattened tokens [R*T] of each query slot."""
+    def query_take(self) -> Take:
+        """Tokens [R, T] -> query slots [R, S*Q]."""
         q = np.arange(self.slots * self.geo.rate)[None, None]
         i = np.clip(self.start[..., None] + q - self.lead[..., None], 0, max(self.runs.width - 1, 0))
-        return self.host((i + np.arange(self.shape[0])[:, None, None] * self.runs.width).reshape(-1))
+        return Take(i.reshape(len(i), -1), self)
 
     @cached_property
-    def query_back(self) -> tuple[Tensor, Tensor | None]:
-        """[R*T] positions in the flattened query slots of each token; [R, T] whether it sees a memory (None: all do)."""
+    def query_back(self) -> tuple[Take, Tensor | None]:
+        """Query slots [R, S*Q] -> tokens [R, T]; and [R, T] whether each token sees a memory (None: all do)."""
         rows, pieces = self.shape
         i = np.broadcast_to(np.arange(self.runs.width)[None], (rows, self.runs.width))
         j = np.clip((i[..., None] >= self.start[:, None, :]).sum(-1) - 1, 0, pieces - 1)
@@ -153,25 +173,24 @@ class Plan:
         slot = i - np.take_along_axis(self.start, j, 1) + np.take_along_axis(self.lead, j, 1)
         sees = (i >= self.start[:, :1]) & (i < self.runs.length[:, None])
         wide = self.slots * self.geo.rate
-        index = (np.arange(rows)[:, None] * pieces + j) * wide + np.clip(slot, 0, wide - 1)
-        return self.host(index.reshape(-1)), None if sees.all() else self.host(sees)
+        return Take(j * wide + np.clip(slot, 0, wide - 1), self), None if sees.all() else self.host(sees)
 
     @cached_property
-    def write_source(self) -> Tensor:
-        """[R*M*r] positions, in each run's history and call [ring_input + T] laid end to end, of the tokens written.
+    def write_source(self) -> Take:
+        """History and call [R, ring_input + T] laid end to end -> tokens written [R, M*rate].
 
         Slots beyond a run's own writes hold some token of the call.
         """
-        rows, wide = self.shape[0], self.geo.ring_input + self.runs.width
+        wide = self.geo.ring_input + self.runs.width
         token = self.geo.sinks + (self.writes0[:, None] + np.arange(self.most)[None]) * self.geo.rate
         token = token[..., None] + np.arange(self.geo.rate) - self.runs.clock.position[:, None, None] + self.geo.ring_input
-        return self.host((np.clip(token, 0, wide - 1) + np.arange(rows)[:, None, None] * wide).reshape(-1))
+        return Take(np.clip(token, 0, wide - 1).reshape(len(token), -1), self)
 
     @cached_property
-    def write_take(self) -> Tensor:
-        """[R*S*L] positions in the flattened writes [R*M] of each write slot."""
+    def write_take(self) -> Take:
+        """Writes [R, M] -> write slots [R, S*L]."""
         m = self.first[..., None] + np.arange(self.slots) - self.writes0[:, None, None]
-        return self.host((np.clip(m, 0, self.most - 1) + np.arange(self.shape[0])[:, None, None] * self.most).reshape(-1))
+        return Take(np.clip(m, 0, self.most - 1).reshape(len(m), -1), self)
 
     @cached_property
     def valid(self) -> Tensor | None:

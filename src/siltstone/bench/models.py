@@ -1,0 +1,140 @@
+"""Whole models: prefill, training and decoding against a transformer of the same size, and session bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..cache.bank import Bank
+from ..model.attention import AttentionState
+from ..model.lm import LM
+from ..model.runs import Clock
+from ..model.stream_state import LMState
+from ..presets import small
+from ..state import Store
+from .timing import Row, interleaved
+
+VOCAB = 256
+
+
+def pair(dtype: torch.dtype, **keys: object) -> tuple[LM, LM]:
+    """A memory model and a transformer of the same size (preset small, about 11 M without the memory)."""
+    return tuple(LM(small(VOCAB, pattern=p, **keys)).to(dtype).eval() for p in ("m", "a"))  # type: ignore[return-value]
+
+
+def at_position(model: LM, position: int, scale: float = 0.02) -> LMState:
+    """A state as after `position` tokens, its checkpoints and caches filled with noise instead of a text's."""
+    state = model.init_state(1)
+    mixers = [b.mix for b in model.blocks]
+    layers = []
+    for layer, mix in zip(state.layers, mixers, strict=True):
+        if isinstance(layer, AttentionState):
+            leaves = tuple(torch.randn(*x.shape[:2], position, x.shape[3], dtype=x.dtype) * scale for x in layer.cache.leaves)
+            layers.append(AttentionState(Store(leaves, (2, 2), np.array([position]))))
+            continue
+        filled = layer.map(lambda x: x if isinstance(x, Store) else torch.randn_like(x) * scale)
+        bank = getattr(filled, "bank", None)
+        if isinstance(bank, Bank):
+            number = int(mix.geo.sealed(mix.geo.written(position), 0))
+            shapes = [(x, a, [number if i == a else n for i, n in enumerate(x.shape)]) for x, a in zip(bank.store.leaves, bank.store.axes)]
+            leaves = tuple(torch.randn(shape, dtype=x.dtype) * scale for x, _, shape in shapes)
+            filled.bank = Bank(Store(leaves, bank.store.axes, np.array([number])))
+        layers.append(filled)
+    return LMState(Clock(np.array([position]), np.zeros(1, np.int64)), tuple(layers))
+
+
+def prefill(threads: int, rounds: int, dtype: torch.dtype, tokens: int) -> Iterator[Row]:
+    """A text of `tokens` tokens read at once (logits of the last one)."""
+    name = "bf16" if dtype == torch.bfloat16 else "fp32"
+    ours, peer = pair(dtype, cache="sparse", gate="softmax")
+    ids = torch.randint(VOCAB, (1, tokens))
+
+    @torch.no_grad()
+    def read(model: LM) -> None:
+        model.head(model.features(ids)[0][:, -1:])
+
+    ms = interleaved({"ours": lambda: read(ours), "peer": lambda: read(peer)}, max(1, rounds // 3))
+    want = {"fp32": 5.0, "bf16": 10.0}[name] if tokens >= 32768 else None
+    claim = f"model prefill at {tokens}, sparse: against a transformer of the same size"
+    yield Row(claim, threads, name, ms["ours"], ms["peer"], ms["peer"] / ms["ours"], want)
+
+
+def training(threads: int, rounds: int, tokens: int) -> Iterator[Row]:
+    """One forward and backward over 8,192 tokens in rows of `tokens`."""
+    rows = max(1, 8192 // tokens)
+    ids = torch.randint(VOCAB, (rows, tokens + 1))
+    ours, peer = pair(torch.float32, cache="sparse", gate="softmax")
+
+    def step(model: LM) -> None:
+        logits, _ = model(ids[:, :-1])
+        F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+
+    ms = interleaved({"ours": lambda: step(ours), "peer": lambda: step(peer)}, max(1, rounds // 3))
+    want = 0.9 if tokens <= 1024 else 2.0
+    claim = f"training, rows of {tokens}, sparse: tokens/s against a transformer of the same size"
+    yield Row(claim, threads, "fp32", ms["ours"], ms["peer"], ms["peer"] / ms["ours"], want)
+
+
+def decoding(threads: int, rounds: int, positions: tuple[int, ...] = (1024, 32768, 131072)) -> Iterator[Row]:
+    """One token at a time at several positions, against a transformer with a preallocated key-value cache."""
+    ours, peer = pair(torch.float32, cache="sparse", gate="softmax")
+    weights = sum(p.numel() * 4 for p in ours.parameters())
+    ids = torch.randint(VOCAB, (1, 1))
+    took: dict[int, float] = {}
+    for position in positions:
+        states = {"ours": at_position(ours, position), "peer": at_position(peer, position)}
+
+        @torch.no_grad()
+        def step(name: str, states: dict[str, LMState] = states) -> None:
+            model = ours if name == "ours" else peer
+            states[name] = model(ids, states[name], donate=True)[1]
+
+        ms = interleaved({"ours": lambda s=step: s("ours"), "peer": lambda s=step: s("peer")}, 3 * rounds, 3)
+        took[position] = ms["ours"]
+        want = 25.0 if position >= 131072 else None
+        claim = f"decoding at {position}, sparse: against a key-value cache"
+        yield Row(claim, threads, "fp32", ms["ours"], ms["peer"], ms["peer"] / ms["ours"], want, unit="ms/token")
+        if position == positions[-1]:
+            keys = 2.0 * 6 * position * 384 * 4
+            speed = _bandwidth()
+            floor = keys / speed * 1e3
+            claim = f"decoding at {position}, sparse: against the time to read the key-value cache once"
+            yield Row(claim, threads, "fp32", ms["ours"], floor, floor / ms["ours"], 20.0, unit="ms/token")
+            least = weights / speed * 1e3
+            claim = "decoding, sparse: time over the time to read the weights once"
+            note = f"reading at {speed / 1e9:.1f} GB/s here"
+            yield Row(claim, threads, "fp32", ms["ours"], least, ms["ours"] / least, 1.5, unit="ms/token", at_most=True, note=note)
+        del states
+    first, last = positions[0], positions[-1]
+    claim = f"decoding speed at {last} over that at {first}, sparse"
+    yield Row(claim, threads, "fp32", took[last], took[first], took[first] / took[last], 0.95, unit="ms/token")
+
+
+def _bandwidth() -> float:
+    """Bytes a second of summing a tensor far larger than the caches."""
+    x = torch.ones(64 * 1024 * 1024)
+    return x.numel() * 4 / (interleaved({"sum": lambda: x.sum()}, 5)["sum"] / 1e3)
+
+
+def session_bytes(position: int = 131072) -> Iterator[Row]:
+    """What a session keeps, against a key-value cache of the same dtype."""
+    cache = 2 * 6 * position * 384 * 4
+    for segments, want in (("constant", None), ("logarithmic", 200.0)):
+        model = LM(small(VOCAB, cache="sparse", segments=segments, start="carry" if segments == "logarithmic" else "restart"))
+        if segments == "constant":
+            size = at_position(model, position).nbytes
+        else:
+            with torch.no_grad():
+                state = None
+                ids = torch.randint(VOCAB, (1, 2048))
+                for _ in range(2):
+                    _, state = model.features(ids, state)
+            assert state is not None
+            one = state.parts()["checkpoints"] / max(1, sum(int(c[0]) for c in state.checkpoints()))
+            slots = (position // 256).bit_length()
+            size = state.nbytes - state.parts()["checkpoints"] + int(one * slots * 6)
+        claim = f"session bytes at {position}, {segments} segments: against a key-value cache"
+        yield Row(claim, 1, "fp32", size, cache, cache / size, want, unit="bytes")

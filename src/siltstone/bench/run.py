@@ -1,0 +1,97 @@
+"""The whole benchmark, and its table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Callable, Iterator
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from . import layers, models
+from .startup import startup
+from .timing import Row
+
+
+def has_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 matrices itself (else PyTorch emulates it, several times slower)."""
+    return torch.cpu._is_avx512_bf16_supported() if hasattr(torch.cpu, "_is_avx512_bf16_supported") else False
+
+
+def rows(quick: bool, threads: tuple[int, ...]) -> Iterator[Row]:
+    """Every row, as soon as it is measured."""
+    rounds = 3 if quick else 7
+    prefill, train = (8192, 2048) if quick else (32768, 8192)
+    before = torch.get_num_threads()
+    try:
+        for count in threads:
+            torch.set_num_threads(count)
+            torch.manual_seed(0)
+            yield from layers.against_package(count, rounds, 512 if quick else 2048)
+            for dtype in (torch.float32, torch.bfloat16):
+                yield from layers.against_attention(count, rounds, dtype, prefill, train)
+                if count == threads[0]:
+                    yield from models.prefill(count, rounds, dtype, prefill)
+            if count == threads[0]:
+                for tokens in (1024, train):
+                    yield from models.training(count, rounds, tokens)
+            yield from models.decoding(count, rounds, (1024, 8192) if quick else (1024, 32768, 131072))
+    finally:
+        torch.set_num_threads(before)
+    yield from models.session_bytes()
+    yield from startup(rounds)
+
+
+def run(quick: bool, threads: tuple[int, ...], say: Callable[[str], None]) -> str:
+    """Measure, print the table, and return the JSON object of all rows."""
+    found: list[Row] = []
+    for row in rows(quick, threads):
+        found.append(row)
+        say(line(row))
+    table = Table(title="Siltstone, measured side by side (medians of interleaved rounds)")
+    for column in ("claim", "threads", "dtype", "ours", "other side", "ratio", "target", ""):
+        table.add_column(column, overflow="fold")
+    for row in found:
+        table.add_row(*cells(row))
+    Console(width=150).print(table)
+    return json.dumps(
+        {
+            "machine": platform.processor() or platform.machine(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "bf16_instructions": has_bf16(),
+            "torch": torch.__version__,
+            "quick": quick,
+            "rows": [dataclasses.asdict(r) | {"reached": r.reached} for r in found],
+        }
+    )
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row as text."""
+
+    def figure(x: float | None) -> str:
+        if x is None:
+            return "-"
+        return f"{x:,.0f}" if row.unit == "bytes" else f"{x:,.2f}"
+
+    sign = "<=" if row.at_most else ">="
+    mark = {True: "reached", False: "missed", None: ""}[row.reached]
+    return (
+        row.claim + (f" ({row.note})" if row.note else ""),
+        str(row.threads),
+        row.dtype,
+        figure(row.ours) + ("" if row.ours is None else f" {row.unit}"),
+        figure(row.peer),
+        "-" if row.ratio is None else f"{row.ratio:.2f}",
+        "" if row.target is None else f"{sign} {row.target:g}",
+        mark,
+    )
+
+
+def line(row: Row) -> str:
+    """A row in one line."""
+    claim, threads, dtype, ours, peer, ratio, target, mark = cells(row)
+    return f"{claim} [{dtype}, {threads} threads]: {ours} / {peer} = {ratio} {target} {mark}"

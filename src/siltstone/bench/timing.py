@@ -1,0 +1,51 @@
+"""Interleaved timing: every contender runs once a round, so that a machine whose speed drifts is fair to all."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    claim     what is measured
+    ours      median ms (or bytes) of this library, `peer` of the other side; None where a side does not exist
+    ratio     how many times better ours is (above 1: ours is)
+    target    the ratio aimed at; for `at_most`, a ceiling on the ratio instead
+    note      what to know about the figure
+    """
+
+    claim: str
+    threads: int
+    dtype: str
+    ours: float | None
+    peer: float | None
+    ratio: float | None
+    target: float | None
+    unit: str = "ms"
+    at_most: bool = False
+    note: str = ""
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the target is met; None where there is nothing to compare."""
+        if self.ratio is None or self.target is None:
+            return None
+        return self.ratio <= self.target if self.at_most else self.ratio >= self.target
+
+
+def interleaved(contenders: dict[str, Callable[[], Any]], rounds: int, warm: int = 1) -> dict[str, float]:
+    """Median wall milliseconds of each contender, over `rounds` rounds after `warm` uncounted ones."""
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    for round_ in range(warm + rounds):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            if round_ >= warm:
+                taken[name].append((time.perf_counter() - start) * 1e3)
+    return {name: statistics.median(times) for name, times in taken.items()}
