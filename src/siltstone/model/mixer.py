@@ -62,7 +62,7 @@ class Mixer(nn.Module):
             chunk=self.memory.chunk,
         )
         self.window = WindowAttention(cfg, self.geo) if cfg.window else None
-        self.norm = nn.Parameter(torch.ones(cfg.heads, cfg.val_dim))
+        self.norm = nn.Parameter(torch.full((cfg.heads, cfg.val_dim), 0.1))
         self.out = nn.Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
 
     def init(self, batch: int) -> LayerState:
