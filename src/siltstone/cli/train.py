@@ -1,0 +1,128 @@
+"""`siltstone train`: text in, a trained model's folder out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def _option(text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, show_default=False, **more)
+
+
+Texts = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PATH", help="Text files, folders of them, or - for standard input.", show_default=False),
+]
+
+
+def train(
+    paths: Texts = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run and, at the end, of the model.")] = Path("run"),
+    preset: Annotated[str | None, _option("nano, tiny, small, base or large. [default: tiny]")] = None,
+    config: Annotated[Path | None, _option("JSON or TOML file with keys of the model's configuration.")] = None,
+    settings: Annotated[
+        list[str] | None, _option("One key of the configuration; may be repeated.", "--set", metavar="KEY=VALUE")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, _option("bytes, bpe:8192 (trained on the text) or a tokenizer.json. [default: bytes]")
+    ] = None,
+    valid: Annotated[
+        list[str] | None,
+        _option("Held-out file or folder, left out of the training text; may be repeated.", metavar="PATH"),
+    ] = None,
+    steps: Annotated[int | None, _option("Stop after so many steps. [default: 1000, without --minutes]")] = None,
+    minutes: Annotated[float | None, _option("Stop after so much time; the learning rate follows the clock.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    seed: Annotated[int | None, _option("Decides the first weights and the order of the text. [default: 0]")] = None,
+    batch: Annotated[int | None, _option("Rows trained side by side. [default: 8]")] = None,
+    length: Annotated[int | None, _option("Tokens a row and step; gradients reach back no further. [default: 512]")] = None,
+    span: Annotated[int | None, _option("Tokens after which a long document is cut in parts. [default: 16 x length]")] = None,
+    foreign: Annotated[
+        float | None, _option("Share of documents begun from another row's state. [default: 0.1]", "--foreign-state")
+    ] = None,
+    lr: Annotated[float | None, _option("Peak learning rate. [default: 0.003]")] = None,
+    warmup: Annotated[float | None, _option("Share of the run that rises to it. [default: 0.03]")] = None,
+    decay: Annotated[float | None, _option("Weight decay of matrices. [default: 0.1]")] = None,
+    clip: Annotated[float | None, _option("Largest norm of the gradient. [default: 1]")] = None,
+    save_every: Annotated[int | None, _option("Steps between checkpoints. [default: 100]")] = None,
+    valid_every: Annotated[int | None, _option("Steps between validations. [default: 200]")] = None,
+    valid_tokens: Annotated[int | None, _option("Tokens that a validation reads. [default: 65536]")] = None,
+    precision: Annotated[
+        str | None, _option("auto (bfloat16 where the hardware computes in it), fp32 or bf16. [default: auto]")
+    ] = None,
+    device: Annotated[str | None, _option("auto, cpu, cuda, ... [default: auto]")] = None,
+    threads: Annotated[int | None, _option("Threads of the processor to use. [default: all]")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the receipt.")] = False,
+) -> None:
+    """Train a language model on text.
+
+    A killed run goes on with --resume, and ends as it would have without the interruption. Ctrl-C saves a checkpoint.
+    """
+    import torch
+
+    from siltstone.errors import ConfigError
+    from siltstone.train import Recipe, begin, can_resume, check_same, fit, take_up
+    from siltstone.train.allocator import keep_freed_memory
+    from siltstone.train.report import Display, receipt_lines
+
+    given: dict[str, Any] = {
+        "steps": steps, "minutes": minutes, "seed": seed, "batch": batch, "length": length, "span": span, "foreign": foreign,
+        "lr": lr, "warmup": warmup, "decay": decay, "clip": clip, "save_every": save_every, "valid_every": valid_every,
+        "valid_tokens": valid_tokens, "precision": precision,
+    }  # fmt: skip
+    given = {key: value for key, value in given.items() if value is not None}
+    if threads is not None:
+        if threads < 1:
+            raise ConfigError(f"threads={threads} must be at least 1")
+        torch.set_num_threads(threads)
+
+    def configure(vocab: int) -> Any:
+        return _configure(vocab, preset, config, settings or [])
+
+    if resume and can_resume(out):
+        run = take_up(out, given, threads, device)
+        check_same(run, paths or [], valid, tokenizer, configure if preset or config or settings else None)
+    else:
+        if resume and not paths:
+            raise ConfigError(f"{out} holds no run to resume; name the text to train on, or another --out")
+        if steps is None and minutes is None:
+            given["steps"] = 1000
+        run = begin(out, paths or [], configure, Recipe(**given), tokenizer or "bytes", valid or [], device or "auto")
+    keep_freed_memory()
+    receipt = fit(run, Display(quiet))
+    if receipt["interrupted"]:
+        typer.echo(f"siltstone: interrupted; step {receipt['steps']} is saved, go on with --resume --out {out}", err=True)
+        raise typer.Exit(130)
+    for line in receipt_lines(receipt):
+        typer.echo(line)
+
+
+def _configure(vocab: int, preset: str | None, config: Path | None, settings: list[str]) -> Any:
+    """The model's configuration: the preset's keys, then the file's, then those of --set."""
+    from siltstone import presets
+    from siltstone.config import LMConfig, parse_setting
+
+    keys = _config_file(config) if config else {}
+    keys |= dict(map(parse_setting, settings))
+    if preset is None and "d_model" in keys and config:
+        return LMConfig.from_dict({"vocab_size": vocab, **keys})
+    return presets.get(preset or "tiny", **{"vocab_size": vocab, **keys})
+
+
+def _config_file(path: Path) -> dict[str, Any]:
+    import json
+    import tomllib
+
+    from siltstone.errors import ConfigError
+
+    try:
+        text = path.read_text("utf-8")
+        keys = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"config file {path} cannot be read: {error}") from error
+    if not isinstance(keys, dict):
+        raise ConfigError(f"config file {path} must hold keys and values, and it holds a {type(keys).__name__}")
+    return keys

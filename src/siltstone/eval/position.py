@@ -1,0 +1,81 @@
+"""Bits per byte against position: does a model use what it read long ago?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import DataError, InputError
+from ..text import Tokenizer
+from .stream import stream_nats
+
+if TYPE_CHECKING:
+    from ..model.lm import LM
+
+
+def by_position(
+    model: LM,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    length: int | None = None,
+    buckets: Sequence[int] | None = None,
+    chunk: int = 512,
+    batch: int = 8,
+) -> dict[str, Any]:
+    """Bits per byte of `texts` in buckets of token position, the same documents in every bucket.
+
+    length    tokens read of each document (default: all of the shortest); shorter documents are left out
+    buckets   edges of the buckets, rising; default 0, 64, 128, 256, ... up to `length`
+    chunk     tokens a call; batch: documents side by side
+
+    Each document is streamed from its beginning with its state carried along; a token counts in the bucket of its own
+    position (the first token of a document, at 0, is not predicted). Returns, ready for JSON:
+    `{"length", "documents", "left_out", "bits_per_byte", "buckets": [{"from", "to", "bits_per_byte", "tokens", "bytes",
+    "each": [bits per byte of each document]}]}`. Raises DataError when no document is long enough, InputError for edges
+    that do not rise.
+    """
+    ids = [np.asarray(tokenizer.encode(text), np.int64) for text in texts]
+    if length is None:
+        length = min(map(len, ids), default=0)
+    kept = [d[:length] for d in ids if len(d) >= length]
+    if not kept or length < 2:
+        longest = max(map(len, ids), default=0)
+        raise DataError(f"no text has length={length} tokens (2 at least); the longest of {len(ids)} has {longest}")
+    edges = _edges(length) if buckets is None else [*buckets]
+    if len(edges) < 2 or any(a >= b for a, b in zip(edges, edges[1:], strict=False)) or edges[0] < 0:
+        raise InputError(f"buckets={edges} must be at least two rising positions, for example [0, 64, 128]")
+
+    nats = np.zeros((len(kept), length))
+    for rows, start, found in stream_nats(model, kept, chunk, batch):
+        nats[rows, start + 1 : start + 1 + found.shape[1]] = found
+    sizes = np.array([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)])
+    counts = sizes[np.stack(kept)]
+    counts[:, 0] = 0
+
+    def bits(begin: int, end: int) -> dict[str, Any]:
+        cost, size = nats[:, begin:end].sum(1) / math.log(2), counts[:, begin:end].sum(1)
+        return {
+            "bits_per_byte": float(cost.sum() / max(1, size.sum())),
+            "tokens": len(kept) * (min(end, length) - max(begin, 1)),
+            "bytes": int(size.sum()),
+            "each": [float(x) for x in cost / np.maximum(1, size)],
+        }
+
+    inside = [(a, min(b, length)) for a, b in zip(edges, edges[1:], strict=False) if max(a, 1) < min(b, length)]
+    return {
+        "length": length,
+        "documents": len(kept),
+        "left_out": len(ids) - len(kept),
+        "bits_per_byte": bits(0, length)["bits_per_byte"],
+        "buckets": [{"from": a, "to": b, **bits(a, b)} for a, b in inside],
+    }
+
+
+def _edges(length: int) -> list[int]:
+    edges = [0, 64]
+    while edges[-1] < length:
+        edges.append(2 * edges[-1])
+    return edges

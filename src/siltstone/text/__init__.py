@@ -1,0 +1,33 @@
+"""Text in and out: tokenizers, reading files, decoding a stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .files import find_files, read_blocks, split_text
+from .load import load_tokenizer, tokenizer_from_json
+from .tokenizer import ByteTokenizer, StreamDecoder, Tokenizer
+
+if TYPE_CHECKING:  # imported on first use: the tokenizers library is slow to load
+    from .bpe import BPETokenizer, train_bpe
+
+__all__ = [
+    "BPETokenizer",
+    "ByteTokenizer",
+    "StreamDecoder",
+    "Tokenizer",
+    "find_files",
+    "load_tokenizer",
+    "read_blocks",
+    "split_text",
+    "tokenizer_from_json",
+    "train_bpe",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("train_bpe", "BPETokenizer"):
+        from . import bpe
+
+        return getattr(bpe, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,93 @@
+"""Text on the disk: finding the files, and reading them in blocks while checking that they are text."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import DataError
+
+SUFFIXES = (".txt", ".text", ".md", ".rst", ".log")
+BLOCK = 1 << 20
+_CUT = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])")
+
+
+def find_files(paths: Iterable[str | Path]) -> list[Path]:
+    """The text files that `paths` name: a file is itself, a folder the text files under it, in the order of their names.
+
+    In folders, files with the suffixes in `SUFFIXES` count and hidden ones do not; a file named twice counts once.
+    Raises DataError when a path is not there or a folder holds no text file.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if path.is_file():
+            found[path] = None
+        elif path.is_dir():
+            inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
+            inside = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+            if not inside:
+                raise DataError(f"{path} holds no text file ({', '.join(SUFFIXES)}); name files of other kinds one by one")
+            found.update(dict.fromkeys(inside))
+        elif path.exists():
+            raise DataError(f"{path} is neither a file nor a folder; use '-' to read standard input")
+        else:
+            raise DataError(f"{path} is not there; give text files, folders, or '-' for standard input")
+    return list(found)
+
+
+def read_blocks(source: str | Path | BinaryIO, name: str | None = None, block: int = BLOCK) -> Iterator[str]:
+    """The text of a file or of an open binary stream, in pieces of about `block` bytes, exactly as it stands.
+
+    Raises DataError for an empty source, for a zero byte (binary data) and for invalid UTF-8, with the byte's offset.
+    """
+    if isinstance(source, (str, Path)):
+        try:
+            with open(source, "rb") as file:
+                yield from read_blocks(file, name or str(source), block)
+        except OSError as error:
+            raise DataError(f"{source} cannot be read: {error.strerror or error}") from error
+        return
+    name = name or "the input"
+    decoder = codecs.getincrementaldecoder("utf-8")("strict")
+    offset = 0
+    while data := source.read(block):
+        zero = data.find(b"\0")
+        if zero >= 0:
+            raise DataError(f"{name} is binary, not text: byte {offset + zero} is zero; give UTF-8 text")
+        yield _decode(decoder, data, offset, name)
+        offset += len(data)
+    if offset == 0:
+        raise DataError(f"{name} is empty; give a file with some text")
+    _decode(decoder, b"", offset, name, final=True)
+
+
+def _decode(decoder: codecs.IncrementalDecoder, data: bytes, offset: int, name: str, final: bool = False) -> str:
+    held = len(decoder.getstate()[0])
+    try:
+        return decoder.decode(data, final)
+    except UnicodeDecodeError as error:
+        at = offset - held + error.start
+        raise DataError(f"{name} is not valid UTF-8 at byte {at} ({error.reason}); convert it to UTF-8 first") from error
+
+
+def split_text(blocks: Iterable[str], size: int = 1 << 16) -> Iterator[str]:
+    """The same text in pieces of about `size` characters that can be tokenized one by one.
+
+    Pieces end between a letter and a space that begins the next word: there the usual byte-level pre-tokenizers cut
+    anyway, so the tokens are those of the whole text (a stretch of `2 * size` characters without such a place is cut anywhere).
+    """
+    held = ""
+    for block in blocks:
+        held += block
+        at = 0
+        while len(held) - at > 2 * size:
+            cut = _CUT.search(held, at + size, at + 2 * size)
+            end = cut.start() if cut else at + 2 * size
+            yield held[at:end]
+            at = end
+        held = held[at:]
+    if held:
+        yield held

@@ -1,0 +1,54 @@
+"""From a word on the command line, or a file, to a tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import TokenizerError
+from .tokenizer import ByteTokenizer, Tokenizer
+
+
+def tokenizer_from_json(text: str) -> Tokenizer:
+    """The tokenizer whose `to_json()` is `text`. Raises TokenizerError when it cannot be read."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise TokenizerError(f"the tokenizer's JSON cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise TokenizerError(f"a tokenizer's JSON must be an object, and this is a {type(found).__name__}")
+    if found.get("type") == "siltstone-bytes":
+        return ByteTokenizer.from_json(text)
+    from .bpe import BPETokenizer
+
+    return BPETokenizer.from_json(text)
+
+
+def load_tokenizer(spec: str | Path, paths: Iterable[str | Path] = ()) -> Tokenizer:
+    """A tokenizer by name: `bytes`, `bpe:8192` (trained on the text of `paths`), or a `tokenizer.json`, or a folder with one.
+
+    Raises TokenizerError for an unknown name or an unusable file, DataError when `paths` are no text.
+    """
+    name = str(spec)
+    if name == "bytes":
+        return ByteTokenizer()
+    if name.startswith("bpe:"):
+        size = name.removeprefix("bpe:")
+        if not size.isdecimal():
+            raise TokenizerError(f"tokenizer {name!r} needs a number of ids, for example 'bpe:8192'")
+        paths = list(paths)
+        if not paths:
+            raise TokenizerError(f"tokenizer {name!r} is trained on text, and no text was given; name some files")
+        from .bpe import train_bpe
+
+        return train_bpe(paths, int(size))
+    path = Path(name)
+    if path.is_dir():
+        path = path / "tokenizer.json"
+    try:
+        return tokenizer_from_json(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise TokenizerError(f"tokenizer {name!r} is not known; choose 'bytes', 'bpe:8192', or a tokenizer.json file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"tokenizer file {path} cannot be read: {error}") from error

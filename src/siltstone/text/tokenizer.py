@@ -1,0 +1,147 @@
+"""What every tokenizer offers, the byte tokenizer, and the way back from tokens to text.
+
+A tokenizer here is byte-level: each id stands for some bytes, and text is the UTF-8 reading of all the bytes together.
+So streaming needs nothing but an incremental UTF-8 decoder, and bits per byte can be counted for any piece of a text.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
+
+from ..errors import InputError, TokenizerError
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Text to ids and back.
+
+    vocab_size   number of ids
+    bos_id, eos_id, pad_id   ids of the specials (begin, end, padding), None where there is none; specials stand for no bytes
+    """
+
+    bos_id: int | None
+    eos_id: int | None
+    pad_id: int | None
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without specials. Raises InputError for text that has no UTF-8 form (lone surrogates)."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`; specials vanish, bytes that are no UTF-8 become U+FFFD. Raises InputError for unknown ids."""
+        ...
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that one id stands for. Raises InputError for an unknown id."""
+        ...
+
+    def to_json(self) -> str:
+        """Everything about the tokenizer, as one JSON text: the content of `tokenizer.json`."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of `to_json()` with sorted keys and no spaces, in hexadecimal."""
+        ...
+
+
+def json_fingerprint(text: str) -> str:
+    """SHA-256 of a JSON text, whatever its spacing and the order of its keys."""
+    plain = json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(plain.encode("ascii")).hexdigest()
+
+
+def utf8(text: str) -> bytes:
+    """`text` in UTF-8; raises InputError where it has none."""
+    if not isinstance(text, str):
+        raise InputError(f"text must be a str, and this is {type(text).__name__}; ids are given as ids")
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the text has no UTF-8 form at character {error.start} (a lone surrogate); replace or remove it"
+        ) from error
+
+
+class ByteTokenizer:
+    """Ids 0 to 255 are the bytes themselves; 256 begins a text, 257 ends one, 258 is padding."""
+
+    bos_id: int | None = 256
+    eos_id: int | None = 257
+    pad_id: int | None = 258
+
+    @property
+    def vocab_size(self) -> int:
+        return 259
+
+    def encode(self, text: str) -> list[int]:
+        return list(utf8(text))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        if not 0 <= token < 259:
+            raise InputError(f"id {token} is not in the byte tokenizer's vocabulary; ids are 0 to 258")
+        return bytes([token]) if token < 256 else b""
+
+    def to_json(self) -> str:
+        return json.dumps({"type": "siltstone-bytes", "version": 1, "vocab_size": 259, "bos": 256, "eos": 257, "pad": 258})
+
+    @classmethod
+    def from_json(cls, text: str) -> ByteTokenizer:
+        """The inverse of `to_json`. Raises TokenizerError for another tokenizer's JSON or a newer version."""
+        found = json.loads(text)
+        if found != json.loads(cls().to_json()):
+            raise TokenizerError(f"this is not the byte tokenizer of this version: {text[:120]}")
+        return cls()
+
+    @property
+    def fingerprint(self) -> str:
+        return json_fingerprint(self.to_json())
+
+    def __repr__(self) -> str:
+        return "ByteTokenizer()"
+
+
+class StreamDecoder:
+    """Ids to text as they come: a character whose bytes are not all there yet is held back.
+
+    The pieces joined, with that of `finish`, are `tokenizer.decode` of all the ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    @property
+    def pending(self) -> bytes:
+        """The bytes of an unfinished character (at most 3)."""
+        return self._decoder.getstate()[0]
+
+    def push(self, ids: int | Sequence[int]) -> str:
+        """The text that `ids` complete. Raises InputError for unknown ids, and then nothing was taken in."""
+        ids = [ids] if isinstance(ids, int) else ids
+        return self._decoder.decode(b"".join(map(self._tokenizer.token_bytes, ids)))
+
+    def finish(self) -> str:
+        """What is held back, as U+FFFD; the decoder is as new afterwards."""
+        text = self._decoder.decode(b"", True)
+        self._decoder.reset()
+        return text
+
+    def copy(self) -> StreamDecoder:
+        """A decoder that goes on from here by itself."""
+        return StreamDecoder(self._tokenizer).resume(self.pending)
+
+    def resume(self, pending: bytes) -> StreamDecoder:
+        """This decoder, standing where `pending` bytes of a character were already seen."""
+        self._decoder.setstate((bytes(pending), 0))
+        return self

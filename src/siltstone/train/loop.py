@@ -1,0 +1,116 @@
+"""The loop: steps, validations, checkpoints, and an end that is the same whether or not the run was interrupted."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from ..checkpoint import model_fingerprint, save
+from ..eval.stream import Score, score_documents
+from ..io import write_json
+from ..model.lm import LM
+from ..stream.interrupt import Interrupts
+from .precision import autocast, chosen, chosen_device
+from .report import Display, Metrics
+from .setup import METRICS, RECEIPT, Run
+from .trainer import Trainer
+
+
+def fit(run: Run, display: Display | None = None) -> dict[str, Any]:
+    """Trains until the recipe is done, from the run's checkpoint where there is one; returns the receipt.
+
+    Afterwards the folder can be loaded with `siltstone.load`. With the same machine, threads and steps, a run that was
+    killed and resumed ends with the same bits as one that was not; a run by minutes is not repeatable in that way, since its
+    learning rate follows the clock. Ctrl-C saves a checkpoint and returns with `receipt["interrupted"]` true.
+    Raises StorageError, and ConfigError when the loss is no longer a number.
+    """
+    display = display or Display(quiet=True)
+    recipe = run.recipe
+    torch.set_num_threads(run.threads)
+    device = chosen_device(run.device)
+    torch.manual_seed(recipe.seed)
+    trainer = Trainer(LM(run.cfg).to(device).train(), run.train, recipe)
+    before = trainer.restore(run.checkpoint)["seconds"] if run.checkpoint.exists() else 0.0
+    begun, first_token = time.monotonic(), trainer.tokens
+    score: Score | None = None
+    scored = saved = -1
+
+    def seconds() -> float:
+        return before + time.monotonic() - begun
+
+    def keep() -> None:
+        trainer.save(run.checkpoint, seconds=seconds())
+        save(trainer.model, run.tokenizer, run.folder)
+
+    with Interrupts() as stop, Metrics(run.folder / METRICS, trainer.step) as metrics, display:
+        while not stop.asked and recipe.done(trainer.step, seconds()) < 1:
+            started = time.monotonic()
+            figures = trainer.advance(recipe.done(trainer.step + 0.5, seconds()))
+            record = _record(trainer, figures, time.monotonic() - started, seconds())
+            metrics.write(record)
+            display.show(recipe.done(trainer.step, seconds()), record, metrics.bits_per_byte)
+            if run.valid is not None and trainer.step % recipe.valid_every == 0:
+                score, scored = _validate(run, trainer, stop, metrics, display), trainer.step
+            if trainer.step % recipe.save_every == 0:
+                keep()
+                saved = trainer.step
+        if saved != trainer.step:
+            keep()
+        if run.valid is not None and scored != trainer.step and not stop.asked:
+            score = _validate(run, trainer, stop, metrics, display)
+    spent = time.monotonic() - begun
+    receipt = {
+        "interrupted": stop.asked and recipe.done(trainer.step, 0.0) < 1,
+        "steps": trainer.step,
+        "epochs": trainer.tokens / run.train.tokens,
+        "tokens": trainer.tokens,
+        "seconds": seconds(),
+        "tokens_per_s": (trainer.tokens - first_token) / spent,
+        "train_bytes": run.train.bytes,
+        "train_bits_per_byte": metrics.bits_per_byte,
+        "valid_bits_per_byte": score.bits_per_byte if score else None,
+        "valid_bytes": score.bytes if score else None,
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "state_bytes": trainer.state.nbytes // recipe.batch if trainer.state else 0,
+        "precision": chosen(recipe.precision, device),
+        "device": str(device),
+        "threads": run.threads,
+        "fingerprint": model_fingerprint(trainer.model),
+        "folder": str(run.folder),
+    }
+    write_json(run.folder / RECEIPT, receipt)
+    return receipt
+
+
+def _record(trainer: Trainer, figures: dict[str, float], took: float, seconds: float) -> dict[str, Any]:
+    recipe = trainer.recipe
+    return {
+        "step": trainer.step,
+        "loss": figures["loss"],
+        "bits_per_byte": figures["bits"] / max(1, figures["bytes"]),
+        "bytes": figures["bytes"],
+        "lr": figures["lr"],
+        "grad_norm": figures["grad_norm"],
+        "tokens": trainer.tokens,
+        "tokens_per_s": recipe.batch * recipe.length / took,
+        "state_bytes": trainer.state.nbytes // recipe.batch if trainer.state else 0,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _validate(run: Run, trainer: Trainer, stop: Interrupts, metrics: Metrics, display: Display) -> Score | None:
+    """Held-out documents, each streamed from its beginning, up to `valid_tokens` in all."""
+    assert run.valid is not None
+    recipe, valid = run.recipe, run.valid
+    share = max(2, recipe.valid_tokens // len(valid.documents))
+    documents = [valid.document(i, share) for i in range(len(valid.documents))]
+    cast = autocast(recipe.precision, trainer.device)
+    trainer.model.eval()
+    score = score_documents(trainer.model, documents, valid.sizes, recipe.length, recipe.batch, cast, stop=lambda: stop.asked)
+    trainer.model.train()
+    if score is not None:
+        metrics.write({"step": trainer.step, "valid_bits_per_byte": score.bits_per_byte, "valid_bytes": score.bytes})
+        display.say(f"step {trainer.step:,}: {score.bits_per_byte:.4f} bits per byte held out ({score.tokens:,} tokens)")
+    return score

@@ -1,0 +1,100 @@
+"""Everything that decides how a run goes, as one frozen dataclass that is kept in the run's folder as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of a training run (the model's own are in its `LMConfig`).
+
+    steps, minutes   when to stop: after so many steps, or so much training time, or whichever comes first
+    batch            rows trained side by side; each walks through a text of its own
+    length           tokens a row takes in one step; gradients reach back no further, the state does
+    span             tokens after which a long document is cut, and its next part begins like a document (default 16 length)
+    foreign          share of document starts that get another row's final state instead of an empty one
+    lr               peak learning rate; `warmup` is the share of the run that rises to it, `floor` the share left at the end
+    decay            weight decay, on matrices alone
+    clip             largest norm of the gradient
+    precision        "auto" (bfloat16 where the processor or GPU computes in it, else float32), "fp32" or "bf16"
+    save_every, valid_every   steps between checkpoints and between validations
+    valid_tokens     tokens of held-out text that a validation reads, shared evenly by the documents
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
+    batch: int = 8
+    length: int = 512
+    span: int | None = None
+    foreign: float = 0.1
+    seed: int = 0
+    lr: float = 3e-3
+    warmup: float = 0.03
+    floor: float = 0.05
+    decay: float = 0.1
+    clip: float = 1.0
+    precision: str = "auto"
+    save_every: int = 100
+    valid_every: int = 200
+    valid_tokens: int = 65536
+
+    def __post_init__(self) -> None:
+        for key in ("batch", "length", "save_every", "valid_every", "valid_tokens"):
+            _whole(key, getattr(self, key), 1)
+        _whole("seed", self.seed, 0)
+        for key in ("steps", "span"):
+            if getattr(self, key) is not None:
+                _whole(key, getattr(self, key), 1)
+        if self.steps is None and self.minutes is None:
+            raise ConfigError("steps and minutes are both missing; give the number of steps, or the minutes, to train for")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise ConfigError(f"minutes={self.minutes!r} must be more than 0")
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(f"lr={self.lr!r} must be more than 0; 3e-3 suits small models, 3e-4 large ones")
+        for key in ("foreign", "warmup", "floor"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ConfigError(f"{key}={getattr(self, key)!r} must be a share between 0 and 1")
+        if not 0 <= self.decay < math.inf or not 0 < self.clip:
+            raise ConfigError(f"decay={self.decay!r} must be at least 0 and clip={self.clip!r} more than 0")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ConfigError(f"precision={self.precision!r} is not known; choose 'auto', 'fp32' or 'bf16'")
+
+    @property
+    def part(self) -> int:
+        """Tokens of the longest part of a document: `span`, up to a whole number of pieces."""
+        return -(-(self.span or 16 * self.length) // self.length) * self.length
+
+    def rate(self, fraction: float) -> float:
+        """The learning rate when `fraction` of the run is done: a straight rise, then half a cosine down to the floor."""
+        if fraction < self.warmup:
+            return self.lr * fraction / self.warmup
+        through = min(1.0, (fraction - self.warmup) / max(1e-9, 1 - self.warmup))
+        return self.lr * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * through)))
+
+    def done(self, step: float, seconds: float) -> float:
+        """How much of the run is over after `step` steps and `seconds` of training; the run ends at 1."""
+        by_steps = step / self.steps if self.steps else 0.0
+        return max(by_steps, seconds / (60 * self.minutes) if self.minutes else 0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, keys: dict[str, Any]) -> Recipe:
+        """The inverse of `to_dict`; missing keys take their defaults, unknown ones raise ConfigError."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(keys) - known):
+            raise ConfigError(f"{unknown[0]!r} is not a setting of a training run; the settings are {sorted(known)}")
+        return cls(**keys)
+
+
+def _whole(key: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{key}={value!r} must be a whole number of at least {least}")

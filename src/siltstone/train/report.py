@@ -1,0 +1,127 @@
+"""What a run says of itself: a progress bar (or plain lines), `metrics.jsonl`, and the receipt at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ..io import write_text
+from ..io.atomic import storage_errors
+
+_RECENT = 50
+_PAUSE = 10.0
+
+
+class Metrics:
+    """`metrics.jsonl`: a line for each step and each validation.
+
+    step     last step of the run that is kept: later lines, and a half-written one, are dropped when a run resumes
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path = path
+        self.recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)
+        kept = []
+        for line in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if record["step"] <= step:
+                kept.append(line + "\n")
+                self._remember(record)
+        write_text(path, "".join(kept))
+        with storage_errors(path):
+            self._file: IO[str] = open(path, "a", encoding="utf-8")
+
+    def _remember(self, record: dict[str, Any]) -> None:
+        if "loss" in record:
+            self.recent.append((record["bits_per_byte"] * record["bytes"], record["bytes"]))
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Over the last 50 training steps."""
+        return sum(b for b, _ in self.recent) / max(1, sum(n for _, n in self.recent))
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Appends one record. Raises StorageError."""
+        self._remember(record)
+        with storage_errors(self._path):
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+class Display:
+    """The run on the screen: a live bar on a terminal, a line every ten seconds elsewhere, nothing when quiet."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._said = time.monotonic()
+
+    def __enter__(self) -> Display:
+        if self._console.is_terminal and not self._console.quiet:
+            columns = (BarColumn(24), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn(), TextColumn("left"))
+            self._bar = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.description}"), console=self._console)
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=1.0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """One line of its own."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def show(self, fraction: float, record: dict[str, Any], bits_per_byte: float) -> None:
+        """The state of the run after a step."""
+        text = (
+            f"step {record['step']:,}  loss {record['loss']:.3f}  {bits_per_byte:.3f} bits/byte  "
+            f"{record['tokens_per_s']:,.0f} tokens/s  state {size(record['state_bytes'])}/row"
+        )
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=min(1.0, fraction), description=text)
+        elif time.monotonic() - self._said > _PAUSE:
+            self._said = time.monotonic()
+            self.say(f"{100 * min(1.0, fraction):3.0f}%  {text}")
+
+
+def size(count: float) -> str:
+    """Bytes for people: `1.5 MB`."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if abs(count) < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def receipt_lines(receipt: dict[str, Any]) -> list[str]:
+    """The receipt for the screen."""
+    valid = receipt["valid_bits_per_byte"]
+    lines = [
+        f"steps           {receipt['steps']:,} ({receipt['epochs']:.2f} times through {size(receipt['train_bytes'])} of text)",
+        f"tokens          {receipt['tokens']:,} in {receipt['seconds']:,.0f} s: {receipt['tokens_per_s']:,.0f} tokens/s",
+        f"model           {receipt['parameters']:,} parameters, {receipt['precision']} on {receipt['device']}, "
+        f"{receipt['threads']} threads",
+        f"bits per byte   {receipt['train_bits_per_byte']:.4f} over the last {_RECENT} steps"
+        + (f", {valid:.4f} held out" if valid is not None else "; nothing was held out (--valid)"),
+        f"state           {size(receipt['state_bytes'])} a row",
+        f"fingerprint     {receipt['fingerprint']}",
+        f"saved           {receipt['folder']}",
+    ]
+    return lines

@@ -1,0 +1,195 @@
+"""Beginning a run, or taking one up again: texts, tokenizer, configuration, and the folder that holds them all."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint import CONFIG, TOKENIZER
+from ..config import LMConfig
+from ..errors import CheckpointError, ConfigError, DataError
+from ..io import atomic_file, sweep, write_json, write_text
+from ..io.atomic import make_folder
+from ..text import Tokenizer, load_tokenizer
+from .corpus import Corpus, build_corpus, corpus_key, hashed_files, open_corpus
+from .recipe import Recipe
+
+RECORD, RESUME, METRICS, RECEIPT, DATA = "train.json", "resume.safetensors", "metrics.jsonl", "receipt.json", "data"
+_FIXED = ("batch", "length", "span", "seed", "foreign")
+
+
+@dataclass
+class Run:
+    """A run that is ready to go on: what it trains, on what, how, and where it is kept.
+
+    asked   the tokenizer as it was asked for, "bpe:8192" for example
+    """
+
+    folder: Path
+    cfg: LMConfig
+    tokenizer: Tokenizer
+    train: Corpus
+    valid: Corpus | None
+    recipe: Recipe
+    threads: int
+    device: str
+    asked: str
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that a resumed run starts from."""
+        return self.folder / RESUME
+
+
+def begin(
+    folder: str | Path,
+    paths: Sequence[str | Path],
+    configure: Callable[[int], LMConfig],
+    recipe: Recipe,
+    tokenizer: str | Path = "bytes",
+    valid: Sequence[str | Path] = (),
+    device: str = "cpu",
+) -> Run:
+    """Sets up a new run in `folder`.
+
+    paths, valid   text files and folders to train on and to validate on; "-" in `paths` is standard input. Files that are
+                   in both (by content) are held out
+    configure      from the number of token ids to the model's configuration
+    tokenizer      "bytes", "bpe:8192" (trained on `paths` without the held-out files) or a tokenizer file
+    Raises ConfigError when the folder already holds a run; TokenizerError, DataError, StorageError.
+    """
+    folder = Path(folder)
+    if (folder / RESUME).exists():
+        raise ConfigError(f"{folder} already holds a run; go on with --resume, or choose another --out")
+    if not paths:
+        raise DataError("no text was given; name text files, folders, or '-' for standard input")
+    configure(1 << 16)  # a bad configuration is refused before any work is done
+    held_out = hashed_files(valid)
+    make_folder(folder / DATA)
+    for stale in (folder, folder / DATA):
+        sweep(stale)
+    (folder / RECORD).unlink(missing_ok=True)
+    files = hashed_files(_spooled(paths, folder), {digest for _, digest in held_out})
+    found = load_tokenizer(tokenizer, [path for path, _ in files])
+    cfg = configure(found.vocab_size)
+    if cfg.vocab_size < found.vocab_size:
+        raise ConfigError(f"vocab_size={cfg.vocab_size} is less than the tokenizer's {found.vocab_size} ids; leave it out")
+    train = build_corpus(files, found, folder / DATA)
+    checked = build_corpus(held_out, found, folder / DATA) if held_out else None
+    run = Run(folder, cfg, found, train, checked, recipe, torch.get_num_threads(), device, str(tokenizer))
+    write_text(folder / TOKENIZER, found.to_json())
+    write_text(folder / CONFIG, json.dumps(cfg.to_dict(), indent=1) + "\n")
+    _record(run)
+    return run
+
+
+def take_up(folder: str | Path, changes: dict[str, Any], threads: int | None = None, device: str | None = None) -> Run:
+    """Opens the run in `folder` again, with some settings of its recipe changed (the number of steps, for example).
+
+    Raises CheckpointError when there is none or it is damaged, ConfigError for a setting that must stay as it is.
+    """
+    folder = Path(folder)
+    try:
+        record = json.loads((folder / RECORD).read_text("utf-8"))
+        old = Recipe.from_dict(record["recipe"])
+        cfg = LMConfig.from_dict(record["model"])
+        train, valid, asked = record["train"], record["valid"], record["tokenizer"]["asked"]
+        cores, where = int(threads or record["threads"]), str(device or record["device"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder} holds no run that can be resumed: {error}; train without --resume") from error
+    for key in _FIXED:
+        if key in changes and changes[key] != getattr(old, key):
+            raise ConfigError(f"{key}={changes[key]} cannot change in a resumed run; it was begun with {getattr(old, key)}")
+    for stale in (folder, folder / DATA):
+        sweep(stale)
+    tokenizer = load_tokenizer(folder / TOKENIZER)
+    corpus = open_corpus(train["key"], tokenizer, folder / DATA)
+    checked = open_corpus(valid["key"], tokenizer, folder / DATA) if valid else None
+    run = Run(folder, cfg, tokenizer, corpus, checked, dataclasses.replace(old, **changes), cores, where, asked)
+    if run.recipe != old:
+        _record(run)
+    return run
+
+
+def check_same(
+    run: Run,
+    paths: Sequence[str | Path] = (),
+    valid: Sequence[str | Path] | None = None,
+    tokenizer: str | None = None,
+    configure: Callable[[int], LMConfig] | None = None,
+) -> None:
+    """Makes sure that what is named again when a run is resumed is what it was begun with (what is not named is not looked at).
+
+    Raises ConfigError for another model or tokenizer, DataError for other texts.
+    """
+    if tokenizer is not None and str(tokenizer) != run.asked:
+        raise ConfigError(f"tokenizer={tokenizer!r} cannot change in a resumed run; it was begun with {run.asked!r}")
+    if configure is not None:
+        old, new = run.cfg.to_dict(), configure(run.tokenizer.vocab_size).to_dict()
+        if changed := [key for key in new if new[key] != old[key]]:
+            key = changed[0]
+            raise ConfigError(f"{key}={new[key]!r} cannot change in a resumed run; it was begun with {old[key]!r}")
+    held_out = hashed_files(valid or [])
+    if held_out and (run.valid is None or corpus_key(held_out, run.tokenizer) != run.valid.key):
+        raise DataError("the held-out text is not what the run was begun with; leave --valid out, or begin a new run")
+    if paths and "-" not in map(str, paths):
+        besides = {d.sha256 for d in run.valid.documents} if run.valid else set()
+        if corpus_key(hashed_files(paths, besides), run.tokenizer) != run.train.key:
+            raise DataError("the text is not what the run was begun with; leave the paths out, or begin a new run")
+
+
+def can_resume(folder: str | Path) -> bool:
+    """Whether a run was set up in `folder` (it may have been killed before its first checkpoint)."""
+    return (Path(folder) / RECORD).is_file()
+
+
+def _record(run: Run) -> None:
+    """`train.json`: all that is needed to do the same again. Written last, it marks a run that was set up."""
+    write_json(
+        run.folder / RECORD,
+        {
+            "command": sys.argv,
+            "recipe": run.recipe.to_dict(),
+            "model": run.cfg.to_dict(),
+            "tokenizer": {"asked": run.asked, "vocab_size": run.tokenizer.vocab_size, "sha256": run.tokenizer.fingerprint},
+            "train": _texts(run.train),
+            "valid": _texts(run.valid) if run.valid else None,
+            "threads": run.threads,
+            "device": run.device,
+            "versions": {"siltstone": _version(), "torch": torch.__version__, "python": platform.python_version()},
+        },
+    )
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("siltstone")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _texts(corpus: Corpus) -> dict[str, Any]:
+    names = [{"name": d.name, "bytes": d.bytes, "tokens": d.tokens, "sha256": d.sha256} for d in corpus.documents]
+    return {"key": corpus.key, "bytes": corpus.bytes, "tokens": corpus.tokens, "documents": names}
+
+
+def _spooled(paths: Sequence[str | Path], folder: Path) -> list[str | Path]:
+    """`paths` with standard input, where it is named, copied to a file of the run's."""
+    out: list[str | Path] = []
+    for path in paths:
+        if str(path) == "-":
+            path = make_folder(folder / DATA) / "stdin.txt"
+            with atomic_file(path) as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+        out.append(path)
+    return out

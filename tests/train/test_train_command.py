@@ -1,0 +1,192 @@
+"""`siltstone train`, as it is used: killed, interrupted, resumed, fed with nonsense."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from siltstone.checkpoint import load
+from siltstone.cli.app import main
+from siltstone.train import Trainer
+
+from .conftest import SMALL, write_texts
+
+SETTINGS = [x for key, value in (SMALL | {"depth": 1}).items() for x in ("--set", f"{key}={value}")]
+QUICK = [*SETTINGS, "--preset", "nano", "--batch", "3", "--length", "16", "--span", "48", "--threads", "1", "--quiet"]
+SOURCE = str(Path(__file__).parents[2] / "src")
+
+
+def here(*args: str | Path) -> int:
+    """The command in this process; its exit code."""
+    with pytest.raises(SystemExit) as done:
+        main(["train", *map(str, args)])
+    return int(done.value.code or 0)
+
+
+def there(*args: str | Path) -> subprocess.Popen[str]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "siltstone.cli.app", "train", *map(str, args)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": SOURCE}, stdout=pipe, stderr=pipe, text=True)
+
+
+def wait_for_steps(folder: Path, steps: int, process: subprocess.Popen[str]) -> None:
+    metrics = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if metrics.exists() and len(metrics.read_bytes().splitlines()) >= steps:
+            return
+        if process.poll() is not None:
+            raise AssertionError(process.communicate()[1])
+        time.sleep(0.005)
+    raise AssertionError(f"{folder} did not come to {steps} steps")
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_kill_at_any_instant_and_resume(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while it starts, killed while it trains and saves, interrupted with Ctrl-C: in the end the same bits."""
+    train = [texts, *QUICK, "--steps", "24", "--tokenizer", "bpe:270", "--valid", texts / "3.txt", "--valid-every", "10"]
+    assert here(*train, "--out", tmp_path / "whole") == 0
+    assert "held out" in capsys.readouterr().out
+
+    cut = tmp_path / "cut"
+    again = [*train, "--out", cut, "--save-every", "1", "--resume"]
+    rng = random.Random()
+    process = there(*again)
+    time.sleep(rng.uniform(0, 2.5))
+    process.kill()
+    process.communicate()
+
+    process = there(*again)
+    wait_for_steps(cut, 8, process)
+    time.sleep(rng.uniform(0, 0.1))
+    process.kill()
+    process.communicate()
+
+    def pressed(trainer: Trainer, fraction: float) -> dict[str, float]:
+        if trainer.step == 18:
+            os.kill(os.getpid(), signal.SIGINT)
+        return advance(trainer, fraction)
+
+    advance = Trainer.advance
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "advance", pressed)
+        assert here(*again) == 130
+    said = capsys.readouterr().err
+    assert said.strip() == f"siltstone: interrupted; step 19 is saved, go on with --resume --out {cut}"
+    load(cut)
+
+    assert here("--resume", "--out", cut, "--quiet") == 0
+    assert weights(cut) == weights(tmp_path / "whole")
+    lines = [json.loads(line) for line in (cut / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 25))
+    full = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines if "loss" in line] == [line["loss"] for line in full if "loss" in line]
+    assert not list(cut.rglob(".*.tmp"))
+
+
+def test_a_run_and_its_folder(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert here(texts, *QUICK, "--steps", "5", "--out", out, "--seed", "3") == 0
+    said = capsys.readouterr().out
+    for word in ("steps", "tokens/s", "bits per byte", "fingerprint", "a row", "nothing was held out"):
+        assert word in said
+    model, tokenizer = load(out)
+    assert model.cfg.layer.window == 8
+    assert tokenizer.vocab_size == 259
+    receipt = json.loads((out / "receipt.json").read_text())
+    assert receipt["tokens"] == 5 * 3 * 16
+    assert receipt["fingerprint"] in said
+    record = json.loads((out / "train.json").read_text())
+    assert [d["name"] for d in record["train"]["documents"]] == ["0.txt", "1.txt", "2.txt", "3.txt"]
+    assert record["recipe"]["seed"] == 3
+
+    assert here(texts, *QUICK, "--steps", "5", "--out", out) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert here("--resume", "--out", out, "--steps", "7", "--quiet") == 0
+    assert json.loads((out / "receipt.json").read_text())["steps"] == 7
+    for change, words in (
+        (["--seed", "4"], "seed=4 cannot change"),
+        (["--set", "window=9"], "window=9 cannot change"),
+        (["--tokenizer", "bpe:300"], "tokenizer='bpe:300' cannot change"),
+        ([texts / "1.txt"], "not what the run was begun with"),
+        (["--valid", texts / "1.txt"], "held-out text is not what"),
+    ):
+        keep = SETTINGS if "--set" in change else []
+        preset = ["--preset", "nano"] if keep else []
+        assert here("--resume", "--out", out, *preset, *keep, *change) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_standard_input_and_a_configuration_file(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "model.toml"
+    config.write_text("".join(f"{key} = {value}\n" for key, value in SMALL.items()))
+    args = ["-", *QUICK[len(SETTINGS) :], "--config", config, "--set", "top_k=3", "--steps", "2", "--out", tmp_path / "run"]
+    monkeypatch.setattr(sys, "stdin", open(texts / "2.txt", encoding="utf-8"))
+    assert here(*args) == 0
+    sys.stdin.close()
+    out = capsys.readouterr().out
+    assert "steps           2" in out
+    model, _ = load(tmp_path / "run")
+    assert model.cfg.layer.top_k == 3
+    assert model.cfg.layer.segment == 8
+    assert here("--resume", "--out", tmp_path / "run", "--steps", "3", "-q") == 0
+
+
+def test_minutes(texts: Path, tmp_path: Path) -> None:
+    assert here(texts, *QUICK, "--minutes", "0.01", "--out", tmp_path / "run") == 0
+    receipt = json.loads((tmp_path / "run" / "receipt.json").read_text())
+    assert 0.5 < receipt["seconds"] < 20
+    rates = [json.loads(line)["lr"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rates[-1] < max(rates)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["{texts}/nothing.txt"], "is not there"),
+        ([], "no text was given"),
+        (["--resume"], "holds no run to resume"),
+        (["{texts}/empty.txt"], "is empty"),
+        (["{texts}/binary.txt"], "binary"),
+        (["{texts}/latin.txt"], "not valid UTF-8 at byte 3"),
+        (["{texts}/0.txt", "--preset", "huge"], "preset 'huge' is not known"),
+        (["{texts}/0.txt", "--set", "windw=3"], "did you mean 'window'"),
+        (["{texts}/0.txt", "--set", "window"], "key=value"),
+        (["{texts}/0.txt", "--set", "vocab_size=100"], "less than the tokenizer's 259"),
+        (["{texts}/0.txt", "--set", "window=0"], "write delay"),
+        (["{texts}/0.txt", "--steps", "0"], "steps=0"),
+        (["{texts}/0.txt", "--threads", "0"], "threads=0"),
+        (["{texts}/0.txt", "--device", "abacus"], "device='abacus'"),
+        (["{texts}/0.txt", "--tokenizer", "letters"], "'letters' is not known"),
+        (["{texts}/0.txt", "--config", "{texts}/nothing.json"], "cannot be read"),
+        (["{texts}/0.txt", "--valid", "{texts}/0.txt"], "also held out"),
+        (["{texts}/0.txt", "--out", "{texts}/0.txt/run"], "cannot write"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], args: list[str], words: str) -> None:
+    texts = write_texts(tmp_path / "texts", (300,))
+    (texts / "empty.txt").write_bytes(b"")
+    (texts / "binary.txt").write_bytes(b"\x7fELF\0\0")
+    (texts / "latin.txt").write_bytes("café".encode("latin-1"))
+    out = [] if "--out" in args else ["--out", str(tmp_path / "run")]
+    assert here(*(a.format(texts=texts) for a in args), *out) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said.strip().splitlines()) == 1
+    assert "Traceback" not in said
