@@ -1,0 +1,59 @@
+"""`siltstone generate`: a run's model goes on writing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def generate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained model.", show_default=False)],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to go on from.", show_default=False)] = "",
+    session: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the session in this file (a new one if absent), and save it back.", show_default=False),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Write at most so many tokens.")] = 200,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(help="Choose among the so many likeliest tokens.", show_default=False)] = None,
+    top_p: Annotated[float, typer.Option(help="Choose among the fewest tokens that have this probability together.")] = 0.95,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the sampler. [default: 0, or where the session's stands]", show_default=False)
+    ] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="Stop before this text; may be repeated.", metavar="TEXT", show_default=False)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the processor to use. [default: all]", show_default=False)
+    ] = None,
+) -> None:
+    """Write text that goes on from a prompt, or from a session.
+
+    Only the new text is on standard output. Ctrl-C stops the writing and saves the session.
+    """
+    from siltstone.stream.interrupt import Interrupts
+    from siltstone.stream.terminal import open_session, shown
+
+    s = open_session(run, session, device, threads)
+    with Interrupts() as stop_asked:
+        with stop_asked.waiting():
+            s.append(prompt)
+        try:
+            for piece in s.generate(max_new_tokens, temperature, top_k, top_p, stop or (), seed):
+                sys.stdout.write(shown(piece, sys.stdout))
+                sys.stdout.flush()
+                stop_asked.check()
+            stop_asked.check()
+        except KeyboardInterrupt:
+            print(flush=True)
+        if session is not None:
+            s.save(session)
+        if stop_asked.asked:
+            kept = f"; position {s.position:,} is saved in {session}" if session is not None else ""
+            print(f"siltstone: interrupted{kept}", file=sys.stderr)
+            raise typer.Exit(130)
+        print(flush=True)

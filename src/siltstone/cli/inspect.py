@@ -1,0 +1,77 @@
+"""`siltstone inspect`: what is in a session file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A session file.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+) -> None:
+    """Show a session file: position, bytes by part, checkpoints and the tokens they span, fingerprints.
+
+    The whole file is read and its checksum verified; no model is needed.
+    """
+    import json
+
+    from siltstone.stream.store import describe
+
+    found = describe(file)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    _print(file, found)
+
+
+def _print(file: Path, found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from siltstone.stream.receipt import human
+
+    def table(title: str, heads: list[str], rows: list[list[str]]) -> Table:
+        out = Table(title=title, title_justify="left", title_style="bold")
+        for i, head in enumerate(heads):
+            out.add_column(head, justify="right" if i and heads[0] != "session" else "left", overflow="fold")
+        for row in rows:
+            out.add_row(*(Text("".join(c if c.isprintable() else "\ufffd" for c in cell)) for cell in row))
+        return out
+
+    console = Console()
+    console.print(
+        table(
+            "Session",
+            ["session", ""],
+            [
+                ["file", str(file)],
+                ["format", f"{found['format']}, written by Siltstone {found['written_by'].get('siltstone', '?')}"],
+                ["size", human(found["file_bytes"])],
+                ["position", f"{found['position']:,} tokens"],
+                ["state grows", found["growth"]],
+                ["KV cache", f"{human(found['kv_cache_bytes'])} for a transformer of the same shape"],
+                ["model", found["model"]],
+                ["dtype", found["dtype"]],
+                ["weights and configuration", found["weights"]],
+                ["tokenizer", found["tokenizer"]],
+                *([["stream", f"stands at byte {found['stream']['offset']:,}"]] if found["stream"] else []),
+            ],
+        )
+    )
+    whole = max(1, sum(found["parts"].values()))
+    console.print(
+        table("State", ["part", "bytes", "share"], [[k, f"{v:,}", f"{v / whole:.1%}"] for k, v in found["parts"].items()])
+    )
+    points = found["checkpoints"]
+    title = f"Checkpoints: {len(points)} in each of {found['memory_layers']} memory layers"
+    if not points:
+        console.print(Text(title, style="bold"))
+        return
+    rows = [[str(i), f"{a:,}", f"{b:,}", f"{b - a:,}"] for i, (a, b) in enumerate(points)]
+    if len(rows) > 16:
+        rows = [*rows[:8], ["…"] * 4, *rows[-8:]]
+    console.print(table(title, ["checkpoint", "first token", "end", "tokens"], rows))

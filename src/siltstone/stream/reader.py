@@ -1,0 +1,129 @@
+"""A session that reads a stream of bytes, counts its bits, and knows at which byte it stands."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import DataError, SessionCorrupt
+from .receipt import Receipt, Timeline, receipt
+from .session import Session
+
+TAIL = 4096  # bytes before the offset by which a text is known again
+NOTE = "stream"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some text cost: bits of information, the bytes and tokens that they are about (all but a session's first token)."""
+
+    bits: float = 0.0
+    bytes: int = 0
+    tokens: int = 0
+
+    @property
+    def bits_per_byte(self) -> float:
+        """nan without bytes."""
+        return self.bits / self.bytes if self.bytes else math.nan
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.bits + other.bits, self.bytes + other.bytes, self.tokens + other.tokens)
+
+
+class Reader:
+    """Feeds pieces of bytes to a session.
+
+    offset      bytes of the source read so far (from its beginning)
+    cost        of all of them, earlier runs included
+    timeline    seconds against tokens, of this run
+    errors      "strict": bytes that are no UTF-8 text are refused; "replace": they are read as U+FFFD
+
+    `save` keeps all this in the session's notes, so that `Reader(Session.load(...))` goes on where it was.
+    """
+
+    def __init__(self, session: Session, errors: str = "strict") -> None:
+        self.session, self.errors = session, errors
+        self.timeline = Timeline()
+        self.offset, self.cost, self._tail, self._known = 0, Cost(), b"", ("", 0)
+        note = session.notes.get(NOTE)
+        if note is not None:
+            try:
+                self.offset = _count(note["offset"])
+                self.cost = Cost(float(note["bits"]), _count(note["bytes"]), _count(note["tokens"]))
+                self._known = (str(note["tail"]), min(_count(note["tail_bytes"]), self.offset, TAIL))
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise SessionCorrupt(f"the session's note of its stream makes no sense: {error!r} in {note!r}"[:300]) from None
+
+    def begin(self, offset: int) -> None:
+        """Stand at byte `offset` of another source (or of the same one, somewhere else); counts begin anew."""
+        if offset != self.offset:
+            self.offset, self.cost, self._tail, self._known = offset, Cost(), b"", ("", 0)
+
+    def check(self, source: Any, name: str) -> None:
+        """Move an open file to the offset; DataError unless the bytes before it are those that were read."""
+        digest, length = self._known
+        source.seek(self.offset - length)
+        before = source.read(length)
+        if length and hashlib.sha256(before).hexdigest() != digest:
+            raise DataError(
+                f"{name} is not the text that this session has read up to byte {self.offset:,}: the bytes before it differ; "
+                "give the same file, or --offset 0 to read another one from its beginning"
+            )
+        self._tail = before
+
+    def feed(self, piece: bytes) -> Cost:
+        """Read one piece. Raises DataError for bytes that are no text; nothing of the piece was read then."""
+        text = self._decode(piece)
+        began = time.perf_counter()
+        ids = self.session.tokenizer.encode(text)
+        blind = self.session.position == 0  # the first token of all is predicted by nothing
+        nats = -self.session.append_scored(ids).double()
+        missed = len(self.session.tokenizer.token_bytes(ids[0])) if blind and ids else 0
+        cost = Cost(float(torch.nansum(nats)) / math.log(2), len(piece) - missed, len(ids))
+        self.offset += len(piece)
+        self.cost += cost
+        self._tail = (self._tail + piece)[-TAIL:]
+        self.timeline.add(len(ids), time.perf_counter() - began)
+        return cost
+
+    def save(self, path: Any) -> None:
+        """Save the session with the offset. Raises StorageError."""
+        tail, length = (hashlib.sha256(self._tail).hexdigest(), len(self._tail)) if self._tail else self._known
+        self.session.notes[NOTE] = {
+            "offset": self.offset,
+            "bits": self.cost.bits,
+            "bytes": self.cost.bytes,
+            "tokens": self.cost.tokens,
+            "tail": tail,
+            "tail_bytes": length,
+        }
+        self.session.save(path)
+
+    def receipt(self) -> Receipt:
+        """What it cost."""
+        return receipt(self.session, self.cost.bytes, self.cost.tokens, self.cost.bits, self.timeline)
+
+    def _decode(self, piece: bytes) -> str:
+        zero = piece.find(b"\0") if self.errors == "strict" else -1
+        if zero >= 0:
+            raise DataError(
+                f"the input is binary, not text: byte {self.offset + zero} is zero; give UTF-8 text, or --errors replace"
+            )
+        try:
+            return piece.decode("utf-8", self.errors)
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"the input is not valid UTF-8 at byte {self.offset + error.start} ({error.reason}); "
+                "convert it to UTF-8 first, or use --errors replace"
+            ) from None
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
+        raise ValueError(f"{value!r} is no count")
+    return value

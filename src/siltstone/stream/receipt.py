@@ -1,0 +1,183 @@
+"""What a session cost: counters, times, memory, and what a transformer's cache would have taken."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..config import LayerConfig, LMConfig
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+@dataclass
+class Counters:
+    """Tokens that a session computed for the first time, took over from a file, and computed again by going back."""
+
+    appended: int = 0
+    restored: int = 0
+    recomputed: int = 0
+
+    def add(self, tokens: int, again: bool) -> None:
+        """Count a call."""
+        if again:
+            self.recomputed += tokens
+        else:
+            self.appended += tokens
+
+
+class Timeline:
+    """Seconds against tokens in bounded memory: at most `most` spans, merged two by two when there are more."""
+
+    def __init__(self, most: int = 512) -> None:
+        self.most, self.least = most, 1
+        self.spans: list[list[float]] = []  # tokens, seconds
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """The next `tokens` tokens took so long."""
+        if self.spans and self.spans[-1][0] < self.least:
+            self.spans[-1][0] += tokens
+            self.spans[-1][1] += seconds
+            return
+        self.spans.append([tokens, seconds])
+        if len(self.spans) > self.most:
+            pairs = zip(self.spans[::2], [*self.spans[1::2], [0, 0.0]], strict=False)
+            self.spans = [[a[0] + b[0], a[1] + b[1]] for a, b in pairs]
+            self.least = int(max(2 * self.least, self.tokens / self.most))
+
+    @property
+    def tokens(self) -> int:
+        """All tokens."""
+        return int(sum(n for n, _ in self.spans))
+
+    def ms_per_token(self, share: float = 0.1, last: bool = False) -> float | None:
+        """Milliseconds a token over the first (or last) `share` of the tokens, rounded up to whole spans."""
+        wanted, tokens, seconds = share * self.tokens, 0.0, 0.0
+        for n, s in reversed(self.spans) if last else self.spans:
+            tokens, seconds = tokens + n, seconds + s
+            if tokens >= wanted:
+                break
+        return 1000 * seconds / tokens if tokens else None
+
+
+def kv_cache_bytes(cfg: LMConfig, tokens: int, element_size: int) -> int:
+    """Bytes that keys and values of `tokens` tokens take in a transformer of the same depth, heads and widths."""
+    return cfg.depth * cfg.layer.heads * (cfg.layer.key_dim + cfg.layer.val_dim) * element_size * tokens
+
+
+def growth(cfg: LMConfig) -> str:
+    """How a session's state grows with its position t (C tokens a segment)."""
+    if "attention" in cfg.kinds:
+        return "O(t): the pattern has full attention layers"
+    if "memory" not in cfg.kinds or cfg.layer.cache == "none":
+        return "O(1): nothing is sealed"
+    if cfg.layer.segments == "logarithmic":
+        return "O(log t): logarithmic segments"
+    return f"O(t/C): one checkpoint every C = {cfg.layer.segment} tokens"
+
+
+def sealed(cfg: LayerConfig, position: int, phase: int = 0) -> int:
+    """Segments that a memory layer has sealed at a position."""
+    if cfg.cache == "none":
+        return 0
+    writes = max(0, position - cfg.delay - cfg.sinks) // cfg.rate
+    return (max(writes, 1) - 1 + phase) // (cfg.segment // cfg.rate)
+
+
+def spans(cfg: LayerConfig, position: int, phase: int = 0) -> list[tuple[int, int]]:
+    """Tokens [first, end) that each live checkpoint of a memory layer covers, oldest first."""
+    number = sealed(cfg, position, phase)
+    if cfg.segments == "constant":
+        edges = list(range(number + 1))
+    else:  # the binary digits of the number
+        edges = [0]
+        for bit in reversed(range(number.bit_length())):
+            if number >> bit & 1:
+                edges.append(edges[-1] + (1 << bit))
+    tokens = [cfg.sinks + max(0, e * (cfg.segment // cfg.rate) - phase) * cfg.rate for e in edges]
+    return list(zip(tokens[:-1], tokens[1:], strict=True))
+
+
+def peak_rss() -> int | None:
+    """The most memory this process has had, in bytes; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """A stream's costs. bytes_read, tokens_read and bits are the whole stream's, over all its runs; times and memory
+    are this process's; sizes in bytes."""
+
+    position: int
+    bytes_read: int
+    tokens_read: int
+    bits_per_byte: float | None
+    appended: int
+    restored: int
+    recomputed: int
+    ms_per_token_first: float | None
+    ms_per_token_last: float | None
+    peak_rss: int | None
+    session_bytes: int
+    kv_cache_bytes: int
+    growth: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON."""
+        return asdict(self)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Names and values for people."""
+        bpb = "-" if self.bits_per_byte is None else f"{self.bits_per_byte:.4f}"
+        ratio = self.kv_cache_bytes / max(1, self.session_bytes)
+        return [
+            ("read", f"{self.bytes_read:,} bytes, {self.tokens_read:,} tokens, {bpb} bits per byte"),
+            ("position", f"{self.position:,}"),
+            ("tokens", f"{self.appended:,} appended, {self.restored:,} restored, {self.recomputed:,} recomputed"),
+            ("ms a token", f"first 10 %: {_ms(self.ms_per_token_first)}, last 10 %: {_ms(self.ms_per_token_last)}"),
+            ("peak memory", "not known here" if self.peak_rss is None else f"{human(self.peak_rss)} (whole process)"),
+            ("session", human(self.session_bytes)),
+            ("KV cache", f"{human(self.kv_cache_bytes)} for a transformer of the same shape ({ratio:,.1f} x the session)"),
+            ("state grows", self.growth),
+        ]
+
+
+def receipt(session: Session, bytes_read: int, tokens_read: int, bits: float, timeline: Timeline) -> Receipt:
+    """The receipt of a session that read `bytes_read` bytes (`tokens_read` tokens) at a cost of `bits`."""
+    cfg, element = session.model.cfg, session.model.embed.weight.element_size()
+    counters = session.counters
+    return Receipt(
+        position=session.position,
+        bytes_read=bytes_read,
+        tokens_read=tokens_read,
+        bits_per_byte=bits / bytes_read if bytes_read else None,
+        appended=counters.appended,
+        restored=counters.restored,
+        recomputed=counters.recomputed,
+        ms_per_token_first=timeline.ms_per_token(),
+        ms_per_token_last=timeline.ms_per_token(last=True),
+        peak_rss=peak_rss(),
+        session_bytes=session.nbytes,
+        kv_cache_bytes=kv_cache_bytes(cfg, session.position, element),
+        growth=growth(cfg),
+    )
+
+
+def human(size: float) -> str:
+    """Bytes for people: 1.5 kB, 20.0 MB (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,38 @@
+"""What the commands on sessions share: loading, the session file, and text that is safe to show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from ..checkpoint import load
+from ..errors import ConfigError, StorageError
+from .session import Session
+
+
+def open_session(run: Path, file: Path | None, device: str, threads: int | None) -> Session:
+    """A session with a run's model: that of `file` where it is there, a new one otherwise.
+
+    Raises CheckpointError, SessionFileError and its kinds, ConfigError, and StorageError where `file` could not be saved.
+    """
+    from ..train.precision import chosen_device
+
+    if threads is not None:
+        if threads < 1:
+            raise ConfigError(f"threads={threads} must be at least 1")
+        torch.set_num_threads(threads)
+    if file is not None and not file.parent.is_dir():
+        raise StorageError(f"cannot write {file}: the folder {file.parent} is not there: create it, or choose another one")
+    model, tokenizer = load(run, device=chosen_device(device))
+    if file is not None and file.exists():
+        return Session.load(file, model, tokenizer)
+    return Session(model, tokenizer)
+
+
+def shown(text: str, out: TextIO) -> str:
+    """`text`, without characters that would command a terminal where `out` is one."""
+    if not out.isatty():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
