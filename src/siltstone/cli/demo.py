@@ -1,0 +1,42 @@
+"""`siltstone demo`: the main job on real text, and a report of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    seconds: Annotated[float, typer.Option(help="Time for the whole demonstration.")] = 240.0,
+    tokens: Annotated[int, typer.Option(help="Tokens of text to read, at most.")] = 250_000,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Folder of another trained model. [default: the checkpoint that ships]", show_default=False),
+    ] = None,
+    report: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("demo-report.html"),
+    picture: Annotated[Path | None, typer.Option(help="Write the three curves as one SVG file too.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the processor to use. [default: all]", show_default=False)
+    ] = None,
+) -> None:
+    """Read a long real text with a small trained model, and show what it costs.
+
+    A text thousands of times longer than the window is read at a flat cost a token, beside a transformer of the same
+    size for as long as that can keep up. Then the session is forked, saved, and resumed in a new process, bit for bit.
+    Needs no training and no network.
+    """
+    import torch
+
+    from siltstone.demo import demo_run
+    from siltstone.demo.run import demonstrate
+    from siltstone.errors import ConfigError
+
+    if threads is not None:
+        if threads < 1:
+            raise ConfigError(f"threads={threads} must be at least 1")
+        torch.set_num_threads(threads)
+    record = demonstrate(run or demo_run(), seconds, tokens, report, picture)
+    if not record.resume["equal"]:
+        raise typer.Exit(1)

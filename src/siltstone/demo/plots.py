@@ -1,0 +1,118 @@
+"""The plots of a record, for the report and for the picture."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from ..stream.receipt import human
+from . import svg
+from .record import Record
+
+
+def _cumulative(position: list[int], values: list[float]) -> list[float]:
+    """Mean so far of a value per chunk, weighted by the chunk's tokens."""
+    out, total, before = [], 0.0, 0
+    for at, value in zip(position, values, strict=True):
+        total += value * (at - before)
+        before = at
+        out.append(total / at)
+    return out
+
+
+def _bytes(value: float) -> str:
+    return human(value).replace(".0 ", " ")
+
+
+def time_plot(record: Record, place: str = "", size: svg.Size = (640, 300)) -> str:
+    """ms a token against position, both readers."""
+    lines = [
+        svg.Line(name, trace.position, svg.smooth(trace.ms), colour, trace.ms)
+        for name, trace, colour in (("Siltstone", record.reader, "a"), ("transformer", record.transformer, "b"))
+        if trace.position
+    ]
+    return svg.plot(lines, "Milliseconds a token", "tokens read", from_zero=True, place=place, size=size)
+
+
+def memory_plot(record: Record, place: str = "", size: svg.Size = (640, 300)) -> str:
+    """Bytes kept against position, both readers."""
+    lines = [
+        svg.Line(name, trace.position, trace.bytes, colour)
+        for name, trace, colour in (("Siltstone", record.reader, "a"), ("transformer", record.transformer, "b"))
+        if trace.position
+    ]
+    return svg.plot(
+        lines,
+        "Memory of what was read",
+        "tokens read",
+        log_x=True,
+        log_y=True,
+        y_format=_bytes,
+        place=place,
+        size=size,
+    )
+
+
+def bits_plot(record: Record, place: str = "", size: svg.Size = (640, 300)) -> str:
+    """Bits per byte against position: each chunk faintly, and the mean so far."""
+    reader = record.reader
+    lines = [svg.Line("mean so far", reader.position, _cumulative(reader.position, reader.bits), "a", reader.bits)]
+    return svg.plot(lines, "Bits per byte of what was read", "tokens read", log_x=True, place=place, size=size)
+
+
+def alone_plot(record: Record, size: svg.Size = (640, 300)) -> str:
+    """Bits per byte of samples with the whole session, and with the window's tokens only: means so far."""
+    at = [int(p) for p in record.alone["position"]]
+    lines = [
+        svg.Line(name, at, _cumulative(at, record.alone[key]), colour)
+        for name, key, colour in (("whole session", "memory", "a"), ("window only", "window", "c"))
+        if at
+    ]
+    return svg.plot(
+        lines,
+        "Bits per byte with and without the memory",
+        "tokens read before the sample",
+        log_x=True,
+        size=size,
+    )
+
+
+def loss_plot(evidence: dict, size: svg.Size = (640, 300)) -> str:
+    """The shipped checkpoint's training: `evidence["loss"]` = {"step": [...], "train": [...], "valid": [[step, bits], ...]}."""
+    loss = evidence.get("loss", {})
+    lines = []
+    if loss.get("train"):
+        lines.append(svg.Line("training", loss["step"], svg.smooth(loss["train"], 5), "a", loss["train"]))
+    if loss.get("valid"):
+        steps, values = zip(*loss["valid"], strict=True)
+        lines.append(svg.Line("validation", steps, values, "b"))
+    return svg.plot(lines, "Bits per byte while training", "step", size=size)
+
+
+def position_plot(evidence: dict, size: svg.Size = (640, 300)) -> str:
+    """Bits per byte by position in a document, a curve a model.
+
+    `evidence["by_position"]` = {"series": {name: what `siltstone.eval.by_position` returned}, "window": n, "train_length": n}.
+    """
+    found = evidence.get("by_position", {})
+    lines = []
+    for (name, result), colour in zip(found.get("series", {}).items(), "abc", strict=False):
+        buckets = result["buckets"]
+        lines.append(svg.Line(name, [b["to"] for b in buckets], [b["bits_per_byte"] for b in buckets], colour))
+    marks = [(found[key], name) for key, name in (("window", "window"), ("train_length", "training length")) if found.get(key)]
+    return svg.plot(
+        lines,
+        "Bits per byte by position in the document",
+        "position, tokens",
+        log_x=True,
+        marks=marks,
+        size=size,
+    )
+
+
+def picture(record: Record) -> str:
+    """The three plots side by side, as one SVG file."""
+    width, height = 1200, 300
+    curves = (time_plot, memory_plot, bits_plot)
+    draw: list[Callable[[str], str]] = [functools.partial(curve, record, size=(width // 3, height)) for curve in curves]
+    return svg.picture(draw, width, height)

@@ -1,0 +1,145 @@
+"""The reading itself: a session and a transformer of the same size, chunk by chunk in turn, each timed by itself."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from ..model.lm import LM
+from ..stream import Session
+from .panel import Panel
+from .record import Record
+
+if TYPE_CHECKING:
+    from ..config import LMConfig
+    from ..text import Tokenizer
+    from .text import Reading
+
+CHUNK = 1024  # tokens a turn
+SHARE = 0.4  # of the whole time, that the transformer may take at most
+LN2 = math.log(2)
+
+
+def transformer_like(cfg: LMConfig, parameters: int) -> LM:
+    """Full attention in every block, the same widths, the MLP widened until it has about `parameters` parameters."""
+    plain = cfg.replace(pattern="a")
+    matrices = 3 if cfg.mlp == "swiglu" else 2
+    missing = parameters - LM(plain).parameters_count
+    wider = round(missing / (matrices * cfg.depth * cfg.layer.d_model))
+    return LM(plain.replace(mlp_dim=max(16, plain.hidden + wider))).eval()
+
+
+@dataclass
+class Turn:
+    """One chunk that was read: its span in tokens, seconds, and minus the log-probabilities (nats) of its tokens."""
+
+    start: int
+    end: int
+    seconds: float
+    nats: np.ndarray
+
+
+def read_chunk(session: Session, ids: np.ndarray) -> Turn:
+    """Appends `ids`; the clock covers reading and scoring, as for everybody here."""
+    start, clock = session.position, time.perf_counter()
+    scores = session.append_scored(torch.from_numpy(ids))
+    seconds = time.perf_counter() - clock
+    return Turn(start, session.position, seconds, -scores.double().numpy())
+
+
+def bits_per_byte(nats: np.ndarray, sizes: np.ndarray) -> float:
+    """Bits a byte of some tokens; the first token of all has no prediction and does not count."""
+    known = np.isfinite(nats)
+    return float(nats[known].sum() / LN2 / max(1, sizes[known].sum()))
+
+
+@torch.no_grad()
+def window_only(model: LM, ids: np.ndarray, start: int, context: int, count: int) -> np.ndarray:
+    """Nats of tokens start..start+count, read from nothing but the `context` tokens before them."""
+    row = torch.from_numpy(ids[start - context : start + count])[None]
+    logits, _ = model(row[:, :-1])
+    return F.cross_entropy(logits[0, context - 1 :].float(), row[0, context:], reduction="none").double().numpy()
+
+
+class Race:
+    """Reads a text with a session and, while its share of the time lasts, with a transformer.
+
+    seconds   for both together; the session comes first, and reads on when the transformer's share is used up
+    """
+
+    def __init__(self, model: LM, tokenizer: Tokenizer, text: Reading, record: Record, seconds: float) -> None:
+        self.model, self.text, self.record, self.seconds = model, text, record, seconds
+        self.session = Session(model, tokenizer)
+        rival = transformer_like(model.cfg, model.parameters_count)
+        record.facts["transformer_parameters"] = rival.parameters_count
+        self.rival: Session | None = Session(rival, tokenizer)
+        self.spent = 0.0  # by the transformer
+        self.context = model.cfg.depth * model.cfg.layer.window
+        self.sample = min(CHUNK, 2 * model.cfg.layer.window)
+        record.facts |= {"chunk": CHUNK, "sample": self.sample, "sample_context": self.context}
+
+    def run(self, panel: Panel) -> None:
+        """Reads until the text or the time is over."""
+        for session in (self.session, self.rival):
+            if session is not None:
+                session.fork().append(
+                    torch.from_numpy(self.text.ids[:CHUNK])
+                )  # the first calls of a process are slow: off the clock
+        began, nats, counted, per_turn = time.perf_counter(), 0.0, 0, 0.0
+        for start in range(0, len(self.text.ids), CHUNK):
+            turn = read_chunk(self.session, self.text.ids[start : start + CHUNK])
+            sizes = self.text.sizes[turn.start : turn.end]
+            ms = 1000 * turn.seconds / (turn.end - turn.start)
+            self.record.reader.add(turn.end, ms, self.session.nbytes, bits_per_byte(turn.nats, sizes))
+            known = np.isfinite(turn.nats)
+            nats, counted = nats + turn.nats[known].sum(), counted + int(sizes[known].sum())
+            self.record.bits = float(nats / LN2 / counted) if counted else 0.0
+            if start // CHUNK % 2:
+                self._compare(turn)
+            passed = time.perf_counter() - began
+            per_turn = (passed - self.spent) / (start // CHUNK + 1)
+            self._rival_turn(turn, passed, per_turn * (len(self.text.ids) - turn.end) / CHUNK)
+            panel.show()
+            if time.perf_counter() - began + per_turn > self.seconds and turn.end < len(self.text.ids):
+                self.record.notes.append(f"The time was over after {turn.end:,} of {len(self.text.ids):,} tokens.")
+                break
+        self._dismiss("It, too, read all of the text.")
+        panel.show(last=True)
+
+    def _rival_turn(self, turn: Turn, passed: float, needed: float) -> None:
+        """Lets the transformer read the same chunk, if its time and what the session will still need allow it."""
+        if self.rival is None:
+            return
+        ms = self.record.transformer.ms
+        expected = (2 * ms[-1] - ms[-2] if len(ms) > 1 else ms[-1] if ms else 0.0) / 1000 * (turn.end - turn.start)
+        if self.spent + expected > SHARE * self.seconds or passed + expected + 1.1 * needed > self.seconds:
+            self._dismiss("Its share of the time was used up there.")
+            return
+        took = read_chunk(self.rival, self.text.ids[turn.start : turn.end]).seconds
+        self.spent += took
+        self.record.transformer.add(turn.end, 1000 * took / (turn.end - turn.start), self.rival.nbytes)
+
+    def _dismiss(self, why: str) -> None:
+        """Frees the transformer."""
+        if self.rival is not None:
+            self.rival = None
+            self.record.facts["transformer_end"] = why
+            gc.collect()
+
+    def _compare(self, turn: Turn) -> None:
+        """One sample at the chunk's start: what the model makes of it without its memory."""
+        end = turn.start + self.sample
+        if turn.start < self.context or self.sample == 0 or end > turn.end:
+            return
+        sizes = self.text.sizes[turn.start : end]
+        alone = window_only(self.model, self.text.ids, turn.start, self.context, self.sample)
+        self.record.alone["position"].append(turn.start)
+        self.record.alone["memory"].append(bits_per_byte(turn.nats[: self.sample], sizes))
+        self.record.alone["window"].append(bits_per_byte(alone, sizes))

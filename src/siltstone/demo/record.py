@@ -1,0 +1,63 @@
+"""What a demonstration measured: plain values, which the panel shows and the report draws."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class Trace:
+    """One reader's measurements, a value per chunk.
+
+    position  tokens read so far
+    ms        wall milliseconds a token of this chunk
+    bytes     bytes the reader keeps in order to go on: a session's state, or a transformer's keys and values
+    bits      bits per byte of the chunk's text (empty where the weights are random)
+    """
+
+    position: list[int] = field(default_factory=list)
+    ms: list[float] = field(default_factory=list)
+    bytes: list[int] = field(default_factory=list)
+    bits: list[float] = field(default_factory=list)
+
+    def add(self, position: int, ms: float, size: int, bits: float | None = None) -> None:
+        """The measurements of one more chunk."""
+        self.position.append(position)
+        self.ms.append(ms)
+        self.bytes.append(size)
+        if bits is not None:
+            self.bits.append(bits)
+
+    def tenth(self, last: bool) -> float:
+        """Mean ms a token over the first or the last 10 % of what was read."""
+        n = max(1, len(self.ms) // 10)
+        part = self.ms[-n:] if last else self.ms[:n]
+        return sum(part) / len(part) if part else 0.0
+
+
+@dataclass
+class Record:
+    """Everything the report shows; `to_dict` is JSON-able.
+
+    facts        model, text and machine: name -> value, shown as they stand
+    bits         bits per byte over all that was read
+    alone        positions, and bits per byte of a sample there: "memory" with the whole session, "window" without
+    forks        prompt, text and ms a token of each fork
+    resume       the proof of the restored session
+    evidence     the training evidence beside the checkpoint, where there is one
+    """
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    reader: Trace = field(default_factory=Trace)
+    transformer: Trace = field(default_factory=Trace)
+    bits: float = 0.0
+    alone: dict[str, list[float]] = field(default_factory=lambda: {"position": [], "memory": [], "window": []})
+    forks: list[dict[str, Any]] = field(default_factory=list)
+    resume: dict[str, Any] = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole record as plain values."""
+        return asdict(self)

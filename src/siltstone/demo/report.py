@@ -1,0 +1,214 @@
+"""`demo-report.html`: one self-contained page that shows a record. No script, no font and no picture from elsewhere."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from typing import Any
+
+from ..stream.receipt import human
+from . import plots
+from .record import Record
+from .svg import STYLE
+
+_FULL, _HALF = (980, 320), (490, 300)
+_PAGE_STYLE = """
+:root { color-scheme: light dark; --paper: #fbfbfa; --card: #ffffff; --ink: #1c2026; --soft: #5d6673; --edge: #e1e4e8;
+  --good: #2d7a45; --bad: #b3261e; }
+@media (prefers-color-scheme: dark) { :root { --paper: #101317; --card: #181c21; --ink: #e6e8eb; --soft: #9aa3ae; --edge: #2c323a;
+  --good: #6cc48a; --bad: #f2837b; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 40px 24px 64px; max-width: 1060px; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 29px; line-height: 1.25; margin: 0 0 8px; letter-spacing: -.01em; } h2 { font-size: 20px; margin: 44px 0 8px; }
+p { margin: 0 0 12px; max-width: 74ch; } p.soft, figcaption, td.soft, .card span { color: var(--soft); }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(180px, 1fr)); gap: 12px; margin: 26px 0; }
+.card, figure, .box { background: var(--card); border: 1px solid var(--edge); border-radius: 10px; }
+.card { padding: 14px 16px; } .card b { display: block; font-size: 23px; line-height: 1.3; font-variant-numeric: tabular-nums; }
+.card span { font-size: 13.5px; line-height: 1.4; display: block; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 14px; }
+figure { margin: 14px 0 0; padding: 10px 12px 12px; } figure svg { width: 100%; height: auto; display: block; }
+figcaption { font-size: 14px; padding: 6px 6px 0; }
+.box { padding: 14px 18px; margin-top: 14px; } .box h3 { margin: 0 0 6px; font-size: 15px; }
+.box .text { white-space: pre-wrap; font-family: Georgia, "Times New Roman", serif; overflow-wrap: anywhere; }
+.box em { color: var(--soft); }
+table { border-collapse: collapse; margin: 10px 0; font-size: 14.5px; font-variant-numeric: tabular-nums; width: 100%; }
+th, td { text-align: left; padding: 5px 14px 5px 0; border-bottom: 1px solid var(--edge); vertical-align: top;
+  overflow-wrap: anywhere; }
+th { font-weight: 600; white-space: nowrap; } .num td + td, .num th + th { text-align: right; }
+code { font: 13px ui-monospace, SFMono-Regular, Menlo, monospace; } .good { color: var(--good); } .bad { color: var(--bad); }
+details { margin-top: 14px; } summary { cursor: pointer; color: var(--soft); } .wide { overflow-x: auto; }
+"""
+
+
+def page(record: Record) -> str:
+    """The whole page, as text."""
+    facts, reader = record.facts, record.reader
+    last = reader.position[-1]
+    times = f", {last // facts['window']:,} times its window" if facts["window"] else ""
+    title = f"Siltstone read {last:,} tokens{times}"
+    parts = [
+        f"<h1>{title}</h1>",
+        f'<p class="soft">{escape(facts["text"])}. {escape(facts["model"])}. {escape(facts["machine"])}.</p>',
+        *[f"<p>{escape(note)}</p>" for note in record.notes],
+        _cards(record),
+        _curves(record),
+        _memory(record),
+        _forks(record),
+        _resume(record.resume),
+        _evidence(record.evidence),
+        _numbers(record),
+    ]
+    data = json.dumps(record.to_dict()).replace("</", "<\\/")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{STYLE}{_PAGE_STYLE}</style></head>\n<body>\n"
+        + "\n".join(part for part in parts if part)
+        + f'\n<script type="application/json" id="record">{data}</script>\n</body></html>\n'
+    )
+
+
+def _cards(record: Record) -> str:
+    reader, resume = record.reader, record.resume
+    cache = record.facts["cache_bytes_a_token"] * reader.position[-1]
+    cards = [
+        (
+            f"{reader.tenth(last=False):.3f} → {reader.tenth(last=True):.3f}",
+            "milliseconds a token, in the first and in the last tenth of the text",
+        ),
+        (human(reader.bytes[-1]), f"the whole session's memory; a transformer's keys and values would be {human(cache)}"),
+        (f"{record.bits:.3f}", "bits per byte over all of the text"),
+    ]
+    if resume:
+        recomputed = resume["there"]["recomputed"]
+        cards.append(("bit-equal" if resume["equal"] else "NOT equal", f"after a restart; {recomputed} tokens recomputed"))
+    inner = "".join(f'<div class="card"><b>{escape(big)}</b><span>{escape(small)}</span></div>' for big, small in cards)
+    return f'<div class="cards">{inner}</div>'
+
+
+def _figure(drawing: str, caption: str) -> str:
+    return f"<figure>{drawing}<figcaption>{caption}</figcaption></figure>" if drawing else ""
+
+
+def _pair(*figures: str) -> str:
+    return '<div class="pair">' + "".join(figures) + "</div>" if any(figures) else ""
+
+
+def _curves(record: Record) -> str:
+    facts, other = record.facts, record.transformer
+    if other.position:
+        rival = (
+            f"The transformer has the same depth and widths, an MLP widened to {facts['transformer_parameters']:,} parameters, "
+            "full attention, and random weights: only its time and its memory are shown. "
+            f"It got {other.position[-1]:,} tokens far. {facts.get('transformer_end', '')}"
+        )
+    else:
+        rival = "The transformer was left out: there was no time for it."
+    chunks = f"Dots: chunks of {facts['chunk']:,} tokens, read and scored; line: running median."
+    return (
+        "<h2>The cost of a token, and of remembering</h2>"
+        + _figure(plots.time_plot(record, size=_FULL), f"{chunks} {escape(rival)}")
+        + _pair(
+            _figure(
+                plots.memory_plot(record, size=_HALF),
+                f"All that is kept in order to go on. Siltstone: {escape(facts['growth'])}.",
+            ),
+            _figure(plots.bits_plot(record, size=_HALF), "Dots: one chunk each; line: mean so far."),
+        )
+    )
+
+
+def _memory(record: Record) -> str:
+    at = record.alone["position"]
+    if not at:
+        return ""
+    facts = record.facts
+    memory, window = (sum(record.alone[key]) / len(at) for key in ("memory", "window"))
+    better = "fewer" if memory < window else "more"
+    return (
+        "<h2>What the memory is worth</h2>"
+        f"<p>At {len(at)} places of the text the next {facts['sample']} tokens were predicted twice by the same model: with the "
+        f"whole session, and from nothing but the {facts['sample_context']} tokens before them, which is as far as its stacked "
+        f"windows reach. With the memory: {memory:.3f} bits per byte; without: {window:.3f}. "
+        f"That is {abs(window - memory) / window:.1%} {better}.</p>"
+        + _figure(plots.alone_plot(record, size=_FULL), "Means over the samples so far.")
+    )
+
+
+def _forks(record: Record) -> str:
+    if not record.forks:
+        return ""
+    boxes = "".join(
+        f'<div class="box"><h3>Fork {"AB"[i % 2]}</h3>'
+        f'<div class="text"><em>{escape(fork["prompt"].strip())}</em> {escape(fork["text"].strip())}</div></div>'
+        for i, fork in enumerate(record.forks)
+    )
+    ms = sum(fork["ms"] for fork in record.forks) / len(record.forks)
+    moved = "noticed, which is a fault" if any(fork["moved"] for fork in record.forks) else "did not notice"
+    return (
+        "<h2>One session, two continuations</h2>"
+        f"<p>The session was forked after {record.reader.position[-1]:,} tokens; each fork was given a sentence (grey) "
+        f"and went on from there, at {ms:.1f} ms a token. The session itself {moved}. The model is very small: expect the tone, "
+        f'not the sense.</p><div class="pair">{boxes}</div>'
+    )
+
+
+def _resume(r: dict[str, Any]) -> str:
+    if not r:
+        return ""
+    verdict = '<b class="good">the same bits</b>' if r["equal"] else '<b class="bad">NOT the same bits</b>'
+    rows = "".join(
+        f"<tr><th>{name}</th><td>{r[side]['process']}</td><td>{r[side]['position']:,}</td>"
+        f"<td><code>{r[side]['logits']}</code></td><td><code>{r[side]['state'][:16]}…</code></td></tr>"
+        for name, side in (("this process", "here"), ("a new process", "there"))
+    )
+    there = r["there"]
+    return (
+        "<h2>Saved, and resumed in another process</h2>"
+        f"<p>The session went to a file of {human(r['file_bytes'])} in {r['save_ms']:.0f} ms, and a new process loaded it in "
+        f"{there['load_ms']:.0f} ms. Both then read the same next {r['tokens']} tokens in {there['calls']} calls. Logits "
+        f"and state have {verdict}; {there['restored']:,} tokens were restored and {there['recomputed']} recomputed.</p>"
+        '<div class="wide"><table><tr><th></th><th>process</th><th>position</th><th>SHA-256 of all the logits</th>'
+        f"<th>of the state after</th></tr>{rows}</table></div>"
+    )
+
+
+def _evidence(evidence: dict[str, Any]) -> str:
+    if not evidence:
+        return ""
+    rows = "".join(
+        f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>"
+        for name, value in evidence.get("figures", {}).items()
+    )
+    command = f"<p><code>{escape(evidence['command'])}</code></p>" if evidence.get("command") else ""
+    captions = [escape(evidence.get(key, {}).get("caption", "")) for key in ("loss", "by_position")]
+    return (
+        "<h2>How the checkpoint was trained</h2>"
+        + command
+        + _pair(
+            _figure(plots.loss_plot(evidence, size=_HALF), captions[0]),
+            _figure(plots.position_plot(evidence, size=_HALF), captions[1]),
+        )
+        + (f"<table>{rows}</table>" if rows else "")
+    )
+
+
+def _numbers(record: Record) -> str:
+    """The values at about twenty positions, and the facts, for those who want figures."""
+    reader, other = record.reader, record.transformer
+    last = len(reader.position) - 1
+    rows = ""
+    for i in sorted({last * k // 20 for k in range(21)}):
+        row = [f"{reader.position[i]:,}", f"{reader.ms[i]:.3f}", human(reader.bytes[i]), f"{reader.bits[i]:.3f}"]
+        row += [f"{other.ms[i]:.3f}", human(other.bytes[i])] if i < len(other.ms) else ["", ""]
+        rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>"
+    facts = "".join(
+        f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{escape(str(value))}</td></tr>" for name, value in record.facts.items()
+    )
+    head = ("tokens", "ms a token", "memory", "bits per byte", "transformer, ms a token", "its memory")
+    return (
+        "<details><summary>The figures</summary>"
+        f'<div class="wide"><table class="num"><tr>{"".join(f"<th>{name}</th>" for name in head)}</tr>{rows}</table></div>'
+        f"<table>{facts}</table></details>"
+    )

@@ -1,0 +1,151 @@
+"""The main job, shown: read a long text at a flat cost, fork, save, resume elsewhere, and write the report."""
+
+from __future__ import annotations
+
+import errno
+import json
+import platform
+import re
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+
+from .. import __version__
+from ..checkpoint import load
+from ..errors import CheckpointError, InputError
+from ..io import write_text
+from ..io.atomic import storage_errors
+from ..stream import Session
+from ..stream.receipt import growth, human, kv_cache_bytes
+from . import plots, report
+from .panel import Panel
+from .reading import Race
+from .record import Record
+from .resume import prove
+from .text import reading
+
+if TYPE_CHECKING:
+    from ..model.lm import LM
+
+PROMPTS = (
+    "In regard to our relations with foreign powers, I have to report that ",
+    "In regard to the public debt and the revenue, I have to report that ",
+)
+PIECE = 80  # tokens that each fork writes
+ENDING = 20.0  # seconds kept for everything after the reading
+
+
+def demonstrate(
+    run: Path, seconds: float = 240.0, tokens: int = 250_000, out: Path = Path("demo-report.html"), picture: Path | None = None
+) -> Record:
+    """The whole demonstration of the checkpoint in `run`, within about `seconds`; writes the report (and the picture).
+
+    Raises CheckpointError for an unusable run, DataError without text, InputError for times or lengths out of range,
+    StorageError when the report cannot be written.
+    """
+    if not seconds > 0 or tokens < 1:
+        raise InputError(f"seconds={seconds} and tokens={tokens} must be above 0")
+    began, console, record = time.perf_counter(), Console(highlight=False), Record()
+    for path in filter(None, (out, picture)):
+        _check_place(path)
+    model, tokenizer = load(run)
+    proof = 2 * min(model.cfg.layer.segment, 256)
+    text = reading(tokenizer, tokens + proof, run)
+    told, ids = text.ids[-proof:], text.ids[: max(1, min(tokens, len(text.ids) - proof))]
+    text = type(text)(ids, text.sizes[: len(ids)], text.source)
+    record.facts |= _facts(model, run, text.source, len(ids), int(text.sizes.sum()))
+    record.evidence = _evidence(run)
+    for key in ("model", "text", "machine"):
+        console.print(record.facts[key], markup=False, soft_wrap=True)
+
+    race = Race(model, tokenizer, text, record, max(1.0, seconds - ENDING - (time.perf_counter() - began)))
+    with Panel(record, len(ids), console) as panel:
+        race.run(panel)
+    session = race.session
+    console.print("\nTwo forks of the session, each with a sentence of its own:")
+    record.forks = [_fork(session, prompt, console) for prompt in PROMPTS]
+
+    console.print("Saving the session, and going on from the file in a new process:")
+    with tempfile.TemporaryDirectory(prefix="siltstone-") as folder:
+        record.resume = prove(session, told, run, Path(folder))
+    _tell(record.resume, console)
+
+    record.facts["seconds"] = round(time.perf_counter() - began, 1)
+    write_text(out, report.page(record))
+    if picture is not None:
+        write_text(picture, plots.picture(record))
+    console.print(f"\nThe report is {out} ({record.facts['seconds']:.0f} s in all).", markup=False, soft_wrap=True)
+    return record
+
+
+def _check_place(path: Path) -> None:
+    """StorageError now, and not in four minutes, where `path` cannot be written."""
+    with storage_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder")
+        tempfile.TemporaryFile(dir=path.parent).close()
+
+
+def _fork(session: Session, prompt: str, console: Console) -> dict[str, Any]:
+    """A fork that reads `prompt` and writes on; the session it came from must not notice."""
+    assert session.logits is not None
+    before, logits = session.position, session.logits.clone()
+    fork = session.fork()
+    fork.append(prompt)
+    start, clock = fork.position, time.perf_counter()
+    pieces = list(fork.generate(PIECE, temperature=0.7, top_p=0.9, seed=1))
+    ms = 1000 * (time.perf_counter() - clock) / max(1, fork.position - start)
+    moved = session.position != before or not torch.equal(session.logits, logits)
+    written = "".join(pieces)
+    console.print(f"  {prompt}| {' '.join(written.split())}\n", markup=False, soft_wrap=True)
+    return {"prompt": prompt, "text": re.sub(r"\s*\n\s*\n\s*", "\n\n", written), "ms": ms, "moved": moved}
+
+
+def _tell(proof: dict[str, Any], console: Console) -> None:
+    for side, name in (("here", "this process"), ("there", "new process ")):
+        part = proof[side]
+        line = (
+            f"  {name} {part['process']:>7}: position {part['position']:,}, logits {part['logits']}, state {part['state'][:16]}…"
+        )
+        console.print(line, markup=False, soft_wrap=True)
+    there = proof["there"]
+    console.print(
+        f"  {'bit-equal' if proof['equal'] else 'NOT EQUAL'}: {there['restored']:,} tokens restored from "
+        f"{human(proof['file_bytes'])}, {there['recomputed']} recomputed, {proof['tokens']} read on both sides",
+        soft_wrap=True,
+    )
+
+
+def _facts(model: LM, run: Path, source: str, tokens: int, size: int) -> dict[str, Any]:
+    cfg, layer = model.cfg, model.cfg.layer
+    element = model.embed.weight.element_size()
+    kinds = {"m": "memory", "w": "window-only", "a": "attention"}
+    pattern = " and ".join(kinds[k] for k in sorted(set(cfg.pattern.replace(" ", ""))))
+    return {
+        "model": f"A model of {model.parameters_count:,} parameters: {cfg.depth} {pattern} layers, window {layer.window}, "
+        f"{layer.memory} memory, {layer.cache} cache, {layer.segments} segments of {layer.segment}",
+        "text": f"{source}, {tokens:,} tokens ({human(size)})",
+        "machine": f"{torch.get_num_threads()} threads, {str(model.embed.weight.dtype).removeprefix('torch.')}, "
+        f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}",
+        "checkpoint": run.name,
+        "siltstone": __version__,
+        "growth": growth(cfg),
+        "window": layer.window,
+        "parameters": model.parameters_count,
+        "cache_bytes_a_token": kv_cache_bytes(cfg, 1, element),
+    }
+
+
+def _evidence(run: Path) -> dict[str, Any]:
+    """`evidence.json` beside the checkpoint, where there is one."""
+    try:
+        found = json.loads((run / "evidence.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{run / 'evidence.json'} is damaged: {error}") from error
+    return found if isinstance(found, dict) else {}
