@@ -1,0 +1,149 @@
+"""What the contract tests share: modules with generic weights, the oracle's answers, batches made of lives, comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import siltstone as st
+
+from ..oracle import layer as oracle_layer
+from .grid import LENGTH, WIDTH, Case
+
+PAD = None  # in a row of `Batch.of`: a padded column
+TOLERANCE = 1e-10
+
+
+def close(got: Tensor, want: Tensor, what: str = "outputs") -> None:
+    """max|difference| <= 1e-10 max(1, max|wanted|), and not a NaN among them."""
+    assert got.shape == want.shape, f"{what}: shape {tuple(got.shape)}, expected {tuple(want.shape)}"
+    if want.numel() == 0:
+        return
+    worst = float((got - want).detach().abs().max())
+    bound = TOLERANCE * max(1.0, float(want.detach().abs().max()))
+    at = [int(i) for i in torch.unravel_index((got - want).detach().abs().argmax(), got.shape)]
+    assert worst <= bound, f"{what}: differs by {worst:.3g} at {at}, allowed {bound:.3g}"
+
+
+def differ(a: Tensor, b: Tensor) -> bool:
+    """Not the same by far more than rounding."""
+    return float((a - b).detach().abs().max()) > 1e-6
+
+
+def generic(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Float64, and every parameter moved away from special values such as 0 and 1."""
+    gen = torch.Generator().manual_seed(seed)
+    module.double()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(torch.randn(p.shape, generator=gen, dtype=torch.float64) * 0.3)
+    return module
+
+
+def randn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+STREAM = randn(LENGTH, WIDTH, seed=1)
+PROBE = randn(LENGTH, WIDTH, seed=2)
+
+
+def make_layer(cfg: dict[str, Any], seed: int = 0) -> Any:
+    torch.manual_seed(0)
+    return generic(st.MemoryCaching(**cfg), seed)
+
+
+@cache
+def the_layer(case: Case) -> Any:
+    return make_layer(case.cfg)
+
+
+def init_state(module: Any, batch: int, phase: int | Sequence[int] = 0) -> Any:
+    """A state whose rows have the given phases."""
+    return module.init_state(batch, phase=[phase] * batch if isinstance(phase, int) else list(phase))
+
+
+def named(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters, a single layer's without the `mix.` in front."""
+    return {name.removeprefix("mix."): p for name, p in module.named_parameters()}
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    """Independent copies of the parameters, by the oracle's names."""
+    return {name: p.detach().clone().requires_grad_() for name, p in named(module).items()}
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The oracle's answer for one case: y [T, D], and the gradients of sum(y * PROBE)."""
+
+    y: Tensor
+    x_grad: Tensor
+    grads: dict[str, Tensor]
+
+
+def gradients(loss: Tensor, x: Tensor, params: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """d loss / d x and / d every parameter, zeros where it does not depend on one."""
+    dx, *rest = torch.autograd.grad(loss, [x, *params.values()], materialize_grads=True)
+    return dx, dict(zip(params, rest, strict=True))
+
+
+@cache
+def truth(case: Case) -> Truth:
+    with torch.enable_grad():
+        w, x = weights(the_layer(case)), STREAM.clone().requires_grad_()
+        y = oracle_layer.run(case.cfg, w, x, case.phase)
+        return Truth(y.detach(), *gradients((y * PROBE).sum(), x, w))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows made of lives of one stream, with padding between the tokens.
+
+    plan[b][t] is the index in the stream of the token there (0 begins a new life), or PAD.
+    """
+
+    plan: list[list[int | None]]
+
+    @classmethod
+    def of(cls, *rows: list[int | None]) -> Batch:
+        width = max(len(row) for row in rows)
+        return cls([row + [PAD] * (width - len(row)) for row in rows])
+
+    @property
+    def width(self) -> int:
+        return len(self.plan[0])
+
+    @property
+    def mask(self) -> Tensor:
+        return torch.tensor([[i is not PAD for i in row] for row in self.plan], dtype=torch.bool).view(len(self.plan), self.width)
+
+    @property
+    def reset(self) -> Tensor:
+        """True at first tokens, and at some padding, where it must not count."""
+        flags = [[i == 0 or (i is PAD and t % 3 == 0) for t, i in enumerate(row)] for row in self.plan]
+        return torch.tensor(flags, dtype=torch.bool).view(len(self.plan), self.width)
+
+    def spread(self, source: Tensor, padding: float) -> Tensor:
+        """[T, ...] by stream index -> [B, T', ...] with `padding` where nothing stands."""
+        index = torch.tensor([[0 if i is PAD else i for i in row] for row in self.plan], dtype=torch.long).view(len(self.plan), self.width)
+        out = source[index]
+        mask = self.mask.view(*self.mask.shape, *[1] * (out.dim() - 2))
+        return torch.where(mask, out, torch.full_like(out, padding))
+
+
+def feed(module: Any, x: Tensor, state: Any = None, cuts: Sequence[int] = (), donate: bool = False, **flags: Tensor) -> Any:
+    """The module over x [B, T, ...] in several calls, cut before the given columns -> (outputs, state)."""
+    edges = [0, *sorted(cuts), x.shape[1]]
+    outs = []
+    for a, b in zip(edges[:-1], edges[1:], strict=True):
+        part = {name: flag[:, a:b] for name, flag in flags.items()}
+        y, state = module(x[:, a:b], state, **part, **(dict(donate=True) if donate else {}))
+        assert y.shape[:2] == (x.shape[0], b - a)
+        outs.append(y)
+    return torch.cat(outs, 1), state

@@ -1,0 +1,124 @@
+"""The grid of cases: every memory x cache x start x segments, with a pairwise selection of all other keys."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+WIDTH = 8  # d_model
+LENGTH = 28  # tokens of a case's stream
+
+MEMORIES = ["linear", "gated", "gated_delta", "gru", "deep"]
+CACHES = ["none", "residual", "gated", "soup", "sparse"]
+ROUTED = ("gated", "soup", "sparse")
+STARTS = ["restart", "carry"]
+SEGMENTS = ["constant", "logarithmic"]
+REST: dict[str, list[Any]] = dict(
+    rate=[1, 2],
+    write_delay=["window", 0],
+    sinks=[0, 2],
+    gate=["softmax", "sigmoid"],
+    window=[3, 5, 0],
+    position=["rope", "none"],
+    phase=[0, 1],
+    top_k=[1, 2],
+    value_dim=[None, 3],
+    inner_batch=[1, 2, 3],
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration. `keys` are the factors that chose it, as (name, value) pairs."""
+
+    keys: tuple[tuple[str, Any], ...]
+
+    @cached_property
+    def factor(self) -> dict[str, Any]:
+        return dict(self.keys)
+
+    @cached_property
+    def cfg(self) -> dict[str, Any]:
+        """Keys for `MemoryCaching(...)` and the oracle."""
+        f = self.factor
+        plain = {k: v for k, v in f.items() if k not in ("phase", "inner_batch")}
+        deep = dict(inner_batch=f["inner_batch"], expansion=2, rate=0.7)
+        return dict(
+            d_model=WIDTH, heads=2, head_dim=4, segment=4, router="mean", router_dim=4,
+            compress="identity" if f["rate"] == 1 else "mean", memory_options=deep if f["memory"] == "deep" else {},
+        ) | plain  # fmt: skip
+
+    @property
+    def phase(self) -> int:
+        return self.factor["phase"]
+
+    @property
+    def first_cut(self) -> int:
+        """The token at whose write the first segment is sealed."""
+        cfg = self.cfg
+        delay = cfg["window"] if cfg["write_delay"] == "window" else 0
+        return delay + cfg["sinks"] + cfg["segment"] - self.phase * cfg["rate"] + cfg["rate"] - 1
+
+    def __str__(self) -> str:
+        f = self.factor
+        delay = "" if f["write_delay"] == "window" else "-at_once"
+        names = f"{f['memory']}-{f['cache']}-{f['start']}-{f['segments'][:3]}-{f['gate'][:4]}-{f['position']}"
+        batch = f"-b{f['inner_batch']}" if f["memory"] == "deep" else ""
+        return f"{names}-w{f['window']}{delay}-r{f['rate']}-s{f['sinks']}-p{f['phase']}-k{f['top_k']}-v{f['value_dim']}{batch}"
+
+
+def allowed(f: dict[str, Any]) -> bool:
+    """Combinations that the configuration accepts."""
+    if f["window"] == 0 and (f["write_delay"] == "window" or f["sinks"] > 0 or f["rate"] > 1):
+        return False
+    if f["phase"] >= 4 // f["rate"]:
+        return False
+    return f["memory"] != "deep" or f["value_dim"] is None
+
+
+def pairs(f: dict[str, Any]) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
+    """The pairs of values that a case puts to the test; values without an effect do not count."""
+    live = dict(f)
+    if f["cache"] == "none":
+        for name in ("start", "segments", "phase"):
+            live.pop(name)
+    if f["cache"] not in ROUTED:
+        live.pop("gate")
+    if f["cache"] != "sparse":
+        live.pop("top_k")
+    if f["memory"] != "deep":
+        live.pop("inner_batch")
+    return set(itertools.combinations(sorted(live.items(), key=lambda kv: kv[0]), 2))
+
+
+def make() -> list[Case]:
+    """The cases, the same at every start: each takes the best of a few random fillings, counted in pairs not seen yet."""
+    draw, seen, cases = random.Random(0), set(), []
+    spans = [(cache, *rest) for rest in itertools.product(MEMORIES, STARTS, SEGMENTS) for cache in CACHES]
+    for cache, memory, start, segments in spans:
+        best: dict[str, Any] = {}
+        for _ in range(60):
+            f = dict(memory=memory, cache=cache, start=start, segments=segments)
+            f |= {name: draw.choice(values) for name, values in REST.items()}
+            if allowed(f) and (not best or len(pairs(f) - seen) > len(pairs(best) - seen)):
+                best = f
+        seen |= pairs(best)
+        cases.append(Case(tuple(best.items())))
+    return cases
+
+
+CASES = make()
+
+
+def pick(memory: str, cache: str) -> Case:
+    """The case of a memory and a cache that changes with both in start and segments."""
+    index = MEMORIES.index(memory) + CACHES.index(cache)
+    start, segments = [*itertools.product(STARTS, SEGMENTS)][index % 4]
+    want = dict(memory=memory, cache=cache, start=start, segments=segments)
+    return next(case for case in CASES if want.items() <= case.factor.items())
+
+
+CHOSEN = [pick(memory, cache) for memory in MEMORIES for cache in CACHES]

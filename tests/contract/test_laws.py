@@ -1,0 +1,142 @@
+"""Metamorphic laws: configurations that must agree with one another, or must not."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ..oracle.memories import l2, rms
+from .common import STREAM, close, differ, make_layer
+from .grid import MEMORIES, STARTS
+
+BASE: dict[str, Any] = dict(
+    d_model=8, heads=2, head_dim=4, window=3, memory="linear", cache="gated", segment=4, router_dim=4, gate="softmax", top_k=2
+)  # fmt: skip
+DEEP = dict(memory="deep", memory_options=dict(inner_batch=2, expansion=2, rate=0.5))
+
+every_memory = pytest.mark.parametrize("memory", MEMORIES)
+every_start = pytest.mark.parametrize("start", STARTS)
+both_gates = pytest.mark.parametrize("gate", ["softmax", "sigmoid"])
+
+
+def config(memory: str, **keys: Any) -> dict[str, Any]:
+    return BASE | (DEEP if memory == "deep" else dict(memory=memory)) | keys
+
+
+def outputs(cfg: dict[str, Any], x: Tensor = STREAM, **changed: Any) -> Tensor:
+    """y [T, D] of the layer with `cfg`, or of one with other keys and the same weights."""
+    layer = make_layer(cfg)
+    other = make_layer(cfg | changed)
+    mine = layer.state_dict()
+    other.load_state_dict({name: mine.get(name, value) for name, value in other.state_dict().items()})
+    assert not changed or cfg | changed != cfg
+    with torch.no_grad():
+        return other(x[None])[0][0]
+
+
+@every_memory
+@every_start
+@both_gates
+def test_soup_is_gated_where_the_read_is_linear(memory: str, start: str, gate: str) -> None:
+    cfg = config(memory, start=start, gate=gate)
+    soup, gated = outputs(cfg, cache="soup"), outputs(cfg)
+    if memory == "deep":
+        assert differ(soup, gated)
+    else:
+        close(soup, gated)
+
+
+@every_memory
+@every_start
+@both_gates
+def test_sparse_with_many_is_gated(memory: str, start: str, gate: str) -> None:
+    cfg = config(memory, start=start, gate=gate)
+    close(outputs(cfg, cache="sparse", top_k=9), outputs(cfg))
+    assert differ(outputs(cfg, cache="sparse", top_k=1), outputs(cfg))
+
+
+@every_memory
+@pytest.mark.parametrize("segments", ["constant", "logarithmic"])
+def test_sparse_ties_go_to_the_most_recent(memory: str, segments: str) -> None:
+    layer = make_layer(config(memory, cache="sparse", top_k=1, gate="sigmoid", segments=segments))
+    with torch.no_grad():
+        layer.mix.router.query.weight.zero_()
+        x = STREAM[None, :16].repeat(3, 1, 1)  # 13 writes, 3 sealed segments; the last one holds writes 8 to 11
+        x[1, :8] += 1.0
+        x[2, 10] += 1.0
+        y = layer(x)[0][:, -1]
+    close(y[1], y[0])
+    assert differ(y[2], y[0])
+
+
+@every_memory
+@every_start
+def test_residual_is_gated_with_unit_weights(memory: str, start: str) -> None:
+    cfg = config(memory, start=start, gate="sigmoid")
+    gated, residual = make_layer(cfg), make_layer(cfg | dict(cache="residual"))
+    with torch.no_grad():
+        gated.mix.router.bias.fill_(60.0)
+        residual.load_state_dict({n: p for n, p in gated.state_dict().items() if n in residual.state_dict()})
+        close(residual(STREAM[None])[0], gated(STREAM[None])[0])
+
+
+@every_memory
+@pytest.mark.parametrize("cache", ["residual", "gated", "soup", "sparse"])
+def test_one_segment_is_the_plain_memory(memory: str, cache: str) -> None:
+    cfg = config(memory, segment=64, cache=cache, gate="sigmoid")
+    close(outputs(cfg), outputs(cfg, cache="none"))
+
+
+@every_memory
+@every_start
+def test_logarithmic_is_constant_until_the_first_merge(memory: str, start: str) -> None:
+    cfg = config(memory, start=start)
+    constant, log = outputs(cfg), outputs(cfg, segments="logarithmic")
+    close(log[:11], constant[:11])  # the second segment is sealed by write 8, at token 11
+    assert differ(log[11:], constant[11:])
+
+
+@every_memory
+def test_mean_of_identical_tokens_is_one_write(memory: str) -> None:
+    cfg = config(memory, write_delay=0, window=2, position="none")
+    x = STREAM[:14]
+    twice = outputs(cfg | dict(rate=2, compress="mean", segment=8), x.repeat_interleave(2, 0))[1::2]
+    close(twice, outputs(cfg | dict(window=1), x))  # a window of two identical tokens averages to that token
+
+
+@every_start
+def test_segments_of_one_with_a_vector_memory_are_attention_over_the_states(start: str) -> None:
+    layer = make_layer(config("gru", segment=1, start=start, write_delay=0, window=0, position="none"))
+    x, norm = STREAM[:9], torch.nn.functional.rms_norm
+    with torch.no_grad():
+        layer.mix.router.online.copy_(layer.mix.router.bias)
+        inputs, gru = norm(STREAM[:9], (8,), layer.mix.memory.norm.weight, 1e-6), layer.mix.memory.gru
+        h = gru(inputs[None])[0][0] if start == "carry" else gru(inputs[:, None])[0][:, 0]
+        u, kappa = l2(layer.mix.router.query(x)), l2(layer.mix.router.key(x))
+        logits = layer.mix.router.log_scale.exp()[:, None, None] * (u @ kappa.T)
+        attention = torch.softmax(logits.masked_fill(torch.ones(9, 9).triu(1).bool(), -math.inf), -1)
+        read = torch.einsum("hts,shv->thv", attention, h.view(9, 2, 4))
+        want = layer.mix.out(rms(read, layer.mix.norm, 1e-6).reshape(9, 8))
+        close(layer(x[None])[0][0], want)
+
+
+def test_restarted_linear_segments_sum_up() -> None:
+    cfg = config("linear", cache="residual")
+    close(outputs(cfg), outputs(cfg, cache="none"))
+    close(outputs(cfg), outputs(cfg, segments="logarithmic"))
+
+
+@every_memory
+def test_before_the_first_write_the_memory_is_silent(memory: str) -> None:
+    cfg = config(memory)
+    alone = outputs(cfg, STREAM[:3])
+    layer = make_layer(cfg)
+    with torch.no_grad():
+        layer.mix.norm.fill_(1e9)
+        y = layer(STREAM[None, :4])[0][0]
+    close(y[:3], alone)
+    assert y[3].abs().max() > 1e6  # the fourth token sees the first write

@@ -1,0 +1,107 @@
+"""The language model against the oracle's, in all its patterns, and its inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import siltstone as st
+
+from ..oracle import lm
+from .common import close, feed, gradients, named, weights
+from .models import IDS, VOCAB, make_model, model_config
+
+LAYER: dict[str, Any] = dict(d_model=8, heads=2, head_dim=4, window=4, sinks=1, memory="gated", cache="gated", segment=4)
+SHAPES: list[dict[str, Any]] = [
+    dict(pattern="m", mlp="swiglu", tie=True),
+    dict(pattern="w", mlp="gelu", tie=False, rate=2, compress="mean"),
+    dict(pattern="a", mlp="swiglu", tie=True, position="none"),
+    dict(pattern="a w m", depth=3, mlp="swiglu", tie=False, norm_eps=1e-3),
+    dict(pattern="ma", depth=3, mlp="gelu", tie=True, write_delay=0, cache="sparse", top_k=1, memory="gated_delta"),
+    dict(pattern="wm", depth=2, mlp="gelu", tie=True, memory="gru", cache="residual", value_dim=3, segments="logarithmic"),
+    dict(pattern="am", depth=2, window=0, sinks=0, write_delay=0, memory="linear", cache="soup", start="carry"),
+]
+every_shape = pytest.mark.parametrize("keys", SHAPES, ids=lambda k: k["pattern"].replace(" ", "") + "-" + str(len(k)))
+
+
+def full(keys: dict[str, Any]) -> dict[str, Any]:
+    """Every key, defaults too, for the oracle."""
+    return st.LMConfig.from_dict(model_config(LAYER, **keys)).to_dict()
+
+
+@every_shape
+def test_logits_and_gradients(keys: dict[str, Any]) -> None:
+    cfg = full(keys)
+    model = make_model(cfg).requires_grad_(True)
+    w = weights(model)
+    want = lm.run(cfg, w, IDS[0, :26].tolist())
+    with torch.no_grad():
+        logits, state = model(IDS[:1, :26])
+        close(logits[0], want)
+        features, _ = model.features(IDS[:1, :26])
+        close(model.head(features)[0], want)
+        assert state.position.tolist() == [26]
+    zero = torch.zeros(1, requires_grad=True)
+    probe = torch.linspace(-1, 1, 26 * VOCAB, dtype=torch.float64).view(26, VOCAB)
+    cut, _ = feed(model, IDS[:1, :26], None, [7, 8, 15])
+    _, got = gradients((cut[0] * probe).sum() + zero.sum(), zero, named(model))
+    _, expected = gradients((want * probe).sum() + zero.sum(), zero, w)
+    for name, grad in got.items():
+        close(grad, expected[name], f"gradient of {name}")
+
+
+@every_shape
+def test_any_calls_with_padding_and_resets(keys: dict[str, Any]) -> None:
+    cfg = full(keys)
+    model = make_model(cfg)
+    want = lm.run(cfg, weights(model), IDS[0, :26].tolist())
+    ids = torch.zeros(3, 33, dtype=torch.long)
+    mask, reset = torch.zeros(3, 33, dtype=torch.bool), torch.zeros(3, 33, dtype=torch.bool)
+    places = [[*range(2, 9), *range(12, 31)], [*range(15)], [*range(4, 30)]]
+    for b, place in enumerate(places):
+        ids[b, place] = IDS[0, : len(place)]
+        mask[b, place] = True
+    ids[1, 15:28], mask[1, 15:28], reset[1, 15] = IDS[0, :13], True, True
+    reset[0, 10] = True  # at padding: ignored
+    for donate in (False, True):
+        for cuts in ([], [3, 11, 20], range(1, 33)):
+            y, state = feed(model, ids, model.init_state(3), cuts, donate, mask=mask, reset=reset)
+            for b, place in enumerate(places):
+                close(y[b, place], want[: len(place)])
+            close(y[1, 15:28], want[:13])
+            assert state.position.tolist() == [26, 13, 26]
+
+
+def test_unused_parameters_are_the_only_ones_without_a_gradient() -> None:
+    model = make_model(full(SHAPES[0])).requires_grad_(True)
+    loss = model(IDS[:, :30])[0].square().sum()
+    loss.backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert all(n.endswith("router.online") for n in silent)
+
+
+@pytest.mark.parametrize(
+    "ids", [torch.tensor([[0, VOCAB]]), torch.tensor([[-1, 3]]), torch.tensor([1, 2]), torch.tensor([[0.5]])]
+)
+def test_ids_that_cannot_be_are_refused(ids: torch.Tensor) -> None:
+    model = make_model(full(SHAPES[0]))
+    with pytest.raises(st.errors.InputError, match="ids"):
+        model(ids)
+
+
+def test_masks_states_and_phases_that_do_not_fit_are_refused() -> None:
+    model = make_model(full(SHAPES[0]))
+    with pytest.raises(st.errors.InputError, match="mask"):
+        model(IDS, mask=torch.ones(3, 39, dtype=torch.bool))
+    with pytest.raises(st.errors.InputError, match="mask"):
+        model(IDS, mask=torch.ones(3, 40))
+    with pytest.raises(st.errors.InputError, match="reset"):
+        model(IDS, reset=torch.ones(2, 40, dtype=torch.bool))
+    with pytest.raises(st.errors.InputError, match="state"):
+        model(IDS, model.init_state(2))
+    with pytest.raises(st.errors.InputError, match="phase"):
+        model.init_state(1, phase=[4])
+    with pytest.raises(st.errors.InputError, match="phase"):
+        model.init_state(1, phase=[-1])

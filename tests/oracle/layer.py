@@ -1,0 +1,85 @@
+"""One mixing layer, one row, one token after the other: the meaning that every fast path must equal."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .caches import read
+from .memories import MEMORIES, rms
+from .segments import Bank
+from .window import Config, Token, Weights, attend
+
+
+def compress(cfg: Config, xs: list[Tensor]) -> Tensor:
+    """r tokens become one write: the token itself, or their mean."""
+    if cfg["compress"] == "identity":
+        return xs[0]
+    return torch.stack(xs).mean(0)
+
+
+class Row:
+    """The state of one row. kind: "memory", "window" (no memory) or "attention" (every token stays in the window)."""
+
+    def __init__(self, cfg: Config, w: Weights, phase: int = 0, kind: str = "memory"):
+        self.cfg = cfg if kind == "memory" else {**cfg, "rate": 1, "write_delay": "window"}
+        if kind == "attention":
+            self.cfg = {**self.cfg, "sinks": 0}
+        self.w, self.kind = w, kind
+        self.t = 0
+        self.sinks: list[Token] = []
+        self.window: list[Token] = []
+        self.pending: list[Token] = []
+        self.bank = None
+        if kind == "memory":
+            self.memory = MEMORIES[cfg["memory"]](cfg, w)
+            self.bank = Bank(cfg, w, self.memory, phase)
+
+    def shift(self, offset: int) -> None:
+        """Pretend that `offset` more tokens went by before what the window holds."""
+        self.t += offset
+        self.window = [(j + offset, x) for j, x in self.window]
+        self.pending = [(j + offset, x) for j, x in self.pending]
+
+    def push(self, x_D: Tensor) -> None:
+        """Into the window; what leaves it (or the token itself, without a delay) joins pending; r pending ones are written."""
+        delayed = self.cfg["write_delay"] == "window"
+        token = (self.t, x_D)
+        if self.t < self.cfg["sinks"]:
+            self.sinks.append(token)
+        else:
+            self.window.append(token)
+            if not delayed:
+                self.pending.append(token)
+            if self.kind != "attention" and len(self.window) > self.cfg["window"]:
+                left = self.window.pop(0)
+                if delayed:
+                    self.pending.append(left)
+        if len(self.pending) == self.cfg["rate"]:
+            if self.bank is not None:
+                self.bank.write(compress(self.cfg, [x for _, x in self.pending]))
+            self.pending = []
+
+    def visible(self) -> list[Token]:
+        """Tokens besides the sinks that are attended to exactly. Without a delay, pending lies inside the window."""
+        return self.pending + self.window if self.cfg["write_delay"] == "window" else self.window
+
+    def step(self, x_D: Tensor) -> Tensor:
+        """y [D] of the next token."""
+        self.push(x_D)
+        heads_HV = torch.zeros((), dtype=x_D.dtype)
+        if self.kind == "attention" or self.cfg["window"] > 0:
+            heads_HV = heads_HV + attend(self.cfg, self.w["window.qkv.weight"], x_D, self.t, self.sinks, self.visible())
+        if self.bank is not None:
+            out_HV = torch.zeros(self.memory.H, self.memory.V, dtype=x_D.dtype)
+            if self.bank.count > 0:
+                out_HV = read(self.cfg, self.w, self.memory, x_D, *self.bank.entries())
+            heads_HV = heads_HV + rms(out_HV, self.w["norm"], 1e-6)
+        self.t += 1
+        return self.w["out.weight"] @ heads_HV.reshape(-1)
+
+
+def run(cfg: Config, w: Weights, x_TD: Tensor, phase: int = 0, kind: str = "memory") -> Tensor:
+    """y [T, D] of one row life."""
+    row = Row(cfg, w, phase, kind)
+    return torch.stack([row.step(x_D) for x_D in x_TD]) if len(x_TD) else x_TD.new_zeros(0, x_TD.shape[-1])

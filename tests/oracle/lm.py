@@ -1,0 +1,52 @@
+"""The language model: embedding, pre-norm blocks, final norm, output layer; one row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, silu
+
+from .layer import Row
+from .memories import rms
+from .window import Config, Weights
+
+KINDS = {"m": "memory", "w": "window", "a": "attention"}
+
+
+def below(w: Weights, prefix: str) -> Weights:
+    """The weights under a prefix, without it."""
+    return {name[len(prefix) :]: value for name, value in w.items() if name.startswith(prefix)}
+
+
+def mlp(cfg: Config, w: Weights, x_D: Tensor) -> Tensor:
+    """swiglu: down(silu(gate x) * up x). gelu: down(gelu(up x))."""
+    up = w["up.weight"] @ x_D
+    hidden = silu(w["gate.weight"] @ x_D) * up if cfg["mlp"] == "swiglu" else gelu(up)
+    return w["down.weight"] @ hidden
+
+
+class Reader:
+    """One row of the model's state."""
+
+    def __init__(self, cfg: Config, w: Weights, phase: int = 0):
+        self.cfg, self.w = cfg, w
+        pattern = cfg["pattern"].replace(" ", "")
+        kinds = [KINDS[pattern[i % len(pattern)]] for i in range(cfg["depth"])]
+        self.blocks = [below(w, f"blocks.{i}.") for i in range(cfg["depth"])]
+        self.rows = [Row(cfg, below(b, "mix."), phase, kind) for b, kind in zip(self.blocks, kinds, strict=True)]
+
+    def step(self, token: int) -> Tensor:
+        """Logits [vocabulary] after the next token."""
+        eps = self.cfg["norm_eps"]
+        x = self.w["embed.weight"][token]
+        for block, row in zip(self.blocks, self.rows, strict=True):
+            x = x + row.step(rms(x, block["norm_mix.weight"], eps))
+            x = x + mlp(self.cfg, below(block, "mlp."), rms(x, block["norm_mlp.weight"], eps))
+        head = self.w["embed.weight"] if self.cfg["tie"] else self.w["unembed.weight"]
+        return head @ rms(x, self.w["norm.weight"], eps)
+
+
+def run(cfg: Config, w: Weights, ids: list[int], phase: int = 0) -> Tensor:
+    """Logits [T, vocabulary] of one row life."""
+    reader = Reader(cfg, w, phase)
+    return torch.stack([reader.step(token) for token in ids])

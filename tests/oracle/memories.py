@@ -1,0 +1,142 @@
+"""Update rules. Each has `init`, `write` (one compressed token), and `read`; a state is a tuple of tensors.
+
+`leaves(state)` is what a read needs, each with the heads first: what soups blend and checkpoints keep.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, logsigmoid
+
+from .window import Config, Weights, sizes
+
+State = tuple[Tensor, ...]
+
+
+def l2(z: Tensor) -> Tensor:
+    """z / |z|, with z = 0 left at 0."""
+    return z * torch.rsqrt((z * z).sum(-1, keepdim=True) + 1e-6)
+
+
+def rms(z: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """z / sqrt(mean z^2 + eps) * weight."""
+    return z * torch.rsqrt((z * z).mean(-1, keepdim=True) + eps) * weight
+
+
+class Matrix:
+    """Linear attention: S [H, K, V] <- S + k v^T, read o = q S."""
+
+    def __init__(self, cfg: Config, w: Weights):
+        self.cfg, self.w = cfg, w
+        self.H, self.K, self.V = sizes(cfg)
+
+    def init(self) -> State:
+        return (self.w["memory.write.weight"].new_zeros(self.H, self.K, self.V),)
+
+    def cut(self, state: State) -> State:
+        """A new segment goes on from this state: carried on, or inside the span of a logarithmic checkpoint."""
+        return state
+
+    def query(self, x_D: Tensor) -> Tensor:
+        return l2((self.w["memory.query.weight"] @ x_D).view(self.H, self.K))
+
+    def key_value(self, c_D: Tensor) -> tuple[Tensor, Tensor]:
+        kv = self.w["memory.write.weight"] @ c_D
+        return l2(kv[: self.H * self.K].view(self.H, self.K)), kv[self.H * self.K :].view(self.H, self.V)
+
+    def gates(self, c_D: Tensor) -> Tensor:
+        return self.w["memory.gates.weight"] @ c_D + self.w["memory.gates.bias"]
+
+    def write(self, state: State, c_D: Tensor) -> State:
+        k, v = self.key_value(c_D)
+        return (state[0] + torch.einsum("hk,hv->hkv", k, v),)
+
+    def leaves(self, state: State) -> State:
+        return state
+
+    def read(self, leaves: State, x_D: Tensor) -> Tensor:
+        return torch.einsum("hk,hkv->hv", self.query(x_D), leaves[0])
+
+
+class Gated(Matrix):
+    """S <- a S + b k v^T, log a = logsigmoid(gate), b = sigmoid(gate)."""
+
+    def decay_and_strength(self, c_D: Tensor) -> tuple[Tensor, Tensor]:
+        g = self.gates(c_D)
+        return logsigmoid(g[: self.H]).exp()[:, None, None], torch.sigmoid(g[self.H :])[:, None, None]
+
+    def write(self, state: State, c_D: Tensor) -> State:
+        k, v = self.key_value(c_D)
+        a, b = self.decay_and_strength(c_D)
+        return (a * state[0] + b * torch.einsum("hk,hv->hkv", k, v),)
+
+
+class GatedDelta(Gated):
+    """S <- a (I - b k k^T) S + b k v^T."""
+
+    def write(self, state: State, c_D: Tensor) -> State:
+        k, v = self.key_value(c_D)
+        a, b = self.decay_and_strength(c_D)
+        erase = torch.eye(self.K, dtype=c_D.dtype) - b * torch.einsum("hk,hl->hkl", k, k)
+        return (a * (erase @ state[0]) + b * torch.einsum("hk,hv->hkv", k, v),)
+
+
+class Gru(Matrix):
+    """h [H, V] <- (1 - z) n + z h, on RMS-normalised input; read o = h."""
+
+    def init(self) -> State:
+        return (self.w["memory.norm.weight"].new_zeros(self.H, self.V),)
+
+    def write(self, state: State, c_D: Tensor) -> State:
+        w, size = self.w, self.H * self.V
+        h = state[0].reshape(size)
+        inside = w["memory.gru.weight_ih_l0"] @ rms(c_D, w["memory.norm.weight"], 1e-6) + w["memory.gru.bias_ih_l0"]
+        around = w["memory.gru.weight_hh_l0"] @ h + w["memory.gru.bias_hh_l0"]
+        r = torch.sigmoid(inside[:size] + around[:size])
+        z = torch.sigmoid(inside[size : 2 * size] + around[size : 2 * size])
+        n = torch.tanh(inside[2 * size :] + r * around[2 * size :])
+        return (((1 - z) * n + z * h).view(self.H, self.V),)
+
+    def read(self, leaves: State, x_D: Tensor) -> Tensor:
+        return leaves[0]
+
+
+class Deep(Matrix):
+    """An MLP M(q) = q + gelu(q W_in) W_out; every write takes a gradient step on L = -<M(k), v>.
+
+    State: W_in [H, K, F], W_out [H, F, K], the base weights at which gradients are taken, and how many writes since the cut.
+    """
+
+    def init(self) -> State:
+        w_in, w_out = self.w["memory.w_in"], self.w["memory.w_out"]
+        return w_in, w_out, w_in, w_out, torch.zeros((), dtype=torch.long)
+
+    def cut(self, state: State) -> State:
+        return *state[:4], torch.zeros((), dtype=torch.long)
+
+    def apply(self, w_in: Tensor, w_out: Tensor, q_HK: Tensor) -> Tensor:
+        return q_HK + torch.einsum("hf,hfk->hk", gelu(torch.einsum("hk,hkf->hf", q_HK, w_in)), w_out)
+
+    def write(self, state: State, c_D: Tensor) -> State:
+        options = self.cfg["memory_options"]
+        w_in, w_out, base_in, base_out, count = state
+        if int(count) % options["inner_batch"] == 0:
+            base_in, base_out = w_in, w_out
+        k, v = self.key_value(c_D)
+        eta = options["rate"] * torch.sigmoid(self.gates(c_D))[:, None, None]
+        with torch.enable_grad():
+            at_in = base_in if base_in.requires_grad else base_in.detach().requires_grad_()
+            at_out = base_out if base_out.requires_grad else base_out.detach().requires_grad_()
+            loss = -(self.apply(at_in, at_out, k) * v).sum()
+            grad_in, grad_out = torch.autograd.grad(loss, (at_in, at_out), create_graph=True)
+        return w_in - eta * grad_in, w_out - eta * grad_out, base_in, base_out, count + 1
+
+    def leaves(self, state: State) -> State:
+        return state[:2]
+
+    def read(self, leaves: State, x_D: Tensor) -> Tensor:
+        return self.apply(leaves[0], leaves[1], self.query(x_D))
+
+
+MEMORIES: dict[str, type[Matrix]] = {"linear": Matrix, "gated": Gated, "gated_delta": GatedDelta, "gru": Gru, "deep": Deep}

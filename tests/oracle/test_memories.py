@@ -1,0 +1,126 @@
+"""The oracle's update rules against hand-computed values and torch's own GRU."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu
+
+from .memories import MEMORIES, Deep, Gated, GatedDelta, Gru, Matrix, l2
+from .weights import BASE, DEEP, layer_weights, stream
+
+ONE = BASE | dict(d_model=2, heads=1, head_dim=2, router_dim=2)
+
+
+def hand_weights(gates: list[float]) -> dict[str, Tensor]:
+    """k = v = q = the input itself (k and q normalised), gates constant."""
+    eye = torch.eye(2).double()
+    bias = torch.tensor(gates, dtype=torch.float64)
+    return {
+        "memory.query.weight": eye,
+        "memory.write.weight": torch.cat([eye, eye]),
+        "memory.gates.weight": torch.zeros(len(gates), 2).double(),
+        "memory.gates.bias": bias,
+    }
+
+
+def vec(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_linear_adds_outer_products() -> None:
+    rule = Matrix(ONE, hand_weights([]))
+    state = rule.write(rule.write(rule.init(), vec(3, 0)), vec(0, 2))
+    assert torch.allclose(state[0], torch.tensor([[[3.0, 0.0], [0.0, 2.0]]]).double(), atol=1e-6)
+    assert torch.allclose(rule.read(state, vec(5, 0)), vec(3, 0)[None], atol=1e-6)
+
+
+def test_gated_decays_then_adds() -> None:
+    rule = Gated(ONE, hand_weights([0.0, math.log(3)]))  # a = 1/2, b = 3/4
+    state = rule.write(rule.write(rule.init(), vec(4, 0)), vec(0, 4))
+    assert torch.allclose(state[0], torch.tensor([[[1.5, 0.0], [0.0, 3.0]]]).double(), atol=1e-6)
+
+
+def test_gated_delta_replaces_what_a_key_held() -> None:
+    rule = GatedDelta(ONE, hand_weights([40.0, 40.0]))  # a = b = 1
+    state = rule.write(rule.write(rule.init(), vec(4, 0)), vec(7, 0))
+    assert torch.allclose(state[0], torch.tensor([[[7.0, 0.0], [0.0, 0.0]]]).double(), atol=1e-5)
+    half = GatedDelta(ONE, hand_weights([0.0, 0.0]))  # a = b = 1/2
+    state = half.write(half.write(half.init(), vec(4, 0)), vec(8, 0))
+    assert state[0][0, 0, 0] == pytest.approx(0.5 * 0.5 * 2 + 4)
+
+
+def test_gru_is_torchs() -> None:
+    cfg = BASE | dict(memory="gru")
+    w, x = layer_weights(cfg), stream(6)
+    rule = Gru(cfg, w)
+    state, states = rule.init(), []
+    for c in x:
+        state = rule.write(state, c)
+        states.append(state[0].reshape(-1))
+    gru = torch.nn.GRU(8, 8, batch_first=True).double()
+    gru.load_state_dict({n.removeprefix("memory.gru."): p for n, p in w.items() if n.startswith("memory.gru.")})
+    normed = torch.nn.functional.rms_norm(x, (8,), w["memory.norm.weight"], 1e-6)
+    assert torch.allclose(torch.stack(states), gru(normed[None])[0][0], rtol=0, atol=1e-13)
+
+
+def test_deep_first_step_is_the_gradient_by_hand() -> None:
+    cfg = BASE | DEEP
+    w, c = layer_weights(cfg), stream(1)[0]
+    w["memory.w_out"] = torch.zeros_like(w["memory.w_out"])
+    rule = Deep(cfg, w)
+    k, v = rule.key_value(c)
+    eta = 0.5 * torch.sigmoid(rule.gates(c))
+    w_in, w_out, *_ = rule.write(rule.init(), c)
+    hidden = gelu(torch.einsum("hk,hkf->hf", k, w["memory.w_in"]))
+    assert torch.allclose(w_in, w["memory.w_in"])  # with W_out = 0 nothing flows back to W_in
+    assert torch.allclose(w_out, eta[:, None, None] * torch.einsum("hf,hk->hfk", hidden, v), atol=1e-14)
+
+
+def test_deep_inner_batch_takes_gradients_at_the_same_weights() -> None:
+    """With b = 2 the order of the two writes of a batch does not matter; with b = 1 it does."""
+    x = stream(3)
+    for batch, equal in ((2, True), (1, False)):
+        cfg = BASE | dict(memory="deep", memory_options=dict(inner_batch=batch, expansion=2, rate=0.5))
+        rule = Deep(cfg, layer_weights(cfg))
+        ends = []
+        for order in ([0, 1, 2], [1, 0, 2]):
+            state = rule.init()
+            for i in order:
+                state = rule.write(state, x[i])
+            ends.append(state[0])
+        assert torch.allclose(ends[0], ends[1], rtol=0, atol=1e-13) is equal
+
+
+def test_deep_cut_starts_a_new_batch() -> None:
+    cfg = BASE | DEEP
+    rule = Deep(cfg, layer_weights(cfg))
+    x = stream(2)
+    state = rule.write(rule.init(), x[0])
+    cut = rule.write(rule.cut(state), x[1])
+    assert torch.equal(cut[2], state[0])
+    assert not torch.equal(rule.write(state, x[1])[2], state[0])
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_gradients_are_the_finite_differences(memory: str) -> None:
+    cfg = BASE | (DEEP if memory == "deep" else dict(memory=memory))
+    w, x = layer_weights(cfg), stream(4)
+    names = [n for n in w if n.startswith("memory.")]
+
+    def read(x_TD: Tensor, *values: Tensor) -> Tensor:
+        rule = MEMORIES[memory](cfg, w | dict(zip(names, values, strict=True)))
+        state = rule.init()
+        for c in x_TD[:3]:
+            state = rule.write(state, c)
+        return rule.read(rule.leaves(state), x_TD[3])
+
+    assert torch.autograd.gradcheck(read, [t.clone().requires_grad_() for t in (x, *[w[n] for n in names])], fast_mode=True)
+
+
+def test_zero_stays_zero_when_normalised() -> None:
+    assert torch.equal(l2(torch.zeros(3)), torch.zeros(3))
+    assert torch.allclose(l2(vec(3, 4)), vec(0.6, 0.8), atol=1e-6)

@@ -1,0 +1,45 @@
+"""Random weights with the shapes and names of a layer, to test the oracle on its own."""
+
+from __future__ import annotations
+
+import torch
+
+from .window import Config, Weights, sizes
+
+BASE: Config = dict(
+    d_model=8, heads=2, head_dim=4, value_dim=None, window=3, sinks=0, position="rope", write_delay="window",
+    compress="identity", rate=1, memory="linear", cache="gated", segment=4, segments="constant", start="restart",
+    gate="softmax", top_k=2, router="mean", router_dim=4, memory_options={},
+)  # fmt: skip
+DEEP = dict(memory="deep", memory_options=dict(inner_batch=2, expansion=2, rate=0.5))
+
+
+def layer_weights(cfg: Config, seed: int = 0) -> Weights:
+    """Weights of every part that the configuration has."""
+    H, K, V = sizes(cfg)
+    D, R = cfg["d_model"], cfg["router_dim"]
+    shapes: dict[str, tuple[int, ...]] = {"out.weight": (D, H * V), "norm": (H, V)}
+    if cfg["window"]:
+        shapes["window.qkv.weight"] = (H * (2 * K + V), D)
+    if cfg["memory"] == "gru":
+        shapes["memory.norm.weight"] = (D,)
+        shapes |= {f"memory.gru.weight_{x}_l0": (3 * H * V, n) for x, n in (("ih", D), ("hh", H * V))}
+        shapes |= {f"memory.gru.bias_{x}_l0": (3 * H * V,) for x in ("ih", "hh")}
+    else:
+        gates = {"linear": 0, "gated": 2 * H, "gated_delta": 2 * H, "deep": H}[cfg["memory"]]
+        shapes |= {"memory.query.weight": (H * K, D), "memory.write.weight": (H * (K + V), D)}
+        if gates:
+            shapes |= {"memory.gates.weight": (gates, D), "memory.gates.bias": (gates,)}
+    if cfg["memory"] == "deep":
+        F = cfg["memory_options"]["expansion"] * K
+        shapes |= {"memory.w_in": (H, K, F), "memory.w_out": (H, F, K)}
+    if cfg["cache"] in ("gated", "soup", "sparse"):
+        shapes |= {"router.query.weight": (R, D), "router.key.weight": (R, D)}
+        shapes |= {f"router.{name}": (H,) for name in ("log_scale", "bias", "online")}
+    gen = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=gen, dtype=torch.float64) * 0.5 for name, shape in shapes.items()}
+
+
+def stream(length: int, width: int = 8, seed: int = 1) -> torch.Tensor:
+    """Random inputs [T, D]."""
+    return torch.randn(length, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
