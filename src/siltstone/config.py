@@ -136,7 +136,8 @@ class LayerConfig:
         )
         _require(
             self.segment % self.rate == 0,
-            f"segment={self.segment} is not a multiple of rate={self.rate}; choose segment={max(1, self.segment // self.rate) * self.rate}",
+            f"segment={self.segment} is not a multiple of rate={self.rate}; "
+            f"choose segment={max(1, self.segment // self.rate) * self.rate}",
         )
         _require(
             isinstance(self.memory_options, dict),

@@ -167,7 +167,9 @@ class Store:
     def select(self, rows: Tensor) -> Store:
         """The given rows; memory of their own."""
         width = self.width
-        leaves = tuple(x.narrow(a, 0, width).index_select(0, rows.to(x.device)) for x, a in zip(self.leaves, self.axes, strict=True))
+        leaves = tuple(
+            x.narrow(a, 0, width).index_select(0, rows.to(x.device)) for x, a in zip(self.leaves, self.axes, strict=True)
+        )
         return Store(leaves, self.axes, self.count[rows.cpu().numpy()])
 
     @staticmethod

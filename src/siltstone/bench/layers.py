@@ -20,9 +20,7 @@ def _peer(kind: str) -> Any:
         from memory_caching import LinearMemoryBackend, MCConfig, MemoryCachingLayer  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
-    config = MCConfig(
-        d_model=128, num_heads=4, backend="linear", aggregation=kind, segment_size=256, state_init_mode="restart"
-    )  # type: ignore[arg-type]
+    config = MCConfig(d_model=128, num_heads=4, backend="linear", aggregation=kind, segment_size=256, state_init_mode="restart")  # type: ignore[arg-type]
     return MemoryCachingLayer(config=config, backend=LinearMemoryBackend())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,18 +29,21 @@ def pair(dtype: torch.dtype, **keys: object) -> tuple[LM, LM]:
 def at_position(model: LM, position: int, scale: float = 0.02) -> LMState:
     """A state as after `position` tokens, its checkpoints and caches filled with noise instead of a text's."""
     state = model.init_state(1)
-    mixers = [b.mix for b in model.blocks]
-    layers = []
+    mixers: list[Any] = [cast(Any, b).mix for b in model.blocks]
+    layers: list[Any] = []
     for layer, mix in zip(state.layers, mixers, strict=True):
         if isinstance(layer, AttentionState):
             leaves = tuple(torch.randn(*x.shape[:2], position, x.shape[3], dtype=x.dtype) * scale for x in layer.cache.leaves)
             layers.append(AttentionState(Store(leaves, (2, 2), np.array([position]))))
             continue
-        filled = layer.map(lambda x: x if isinstance(x, Store) else torch.randn_like(x) * scale)
+        filled: Any = layer.map(lambda x: x if isinstance(x, Store) else torch.randn_like(x) * scale)
         bank = getattr(filled, "bank", None)
         if isinstance(bank, Bank):
             number = int(mix.geo.sealed(mix.geo.written(position), 0))
-            shapes = [(x, a, [number if i == a else n for i, n in enumerate(x.shape)]) for x, a in zip(bank.store.leaves, bank.store.axes)]
+            shapes = [
+                (x, a, [number if i == a else n for i, n in enumerate(x.shape)])
+                for x, a in zip(bank.store.leaves, bank.store.axes, strict=True)
+            ]
             leaves = tuple(torch.randn(shape, dtype=x.dtype) * scale for x, _, shape in shapes)
             filled.bank = Bank(Store(leaves, bank.store.axes, np.array([number])))
         layers.append(filled)
@@ -106,7 +110,9 @@ def decoding(threads: int, rounds: int, positions: tuple[int, ...] = (1024, 3276
             least = weights / speed * 1e3
             claim = "decoding, sparse: time over the time to read the weights once"
             note = f"reading at {speed / 1e9:.1f} GB/s here"
-            yield Row(claim, threads, "fp32", ms["ours"], least, ms["ours"] / least, 1.5, unit="ms/token", at_most=True, note=note)
+            yield Row(
+                claim, threads, "fp32", ms["ours"], least, ms["ours"] / least, 1.5, unit="ms/token", at_most=True, note=note
+            )
         del states
     first, last = positions[0], positions[-1]
     claim = f"decoding speed at {last} over that at {first}, sparse"

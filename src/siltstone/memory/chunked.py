@@ -70,7 +70,9 @@ def outer(key: Tensor, value: Tensor) -> Tensor:
 
 
 class ChunkRead:
-    """Reads of one matrix per head that grows by `keys^T values`, decayed: o_i = q_i S_in e^{l_i} + sum_{j<=i} e^{l_i-l_j} (q_i k_j) v_j.
+    """Reads of one matrix per head that grows by `keys^T values`, decayed:
+
+        o_i = q_i S_in e^{l_i} + sum_{j<=i} e^{l_i-l_j} (q_i k_j) v_j
 
     keys [G, S, H, n, c, K], values [G, S, H, n, c, V], decay [G, S, H, n, c] (cumulative in the chunk, log space; None: none),
     before [G, S, H, n, K, V]: the matrix at each chunk's start.

@@ -18,7 +18,10 @@ from .gated import GatedMatrixMemory
 
 
 class DeltaWritten(MatrixWritten):
-    """keep [G, S, H, n, 1, 1], erase [G, S, H, n, c, K], to_end [G, S, H, n, K, c]: a chunk maps S to keep S - to_end (erase S) + ..."""
+    """A chunk maps S to keep S - to_end (erase S) + ...
+
+    keep [G, S, H, n, 1, 1], erase [G, S, H, n, c, K], to_end [G, S, H, n, K, c].
+    """
 
     def __init__(self, reader: ChunkRead, ends: Tensor, keep: Tensor, erase: Tensor, to_end: Tensor):
         super().__init__(reader, ends)

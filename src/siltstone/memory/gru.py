@@ -76,13 +76,16 @@ class GRU(Memory):
             run, before = token[:, s], hidden
             at = torch.arange(slots, device=token.device)[None] - skip[:, s, None]
             if valid is not None:
-                run = run.gather(1, (torch.arange(slots, device=token.device) + skip[:, s, None]).clamp(max=slots - 1)[..., None].expand_as(run))
+                run = run.gather(
+                    1,
+                    (torch.arange(slots, device=token.device) + skip[:, s, None]).clamp(max=slots - 1)[..., None].expand_as(run),
+                )
             with torch.autocast(token.device.type, enabled=False):
                 kind = self.gru.weight_hh_l0.dtype
                 after = self.gru(run.to(kind), before[None].to(kind))[0].to(before.dtype)
             both = torch.cat([before[:, None], after], 1)
-            last = slots if valid is None else valid[:, s].sum(-1)
             if valid is not None:
+                last = valid[:, s].sum(-1)
                 at = torch.minimum(at + 1, last[:, None]).clamp(min=0)
                 seen.append(both.gather(1, at[..., None].expand(-1, -1, both.shape[-1])))
                 hidden = both.gather(1, last[:, None, None].expand(-1, 1, both.shape[-1]))[:, 0]

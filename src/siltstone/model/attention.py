@@ -34,9 +34,8 @@ class Attention(nn.Module):
     def __init__(self, cfg: LayerConfig):
         super().__init__()
         self.cfg = cfg
-        self.window = nn.Module()
         self.widths = [cfg.heads * cfg.key_dim, cfg.heads * cfg.key_dim, cfg.heads * cfg.val_dim]
-        self.window.qkv = nn.Linear(cfg.d_model, sum(self.widths), bias=False)
+        self.window = nn.ModuleDict({"qkv": nn.Linear(cfg.d_model, sum(self.widths), bias=False)})
         self.out = nn.Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
 
     def init(self, batch: int) -> AttentionState:
@@ -48,7 +47,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, state: AttentionState, context: Context) -> tuple[Tensor, AttentionState]:
         """One call over runs."""
         cfg, runs = self.cfg, context.runs
-        q, k, v = (z.unflatten(-1, (cfg.heads, -1)) for z in self.window.qkv(x).split(self.widths, -1))
+        q, k, v = (z.unflatten(-1, (cfg.heads, -1)) for z in self.window["qkv"](x).split(self.widths, -1))
         if cfg.position == "rope":
             turn = context.window(PLAIN, x.dtype).angles(cfg.key_dim)
             q, k = rope.rotate(q, turn), rope.rotate(k, turn)

@@ -19,7 +19,9 @@ def start_clock(batch: int, phase: Any, limit: int) -> Clock:
     if phase is not None:
         given = np.asarray(phase)
         if given.shape != (batch,) or not np.issubdtype(given.dtype, np.integer) or (given < 0).any() or (given >= limit).any():
-            raise InputError(f"phase must be {batch} whole numbers from 0 to {limit - 1} (writes a segment, less one), and {phase!r} was given")
+            raise InputError(
+                f"phase must be {batch} whole numbers from 0 to {limit - 1} (writes a segment, less one), and {phase!r} was given"
+            )
     return Clock.start(batch, phase)
 
 

@@ -3,7 +3,7 @@ hybrid of them, by `LMConfig.pattern` alone."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,10 @@ class LM(nn.Module):
                     nn.init.normal_(p, std=p.shape[1] ** -0.5)
 
     @property
+    def _layers(self) -> list[Block]:
+        return cast(list[Block], list(self.blocks))
+
+    @property
     def parameters_count(self) -> int:
         """Number of parameters."""
         return sum(p.numel() for p in self.parameters())
@@ -49,7 +53,7 @@ class LM(nn.Module):
     def init_state(self, batch: int, phase: Any = None) -> LMState:
         """Rows that have seen nothing. phase [batch], in writes: how much earlier than `segment` the first cut comes."""
         limit = self.cfg.layer.segment // self.cfg.layer.rate
-        return LMState(entry.start_clock(batch, phase, limit), tuple(b.mix.init(batch) for b in self.blocks))
+        return LMState(entry.start_clock(batch, phase, limit), tuple(b.mix.init(batch) for b in self._layers))
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
         """A state from `state.tensors()` and `state.meta()`; ValueError where they do not fit this model."""
@@ -69,13 +73,13 @@ class LM(nn.Module):
         """ids [B, T] -> normalised hidden states [B, T, D] and the state after; see `forward`."""
         self._check(ids)
         state = self.init_state(len(ids)) if state is None else state
-        runs = entry.enter(tuple(ids.shape), state, mask, reset)
+        runs = entry.enter((ids.shape[0], ids.shape[1]), state, mask, reset)
         if not runs.width:
             return self.embed(ids) * 0.0, state
         context = Context(runs, ids.device, donate)
         x = self.embed(runs.gather(ids))
         layers = []
-        for block, before in zip(self.blocks, state.layers, strict=True):
+        for block, before in zip(self._layers, state.layers, strict=True):
             x, after = block(x, runs.enter(before, block.mix.init), context)
             layers.append(runs.leave(before, after))
         return runs.scatter(self.norm(x)), LMState(runs.clock_after(state.clock), tuple(layers))
@@ -114,7 +118,9 @@ class LM(nn.Module):
             low, high = (int(x) for x in ids.aminmax())
             if low < 0 or high >= self.cfg.vocab_size:
                 bad = low if low < 0 else high
-                raise InputError(f"ids hold {bad}, and the model's vocab_size={self.cfg.vocab_size} allows 0 to {self.cfg.vocab_size - 1}")
+                raise InputError(
+                    f"ids hold {bad}, and the model's vocab_size={self.cfg.vocab_size} allows 0 to {self.cfg.vocab_size - 1}"
+                )
 
 
 __all__ = ["LM", "Clock"]

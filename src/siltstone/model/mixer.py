@@ -2,7 +2,7 @@
 
     y = W_o (window(x) + norm(read(M, bank)))      norm: RMSNorm over V, a weight for each head
 
-See DESIGN of the data flow in docs/how-it-works.md; the meaning, token by token, is spelled out in tests/oracle.
+The data flow is drawn in docs/how-it-works.md; the meaning, token by token, is spelled out in tests/oracle.
 """
 
 from __future__ import annotations

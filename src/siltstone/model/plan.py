@@ -110,7 +110,11 @@ class Plan:
 
         self.dropped = int(bool(self.pieces.size and (self.pieces > 1).all() and (opening(np.array([[1]]))[:, 0] <= begin).all()))
         j = np.arange(self.dropped, int(self.pieces.max(initial=1)))[None]
-        at = np.where(j == 0, begin[:, None], opening(j)) if geo.per_segment < ENDLESS else np.broadcast_to(begin[:, None], (len(n), 1))
+        at = (
+            np.where(j == 0, begin[:, None], opening(j))
+            if geo.per_segment < ENDLESS
+            else np.broadcast_to(begin[:, None], (len(n), 1))
+        )
         at = np.where(j < self.pieces[:, None], np.minimum(at, n[:, None]), n[:, None])
         self.start, self.stop = at, np.concatenate([at[:, 1:], n[:, None]], 1)
         busy = self.stop > self.start

@@ -70,7 +70,7 @@ class LMState:
 
     def parts(self) -> dict[str, int]:
         """Live bytes by part: window, memory, checkpoints, routing, attention."""
-        out = dict.fromkeys(("window", "memory", "checkpoints", "routing", "attention"), 0)
+        out: dict[str, int] = {part: 0 for part in ("window", "memory", "checkpoints", "routing", "attention")}
         for layer in self.layers:
             if isinstance(layer, AttentionState):
                 out["attention"] += layer.nbytes
@@ -123,7 +123,11 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any]) ->
     clock = []
     for key in ("position", "phase"):
         values = meta.get(key)
-        if not isinstance(values, list) or len(values) != rows or not all(isinstance(v, int) and 0 <= v < 1 << 62 for v in values):
+        if (
+            not isinstance(values, list)
+            or len(values) != rows
+            or not all(isinstance(v, int) and 0 <= v < 1 << 62 for v in values)
+        ):
             raise ValueError(f"{key} must be a list of {rows} whole numbers")
         clock.append(np.array(values, np.int64))
     used: set[str] = set()

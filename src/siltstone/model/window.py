@@ -190,7 +190,9 @@ class WindowAttention(nn.Module):
             assert state.sink_key is not None and state.sink_value is not None
             shape = (len(x), cfg.sinks)
             after.sink_key = torch.cat([state.sink_key, k], 1).flatten(0, 1).index_select(0, plan.sink_take).unflatten(0, shape)
-            after.sink_value = torch.cat([state.sink_value, v], 1).flatten(0, 1).index_select(0, plan.sink_take).unflatten(0, shape)
+            after.sink_value = (
+                torch.cat([state.sink_value, v], 1).flatten(0, 1).index_select(0, plan.sink_take).unflatten(0, shape)
+            )
         return self._attend(q, q_sink, keys, values, after, plan), after
 
     def _attend(self, q: Tensor, q_sink: Tensor, keys: Tensor, values: Tensor, sinks: WindowState, plan: WindowPlan) -> Tensor:
