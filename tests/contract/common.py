@@ -131,7 +131,9 @@ class Batch:
 
     def spread(self, source: Tensor, padding: float) -> Tensor:
         """[T, ...] by stream index -> [B, T', ...] with `padding` where nothing stands."""
-        index = torch.tensor([[0 if i is PAD else i for i in row] for row in self.plan], dtype=torch.long).view(len(self.plan), self.width)
+        index = torch.tensor([[0 if i is PAD else i for i in row] for row in self.plan], dtype=torch.long).view(
+            len(self.plan), self.width
+        )
         out = source[index]
         mask = self.mask.view(*self.mask.shape, *[1] * (out.dim() - 2))
         return torch.where(mask, out, torch.full_like(out, padding))

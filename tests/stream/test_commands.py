@@ -268,7 +268,7 @@ def test_a_killed_stream_goes_on(run: Path, file: Path, tmp_path: Path) -> None:
 
 def until(ready: Callable[[], bool], child: subprocess.Popen[bytes]) -> None:
     """Wait for something that the child will do."""
-    for _ in range(1200):
+    for _ in range(6000):
         if ready() or child.poll() is not None:
             break
         time.sleep(0.05)
@@ -281,7 +281,7 @@ def test_ctrl_c_while_waiting_for_a_line(run: Path, tmp_path: Path) -> None:
     child.stdin.write(b"one line\nhalf a")
     assert child.stdout.readline().endswith(b"\tone line\n")  # while the next line is still on its way
     child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=60)
+    _, err = child.communicate(timeout=300)
     assert child.returncode == 130
     assert (
         err.decode()
@@ -384,7 +384,7 @@ def test_inspect(run: Path, file: Path, tmp_path: Path) -> None:
         "O(log t)",
     ):
         assert words in shown
-    assert f"Checkpoints: {len(found['checkpoints'])} in each of 1 memory layers" in shown
+    assert f"Checkpoints: {len(found['checkpoints'])} in the memory layer" in shown
 
 
 def test_inspect_an_empty_session(model: st.LM, tok: ByteTokenizer, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_new_process_goes_on_bit_for_bit(make_model: Any, tok: ByteTokenizer, 
         session.save(folder + "/a.silt")
         assert st.Session.load(folder + "/a.silt", session.model, session.tokenizer).notes == session.notes
     code = CHILD.format(path=[str(ROOT), str(ROOT / "src")])
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code, *sessions], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code, *sessions], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     for folder, session in sessions.items():
         here, there = continued(session), safetensors.torch.load_file(folder + "/child.safetensors")

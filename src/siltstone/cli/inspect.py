@@ -67,7 +67,8 @@ def _print(file: Path, found: dict[str, Any]) -> None:
         table("State", ["part", "bytes", "share"], [[k, f"{v:,}", f"{v / whole:.1%}"] for k, v in found["parts"].items()])
     )
     points = found["checkpoints"]
-    title = f"Checkpoints: {len(points)} in each of {found['memory_layers']} memory layers"
+    layers = found["memory_layers"]
+    title = f"Checkpoints: {len(points)} in {'the memory layer' if layers == 1 else f'each of {layers} memory layers'}"
     if not points:
         console.print(Text(title, style="bold"))
         return
