@@ -7,6 +7,8 @@ The sparse read sorts (token, choice) pairs by checkpoint and multiplies each ch
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -42,7 +44,7 @@ def chosen(memory: Memory, rows: Tensor, stages: tuple[Tensor, ...], mix: Mix) -
     order = expert.argsort()
     back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=rows.device))
     counts = torch.bincount(expert, minlength=runs * number).tolist()
-    pairs = Permute.apply(rows.unsqueeze(2).expand(-1, -1, k, -1, -1).flatten(0, 2), order, back)
+    pairs = Spread.apply(rows.flatten(0, 1), order, back, k)
     each = [s.transpose(1, 2).flatten(0, 1).unbind(0) for s in stages]
     outs = []
     for n, part in enumerate(pairs.split(counts)):
@@ -52,20 +54,43 @@ def chosen(memory: Memory, rows: Tensor, stages: tuple[Tensor, ...], mix: Mix) -
                 out = memory.join(i, out @ each[i][n].to(rows.dtype), query)
             outs.append(out.transpose(0, 1))
     found = Permute.apply(torch.cat(outs), back, order).unflatten(0, (runs, queries, k))
-    return (found * mix.gates.transpose(2, 3).unsqueeze(-1).to(rows.dtype)).sum(2)
+    gates = mix.gates.transpose(2, 3).unsqueeze(-1).to(rows.dtype)
+    if torch.is_grad_enabled():
+        return (found * gates).sum(2)
+    total = found[:, :, 0] * gates[:, :, 0]
+    for j in range(1, k):
+        total.addcmul_(found[:, :, j], gates[:, :, j])
+    return total
+
+
+class Spread(torch.autograd.Function):
+    """Row i // k of x for each i of `order`, a permutation of the k copies of all rows; its gradient is a gather too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor, k: int) -> Tensor:  # type: ignore[override]
+        """Copies in a new order."""
+        ctx.save_for_backward(back)
+        ctx.k = k
+        return x.index_select(0, order // k)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        """The sum over each row's copies."""
+        (back,) = ctx.saved_tensors
+        return grad.index_select(0, back).unflatten(0, (-1, ctx.k)).sum(1), None, None, None
 
 
 class Permute(torch.autograd.Function):
     """x[order] for a permutation, whose gradient is a gather too."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, order: Tensor, back: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:  # type: ignore[override]
         """Rows in a new order."""
         ctx.save_for_backward(back)
         return x.index_select(0, order)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         """Rows in the old order."""
         (back,) = ctx.saved_tensors
         return grad.index_select(0, back), None, None

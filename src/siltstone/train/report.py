@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from ..io import write_text
 from ..io.atomic import storage_errors
@@ -74,8 +75,8 @@ class Display:
 
     def __enter__(self) -> Display:
         if self._console.is_terminal and not self._console.quiet:
-            columns = (BarColumn(24), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn(), TextColumn("left"))
-            self._bar = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.description}"), console=self._console)
+            text = TextColumn("{task.description}", table_column=Column(no_wrap=True))
+            self._bar = Progress(BarColumn(10), TimeRemainingColumn(compact=True), text, console=self._console)
             self._bar.start()
             self._task = self._bar.add_task("starting", total=1.0)
         return self
@@ -91,14 +92,14 @@ class Display:
     def show(self, fraction: float, record: dict[str, Any], bits_per_byte: float) -> None:
         """The state of the run after a step."""
         text = (
-            f"step {record['step']:,}  loss {record['loss']:.3f}  {bits_per_byte:.3f} bits/byte  "
-            f"{record['tokens_per_s']:,.0f} tokens/s  state {size(record['state_bytes'])}/row"
+            f"{record['step']}  loss {record['loss']:.3f}  {bits_per_byte:.3f} bits/byte  "
+            f"{record['tokens_per_s']:.0f} tokens/s  state {size(record['state_bytes'])}"
         )
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=min(1.0, fraction), description=text)
         elif time.monotonic() - self._said > _PAUSE:
             self._said = time.monotonic()
-            self.say(f"{100 * min(1.0, fraction):3.0f}%  {text}")
+            self.say(f"{100 * min(1.0, fraction):3.0f}%  step {text}")
 
 
 def size(count: float) -> str:
