@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import LayerConfig
-from ..memory.base import l2
+from ..norm import l2
 
 
 @dataclass

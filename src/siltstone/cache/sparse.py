@@ -31,10 +31,12 @@ class Sparse(CachePolicy):
 
 def _top(scores: Tensor, k: int, newest_last: bool) -> Tensor:
     """Indices of the k largest, ties to the most recent."""
-    best = scores.topk(k, -1)
-    least = best.values[..., -1:]
-    if k == scores.shape[-1] or not bool((((scores >= least) & (least > float("-inf"))).sum(-1) > k).any()):
-        return best.indices
+    if k == scores.shape[-1]:
+        return scores.topk(k, -1).indices
+    best = scores.topk(k + 1, -1)
+    last, next_ = best.values[..., k - 1], best.values[..., k]
+    if not bool(((last == next_) & (next_ > float("-inf"))).any()):
+        return best.indices[..., :k]
     if not newest_last:
         return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]
     return scores.shape[-1] - 1 - scores.flip(-1).sort(dim=-1, descending=True, stable=True).indices[..., :k]

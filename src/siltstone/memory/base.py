@@ -122,11 +122,6 @@ class Memory(nn.Module):
         return z
 
 
-def l2(z: Tensor) -> Tensor:
-    """z / |z| over the last axis, smooth at 0: z * rsqrt(sum z^2 + 1e-6)."""
-    return z * torch.rsqrt(torch.linalg.vector_norm(z, dim=-1, keepdim=True).square() + 1e-6)
-
-
 def wide(x: Tensor) -> Tensor:
     """At least float32: what states accumulate in."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

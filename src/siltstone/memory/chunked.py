@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ..config import LayerConfig
+from ..norm import l2
 from ..state import State
-from .base import Inputs, Memory, Written, l2, wide
+from .base import Inputs, Memory, Written, wide
 
 
 @dataclass

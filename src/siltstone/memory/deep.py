@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from ..config import LayerConfig
 from ..errors import ConfigError
+from ..norm import l2
 from ..state import State
-from .base import Inputs, Memory, Written, l2, wide
+from .base import Inputs, Memory, Written, wide
 from .chunked import ChunkRead, chunks
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import LayerConfig
+from ..norm import RMSNorm
 from ..state import State
 from .base import Inputs, Memory, NoOptions, Written, wide
 
@@ -47,7 +48,7 @@ class GRU(Memory):
 
     def __init__(self, cfg: LayerConfig, options: NoOptions):
         super().__init__(cfg, options)
-        self.norm = nn.RMSNorm(cfg.d_model, eps=1e-6)
+        self.norm = RMSNorm(cfg.d_model, 1e-6)
         self.gru = nn.GRU(cfg.d_model, self.heads * self.val_dim, batch_first=True)
 
     def init(self, batch: int) -> VectorState:

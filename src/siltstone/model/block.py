@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LMConfig
+from ..norm import RMSNorm
 from .attention import Attention
 from .context import Context
 from .mixer import Mixer
@@ -37,9 +38,9 @@ class Block(nn.Module):
 
     def __init__(self, cfg: LMConfig, kind: str):
         super().__init__()
-        self.norm_mix = nn.RMSNorm(cfg.layer.d_model, eps=cfg.norm_eps)
+        self.norm_mix = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
         self.mix = LAYERS[kind](cfg.layer)
-        self.norm_mlp = nn.RMSNorm(cfg.layer.d_model, eps=cfg.norm_eps)
+        self.norm_mlp = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
         self.mlp = MLP(cfg)
 
     def forward(self, x: Tensor, state: Any, context: Context) -> tuple[Tensor, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..config import LMConfig
 from ..errors import InputError
+from ..norm import RMSNorm
 from . import entry
 from .block import Block
 from .context import Context
@@ -26,7 +27,7 @@ class LM(nn.Module):
         self.cfg = cfg
         self.embed = nn.Embedding(cfg.vocab_size, cfg.layer.d_model)
         self.blocks = nn.ModuleList(Block(cfg, kind) for kind in cfg.kinds)
-        self.norm = nn.RMSNorm(cfg.layer.d_model, eps=cfg.norm_eps)
+        self.norm = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
         self.unembed = None if cfg.tie else nn.Linear(cfg.layer.d_model, cfg.vocab_size, bias=False)
         self._initialise()
 

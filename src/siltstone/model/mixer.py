@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import registry
@@ -21,6 +20,7 @@ from ..cache.read import chosen, dense, stage_sum
 from ..compress.base import Compress
 from ..config import LayerConfig
 from ..memory.base import Memory, Written
+from ..norm import rms
 from ..state import State
 from . import one
 from .context import Context
@@ -94,7 +94,7 @@ class Mixer(nn.Module):
             after.input = ring.keep(both)
             read = None if plan.idle else self._memory(x, both, state, after, plan)
         if read is not None:
-            read = F.rms_norm(read, (self.cfg.val_dim,), eps=1e-6) * self.norm.to(read.dtype)
+            read = rms(read, self.norm, 1e-6)
             seen = read if seen is None else seen + read
         if seen is None:
             seen = x.new_zeros(*x.shape[:2], self.cfg.heads, self.cfg.val_dim)

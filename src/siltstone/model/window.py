@@ -152,8 +152,7 @@ class WindowAttention(nn.Module):
     def __init__(self, cfg: LayerConfig, geo: Geometry):
         super().__init__()
         self.cfg, self.geo = cfg, geo
-        self.widths = [cfg.heads * cfg.key_dim, cfg.heads * cfg.key_dim, cfg.heads * cfg.val_dim]
-        self.qkv = nn.Linear(cfg.d_model, sum(self.widths), bias=False)
+        self.qkv = nn.Linear(cfg.d_model, cfg.heads * (2 * cfg.key_dim + cfg.val_dim), bias=False)
 
     def init(self, batch: int) -> WindowState:
         """Empty rings."""
@@ -172,11 +171,13 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, state: WindowState, context: Context) -> tuple[Tensor, WindowState]:
         """One call over runs."""
         cfg, plan = self.cfg, context.window(self.geo, x.dtype)
-        q, k, v = (z.unflatten(-1, (cfg.heads, -1)) for z in self.qkv(x).split(self.widths, -1))
-        q_sink = q
+        asked, v = self.qkv(x).split([2 * cfg.heads * cfg.key_dim, cfg.heads * cfg.val_dim], -1)
+        asked, v = asked.unflatten(-1, (2 * cfg.heads, -1)), v.unflatten(-1, (cfg.heads, -1))
+        q_sink = asked[:, :, : cfg.heads]
         if cfg.position == "rope":
-            q_sink = rope.rotate(q, plan.angles(cfg.key_dim, sink=True)) if cfg.sinks else q
-            q, k = rope.rotate(q, plan.angles(cfg.key_dim)), rope.rotate(k, plan.angles(cfg.key_dim))
+            asked = rope.rotate(asked, plan.angles(cfg.key_dim))
+            q_sink = rope.rotate(q_sink, plan.angles(cfg.key_dim, sink=True)) if cfg.sinks else q_sink
+        q, k = asked.split(cfg.heads, 2)
         if context.tick is not None and not cfg.sinks:
             slot = context.tick[0] % self.geo.ring
             after = WindowState(put(state.key, k, slot, context.donate), put(state.value, v, slot, context.donate))
