@@ -118,12 +118,12 @@ def test_other_programs_can_read_the_tensors(session: st.Session, file: Path) ->
     assert tensors.keys() == {"sampler", "logits", *("state." + name for name in session._state.tensors())}
 
 
-@pytest.mark.parametrize("percent", range(100))
-def test_a_truncated_file(session: st.Session, file: Path, percent: int) -> None:
+def test_a_file_truncated_anywhere(session: st.Session, file: Path) -> None:
     data = file.read_bytes()
-    file.write_bytes(data[: len(data) * percent // 100])
-    with pytest.raises(SessionCorrupt, match="truncated"):
-        st.Session.load(file, session.model, session.tokenizer)
+    for percent in range(100):
+        file.write_bytes(data[: len(data) * percent // 100])
+        with pytest.raises(SessionCorrupt, match="a.silt is truncated"):
+            st.Session.load(file, session.model, session.tokenizer)
 
 
 def test_flipped_bits(session: st.Session, file: Path) -> None:
