@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -35,7 +35,7 @@ def differ(a: Tensor, b: Tensor) -> bool:
     return float((a - b).detach().abs().max()) > 1e-6
 
 
-def generic(module: nn.Module, seed: int = 0) -> nn.Module:
+def generic(module: nn.Module, seed: int = 0) -> Any:
     """Float64, and every parameter moved away from special values such as 0 and 1."""
     gen = torch.Generator().manual_seed(seed)
     module.double()
@@ -53,14 +53,19 @@ STREAM = randn(LENGTH, WIDTH, seed=1)
 PROBE = randn(LENGTH, WIDTH, seed=2)
 
 
-def make_layer(cfg: dict[str, Any], seed: int = 0) -> Any:
+def make_layer(cfg: dict[str, Any], block: int | None = None) -> Any:
+    """A layer with generic weights; `block` writes are scanned at a time, so that short streams have several blocks."""
     torch.manual_seed(0)
-    return generic(st.MemoryCaching(**cfg), seed)
+    layer = generic(st.MemoryCaching(**cfg))
+    if block is not None and layer.mix.geo.align == 1:
+        layer.mix.memory.chunk = block
+        layer.mix.geo = replace(layer.mix.geo, chunk=block)
+    return layer
 
 
 @cache
 def the_layer(case: Case) -> Any:
-    return make_layer(case.cfg)
+    return make_layer(case.cfg, case.block)
 
 
 def init_state(module: Any, batch: int, phase: int | Sequence[int] = 0) -> Any:

@@ -27,6 +27,7 @@ REST: dict[str, list[Any]] = dict(
     top_k=[1, 2],
     value_dim=[None, 3],
     inner_batch=[1, 2, 3],
+    block=[64, 3],
 )
 
 
@@ -44,7 +45,7 @@ class Case:
     def cfg(self) -> dict[str, Any]:
         """Keys for `MemoryCaching(...)` and the oracle."""
         f = self.factor
-        plain = {k: v for k, v in f.items() if k not in ("phase", "inner_batch")}
+        plain = {k: v for k, v in f.items() if k not in ("phase", "inner_batch", "block")}
         deep = dict(inner_batch=f["inner_batch"], expansion=2, rate=0.7)
         return dict(
             d_model=WIDTH, heads=2, head_dim=4, segment=4, router="mean", router_dim=4,
@@ -54,6 +55,11 @@ class Case:
     @property
     def phase(self) -> int:
         return self.factor["phase"]
+
+    @property
+    def block(self) -> int:
+        """Writes that a scan handles as one block (a deep memory has its inner batch instead)."""
+        return self.factor["block"]
 
     @property
     def first_cut(self) -> int:
@@ -66,7 +72,7 @@ class Case:
         f = self.factor
         delay = "" if f["write_delay"] == "window" else "-at_once"
         names = f"{f['memory']}-{f['cache']}-{f['start']}-{f['segments'][:3]}-{f['gate'][:4]}-{f['position']}"
-        batch = f"-b{f['inner_batch']}" if f["memory"] == "deep" else ""
+        batch = f"-b{f['inner_batch']}" if f["memory"] == "deep" else f"-c{f['block']}"
         return f"{names}-w{f['window']}{delay}-r{f['rate']}-s{f['sinks']}-p{f['phase']}-k{f['top_k']}-v{f['value_dim']}{batch}"
 
 
@@ -91,6 +97,8 @@ def pairs(f: dict[str, Any]) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
         live.pop("top_k")
     if f["memory"] != "deep":
         live.pop("inner_batch")
+    if f["memory"] in ("deep", "gru"):
+        live.pop("block")
     return set(itertools.combinations(sorted(live.items(), key=lambda kv: kv[0]), 2))
 
 

@@ -20,8 +20,8 @@ IDS = torch.randint(0, VOCAB, (3, 40), generator=torch.Generator().manual_seed(3
 
 
 def model_config(cfg: dict[str, Any], **keys: Any) -> dict[str, Any]:
-    """The keys of a layer, made those of a two-block model."""
-    base = dict(vocab_size=VOCAB, depth=2, pattern="m", mlp="gelu", mlp_dim=8, tie=True, norm_eps=1e-6)
+    """The keys of a layer, made those of a model with one block."""
+    base = dict(vocab_size=VOCAB, depth=1, pattern="m", mlp="gelu", mlp_dim=8, tie=True, norm_eps=1e-6)
     return cfg | base | keys
 
 

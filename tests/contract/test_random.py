@@ -35,7 +35,7 @@ def plan(row: list[int]) -> list[int | None]:
 
 
 @pytest.mark.parametrize("case", CHOSEN, ids=str)
-@settings(max_examples=12, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(drawn=calls())
 def test_any_batch_in_any_calls(case: Case, drawn: Drawn) -> None:
     layer, (rows, cuts) = the_layer(case), drawn

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 import siltstone as st
 from siltstone.cli.app import app
+from siltstone.errors import CheckpointError
 from siltstone.stream.reader import Reader
 from siltstone.stream.session import Session
 from siltstone.text import ByteTokenizer, train_bpe
@@ -242,7 +243,7 @@ main(sys.argv[1:])
 """
 
 
-def spawn(*words: Any, **keys: Any) -> subprocess.Popen[bytes]:
+def spawn(*words: Any, **keys: Any) -> Any:
     env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-W", "error", "-c", CHILD, *map(str, words), "--threads", "1"]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, **keys)
@@ -266,7 +267,7 @@ def test_a_killed_stream_goes_on(run: Path, file: Path, tmp_path: Path) -> None:
     assert same_file(session, tmp_path / "whole.silt")
 
 
-def until(ready: Callable[[], bool], child: subprocess.Popen[bytes]) -> None:
+def until(ready: Callable[[], bool], child: Any) -> None:
     """Wait for something that the child will do."""
     for _ in range(6000):
         if ready() or child.poll() is not None:
@@ -363,6 +364,14 @@ def test_a_made_up_note(run: Path, model: st.LM, tok: ByteTokenizer, file: Path,
         s.notes["stream"] = note
         s.save(tmp_path / f"{i}.silt")
         refused("makes no sense", "stream", run, file, "--session", tmp_path / f"{i}.silt")
+
+
+def test_weights_that_are_no_numbers(make_model: Any, tok: ByteTokenizer) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.norm.weight[0] = torch.nan
+    with pytest.raises(CheckpointError, match="not numbers"):
+        Reader(st.Session(model, tok)).feed(b"text")
 
 
 # inspect

@@ -354,7 +354,13 @@ def test_a_step_that_fails_halfway_is_known(session: st.Session, monkeypatch: py
         assert same(session, before)
         with pytest.raises(ZeroDivisionError):
             session.append("x")  # one token may be written in place
-    for call in (lambda: session.append("x"), lambda: session.generate(), lambda: session.rollback(3)):
+    for call in (
+        lambda: session.append("x"),
+        lambda: session.generate(),
+        lambda: session.rollback(3),
+        session.fork,
+        lambda: session.score("x"),
+    ):
         with pytest.raises(InputError, match="failed halfway"):
             call()
     session.rollback(mark)

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ..allocator import keep_freed_memory
 from . import layers, models
 from .startup import startup
 from .timing import Row
@@ -47,6 +48,7 @@ def rows(quick: bool, threads: tuple[int, ...]) -> Iterator[Row]:
 
 def run(quick: bool, threads: tuple[int, ...], say: Callable[[str], None]) -> str:
     """Measure, print the table, and return the JSON object of all rows."""
+    keep_freed_memory()
     found: list[Row] = []
     for row in rows(quick, threads):
         found.append(row)

@@ -44,7 +44,7 @@ def stream(
     With --session, the same command goes on where a stopped or killed one was saved: in a file by itself; standard input
     is taken to go on from the byte that is named at the start (or, fed from its beginning, skips with --offset to it).
     """
-    from siltstone.errors import ConfigError, DataError, SiltstoneError, StorageError
+    from siltstone.errors import ConfigError, DataError, StorageError
     from siltstone.stream.interrupt import Interrupts
     from siltstone.stream.pieces import pieces
     from siltstone.stream.reader import Reader
@@ -72,7 +72,7 @@ def stream(
             raise typer.Exit(130) from None
         except StorageError:
             raise
-        except (SiltstoneError, OSError):
+        except (DataError, OSError):  # between two pieces
             if session is not None and reader.offset:
                 reader.save(session)
             raise

@@ -65,7 +65,7 @@ def train(
 
     from siltstone.errors import ConfigError
     from siltstone.train import Recipe, begin, can_resume, check_same, fit, take_up
-    from siltstone.train.allocator import keep_freed_memory
+    from siltstone.allocator import keep_freed_memory
     from siltstone.train.report import Display, receipt_lines
 
     given: dict[str, Any] = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..errors import DataError, SessionCorrupt
+from ..errors import CheckpointError, DataError, SessionCorrupt
 from .receipt import Receipt, Timeline, receipt
 from .session import Session
 
@@ -77,14 +77,17 @@ class Reader:
         self._tail = before
 
     def feed(self, piece: bytes) -> Cost:
-        """Read one piece. Raises DataError for bytes that are no text; nothing of the piece was read then."""
+        """Read one piece. Raises DataError for bytes that are no text (nothing of the piece was read then), and
+        CheckpointError for a model whose predictions are not numbers."""
         text = self._decode(piece)
         began = time.perf_counter()
         ids = self.session.tokenizer.encode(text)
-        blind = self.session.position == 0  # the first token of all is predicted by nothing
-        nats = -self.session.append_scored(ids).double()
-        missed = len(self.session.tokenizer.token_bytes(ids[0])) if blind and ids else 0
-        cost = Cost(float(torch.nansum(nats)) / math.log(2), len(piece) - missed, len(ids))
+        blind = int(self.session.position == 0)  # the first token of all is predicted by nothing
+        missed = len(b"".join(map(self.session.tokenizer.token_bytes, ids[:blind])))
+        nats = -self.session.append_scored(ids)[blind:].double()
+        if torch.isnan(nats).any():
+            raise CheckpointError("the model's predictions are not numbers: its weights are damaged; load another checkpoint")
+        cost = Cost(float(nats.sum()) / math.log(2), len(piece) - missed, len(ids))
         self.offset += len(piece)
         self.cost += cost
         self._tail = (self._tail + piece)[-TAIL:]

@@ -105,6 +105,7 @@ class Session:
         The session stays as it was. Before a session's first token there is no prediction: a text scored there has nan
         for its first token (`torch.nansum` adds the rest).
         """
+        self._whole()
         ids = self._encode(text)
         with torch.no_grad():
             state, last, out = self._state, self._logits, [torch.empty(0)]
@@ -168,6 +169,7 @@ class Session:
 
     def fork(self) -> Session:
         """A session of its own that goes on from here; sealed states are shared. Marks made so far serve both."""
+        self._whole()
         twin = copy.copy(self)
         twin._state = self._state.fork()
         twin._sampler = torch.Generator()

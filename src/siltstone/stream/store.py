@@ -80,7 +80,8 @@ def weights_fingerprint(model: LM) -> str:
     """`model_fingerprint`, taken again only when a weight was changed or replaced since."""
     from ..checkpoint import model_fingerprint
 
-    seen = tuple((x.data_ptr(), x._version, x.dtype) for x in model.state_dict(keep_vars=True).values())
+    weights = model.state_dict(keep_vars=True).values()
+    seen = tuple((x.data_ptr(), 0 if x.is_inference() else x._version, x.dtype) for x in weights)
     known = _FINGERPRINTS.get(model)
     if known is None or known[0] != seen:
         known = _FINGERPRINTS[model] = (seen, model_fingerprint(model))

@@ -7,6 +7,7 @@ from typing import TextIO
 
 import torch
 
+from ..allocator import keep_freed_memory
 from ..checkpoint import load
 from ..errors import ConfigError, StorageError
 from .session import Session
@@ -25,6 +26,7 @@ def open_session(run: Path, file: Path | None, device: str, threads: int | None)
         torch.set_num_threads(threads)
     if file is not None and not file.parent.is_dir():
         raise StorageError(f"cannot write {file}: the folder {file.parent} is not there: create it, or choose another one")
+    keep_freed_memory()
     model, tokenizer = load(run, device=chosen_device(device))
     if file is not None and file.exists():
         return Session.load(file, model, tokenizer)

@@ -1,4 +1,4 @@
-"""Keeping freed memory: a training step frees and asks for the same large blocks, over and over."""
+"""Keeping freed memory: training steps and chunks of a stream free and ask for the same large blocks, over and over."""
 
 from __future__ import annotations
 
