@@ -63,9 +63,9 @@ def train(
     """
     import torch
 
+    from siltstone.allocator import keep_freed_memory
     from siltstone.errors import ConfigError
     from siltstone.train import Recipe, begin, can_resume, check_same, fit, take_up
-    from siltstone.allocator import keep_freed_memory
     from siltstone.train.report import Display, receipt_lines
 
     given: dict[str, Any] = {
