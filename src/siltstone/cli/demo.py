@@ -29,6 +29,7 @@ def demo(
     """
     import torch
 
+    from siltstone.allocator import keep_freed_memory
     from siltstone.demo import demo_run
     from siltstone.demo.run import demonstrate
     from siltstone.errors import ConfigError
@@ -37,6 +38,7 @@ def demo(
         if threads < 1:
             raise ConfigError(f"threads={threads} must be at least 1")
         torch.set_num_threads(threads)
+    keep_freed_memory()
     record = demonstrate(run or demo_run(), seconds, tokens, report, picture)
     if not record.resume["equal"]:
         raise typer.Exit(1)

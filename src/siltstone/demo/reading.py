@@ -105,33 +105,31 @@ class Race:
                 self._compare(turn)
             passed = time.perf_counter() - began
             per_turn = (passed - self.spent) / (start // CHUNK + 1)
-            self._rival_turn(turn, passed, per_turn * (len(self.text.ids) - turn.end) / CHUNK)
+            needed = per_turn * (len(self.text.ids) - turn.end) / CHUNK
+            self._rival_turn(began, 1.1 * needed)
             panel.show()
             if time.perf_counter() - began + per_turn > self.seconds and turn.end < len(self.text.ids):
                 self.record.notes.append(f"The time was over after {turn.end:,} of {len(self.text.ids):,} tokens.")
                 break
-        self._dismiss("It, too, read all of the text.")
+        while self._rival_turn(began, 0.0):
+            panel.show()
+        self.rival = None  # its memory is given back before anything else is done
+        gc.collect()
         panel.show(last=True)
 
-    def _rival_turn(self, turn: Turn, passed: float, needed: float) -> None:
-        """Lets the transformer read the same chunk, if its time and what the session will still need allow it."""
-        if self.rival is None:
-            return
-        ms = self.record.transformer.ms
-        expected = (2 * ms[-1] - ms[-2] if len(ms) > 1 else ms[-1] if ms else 0.0) / 1000 * (turn.end - turn.start)
-        if self.spent + expected > SHARE * self.seconds or passed + expected + 1.1 * needed > self.seconds:
-            self._dismiss("Its share of the time was used up there.")
-            return
-        took = read_chunk(self.rival, self.text.ids[turn.start : turn.end]).seconds
-        self.spent += took
-        self.record.transformer.add(turn.end, 1000 * took / (turn.end - turn.start), self.rival.nbytes)
-
-    def _dismiss(self, why: str) -> None:
-        """Frees the transformer."""
-        if self.rival is not None:
-            self.rival = None
-            self.record.facts["transformer_end"] = why
-            gc.collect()
+    def _rival_turn(self, began: float, needed: float) -> bool:
+        """Lets the transformer read its next chunk, if its share of the time and what the session will still need allow it."""
+        trace, rival = self.record.transformer, self.rival
+        if rival is None or rival.position >= self.session.position:
+            return False
+        left = self.text.ids[rival.position : min(rival.position + CHUNK, self.session.position)]
+        expected = (2 * trace.ms[-1] - trace.ms[-2] if len(trace.ms) > 1 else 0.0) / 1000 * CHUNK
+        if self.spent + expected > SHARE * self.seconds or time.perf_counter() - began + expected + needed > self.seconds:
+            return False
+        turn = read_chunk(rival, left)
+        self.spent += turn.seconds
+        trace.add(turn.end, 1000 * turn.seconds / len(left), rival.nbytes)
+        return True
 
     def _compare(self, turn: Turn) -> None:
         """One sample at the chunk's start: what the model makes of it without its memory."""

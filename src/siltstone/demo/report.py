@@ -101,7 +101,7 @@ def _curves(record: Record) -> str:
         rival = (
             f"The transformer has the same depth and widths, an MLP widened to {facts['transformer_parameters']:,} parameters, "
             "full attention, and random weights: only its time and its memory are shown. "
-            f"It got {other.position[-1]:,} tokens far. {facts.get('transformer_end', '')}"
+            f"It got {other.position[-1]:,} tokens far in its share of the time."
         )
     else:
         rival = "The transformer was left out: there was no time for it."

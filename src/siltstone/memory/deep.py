@@ -68,7 +68,7 @@ class Deep(Memory):
 
     def __init__(self, cfg: LayerConfig, options: DeepOptions):
         super().__init__(cfg, options)
-        self.chunk, self.eta = options.inner_batch, options.rate
+        self.batch, self.eta = options.inner_batch, options.rate
         heads, key, hidden = self.heads, self.key_dim, self.key_dim * options.expansion
         self.query = nn.Linear(cfg.d_model, heads * key, bias=False)
         self.write = nn.Linear(cfg.d_model, 2 * heads * key, bias=False)
@@ -120,7 +120,7 @@ class Deep(Memory):
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> DeepWritten:
         """See Memory.scan; one chunk is one inner batch."""
-        size = self.chunk
+        size = self.batch
         eta = inputs["eta"] if valid is None else inputs["eta"] * valid.unsqueeze(-1)
         key, value, eta = wide(chunks(inputs["key"], size)), wide(chunks(inputs["value"], size)), chunks(eta, size).unsqueeze(-1)
         pieces, n = key.shape[1], key.shape[3]
