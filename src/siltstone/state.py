@@ -146,7 +146,7 @@ class Store:
             leaves = tuple(_grown(x, a, self.width, room) for x, a in zip(leaves, self.axes, strict=True))
             tide = self.count.copy()
         for (_, y, a), x in zip(pairs, leaves, strict=True):
-            x = x.detach()
+            x = x.data  # entries that nobody sees yet: what autograd has saved of the others stays valid
             if level:
                 x.narrow(a, int(self.count[0]), int(added[0])).copy_(y.narrow(a, 0, int(added[0])))
                 continue

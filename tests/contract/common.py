@@ -57,7 +57,7 @@ def make_layer(cfg: dict[str, Any], block: int | None = None) -> Any:
     """A layer with generic weights; `block` writes are scanned at a time, so that short streams have several blocks."""
     torch.manual_seed(0)
     layer = generic(st.MemoryCaching(**cfg))
-    if block is not None and layer.mix.geo.align == 1:
+    if block is not None and cfg["memory"] != "deep":
         layer.mix.memory.chunk = block
         layer.mix.geo = replace(layer.mix.geo, chunk=block)
     return layer

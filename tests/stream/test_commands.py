@@ -15,38 +15,16 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
 
 import siltstone as st
-from siltstone.cli.app import app
 from siltstone.errors import CheckpointError
 from siltstone.stream.reader import Reader
 from siltstone.stream.session import Session
 from siltstone.text import ByteTokenizer, train_bpe
+from tests.stream.commands import good, receipt, refused, siltstone
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "It was a bright cold day — and the clocks, 東, were striking thirteen.\n" * 64
-
-
-def siltstone(*words: Any, data: bytes = b"") -> Result:
-    return CliRunner().invoke(app, [str(w) for w in words], input=data)
-
-
-def good(*words: Any, data: bytes = b"") -> Result:
-    result = siltstone(*words, data=data)
-    assert result.exit_code == 0, (result.stderr, result.exception)
-    return result
-
-
-def refused(words: str, *command: Any, data: bytes = b"") -> None:
-    """One line that says `words`, and exit code 2."""
-    result = siltstone(*command, data=data)
-    assert result.exit_code == 2, (result.output, result.exception)
-    assert words in result.stderr and result.stderr.count("\n") == 1 and result.stderr.startswith("siltstone: error: ")
-
-
-def receipt(result: Result) -> dict[str, Any]:
-    return json.loads(result.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")

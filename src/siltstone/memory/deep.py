@@ -97,8 +97,8 @@ class Deep(Memory):
 
     def init(self, batch: int) -> DeepState:
         """The learned initial weights."""
-        w_in, w_out = (wide(w).expand(batch, -1, -1, -1) for w in (self.w_in, self.w_out))
-        return DeepState(w_in, w_out, w_in, w_out)
+        both = wide(self.w_in), wide(self.w_out)
+        return DeepState(*(w.repeat(batch, 1, 1, 1) for w in both + both))
 
     def queries(self, x: Tensor) -> Tensor:
         """q = l2(x W_q)."""
