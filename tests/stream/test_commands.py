@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import Result
 
 import siltstone as st
 from siltstone.errors import CheckpointError
