@@ -39,3 +39,8 @@ def test_many_writes_in_a_segment(memory: str, rate: int) -> None:
         close(grad, expected[name], f"gradient of {name}")
     with torch.no_grad():
         close(feed(layer, x[None], None, [1, 67, 131])[0][0], want)
+        late = torch.cat([torch.full((5, 8), 9.0, dtype=torch.float64), x[:135]])  # two rows out of step, more than one block
+        mask = torch.arange(140)[None] >= torch.tensor([[0], [5]])
+        y, _ = layer(torch.stack([x, late]), mask=mask)
+        close(y[0], want)
+        close(y[1, 5:], want[:135], "a row that begins later")

@@ -165,3 +165,16 @@ def test_states_of_another_shape_are_refused(case: Case) -> None:
     other = make_model(model_config(case.cfg, d_model=16, head_dim=6))
     with pytest.raises((ValueError, KeyError)):
         other.load_state(tensors, meta)
+
+
+@every_pair
+def test_calls_without_a_row_or_a_token(case: Case) -> None:
+    model, state = the_model(case), after(case, 13)
+    none = state.select([])
+    y, none = model(IDS[:0, :5], none)
+    assert y.shape == (0, 5, y.shape[-1]) and len(none.position) == 0
+    y, same = model(IDS[:1, :0], state)
+    assert y.shape[:2] == (1, 0)
+    _, same = model(IDS[:1, :6], same, mask=torch.zeros(1, 6, dtype=torch.bool), reset=torch.ones(1, 6, dtype=torch.bool))
+    same_bits(same, state)
+    assert type(state).cat([none, state]).position.tolist() == [13]

@@ -17,9 +17,7 @@ def demo(
     ] = None,
     report: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("demo-report.html"),
     picture: Annotated[Path | None, typer.Option(help="Write the three curves as one SVG file too.")] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of the processor to use. [default: all]", show_default=False)
-    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of the processor to use, by both readers.")] = 1,
 ) -> None:
     """Read a long real text with a small trained model, and show what it costs.
 
@@ -34,10 +32,9 @@ def demo(
     from siltstone.demo.run import demonstrate
     from siltstone.errors import ConfigError
 
-    if threads is not None:
-        if threads < 1:
-            raise ConfigError(f"threads={threads} must be at least 1")
-        torch.set_num_threads(threads)
+    if threads < 1:
+        raise ConfigError(f"threads={threads} must be at least 1")
+    torch.set_num_threads(threads)
     keep_freed_memory()
     record = demonstrate(run or demo_run(), seconds, tokens, report, picture)
     if not record.resume["equal"]:

@@ -1,0 +1,140 @@
+"""What the documents show is run: snippets with their output, commands, and the examples for contributors."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+
+import siltstone as st
+from siltstone import registry
+from siltstone.cli.app import app
+from siltstone.demo import text
+
+ROOT = Path(__file__).resolve().parents[2]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.S | re.M)
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Language and content of the fenced blocks of a page that name their language."""
+    return [(m[1], m[2]) for m in BLOCK.finditer((ROOT / page).read_text("utf-8"))]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_snippets_of_the_readme_print_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    monkeypatch.chdir(tmp_path)
+    found, names, shown = blocks("README.md"), {}, 0
+    for (language, code), (follower, wanted) in zip(found, [*found[1:], ("", "")], strict=True):
+        if language != "python":
+            continue
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, "README.md", "exec"), names)  # later snippets go on from earlier ones
+        if follower == "text":
+            shown += 1
+            assert printed.getvalue() == wanted
+    assert shown
+
+
+def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for number, topic in enumerate(text._manual()):
+        if number < 40:
+            (tmp_path / "texts" / f"{number}.txt").write_text(topic, "utf-8")
+    (tmp_path / "long.txt").write_text("\n".join(topic for _, topic in zip(range(60), text._manual(), strict=False)), "utf-8")
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    lines = "".join(code for language, code in blocks("README.md") if language == "console").replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if line.startswith("$ siltstone ")]
+    assert {words[1] for words in commands} >= {"train", "generate", "stream", "inspect"}
+    for words in commands:
+        done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, (words, done.stderr)
+
+
+def test_the_readme_names_every_command_and_its_targets_exist() -> None:
+    page = (ROOT / "README.md").read_text("utf-8")
+    group = typer.main.get_command(app)
+    assert not [name for name in group.commands if f"siltstone {name}" not in page]  # type: ignore[attr-defined]
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert {"demo", "test"} <= {*re.findall(r"make (\w+)", page)}
+    assert not [target for target in re.findall(r"`make (\w+)`", page) if f"\n{target}:" not in makefile]
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/README.md", "docs/how-it-works.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    content = (ROOT / page).read_text("utf-8")
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)|src=\"([^\"]+)\"|srcset=\"([^\"]+)\"", content)
+    targets = [target for groups in links for target in groups if target and "://" not in target]
+    assert not [target for target in targets if not (ROOT / page).parent.joinpath(target).exists()]
+    paths = re.findall(r"`((?:src|docs|tests|tools)/[\w/.-]+)`", content)
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_all_decisions_are_listed() -> None:
+    page = (ROOT / "docs/README.md").read_text("utf-8")
+    for path in sorted((ROOT / "docs/decisions").glob("*.md")):
+        title = path.read_text("utf-8").splitlines()[0].removeprefix("# ")
+        assert f"[{title}](decisions/{path.name})" in page
+
+
+@pytest.fixture
+def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The files that CONTRIBUTING.md shows, as if they stood in their folders."""
+    code = [content for language, content in blocks("CONTRIBUTING.md") if language == "python"]
+    for family, name, content in zip(("memory", "cache"), ("retention", "average"), code, strict=True):
+        (tmp_path / family).mkdir()
+        (tmp_path / family / f"{name}.py").write_text(content, "utf-8")
+        package = importlib.import_module(f"siltstone.{family}")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / family)])
+    registry.members.cache_clear()
+    yield
+    registry.members.cache_clear()
+    for name in ("siltstone.memory.retention", "siltstone.cache.average"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("segments", ["constant", "logarithmic"])
+@pytest.mark.parametrize(("memory", "cache"), [("retention", "gated"), ("gated", "average"), ("retention", "average")])
+def test_a_rule_and_a_policy_are_one_file_each(examples: None, memory: str, cache: str, segments: str) -> None:
+    layer = st.MemoryCaching(d_model=8, heads=2, memory=memory, cache=cache, segment=4, segments=segments, window=3).double()
+    x, state, parts = torch.randn(2, 40, 8, dtype=torch.float64), None, []
+    mask = torch.rand(2, 40) < 0.8
+    whole, _ = layer(x, mask=mask)
+    for t in range(40):
+        y, state = layer(x[:, t : t + 1], state, mask=mask[:, t : t + 1])
+        parts.append(y)
+    torch.testing.assert_close(torch.cat(parts, 1)[mask], whole[mask], rtol=1e-9, atol=1e-9)
+
+
+def test_the_retention_of_the_example_is_its_equation(examples: None) -> None:
+    torch.manual_seed(0)
+    keys = {"d_model": 8, "heads": 2, "memory": "retention", "cache": "none", "segment": 4, "window": 0, "write_delay": 0}
+    layer = st.MemoryCaching(**keys).double()
+    x = torch.randn(1, 20, 8, dtype=torch.float64)
+    _, state = layer(x)
+    memory = layer.mix.memory
+    inputs = memory.inputs(x)
+    decay = 1 - 2.0 ** -(5 + torch.arange(2, dtype=torch.float64))
+    wanted = torch.zeros(2, 4, 4, dtype=torch.float64)
+    for t in range(20):
+        wanted = decay[:, None, None] * wanted + inputs["key"][0, t, :, :, None] * inputs["value"][0, t, :, None, :]
+    (found,) = [x for x in state.tensors().values() if x.shape == (1, 2, 4, 4)]
+    torch.testing.assert_close(found[0], wanted)

@@ -1,0 +1,125 @@
+"""Configurations that cannot work are refused, with the argument, what was given, and the mend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import siltstone as st
+from siltstone.config import LayerConfig, LMConfig, parse_setting
+from siltstone.errors import ConfigError, InputError
+
+BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, "window": 4, "segment": 8}
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"windw": 4}, ["'windw'", "did you mean 'window'"]),
+        ({"zebra": 4}, ["'zebra'", "the keys are"]),
+        ({"window": 0}, ["window=0", "write_delay=0"]),
+        ({"window": 0, "write_delay": 0, "sinks": 1}, ["sinks=1", "sinks=0"]),
+        ({"window": 0, "write_delay": 0, "pattern": "mw"}, ["window=0", "pattern"]),
+        ({"window": -1}, ["window=-1", "at least 0"]),
+        ({"write_delay": 3}, ["write_delay=3", "'window' or 0"]),
+        ({"compress": "mean", "rate": 3}, ["segment=8", "rate=3", "segment=6"]),
+        ({"compress": "mean", "rate": 8, "write_delay": 0}, ["write_delay=0", "window >= 7"]),
+        ({"compress": "identity", "rate": 2}, ["identity", "rate=2", "mean"]),
+        ({"heads": 3}, ["d_model=8", "heads=3", "head_dim"]),
+        ({"heads": 8}, ["head_dim=1", "even"]),
+        ({"memory": "gatd"}, ["memory='gatd'", "did you mean 'gated'"]),
+        ({"cache": "spars"}, ["cache='spars'", "sparse"]),
+        ({"compress": "max"}, ["compress='max'", "identity"]),
+        ({"cache": "sparse", "top_k": 0}, ["top_k=0", "at least 1"]),
+        ({"memory": "deep", "value_dim": 6}, ["value_dim=6", "head_dim=4"]),
+        ({"memory": "deep", "memory_options": {"inner_batch": 0}}, ["inner_batch=0"]),
+        ({"memory": "gated", "memory_options": {"expansion": 4}}, ["'expansion'", "'gated'"]),
+        ({"memory_options": [1]}, ["memory_options", "mapping"]),
+        ({"segments": "fibonacci"}, ["segments='fibonacci'", "logarithmic"]),
+        ({"start": "resume"}, ["start='resume'", "restart"]),
+        ({"gate": "relu"}, ["gate='relu'", "sigmoid"]),
+        ({"position": "learned"}, ["position='learned'", "rope"]),
+        ({"router": "max"}, ["router='max'", "mean"]),
+        ({"mlp": "relu"}, ["mlp='relu'", "swiglu"]),
+        ({"pattern": "mx"}, ["pattern='mx'", "letters"]),
+        ({"pattern": "mmm"}, ["pattern='mmm'", "depth=2"]),
+        ({"depth": True}, ["depth=True", "whole number"]),
+        ({"segment": 8.0}, ["segment=8.0", "whole number"]),
+    ],
+)
+def test_impossible_keys_are_refused_with_the_mend(keys: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        LMConfig.from_dict(BASE | keys)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_missing_keys_and_foreign_shapes() -> None:
+    for missing in ("vocab_size", "d_model"):
+        with pytest.raises(ConfigError, match=missing):
+            LMConfig.from_dict({k: v for k, v in BASE.items() if k != missing})
+    with pytest.raises(ConfigError, match="mapping"):
+        LMConfig.from_dict([1, 2])  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="preset 'huge'"):
+        st.presets.get("huge", 16)
+
+
+def test_a_configuration_survives_its_dictionary() -> None:
+    cfg = LMConfig.from_dict(BASE | {"memory": "deep", "memory_options": {"rate": 0.25}, "pattern": "mw", "tie": False})
+    assert LMConfig.from_dict(cfg.to_dict()) == cfg
+    assert cfg.replace(window=6).layer == LayerConfig(**{**vars(cfg.layer), "window": 6})
+    assert cfg.kinds == ["memory", "window"]
+
+
+def test_settings_of_the_command_line() -> None:
+    assert parse_setting("window=64") == ("window", 64)
+    assert parse_setting("memory=gated") == ("memory", "gated")
+    assert parse_setting('memory_options={"rate": 0.5}') == ("memory_options", {"rate": 0.5})
+    assert parse_setting("tie=false") == ("tie", False)
+    for bad in ("window", "=3"):
+        with pytest.raises(ConfigError, match="key=value"):
+            parse_setting(bad)
+
+
+def test_presets_grow() -> None:
+    with torch.device("meta"):
+        sizes = [st.LM(st.presets.get(name, 8192)).parameters_count for name in st.presets.names()]
+    assert sizes == sorted(sizes) and sizes[0] < 2e6 and 3e8 < sizes[-1] < 4e8
+
+
+def test_inputs_that_do_not_fit() -> None:
+    model = st.LM(LMConfig.from_dict(BASE))
+    ids = torch.zeros(2, 3, dtype=torch.long)
+    for bad in (ids + 16, ids - 1):
+        with pytest.raises(InputError, match="vocab_size=16"):
+            model(bad)
+    for bad in (ids[0], ids.float(), [[1, 2]]):
+        with pytest.raises(InputError, match="integer tensor"):
+            model(bad)
+    with pytest.raises(InputError, match="1 rows and the input 2"):
+        model(ids, model.init_state(1))
+    with pytest.raises(InputError, match="mask must be a bool tensor"):
+        model(ids, mask=torch.ones(2, 3))
+    with pytest.raises(InputError, match="reset must be a bool tensor"):
+        model(ids, reset=torch.ones(3, 2, dtype=torch.bool))
+    for phase in ([8, 0], [-1, 0], [0], [0.5, 0.5], np.zeros((2, 2), int)):
+        with pytest.raises(InputError, match="phase"):
+            model.init_state(2, phase)
+    layer = st.MemoryCaching(8, heads=2, window=4)
+    with pytest.raises(InputError, match=r"\[batch, tokens, 8\]"):
+        layer(torch.zeros(1, 2, 9))
+
+
+def test_no_tokens_and_no_rows() -> None:
+    model = st.LM(LMConfig.from_dict(BASE))
+    state = model.init_state(2)
+    logits, after = model(torch.zeros(2, 0, dtype=torch.long), state)
+    assert logits.shape == (2, 0, 16) and after is state
+    nothing = torch.zeros(2, 3, dtype=torch.bool)
+    logits, after = model(torch.zeros(2, 3, dtype=torch.long), state, mask=nothing)
+    assert torch.isfinite(logits).all() and (after.position == 0).all()
+    logits, after = model(torch.zeros(0, 3, dtype=torch.long))
+    assert logits.shape == (0, 3, 16) and len(after) == 0
