@@ -8,6 +8,7 @@
 | base  | 133 M  |  12   |   768   |  12   |  256   |  256    |
 | large | 352 M  |  20   |  1024   |  16   |  512   |  512    |
 
+All keep logarithmic segments, so that time a token and memory stay flat on a text of any length.
 Parameter counts are with 2,048 (nano), 4,096 (tiny), 8,192 (small) or 32,768 (base, large) token ids.
 """
 
@@ -36,7 +37,7 @@ def get(name: str, vocab_size: int, **keys: Any) -> LMConfig:
     """The preset called `name`, with `keys` changed."""
     if name not in _SIZES:
         raise ConfigError(f"preset {name!r} is not known; choose one of {names()}")
-    return LMConfig.from_dict({**_SIZES[name], "vocab_size": vocab_size, **keys})
+    return LMConfig.from_dict({**_SIZES[name], "segments": "logarithmic", "vocab_size": vocab_size, **keys})
 
 
 def nano(vocab_size: int, **keys: Any) -> LMConfig:

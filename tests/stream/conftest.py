@@ -12,7 +12,15 @@ import torch
 import siltstone as st
 from siltstone.text import ByteTokenizer
 
-SMALL: dict[str, Any] = {"depth": 2, "d_model": 32, "heads": 2, "window": 8, "segment": 8, "router_dim": 8}
+SMALL: dict[str, Any] = {
+    "segments": "constant",
+    "depth": 2,
+    "d_model": 32,
+    "heads": 2,
+    "window": 8,
+    "segment": 8,
+    "router_dim": 8,
+}
 
 
 def small_model(seed: int = 0, vocab: int = 259, **keys: Any) -> st.LM:

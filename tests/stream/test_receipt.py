@@ -29,7 +29,7 @@ def test_kv_cache() -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({}, "O(t/C)"),
+        ({"segments": "constant"}, "O(t/C)"),
         ({"segments": "logarithmic"}, "O(log t)"),
         ({"cache": "none"}, "O(1)"),
         ({"pattern": "w"}, "O(1)"),

@@ -23,7 +23,7 @@ VOCAB = 256
 
 def pair(dtype: torch.dtype, **keys: object) -> tuple[LM, LM]:
     """A memory model and a transformer of the same size (preset small, about 11 M without the memory)."""
-    return tuple(LM(small(VOCAB, pattern=p, **keys)).to(dtype).eval() for p in ("m", "a"))  # type: ignore[return-value]
+    return tuple(LM(small(VOCAB, pattern=p, **({"segments": "constant"} | keys))).to(dtype).eval() for p in ("m", "a"))  # type: ignore[return-value]
 
 
 def at_position(model: LM, position: int, scale: float = 0.02) -> LMState:
