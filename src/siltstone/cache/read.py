@@ -18,8 +18,33 @@ from .base import Mix
 
 def stage_sum(z: Tensor, matrices: Tensor, gates: Tensor) -> Tensor:
     """sum_n gates_n (z @ W_n): [R, H, Q, out]."""
-    weighted = gates.transpose(1, 2).unsqueeze(-1).to(z.dtype) * z.unsqueeze(-2)
-    return weighted.flatten(-2) @ matrices.flatten(2, 3).to(z.dtype)
+    weights, mixed = gates.transpose(1, 2).to(z.dtype), matrices.flatten(2, 3).to(z.dtype)
+    return GatedProduct.apply(z, mixed, weights) if torch.is_grad_enabled() else _outer(z, weights) @ mixed
+
+
+def _outer(z: Tensor, gates: Tensor) -> Tensor:
+    return (gates.unsqueeze(-1) * z.unsqueeze(-2)).flatten(-2)
+
+
+class GatedProduct(torch.autograd.Function):
+    """(gates x z) @ W for z [.., Q, K], W [.., N*K, V], gates [.., Q, N]; keeps its inputs and not their large product."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, matrices: Tensor, gates: Tensor) -> Tensor:  # type: ignore[override]
+        """[.., Q, V]."""
+        ctx.save_for_backward(z, matrices, gates)
+        return _outer(z, gates) @ matrices
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        """With P = grad W^T laid out [.., Q, N, K]: dz = gates P, dgates = P z, dW = (gates x z)^T grad."""
+        z, matrices, gates = ctx.saved_tensors
+        grad = grad.to(z.dtype)  # autocast may have computed the product in a narrower one
+        back = (grad @ matrices.transpose(-1, -2)).unflatten(-1, (gates.shape[-1], z.shape[-1]))
+        dz = (gates.unsqueeze(-2) @ back).squeeze(-2) if ctx.needs_input_grad[0] else None
+        dgates = (back @ z.unsqueeze(-1)).squeeze(-1) if ctx.needs_input_grad[2] else None
+        dmatrices = _outer(z, gates).transpose(-1, -2) @ grad if ctx.needs_input_grad[1] else None
+        return dz, dmatrices, dgates
 
 
 def dense(memory: Memory, z: Tensor, stages: tuple[Tensor, ...], gates: Tensor) -> Tensor:
