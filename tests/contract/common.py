@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -92,7 +92,7 @@ class Truth:
     grads: dict[str, Tensor]
 
 
-def gradients(loss: Tensor, x: Tensor, params: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def gradients(loss: Tensor, x: Tensor, params: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """d loss / d x and / d every parameter, zeros where it does not depend on one."""
     dx, *rest = torch.autograd.grad(loss, [x, *params.values()], materialize_grads=True)
     return dx, dict(zip(params, rest, strict=True))

@@ -26,10 +26,8 @@ def record(chunks: int = 244, chunk: int = 1024) -> Record:
         made.reader.add(at, 0.12 * (1 + 0.3 * wave), 900_000 + 160_000 * int(at / 128).bit_count(), 1.9 + 0.5 / i + wave)
         if i <= chunks // 4:
             made.transformer.add(at, 0.1 + at * 2e-5 * (1 + 0.2 * wave), at * 5120)
-        made.alone["position"].append(at)
-        made.alone["memory"].append(1.9 + wave)
-        made.alone["window"].append(2.02 + wave)
-    made.facts |= {"sample": 128, "sample_context": 256, "growth": "O(log t): logarithmic segments", "parameters": 2_100_000}
+        made.samples.append({"session": 1.9 + wave, "64": 2.02 + 1.1 * wave, "256": 1.95 + 0.9 * wave})
+    made.facts |= {"sample": 128, "growth": "O(log t): logarithmic segments", "parameters": 2_100_000}
     made.bits = 1.93
     text = "the army of the United States has been <in> the course of the year & will be. " * 4
     made.forks = [

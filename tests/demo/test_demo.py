@@ -49,7 +49,7 @@ def test_from_reading_to_report(run: Path, tmp_path: Path, capsys: pytest.Captur
     assert record.resume["here"]["process"] == os.getpid() != record.resume["there"]["process"]
     assert record.resume["there"]["position"] == 6000 + record.resume["tokens"]
     assert [fork["moved"] for fork in record.forks] == [False, False] and record.forks[0]["text"] != record.forks[1]["text"]
-    assert len(record.alone["position"]) == 2 + 1
+    assert [list(sample) for sample in record.samples] == [["session", "16", "64", "256"]] * 2
     assert out.read_text("utf-8").startswith("<!doctype html>") and picture.read_text("utf-8").startswith("<svg")
     said = capsys.readouterr().out
     assert "bit-equal: 6,000 tokens restored" in said and str(out) in said
@@ -85,7 +85,7 @@ def test_without_the_session_means_a_new_session_with_the_last_tokens(run: Path)
     fresh = st.Session(model, tokenizer)
     fresh.append(torch.from_numpy(ids[68:100]))
     wanted = -fresh.score(torch.from_numpy(ids[100:132])).double().numpy()
-    np.testing.assert_allclose(reading.window_only(model, ids, 100, 32, 32), wanted, rtol=1e-4)
+    np.testing.assert_allclose(reading.from_nothing_but(model, ids, 100, 32, 32), wanted, rtol=1e-4)
 
 
 def test_bits_per_byte_leaves_out_the_first_token() -> None:

@@ -98,7 +98,7 @@ def test_the_report_is_whole_and_needs_nothing_from_elsewhere() -> None:
     record.evidence = synthetic.evidence()
     text = report.page(record)
     parsed = outline(text)
-    assert parsed.seen.count("svg") == 6 and parsed.links == []
+    assert parsed.seen.count("svg") == 5 and parsed.links == []
     assert "@import" not in text and "url(" not in text
     assert set(re.findall(r"https?://[^\"' <]+", text)) == {"http://www.w3.org/2000/svg"}
     assert "prefers-color-scheme: dark" in text
@@ -118,7 +118,7 @@ def test_the_report_says_what_failed() -> None:
 
 def test_the_report_of_a_short_reading_without_a_transformer() -> None:
     record = synthetic.record(chunks=1)
-    record.transformer, record.alone = Trace(), {"position": [], "memory": [], "window": []}
+    record.transformer, record.samples = Trace(), []
     outline(report.page(record))
     assert "left out" in report.page(record)
 

@@ -60,23 +60,6 @@ def bits_plot(record: Record, place: str = "", size: svg.Size = (640, 300)) -> s
     return svg.plot(lines, "Bits per byte of what was read", "tokens read", log_x=True, place=place, size=size)
 
 
-def alone_plot(record: Record, size: svg.Size = (640, 300)) -> str:
-    """Bits per byte of samples with the whole session, and with the window's tokens only: means so far."""
-    at = [int(p) for p in record.alone["position"]]
-    lines = [
-        svg.Line(name, at, _cumulative(at, record.alone[key]), colour)
-        for name, key, colour in (("whole session", "memory", "a"), ("window only", "window", "c"))
-        if at
-    ]
-    return svg.plot(
-        lines,
-        "Bits per byte with and without the memory",
-        "tokens read before the sample",
-        log_x=True,
-        size=size,
-    )
-
-
 def loss_plot(evidence: dict, size: svg.Size = (640, 300)) -> str:
     """The shipped checkpoint's training: `evidence["loss"]` = {"step": [...], "train": [...], "valid": [[step, bits], ...]}."""
     loss = evidence.get("loss", {})

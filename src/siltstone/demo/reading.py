@@ -61,7 +61,7 @@ def bits_per_byte(nats: np.ndarray, sizes: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def window_only(model: LM, ids: np.ndarray, start: int, context: int, count: int) -> np.ndarray:
+def from_nothing_but(model: LM, ids: np.ndarray, start: int, context: int, count: int) -> np.ndarray:
     """Nats of tokens start..start+count, read from nothing but the `context` tokens before them."""
     row = torch.from_numpy(ids[start - context : start + count])[None]
     logits, _ = model(row[:, :-1])
@@ -81,9 +81,10 @@ class Race:
         record.facts["transformer_parameters"] = rival.parameters_count
         self.rival: Session | None = Session(rival, tokenizer)
         self.spent = 0.0  # by the transformer
-        self.context = model.cfg.depth * model.cfg.layer.window
-        self.sample = min(CHUNK, 2 * model.cfg.layer.window)
-        record.facts |= {"chunk": CHUNK, "sample": self.sample, "sample_context": self.context}
+        window = model.cfg.layer.window
+        self.contexts = [window, 4 * window, 16 * window] if window else []  # to compare the whole session with
+        self.sample = min(CHUNK, 2 * window)  # tokens, in every third turn
+        record.facts |= {"chunk": CHUNK, "sample": self.sample}
 
     def run(self, panel: Panel) -> None:
         """Reads until the text or the time is over."""
@@ -101,7 +102,7 @@ class Race:
             known = np.isfinite(turn.nats)
             nats, counted = nats + turn.nats[known].sum(), counted + int(sizes[known].sum())
             self.record.bits = float(nats / LN2 / counted) if counted else 0.0
-            if start // CHUNK % 2:
+            if start // CHUNK % 3 == 2:
                 self._compare(turn)
             passed = time.perf_counter() - began
             per_turn = (passed - self.spent) / (start // CHUNK + 1)
@@ -132,12 +133,13 @@ class Race:
         return True
 
     def _compare(self, turn: Turn) -> None:
-        """One sample at the chunk's start: what the model makes of it without its memory."""
+        """One sample at the chunk's start: what the model makes of it from nothing but the tokens just before."""
         end = turn.start + self.sample
-        if turn.start < self.context or self.sample == 0 or end > turn.end:
+        if not self.contexts or turn.start < self.contexts[-1] or end > turn.end:
             return
         sizes = self.text.sizes[turn.start : end]
-        alone = window_only(self.model, self.text.ids, turn.start, self.context, self.sample)
-        self.record.alone["position"].append(turn.start)
-        self.record.alone["memory"].append(bits_per_byte(turn.nats[: self.sample], sizes))
-        self.record.alone["window"].append(bits_per_byte(alone, sizes))
+        sample = {"session": bits_per_byte(turn.nats[: self.sample], sizes)}
+        for context in self.contexts:
+            nats = from_nothing_but(self.model, self.text.ids, turn.start, context, self.sample)
+            sample[str(context)] = bits_per_byte(nats, sizes)
+        self.record.samples.append(sample)

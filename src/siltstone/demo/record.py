@@ -42,7 +42,7 @@ class Record:
 
     facts        model, text and machine: name -> value, shown as they stand
     bits         bits per byte over all that was read
-    alone        positions, and bits per byte of a sample there: "memory" with the whole session, "window" without
+    samples      bits per byte of short pieces: "session" as they were read, and from nothing but the last "32", "128", ... tokens
     forks        prompt, text and ms a token of each fork
     resume       the proof of the restored session
     evidence     the training evidence beside the checkpoint, where there is one
@@ -52,7 +52,7 @@ class Record:
     reader: Trace = field(default_factory=Trace)
     transformer: Trace = field(default_factory=Trace)
     bits: float = 0.0
-    alone: dict[str, list[float]] = field(default_factory=lambda: {"position": [], "memory": [], "window": []})
+    samples: list[dict[str, float]] = field(default_factory=list)
     forks: list[dict[str, Any]] = field(default_factory=list)
     resume: dict[str, Any] = field(default_factory=dict)
     evidence: dict[str, Any] = field(default_factory=dict)

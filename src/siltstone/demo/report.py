@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from html import escape
 from typing import Any
 
@@ -120,19 +121,22 @@ def _curves(record: Record) -> str:
 
 
 def _memory(record: Record) -> str:
-    at = record.alone["position"]
-    if not at:
+    n = len(record.samples)
+    if n < 2:
         return ""
-    facts = record.facts
-    memory, window = (sum(record.alone[key]) / len(at) for key in ("memory", "window"))
-    better = "fewer" if memory < window else "more"
+    session = sum(sample["session"] for sample in record.samples) / n
+    rows = ""
+    for context in (key for key in record.samples[0] if key != "session"):
+        lost = [sample[context] - sample["session"] for sample in record.samples]
+        mean, spread = statistics.fmean(lost), statistics.stdev(lost) / n**0.5
+        cells = (f"nothing but the {context} tokens before", f"{session + mean:.4f}", f"{mean:+.4f} ± {spread:.4f}")
+        rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
     return (
-        "<h2>What the memory is worth</h2>"
-        f"<p>At {len(at)} places of the text the next {facts['sample']} tokens were predicted twice by the same model: with the "
-        f"whole session, and from nothing but the {facts['sample_context']} tokens before them, which is as far as its stacked "
-        f"windows reach. With the memory: {memory:.3f} bits per byte; without: {window:.3f}. "
-        f"That is {abs(window - memory) / window:.1%} {better}.</p>"
-        + _figure(plots.alone_plot(record, size=_FULL), "Means over the samples so far.")
+        "<h2>What remembering is worth</h2>"
+        f"<p>At {n} places the next {record.facts['sample']} tokens were predicted again by the same model, without what it "
+        "remembered: in a new session that had read only the tokens just before. The difference is paired; ± is one standard "
+        'error.</p><table class="num"><tr><th>predicted from</th><th>bits per byte</th><th>more than with the session</th></tr>'
+        f"<tr><td>the whole session</td><td>{session:.4f}</td><td></td></tr>{rows}</table>"
     )
 
 

@@ -122,15 +122,16 @@ def _tell(proof: dict[str, Any], console: Console) -> None:
 
 def _facts(model: LM, run: Path, source: str, tokens: int, size: int) -> dict[str, Any]:
     cfg, layer = model.cfg, model.cfg.layer
-    element = model.embed.weight.element_size()
+    element, dtype = model.embed.weight.element_size(), str(model.embed.weight.dtype).removeprefix("torch.")
+    threads = torch.get_num_threads()
     kinds = {"m": "memory", "w": "window-only", "a": "attention"}
     pattern = " and ".join(kinds[k] for k in sorted(set(cfg.pattern.replace(" ", ""))))
     return {
         "model": f"A model of {model.parameters_count:,} parameters: {cfg.depth} {pattern} layers, window {layer.window}, "
         f"{layer.memory} memory, {layer.cache} cache, {layer.segments} segments of {layer.segment}",
         "text": f"{source}, {tokens:,} tokens ({human(size)})",
-        "machine": f"{torch.get_num_threads()} threads, {str(model.embed.weight.dtype).removeprefix('torch.')}, "
-        f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}",
+        "machine": f"{threads} thread{'s' * (threads > 1)}, {dtype}, torch {torch.__version__}, "
+        f"Python {platform.python_version()}, {platform.machine()}",
         "checkpoint": run.name,
         "siltstone": __version__,
         "growth": growth(cfg),
