@@ -12,7 +12,7 @@ demo: .venv/demo.stamp
 	$(BIN)/siltstone demo
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -84,13 +84,7 @@ def options(
 
 
 for _name in COMMANDS:
-    try:
-        _module = importlib.import_module(f"siltstone.cli.{_name}")
-    except ModuleNotFoundError as _missing:
-        if _missing.name != f"siltstone.cli.{_name}":
-            raise
-        continue
-    app.command(_name)(guarded(getattr(_module, _name)))
+    app.command(_name)(guarded(getattr(importlib.import_module(f"siltstone.cli.{_name}"), _name)))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -40,6 +40,7 @@ class Panel:
         self.started = time.perf_counter()
         self.live = Live(console=self.console, refresh_per_second=4, transient=False) if self.console.is_terminal else None
         self._next_line = 0.0
+        self._spark = min(28, max(4, (self.console.width - 76) // 2))  # width of a sparkline
 
     def __enter__(self) -> Panel:
         if self.live:
@@ -83,7 +84,7 @@ class Panel:
         reader, other = self.record.reader, self.record.transformer
         seconds = int(time.perf_counter() - self.started)
         head = Table.grid(padding=(0, 2))
-        bar = ProgressBar(total=self.total, completed=reader.position[-1], width=40)
+        bar = ProgressBar(total=self.total, completed=reader.position[-1], width=28)
         head.add_row(
             Text("reading", style="bold"),
             bar,
@@ -94,7 +95,7 @@ class Panel:
         table.add_column("")
         table.add_column("Siltstone", justify="right", style="cyan")
         table.add_column("", style="cyan")
-        table.add_column("transformer, same size", justify="right", style="yellow")
+        table.add_column("transformer", justify="right", style="yellow")
         table.add_column("", style="yellow")
         top = max([*reader.ms, *other.ms])
         stopped = f"{other.position[-1]:,}" if other.position else ""
@@ -102,13 +103,13 @@ class Panel:
         table.add_row(
             "ms a token",
             f"{_recent(reader):.3f}",
-            sparkline(reader.ms, low=0, high=top),
+            sparkline(reader.ms, self._spark, 0, top),
             _two(other),
-            sparkline(other.ms, low=0, high=top),
+            sparkline(other.ms, self._spark, 0, top),
         )
         table.add_row("memory", human(reader.bytes[-1]), "", human(other.bytes[-1]) if other.bytes else "", "")
         bits = Text("random weights", style="dim")
-        table.add_row("bits per byte", f"{self.record.bits:.3f}", sparkline(reader.bits), bits, "")
+        table.add_row("bits per byte", f"{self.record.bits:.3f}", sparkline(reader.bits, self._spark), bits, "")
         return Group(head, Text(), table)
 
 

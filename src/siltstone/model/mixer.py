@@ -27,6 +27,8 @@ from .context import Context
 from .plan import ENDLESS, Geometry, Plan
 from .window import Ring, WindowAttention, WindowState
 
+FEW = 16  # checkpoints up to which a dense read of all pieces at once beats one product a piece, though half of it is hidden
+
 
 @dataclass
 class LayerState(State):
@@ -122,7 +124,7 @@ class Mixer(nn.Module):
         else:
             sums = None if route is None else route.sums
             call = Sealing(plan, self.memory, ends, state.online, sums, state.summary, inputs, plan.valid, skip, written)
-            whole = self.cache.sparse and isinstance(state.bank, Bank)
+            whole = isinstance(state.bank, Bank) and route is not None and self._at_once(state.bank.store.width + call.width)
             views, after.bank = state.bank.advance(call, whole)
             if whole and route is not None:
                 out = self._picked(written, z, views[0], route)
@@ -157,8 +159,12 @@ class Mixer(nn.Module):
             out = self.memory.join(i, self._read(written, i, out), z)
         return out
 
+    def _at_once(self, number: int) -> bool:
+        """Whether all pieces of a call ask the bank together: always for a sparse policy, for few checkpoints for a dense one."""
+        return self.cache.sparse or number <= FEW and self.memory.read_is_linear
+
     def _picked(self, written: Written, z: Tensor, view: View, route: _Routing) -> Tensor:
-        """A sparse policy over a constant bank is asked once for all pieces: [R, S, H, Q, V]."""
+        """One constant bank for all pieces, later checkpoints hidden from earlier ones: [R, S, H, Q, V]."""
         own = self._online(written, z)
         if not view.number or self.router is None or view.summary is None:
             return own
@@ -167,7 +173,12 @@ class Mixer(nn.Module):
         scores = u @ view.summary.to(u.dtype).transpose(-1, -2)
         hidden = None if view.hidden is None else view.hidden.repeat_interleave(queries, 1)
         mix = self.cache.mix(self.router, scores, None if route.online is None else route.online.flatten(1, 2), hidden, True)
-        found = chosen(self.memory, z.transpose(2, 3).flatten(1, 2), view.stages, mix)
+        rows = z.transpose(2, 3).flatten(1, 2)
+        if mix.index is not None:
+            found = chosen(self.memory, rows, view.stages, mix)
+        else:
+            assert mix.gates is not None
+            found = dense(self.memory, rows.transpose(1, 2), view.stages, mix.gates).transpose(1, 2)
         online = None if mix.online is None else mix.online.unflatten(1, (pieces, queries)).transpose(2, 3).unsqueeze(-1)
         found = found.unflatten(1, (pieces, queries)).transpose(2, 3)
         return found + (own if online is None else online.to(own.dtype) * own)
