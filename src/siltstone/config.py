@@ -177,6 +177,12 @@ class LMConfig:
         if self.mlp_dim is not None:
             _whole("mlp_dim", self.mlp_dim, 1)
         _one_of("mlp", self.mlp, ["swiglu", "gelu"])
+        _require(isinstance(self.tie, bool), f"tie={self.tie!r} must be true or false")
+        eps = self.norm_eps
+        _require(
+            isinstance(eps, int | float) and not isinstance(eps, bool) and 0 < eps < 1,
+            f"norm_eps={eps!r} must be a number between 0 and 1, for example 1e-6",
+        )
         letters = self.pattern.replace(" ", "") if isinstance(self.pattern, str) else ""
         _require(
             bool(letters) and set(letters) <= set(KINDS),

@@ -33,7 +33,7 @@ def names() -> list[str]:
     return list(_SIZES)
 
 
-def get(name: str, vocab_size: int, **keys: Any) -> LMConfig:
+def get(name: str, /, vocab_size: int, **keys: Any) -> LMConfig:
     """The preset called `name`, with `keys` changed."""
     if name not in _SIZES:
         raise ConfigError(f"preset {name!r} is not known; choose one of {names()}")

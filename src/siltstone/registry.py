@@ -37,7 +37,7 @@ def members(family: str) -> dict[str, type]:
 def member(family: str, name: str) -> Any:
     """The class of one member, or ConfigError."""
     known = members(family)
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         near = difflib.get_close_matches(str(name), list(known), 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ConfigError(f"{family}={name!r} is not known; choose one of {list(known)}{hint}")

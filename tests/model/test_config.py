@@ -47,6 +47,10 @@ BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, 
         ({"pattern": "mx"}, ["pattern='mx'", "letters"]),
         ({"pattern": "mmm"}, ["pattern='mmm'", "depth=2"]),
         ({"depth": True}, ["depth=True", "whole number"]),
+        ({"tie": "False"}, ["tie='False'", "true or false"]),
+        ({"norm_eps": "x"}, ["norm_eps='x'", "1e-6"]),
+        ({"memory": ["gated"]}, ["memory=['gated']", "choose one of"]),
+        ({"name": "x"}, ["'name'", "not a key"]),
         ({"segment": 8.0}, ["segment=8.0", "whole number"]),
     ],
 )
@@ -82,6 +86,23 @@ def test_settings_of_the_command_line() -> None:
     for bad in ("window", "=3"):
         with pytest.raises(ConfigError, match="key=value"):
             parse_setting(bad)
+
+
+def test_a_preset_takes_no_foreign_key() -> None:
+    with pytest.raises(ConfigError, match="'name' is not a key"):
+        st.presets.get("tiny", 16, name="x")
+
+
+@pytest.mark.parametrize("keys", [{}, {"segments": "logarithmic"}, {"pattern": "a"}])
+def test_a_saved_state_must_agree_with_its_position(keys: dict[str, Any]) -> None:
+    model = st.LM(LMConfig.from_dict(BASE | keys))
+    _, state = model(torch.zeros(1, 30, dtype=torch.long))
+    tensors, meta = state.tensors(), state.meta()
+    assert model.load_state(tensors, meta).position[0] == 30
+    with pytest.raises(ValueError, match="implies"):
+        model.load_state(tensors, meta | {"position": [10**6]})
+    with pytest.raises(ValueError, match="phase must be below 8"):
+        model.load_state(tensors, meta | {"phase": [10**9]})
 
 
 def test_presets_grow() -> None:
@@ -121,5 +142,6 @@ def test_no_tokens_and_no_rows() -> None:
     nothing = torch.zeros(2, 3, dtype=torch.bool)
     logits, after = model(torch.zeros(2, 3, dtype=torch.long), state, mask=nothing)
     assert torch.isfinite(logits).all() and (after.position == 0).all()
-    logits, after = model(torch.zeros(0, 3, dtype=torch.long))
-    assert logits.shape == (0, 3, 16) and len(after) == 0
+    for pattern in ("m", "w", "a"):
+        logits, after = st.LM(LMConfig.from_dict(BASE | {"pattern": pattern}))(torch.zeros(0, 3, dtype=torch.long))
+        assert logits.shape == (0, 3, 16) and len(after) == 0

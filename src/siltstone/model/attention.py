@@ -55,7 +55,7 @@ class Attention(nn.Module):
         before = state.cache
         after = before.append((k, v), runs.length)
         pos = runs.clock.position
-        level = bool((before.count == before.count[0]).all())
+        level = bool((before.count == before.count[:1]).all())
         scale = cfg.key_dim**-0.5
         if level and runs.width == 1 and (runs.length == 1).all():
             keys, values = after.views()

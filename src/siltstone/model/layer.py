@@ -36,7 +36,7 @@ class MemoryCaching(nn.Module):
         rows = meta.get("position")
         if not isinstance(rows, list):
             raise ValueError("the state's description lacks 'position'")
-        return restore(self.init_state(len(rows)), tensors, meta)
+        return restore(self.init_state(len(rows)), tensors, meta, self.cfg, [self.mix])
 
     def forward(
         self,

@@ -15,7 +15,6 @@ from ..norm import RMSNorm
 from . import entry
 from .block import Block
 from .context import Context
-from .runs import Clock
 from .stream_state import LMState, restore
 
 
@@ -61,7 +60,7 @@ class LM(nn.Module):
         rows = meta.get("position")
         if not isinstance(rows, list):
             raise ValueError("the state's description lacks 'position'")
-        return restore(self.init_state(len(rows)), tensors, meta)
+        return restore(self.init_state(len(rows)), tensors, meta, self.cfg.layer, [b.mix for b in self._layers])
 
     def features(
         self,
@@ -122,6 +121,3 @@ class LM(nn.Module):
                 raise InputError(
                     f"ids hold {bad}, and the model's vocab_size={self.cfg.vocab_size} allows 0 to {self.cfg.vocab_size - 1}"
                 )
-
-
-__all__ = ["LM", "Clock"]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..cache.bank import Bank
 from ..cache.logarithmic import Slots
+from ..config import LayerConfig
 from ..state import State, Store
 from .attention import AttentionState
 from .mixer import LayerState
@@ -86,7 +87,10 @@ class LMState:
         return out
 
     def checkpoints(self) -> list[np.ndarray]:
-        """[B] sealed states that each layer keeps, for the layers that keep any."""
+        """[B] places for sealed states that each layer keeps, for the layers that keep any.
+
+        With constant segments all are filled; with logarithmic ones those of the bits of the number of segments.
+        """
         out = []
         for layer in self.layers:
             if isinstance(layer, LayerState) and isinstance(layer.bank, Bank):
@@ -117,8 +121,11 @@ class LMState:
         return {"position": self.position.tolist(), "phase": self.phase.tolist(), "counts": counts}
 
 
-def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
-    """Fill an empty state of the right number of rows with saved tensors; ValueError where they do not fit."""
+def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cfg: LayerConfig, mixers: Sequence[Any]) -> LMState:
+    """Fill an empty state of the right number of rows with saved tensors.
+
+    Raises ValueError where they do not fit the model, or each other: a bank must hold what its position implies.
+    """
     rows = len(empty)
     clock = []
     for key in ("position", "phase"):
@@ -165,7 +172,24 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any]) ->
         return state.map(leaf)
 
     out = LMState(Clock(*clock), tuple(layer(i, s) for i, s in enumerate(empty.layers)))
+    if (out.phase >= cfg.segment // cfg.rate).any():
+        raise ValueError(f"phase must be below {cfg.segment // cfg.rate}, the writes of a segment")
+    for i, (state, mixer) in enumerate(zip(out.layers, mixers, strict=True)):
+        if not _agrees(state, mixer, out.clock):
+            raise ValueError(f"layer {i} does not hold what position {out.position.tolist()} implies")
     extra = set(tensors) - used
     if extra:
         raise ValueError(f"tensor {min(extra)!r} does not belong to this model")
     return out
+
+
+def _agrees(state: State, mixer: Any, clock: Clock) -> bool:
+    """Whether a layer keeps as many checkpoints, or keys and values, as rows at these positions have."""
+    if isinstance(state, AttentionState):
+        return bool((state.cache.count == clock.position).all())
+    if not isinstance(state, LayerState) or state.bank is None:
+        return True
+    sealed = mixer.geo.sealed(mixer.geo.written(clock.position), clock.phase)
+    if isinstance(state.bank, Bank):
+        return bool((state.bank.store.count == sealed).all())
+    return state.bank.width >= max((int(n).bit_length() for n in sealed), default=0)
