@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -78,5 +80,5 @@ def test_full_attention_far_away() -> None:
     """Attention depends on distances alone."""
     model = make_model(model_config(BASE, pattern="a", memory="gated"))
     empty = model.init_state(3)
-    far = model.load_state(empty.tensors(), empty.meta() | dict(position=[TEN_MILLION, 2**40, 7]))
+    far = replace(empty, clock=replace(empty.clock, position=np.array([TEN_MILLION, 2**40, 7])))
     close(feed(model, IDS, far, [3, 20])[0], model(IDS)[0])

@@ -27,18 +27,21 @@ def test_forward_is_pure(case: Case) -> None:
 
 
 @every_pair
-@pytest.mark.parametrize("which", ["original", "fork"])
-def test_forks_are_isolated_from_decoding_in_place(case: Case, which: str) -> None:
+def test_forks_are_isolated_from_decoding_in_place(case: Case) -> None:
+    """An original, its fork and a fork of that go on with texts of their own, turn by turn, in place."""
     model = the_model(case)
-    _, state = stepwise(model, IDS[:1, 10:17], after(case, 10), donate=True)
-    fork = state.fork()
-    used, kept = (state, fork) if which == "original" else (fork, state)
-    _, used = stepwise(model, IDS[1:2, :14], used, donate=True)
-    stepwise(model, IDS[2:, :5], used.fork(), donate=True)
-    y, kept = stepwise(model, IDS[:1, 17:30], kept, donate=True)
-    close(y, whole(case)[:1, 17:30])
-    assert kept.position.tolist() == [30]
-    assert used.position.tolist() == [31]
+    _, original = stepwise(model, IDS[:1, 10:17], after(case, 10), donate=True)
+    fork = original.fork()
+    states = [original, fork, fork.fork()]
+    texts = torch.cat([IDS[:1, :17].expand(3, -1), IDS[:, 20:36]], 1)
+    want, _ = model(texts, init_state(model, 3, case.phase))
+    at = 17
+    for size in (1, 1, 1, 1, 1, 6, 1, 1, 1, 1, 1):
+        for b in (2, 0, 1):
+            y, states[b] = model(texts[b : b + 1, at : at + size], states[b], donate=True)
+            close(y, want[b : b + 1, at : at + size])
+        at += size
+    assert [int(state.position[0]) for state in states] == [at] * 3
 
 
 @every_pair

@@ -160,8 +160,9 @@ class Mixer(nn.Module):
         return out
 
     def _at_once(self, number: int) -> bool:
-        """Whether all pieces of a call ask the bank together: always for a sparse policy, for few checkpoints for a dense one."""
-        return self.cache.sparse or number <= FEW and self.memory.read_is_linear
+        """Whether all pieces of a call ask the bank together: always for a sparse policy; for a dense one where few
+        checkpoints are read and no gradient is kept (what is hidden would be worked on three times then)."""
+        return self.cache.sparse or number <= FEW and self.memory.read_is_linear and not torch.is_grad_enabled()
 
     def _picked(self, written: Written, z: Tensor, view: View, route: _Routing) -> Tensor:
         """One constant bank for all pieces, later checkpoints hidden from earlier ones: [R, S, H, Q, V]."""
