@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from . import errors, presets
     from .checkpoint import load, save
     from .config import LayerConfig, LMConfig
+    from .demo import demo_run
     from .model.layer import MemoryCaching
     from .model.lm import LM
     from .model.stream_state import LMState
@@ -45,6 +46,7 @@ __all__ = [
     "LayerConfig",
     "MemoryCaching",
     "Session",
+    "demo_run",
     "errors",
     "load",
     "load_tokenizer",

@@ -161,6 +161,6 @@ def _tensor(path: Path, file: BinaryIO, name: str, dtype: torch.dtype, shape: li
     total.update(data)
     try:
         flat = torch.frombuffer(data, dtype=torch.uint8).view(dtype) if length else torch.empty(0, dtype=dtype)
-        return flat.reshape(shape)
+        return flat.reshape(shape).clone()  # into memory aligned as torch aligns its own: the same bits from the same kernels
     except (RuntimeError, OverflowError):
         raise SessionCorrupt(f"{path} was altered: the tensor {name[:80]!r} cannot have the shape {shape}") from None
