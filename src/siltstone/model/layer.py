@@ -12,7 +12,7 @@ from ..errors import InputError
 from . import entry
 from .context import Context
 from .mixer import Mixer
-from .stream_state import LMState, restore
+from .stream_state import LMState
 
 
 class MemoryCaching(nn.Module):
@@ -29,14 +29,11 @@ class MemoryCaching(nn.Module):
 
     def init_state(self, batch: int, phase: Any = None) -> LMState:
         """Rows that have seen nothing. phase [batch], in writes: how much earlier than `segment` the first cut comes."""
-        return LMState(entry.start_clock(batch, phase, self.cfg.segment // self.cfg.rate), (self.mix.init(batch),))
+        return entry.init_state(self.cfg, [self.mix], batch, phase)
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
         """A state from `state.tensors()` and `state.meta()`; ValueError where they do not fit."""
-        rows = meta.get("position")
-        if not isinstance(rows, list):
-            raise ValueError("the state's description lacks 'position'")
-        return restore(self.init_state(len(rows)), tensors, meta, self.cfg, [self.mix])
+        return entry.load_state(self.cfg, [self.mix], tensors, meta)
 
     def forward(
         self,

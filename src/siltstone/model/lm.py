@@ -15,7 +15,7 @@ from ..norm import RMSNorm
 from . import entry
 from .block import Block
 from .context import Context
-from .stream_state import LMState, restore
+from .stream_state import LMState
 
 
 class LM(nn.Module):
@@ -52,15 +52,11 @@ class LM(nn.Module):
 
     def init_state(self, batch: int, phase: Any = None) -> LMState:
         """Rows that have seen nothing. phase [batch], in writes: how much earlier than `segment` the first cut comes."""
-        limit = self.cfg.layer.segment // self.cfg.layer.rate
-        return LMState(entry.start_clock(batch, phase, limit), tuple(b.mix.init(batch) for b in self._layers))
+        return entry.init_state(self.cfg.layer, [b.mix for b in self._layers], batch, phase)
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
         """A state from `state.tensors()` and `state.meta()`; ValueError where they do not fit this model."""
-        rows = meta.get("position")
-        if not isinstance(rows, list):
-            raise ValueError("the state's description lacks 'position'")
-        return restore(self.init_state(len(rows)), tensors, meta, self.cfg.layer, [b.mix for b in self._layers])
+        return entry.load_state(self.cfg.layer, [b.mix for b in self._layers], tensors, meta)
 
     def features(
         self,
