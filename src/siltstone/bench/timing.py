@@ -39,13 +39,21 @@ class Row:
         return self.ratio <= self.target if self.at_most else self.ratio >= self.target
 
 
-def interleaved(contenders: dict[str, Callable[[], Any]], rounds: int, warm: int = 1) -> dict[str, float]:
-    """Median wall milliseconds of each contender, over `rounds` rounds after `warm` uncounted ones."""
+def interleaved(contenders: dict[str, Callable[[], Any]], rounds: int, warm: int = 1, least_ms: float = 60.0) -> dict[str, float]:
+    """Median wall milliseconds of each contender's call, over `rounds` rounds after `warm` uncounted ones.
+
+    In a round a short contender is called again until `least_ms` have passed: what is asked for is its time in use,
+    not that of a first call after another contender has had caches and threads to itself for seconds.
+    """
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for round_ in range(warm + rounds):
         for name, run in contenders.items():
-            start = time.perf_counter()
-            run()
-            if round_ >= warm:
-                taken[name].append((time.perf_counter() - start) * 1e3)
+            spent = 0.0
+            while spent < least_ms:
+                start = time.perf_counter()
+                run()
+                last = (time.perf_counter() - start) * 1e3
+                spent += last
+                if round_ >= warm:
+                    taken[name].append(last)
     return {name: statistics.median(times) for name, times in taken.items()}

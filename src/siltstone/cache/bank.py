@@ -19,13 +19,15 @@ class View:
 
     stages   matrices [R, H, N, in, out] of each stage
     summary  [R, N, U] mean routing keys, or None
-    hidden   bool [R, N] (or [R, S, N] for all pieces at once), True where a row sees less than N; None: all see all
+    hidden   bool [R, N], True where a row sees less than N; None: all see all
+    seen     [R, S] how many of them each piece sees, for a view of all pieces at once (`hidden` is None then)
     """
 
     stages: tuple[Tensor, ...]
     summary: Tensor | None
     hidden: Tensor | None
     newest_last: bool = True
+    seen: np.ndarray | None = None
 
     @property
     def number(self) -> int:
@@ -104,7 +106,8 @@ class Bank(State):
             store = store.append(new, plan.pieces - 1)
         if whole:
             seen = np.stack([plan.seen(j) for j in range(plan.shape[1])], 1)
-            return [self._view(store, seen, call.memory.stages_count, plan)], Bank(store)
+            leaves, stages = store.views(int(seen.max(initial=0))), call.memory.stages_count
+            return [View(leaves[:stages], leaves[stages] if len(leaves) > stages else None, None, seen=seen)], Bank(store)
         views = [self._view(store, plan.seen(j), call.memory.stages_count, plan) for j in range(plan.shape[1])]
         return views, Bank(store)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LayerConfig
@@ -56,16 +57,18 @@ class Router(nn.Module):
 
     def gates(self, scores: Tensor, online: Tensor | None, hidden: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """scores [R, Q, n], online [R, Q], hidden bool (broadcast to scores) -> online gate [R, Q, H] and gates [R, Q, H, n]."""
-        scale = self.log_scale.exp() * self.spread
-        logits = scores.unsqueeze(-2) * scale[:, None] + self.bias[:, None]
+        scale = (self.log_scale.exp() * self.spread).to(scores.dtype).view(-1, 1, 1)
+        bias = self.bias.unsqueeze(-1).expand(-1, scores.shape[-1])
+        if self.softmax:
+            assert online is not None
+            scores, bias = torch.cat([scores, online.unsqueeze(-1)], -1), torch.cat([bias, self.online.unsqueeze(-1)], -1)
+        last = scores.transpose(-1, -2).contiguous().unsqueeze(1)  # checkpoints before queries: their softmax is vectorised
+        logits = torch.addcmul(bias.to(scores.dtype).unsqueeze(-1), last, scale)
         if hidden is not None:
-            logits = logits.masked_fill(hidden.unsqueeze(-2), float("-inf"))
-        if not self.softmax:
-            return None, logits.sigmoid()
-        assert online is not None
-        own = online.unsqueeze(-1) * scale + self.online
-        weights = torch.cat([logits, own.unsqueeze(-1)], -1).softmax(-1)
-        return weights[..., -1], weights[..., :-1]
+            hidden = F.pad(hidden, (0, 1)) if self.softmax else hidden
+            logits = logits.masked_fill(hidden.transpose(-1, -2).unsqueeze(1), float("-inf"))
+        weights = (logits.softmax(2) if self.softmax else logits.sigmoid()).permute(0, 3, 1, 2)
+        return (weights[..., -1], weights[..., :-1]) if self.softmax else (None, weights)
 
 
 class CachePolicy(nn.Module):

@@ -1,6 +1,7 @@
 """Reading checkpoints: weighted outputs, blended weights, or chosen states; for memories of any number of stages.
 
-Shapes: query z [R, H, Q, in]; a stage's matrices of N checkpoints [R, H, N, in, out]; gates [R, Q, H, N].
+Shapes: query z [R, H, Q, in] (of all pieces: [R, S, H, Q, in]); a stage's matrices of N checkpoints [R, H, N, in, out];
+gates [R, Q, H, N].
 The dense read of one stage is a single product: (gates x z) laid out [Q, N * in] times [N * in, out].
 The sparse read sorts (token, choice) pairs by checkpoint and multiplies each checkpoint with its own pairs, once.
 """
@@ -18,33 +19,66 @@ from .base import Mix
 
 def stage_sum(z: Tensor, matrices: Tensor, gates: Tensor) -> Tensor:
     """sum_n gates_n (z @ W_n): [R, H, Q, out]."""
-    weights, mixed = gates.transpose(1, 2).to(z.dtype), matrices.flatten(2, 3).to(z.dtype)
-    return GatedProduct.apply(z, mixed, weights) if torch.is_grad_enabled() else _outer(z, weights) @ mixed
+    return by_piece(z.unsqueeze(1), matrices, gates.transpose(1, 2).unsqueeze(1), [matrices.shape[2]]).squeeze(1)
+
+
+def by_piece(z: Tensor, matrices: Tensor, gates: Tensor, widths: list[int]) -> Tensor:
+    """sum_n gates_n (z @ W_n) for pieces that each see the first `widths[s]` matrices.
+
+    z [R, S, H, Q, in], matrices [R, H, N, in, out], gates [R, S, H, Q, N]: [R, S, H, Q, out].
+    """
+    gates, matrices = gates.to(z.dtype), matrices.to(z.dtype)
+    if torch.is_grad_enabled():
+        return GatedProduct.apply(z, matrices, gates, widths)
+    return _gated_product(z, matrices, gates, widths)
+
+
+def _gated_product(z: Tensor, matrices: Tensor, gates: Tensor, widths: list[int]) -> Tensor:
+    flat, outs = matrices.flatten(2, 3), []
+    for j, n in enumerate(widths):
+        if n:
+            outs.append(_outer(z[:, j], gates[:, j, ..., :n]) @ flat[:, :, : n * z.shape[-1]])
+        else:
+            outs.append(z.new_zeros(*z[:, j].shape[:-1], flat.shape[-1]))
+    return torch.stack([o.to(outs[-1].dtype) for o in outs], 1)
 
 
 def _outer(z: Tensor, gates: Tensor) -> Tensor:
-    return (gates.unsqueeze(-1) * z.unsqueeze(-2)).flatten(-2)
+    rows = z.new_empty(*gates.shape, z.shape[-1])  # in this order, whatever the order of what is multiplied
+    return torch.mul(gates.unsqueeze(-1), z.unsqueeze(-2), out=rows).flatten(-2)
 
 
 class GatedProduct(torch.autograd.Function):
-    """(gates x z) @ W for z [.., Q, K], W [.., N*K, V], gates [.., Q, N]; keeps its inputs and not their large product."""
+    """`by_piece` with a backward pass that keeps the inputs and not their large product."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, matrices: Tensor, gates: Tensor) -> Tensor:  # type: ignore[override]
-        """[.., Q, V]."""
+    def forward(ctx: Any, z: Tensor, matrices: Tensor, gates: Tensor, widths: list[int]) -> Tensor:  # type: ignore[override]
+        """[R, S, H, Q, out]."""
         ctx.save_for_backward(z, matrices, gates)
-        return _outer(z, gates) @ matrices
+        ctx.widths = widths
+        return _gated_product(z, matrices, gates, widths)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        """With P = grad W^T laid out [.., Q, N, K]: dz = gates P, dgates = P z, dW = (gates x z)^T grad."""
+        """With P = grad W^T laid out [.., Q, N, in]: dz = gates P, dgates = P z, dW = (gates x z)^T grad."""
         z, matrices, gates = ctx.saved_tensors
         grad = grad.to(z.dtype)  # autocast may have computed the product in a narrower one
-        back = (grad @ matrices.transpose(-1, -2)).unflatten(-1, (gates.shape[-1], z.shape[-1]))
-        dz = (gates.unsqueeze(-2) @ back).squeeze(-2) if ctx.needs_input_grad[0] else None
-        dgates = (back @ z.unsqueeze(-1)).squeeze(-1) if ctx.needs_input_grad[2] else None
-        dmatrices = _outer(z, gates).transpose(-1, -2) @ grad if ctx.needs_input_grad[1] else None
-        return dz, dmatrices, dgates
+        dz, dgates = torch.zeros_like(z), torch.zeros_like(gates)
+        flat = matrices.flatten(2, 3)
+        dmatrices = flat.new_zeros(flat.shape).flatten(0, 1)
+        for j, n in enumerate(ctx.widths):
+            if not n:
+                continue
+            g, q, late = gates[:, j, ..., :n], z[:, j], grad[:, j]
+            wide = n * q.shape[-1]
+            if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
+                back = (late @ flat[:, :, :wide].transpose(-1, -2)).unflatten(-1, (n, -1))
+                dgates[:, j, ..., :n] = torch.linalg.vecdot(back, q.unsqueeze(-2))
+                dz[:, j] = back.mul_(g.unsqueeze(-1)).sum(-2)
+            if ctx.needs_input_grad[1]:
+                rows = _outer(q, g).transpose(-1, -2).flatten(0, 1)
+                dmatrices[:, :wide] += rows @ late.flatten(0, 1)
+        return dz, dmatrices.view(matrices.shape), dgates, None
 
 
 def dense(memory: Memory, z: Tensor, stages: tuple[Tensor, ...], gates: Tensor) -> Tensor:

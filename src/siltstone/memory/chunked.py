@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import LayerConfig
+from ..linear import Linear
 from ..norm import l2
 from ..state import State
 from .base import Inputs, Memory, Written, wide
@@ -31,8 +32,9 @@ class MatrixMemory(Memory):
 
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)
-        self.query = nn.Linear(cfg.d_model, self.heads * self.key_dim, bias=False)
-        self.write = nn.Linear(cfg.d_model, self.heads * (self.key_dim + self.val_dim), bias=False)
+        self.chunk = 32 if self.key_dim <= 32 else 64
+        self.query = Linear(cfg.d_model, self.heads * self.key_dim, bias=False)
+        self.write = Linear(cfg.d_model, self.heads * (self.key_dim + self.val_dim), bias=False)
 
     def init(self, batch: int) -> MatrixState:
         """Zeros."""
@@ -61,8 +63,8 @@ class MatrixMemory(Memory):
 
 
 def chunks(x: Tensor, size: int) -> Tensor:
-    """[G, S, L, H, ...] -> [G, S, H, L/size, size, ...]."""
-    return x.unflatten(2, (-1, size)).movedim(4, 2)
+    """[G, S, L, H, ...] -> [G, S, H, L/size, size, ...], laid out so that every product after it takes it as it is."""
+    return x.unflatten(2, (-1, size)).movedim(4, 2).contiguous()
 
 
 def outer(key: Tensor, value: Tensor) -> Tensor:
@@ -85,7 +87,7 @@ class ChunkRead:
     def read(self, z: Tensor) -> Tensor:
         """z [G, S, H, L*rate, K] -> [G, S, H, L*rate, V]."""
         n, c = self.keys.shape[3:5]
-        z = z.unflatten(3, (n, -1))
+        z = z.unflatten(3, (n, -1)).contiguous()
         rate = z.shape[4] // c
         scores = z @ self.keys.to(z.dtype).transpose(-1, -2)
         far = z
@@ -95,7 +97,7 @@ class ChunkRead:
             scores = scores * fade.to(z.dtype)
             far = z * at.exp().unsqueeze(-1).to(z.dtype)
         if rate == 1:
-            scores = scores.tril()
+            scores = scores.tril() if torch.is_grad_enabled() else scores.tril_()
         else:
             late = torch.ones(c, c, dtype=torch.bool, device=z.device).triu(1).repeat_interleave(rate, 0)
             scores = scores.masked_fill(late, 0.0)

@@ -10,9 +10,10 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import LayerConfig
+from ..linear import Linear
 from ..state import State
 from .base import Inputs, NoOptions, wide
 from .chunked import MatrixMemory, MatrixState, MatrixWritten, additive, chunks, outer
@@ -23,7 +24,7 @@ class GatedMatrixMemory(MatrixMemory):
 
     def __init__(self, cfg: LayerConfig, options: NoOptions):
         super().__init__(cfg, options)
-        self.gates = nn.Linear(cfg.d_model, 2 * self.heads)
+        self.gates = Linear(cfg.d_model, 2 * self.heads)
         with torch.no_grad():
             self.gates.bias[: self.heads] = torch.linspace(3.0, 6.0, self.heads)
             self.gates.bias[self.heads :] = 0.0

@@ -14,6 +14,7 @@ from ..cache.base import Mix
 from ..cache.logarithmic import Slots
 from ..cache.read import stage_sum
 from .context import Context
+from .reading import cached
 from .window import put
 
 if TYPE_CHECKING:
@@ -83,5 +84,5 @@ def _read(mixer: Mixer, x: Tensor, after: LayerState, segment: int, phase: int, 
             part = (part if gate is None else gate * part) + stage_sum(out, view.stages[i], mix.gates)
         out = rule.join(i, part, z)
     if view is not None and (rule.read_is_linear or not mixer.cache.blends):
-        out = (out if gate is None else gate * out) + mixer.cached(z, view, mix)
+        out = (out if gate is None else gate * out) + cached(mixer, z, view, mix)
     return out.transpose(1, 2)

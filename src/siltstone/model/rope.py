@@ -9,6 +9,7 @@ Source: arXiv 2104.09864 (rotation by pairs); pairs are (i, i + K/2).
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -17,20 +18,22 @@ from torch import Tensor
 TURN = 1 << 31
 
 
+@lru_cache(maxsize=64)
 def frequencies(width: int, theta: float = 10000.0) -> np.ndarray:
     """int64 [width/2], in 2^-31 turns a token: round(theta^(-2i/width) / (2 pi) * 2^31)."""
     return np.round(theta ** (-np.arange(0, width, 2) / width) / (2 * math.pi) * TURN).astype(np.int64)
 
 
 def rotation(positions: np.ndarray, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin [..., width/2] at integer positions [...]."""
+    """(cos, cos) and (-sin, sin), each [..., width], at integer positions [...]."""
     turns = (positions[..., None] % TURN * frequencies(width)) % TURN
     angle = torch.from_numpy(turns * (2 * math.pi / TURN))
-    return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([cos, cos], -1).to(device, dtype), torch.cat([-sin, sin], -1).to(device, dtype)
 
 
 def rotate(x: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
-    """x [R, T, H, K] turned by cos, sin [R or 1, T, K/2]."""
+    """x [R, T, H, K] = (a, b) turned to (a cos - b sin, b cos + a sin), by a `rotation` [R or 1, T, K]."""
     cos, sin = by[0].unsqueeze(-2), by[1].unsqueeze(-2)
     a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+    return torch.addcmul(x * cos, torch.cat([b, a], -1), sin)
