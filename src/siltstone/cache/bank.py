@@ -100,15 +100,13 @@ class Bank(State):
             new = tuple(s.transpose(1, 2) for s in call.memory.stages(call.sealed_ends()))
             sums = call.sealed_sums()
             if sums is not None:
-                base = -plan.dropped
-                counts = np.stack([plan.segment_writes(base + e) for e in range(call.width)], 1)
+                counts = plan.segment_writes(call.width)
                 new = (*new, sums / plan.host(np.maximum(counts, 1)).unsqueeze(-1))
             store = store.append(new, plan.pieces - 1)
         if whole:
-            seen = np.stack([plan.seen(j) for j in range(plan.shape[1])], 1)
-            leaves, stages = store.views(int(seen.max(initial=0))), call.memory.stages_count
-            return [View(leaves[:stages], leaves[stages] if len(leaves) > stages else None, None, seen=seen)], Bank(store)
-        views = [self._view(store, plan.seen(j), call.memory.stages_count, plan) for j in range(plan.shape[1])]
+            leaves, stages = store.views(int(plan.seen.max(initial=0))), call.memory.stages_count
+            return [View(leaves[:stages], leaves[stages] if len(leaves) > stages else None, None, seen=plan.seen)], Bank(store)
+        views = [self._view(store, plan.seen[:, j], call.memory.stages_count, plan) for j in range(plan.shape[1])]
         return views, Bank(store)
 
     def now(self, memory: Memory, number: int, phase: int, per_segment: int) -> View:

@@ -61,8 +61,8 @@ class GatedProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         """With P = grad W^T laid out [.., Q, N, in]: dz = gates P, dgates = P z, dW = (gates x z)^T grad."""
-        z, matrices, gates = ctx.saved_tensors
-        grad = grad.to(z.dtype)  # autocast may have computed the product in a narrower one
+        z, matrices, gates = (x.contiguous() for x in ctx.saved_tensors)
+        grad = grad.to(z.dtype).contiguous()  # autocast may have computed the product in a narrower dtype
         dz, dgates = torch.zeros_like(z), torch.zeros_like(gates)
         flat = matrices.flatten(2, 3)
         dmatrices = flat.new_zeros(flat.shape).flatten(0, 1)

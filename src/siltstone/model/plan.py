@@ -144,9 +144,11 @@ class Plan:
         """No token of this call sees a memory."""
         return not self.active.any()
 
-    def seen(self, piece: int) -> np.ndarray:
-        """[R] checkpoints that the queries of a piece see."""
-        return self.sealed0 + np.minimum(self.dropped + piece, self.pieces - 1)
+    @cached_property
+    def seen(self) -> np.ndarray:
+        """[R, S] checkpoints that the queries of each piece see."""
+        piece = np.arange(self.dropped, self.dropped + self.shape[1])
+        return self.sealed0[:, None] + np.minimum(piece, self.pieces[:, None] - 1)
 
     def host(self, x: np.ndarray) -> Tensor:
         """An array as a tensor on the call's device."""
@@ -170,13 +172,15 @@ class Plan:
     def query_back(self) -> tuple[Take, Tensor | None]:
         """Query slots [R, S*Q] -> tokens [R, T]; and [R, T] whether each token sees a memory (None: all do)."""
         rows, pieces = self.shape
+        wide = self.slots * self.geo.rate
+        if not self.lead.any() and (self.start == np.arange(pieces) * wide).all() and (self.runs.length == self.runs.width).all():
+            return Take(np.arange(self.runs.width)[None], self), None  # pieces are full and in their place
         i = np.broadcast_to(np.arange(self.runs.width)[None], (rows, self.runs.width))
         j = np.clip((i[..., None] >= self.start[:, None, :]).sum(-1) - 1, 0, pieces - 1)
         last = np.maximum((self.stop > self.start).sum(-1, keepdims=True) - 1, 0)
         j = np.where(i < self.runs.length[:, None], j, last)
         slot = i - np.take_along_axis(self.start, j, 1) + np.take_along_axis(self.lead, j, 1)
         sees = (i >= self.start[:, :1]) & (i < self.runs.length[:, None])
-        wide = self.slots * self.geo.rate
         return Take(j * wide + np.clip(slot, 0, wide - 1), self), None if sees.all() else self.host(sees)
 
     @cached_property
@@ -208,7 +212,7 @@ class Plan:
         """[R, S, L] writes that the segment holds at each slot, at least 1."""
         return self.host(np.maximum(self.since[..., None] + np.arange(self.slots) - self.shift[..., None] + 1, 1))
 
-    def segment_writes(self, piece: int) -> np.ndarray:
-        """[R] writes of the segment that is online in a piece (-1: the dropped one), once it is full."""
-        number = self.sealed0 + self.dropped + piece
-        return self.geo.opens(number + 1, self.runs.clock.phase) - self.geo.opens(number, self.runs.clock.phase)
+    def segment_writes(self, number: int) -> np.ndarray:
+        """[R, number] writes of the segments that the call seals first, once they are full."""
+        segment = self.sealed0[:, None] + np.arange(number + 1)
+        return np.diff(self.geo.opens(segment, self.runs.clock.phase[:, None]), axis=1)
