@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 
 from siltstone.bench import layers, models
@@ -11,9 +13,21 @@ from siltstone.bench.timing import Row, interleaved
 
 def test_rounds_are_interleaved_and_warm_ones_not_counted() -> None:
     order: list[str] = []
-    ms = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3, warm=1)
+    ms = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3, warm=1, least_ms=0.0)
     assert order == ["a", "b"] * 4
     assert set(ms) == {"a", "b"} and all(x >= 0 for x in ms.values())
+
+
+def test_short_calls_are_repeated_within_a_round() -> None:
+    order: list[str] = []
+
+    def call(name: str, seconds: float) -> None:
+        order.append(name)
+        time.sleep(seconds)
+
+    ms = interleaved({"short": lambda: call("short", 0.002), "long": lambda: call("long", 0.03)}, 1, warm=0, least_ms=20.0)
+    assert order[-1] == "long" and order.count("long") == 1 and 2 <= order.count("short") <= 10
+    assert 2 <= ms["short"] < 20 < ms["long"]
 
 
 def test_targets_are_floors_or_ceilings() -> None:
@@ -24,6 +38,26 @@ def test_targets_are_floors_or_ceilings() -> None:
     assert row(1.5, at_most=True).reached and not row(2.5, at_most=True).reached
     assert row(None).reached is None
     assert "missed" in line(row(1.5)) and cells(row(2.5))[-1] == "reached"
+
+
+def test_a_missed_target_is_measured_by_the_prototype() -> None:
+    def row(ratio: float) -> Row:
+        return Row("x", 1, "fp32", 1.0, 2.0, ratio, 5.0, 2.0)
+
+    assert [row(r).verdict for r in (5.0, 1.7, 1.5)] == ["reached", "as the prototype", "below the prototype"]
+
+
+def test_the_transformer_of_the_same_size_has_as_many_parameters() -> None:
+    ours, peer = models.pair(torch.float32, cache="sparse")
+    assert abs(ours.parameters_count / peer.parameters_count - 1) < 0.01
+
+
+def test_logarithmic_sessions_are_filled_too() -> None:
+    model, _ = models.pair(torch.float32, cache="sparse", depth=1, d_model=32, heads=2, segments="logarithmic")
+    state = models.at_position(model, 5000)
+    with torch.no_grad():
+        assert torch.isfinite(model(torch.zeros(1, 1, dtype=torch.long), state)[0]).all()
+    assert state.checkpoints()[0][0] == 5  # 19 sealed segments take five places
 
 
 def test_layer_rows_at_toy_sizes() -> None:

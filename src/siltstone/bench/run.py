@@ -12,14 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ..allocator import keep_freed_memory
+from ..train.precision import computes_bf16
 from . import layers, models
 from .startup import startup
 from .timing import Row
-
-
-def has_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices itself (else PyTorch emulates it, several times slower)."""
-    return torch.cpu._is_avx512_bf16_supported() if hasattr(torch.cpu, "_is_avx512_bf16_supported") else False
 
 
 def rows(quick: bool, threads: tuple[int, ...]) -> Iterator[Row]:
@@ -34,12 +30,10 @@ def rows(quick: bool, threads: tuple[int, ...]) -> Iterator[Row]:
             yield from layers.against_package(count, rounds, 512 if quick else 2048)
             for dtype in (torch.float32, torch.bfloat16):
                 yield from layers.against_attention(count, rounds, dtype, prefill, train)
-                if count == threads[0]:
-                    yield from models.prefill(count, rounds, dtype, prefill)
-            if count == threads[0]:
+                yield from models.prefill(count, rounds, dtype, prefill)
                 for tokens in (1024, train):
-                    yield from models.training(count, rounds, tokens)
-            yield from models.decoding(count, rounds, (1024, 8192) if quick else (1024, 32768, 131072))
+                    yield from models.training(count, rounds, dtype, tokens)
+            yield from models.decoding(count, rounds, (1024, 8192) if quick else (1024, 8192, 32768, 131072))
     finally:
         torch.set_num_threads(before)
     yield from models.session_bytes()
@@ -54,7 +48,7 @@ def run(quick: bool, threads: tuple[int, ...], say: Callable[[str], None]) -> st
         found.append(row)
         say(line(row))
     table = Table(title="Siltstone, measured side by side (medians of interleaved rounds)")
-    for column in ("claim", "threads", "dtype", "ours", "other side", "ratio", "target", ""):
+    for column in ("claim", "threads", "dtype", "ours", "other side", "ratio", "target", "prototype", ""):
         table.add_column(column, overflow="fold")
     for row in found:
         table.add_row(*cells(row))
@@ -63,10 +57,10 @@ def run(quick: bool, threads: tuple[int, ...], say: Callable[[str], None]) -> st
         {
             "machine": platform.processor() or platform.machine(),
             "capability": torch.backends.cpu.get_cpu_capability(),
-            "bf16_instructions": has_bf16(),
+            "bf16_instructions": computes_bf16(torch.device("cpu")),
             "torch": torch.__version__,
             "quick": quick,
-            "rows": [dataclasses.asdict(r) | {"reached": r.reached} for r in found],
+            "rows": [dataclasses.asdict(r) | {"reached": r.reached, "verdict": r.verdict} for r in found],
         }
     )
 
@@ -80,7 +74,6 @@ def cells(row: Row) -> tuple[str, ...]:
         return f"{x:,.0f}" if row.unit == "bytes" else f"{x:,.2f}"
 
     sign = "<=" if row.at_most else ">="
-    mark = {True: "reached", False: "missed", None: ""}[row.reached]
     return (
         row.claim + (f" ({row.note})" if row.note else ""),
         str(row.threads),
@@ -89,11 +82,12 @@ def cells(row: Row) -> tuple[str, ...]:
         figure(row.peer),
         "-" if row.ratio is None else f"{row.ratio:.2f}",
         "" if row.target is None else f"{sign} {row.target:g}",
-        mark,
+        "" if row.prototype is None else f"{row.prototype:g}",
+        row.verdict,
     )
 
 
 def line(row: Row) -> str:
     """A row in one line."""
-    claim, threads, dtype, ours, peer, ratio, target, mark = cells(row)
-    return f"{claim} [{dtype}, {threads} threads]: {ours} / {peer} = {ratio} {target} {mark}"
+    claim, threads, dtype, ours, peer, ratio, target, _, verdict = cells(row)
+    return f"{claim} [{dtype}, {threads} threads]: {ours} / {peer} = {ratio} {target} {verdict}"

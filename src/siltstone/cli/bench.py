@@ -11,7 +11,7 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Shorter texts and fewer rounds; figures only for a look.")] = False,
     threads: Annotated[str, typer.Option(help="Numbers of threads to measure with, as in 2,1.")] = "2,1",
 ) -> None:
-    """Measure speed and size side by side with the nearest alternatives (about fifteen minutes; --quick: two).
+    """Measure speed and size side by side with the nearest alternatives (about forty minutes; --quick: three).
 
     The last line of the output is one JSON object. Run it on a quiet machine.
     """
