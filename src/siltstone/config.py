@@ -79,7 +79,7 @@ class LayerConfig:
     top_k: int = 4
     router: str = "mean"
     router_dim: int = 64
-    memory_options: dict[str, Any] = field(default_factory=dict)
+    memory_options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def key_dim(self) -> int:

@@ -36,6 +36,7 @@ BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, 
         ({"cache": "sparse", "top_k": 0}, ["top_k=0", "at least 1"]),
         ({"memory": "deep", "value_dim": 6}, ["value_dim=6", "head_dim=4"]),
         ({"memory": "deep", "memory_options": {"inner_batch": 0}}, ["inner_batch=0"]),
+        ({"memory": "deep", "memory_options": {"rate": True}}, ["rate=True", "above 0"]),
         ({"memory": "gated", "memory_options": {"expansion": 4}}, ["'expansion'", "'gated'"]),
         ({"memory_options": [1]}, ["memory_options", "mapping"]),
         ({"segments": "fibonacci"}, ["segments='fibonacci'", "logarithmic"]),
@@ -145,3 +146,10 @@ def test_no_tokens_and_no_rows() -> None:
     for pattern in ("m", "w", "a"):
         logits, after = st.LM(LMConfig.from_dict(BASE | {"pattern": pattern}))(torch.zeros(0, 3, dtype=torch.long))
         assert logits.shape == (0, 3, 16) and len(after) == 0
+
+
+def test_a_configuration_can_be_a_key() -> None:
+    keys = BASE | {"memory": "deep", "memory_options": {"rate": 0.5}}
+    a, b = LMConfig.from_dict(keys), LMConfig.from_dict(dict(keys))
+    assert a == b and hash(a) == hash(b)
+    assert {a: 1}[b] == 1 and a != a.replace(memory_options={"rate": 0.25})

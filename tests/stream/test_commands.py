@@ -125,7 +125,8 @@ def test_ctrl_c_while_a_prompt_is_read(run: Path, tmp_path: Path, monkeypatch: p
     before = (tmp_path / "a.silt").read_bytes()
     monkeypatch.setattr(Session, "_call", after(1, Session._call, ctrl_c))
     result = siltstone("generate", run, TEXT, "--session", tmp_path / "a.silt")
-    assert (result.exit_code, result.stderr) == (130, "siltstone: interrupted\n")
+    said = f"siltstone: interrupted while the prompt was read; {tmp_path / 'a.silt'} is as it was\n"
+    assert (result.exit_code, result.stderr) == (130, said)
     assert (tmp_path / "a.silt").read_bytes() == before
 
 

@@ -164,6 +164,7 @@ def test_stop_strings_are_not_given_out(session: st.Session) -> None:
     text = "".join(session.fork().generate(60, seed=5))
     stop = text[20:23]
     other = session.fork()
+    assert "".join(session.fork().generate(60, stop=None, seed=5)) == text
     assert "".join(other.generate(60, stop=["never this", stop], seed=5)) == text[: text.index(stop)]
     assert other.position < session.position + 60
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from siltstone import presets
 from siltstone.config import LMConfig
@@ -35,11 +33,3 @@ def write_texts(folder: Path, sizes: tuple[int, ...] = (900, 40, 2500, 1300)) ->
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
     return write_texts(tmp_path / "texts")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

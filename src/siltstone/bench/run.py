@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ..allocator import keep_freed_memory
+from ..machine import keep_freed_memory
 from ..train.precision import computes_bf16
 from . import layers, models
 from .startup import startup

@@ -67,7 +67,7 @@ class Slots(State):
         width = max(s.width for s in states)
         return super().cat([s.grown(width) for s in states])  # type: ignore[misc]
 
-    def advance(self, call: Sealing, whole: bool) -> tuple[list[View], Slots]:
+    def advance(self, call: Sealing) -> tuple[list[View], Slots]:
         """Seal what the call seals; the views of its pieces, and the slots after it."""
         plan, bank = call.plan, self
         number = plan.sealed0.copy()

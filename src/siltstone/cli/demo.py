@@ -25,16 +25,11 @@ def demo(
     size for as long as that can keep up. Then the session is forked, saved, and resumed in a new process, bit for bit.
     Needs no training and no network.
     """
-    import torch
-
-    from siltstone.allocator import keep_freed_memory
     from siltstone.demo import demo_run
     from siltstone.demo.run import demonstrate
-    from siltstone.errors import ConfigError
+    from siltstone.machine import keep_freed_memory, use_threads
 
-    if threads < 1:
-        raise ConfigError(f"threads={threads} must be at least 1")
-    torch.set_num_threads(threads)
+    use_threads(threads)
     keep_freed_memory()
     record = demonstrate(run or demo_run(), seconds, tokens, report, picture)
     if not record.resume["equal"]:

@@ -40,10 +40,15 @@ def generate(
 
     s = open_session(run, session, device, threads)
     with Interrupts() as stop_asked:
-        with stop_asked.waiting():
-            s.append(prompt)
         try:
-            for piece in s.generate(max_new_tokens, temperature, top_k, top_p, stop or (), seed):
+            with stop_asked.waiting():
+                s.append(prompt)
+        except KeyboardInterrupt:
+            kept = f"; {session} is as it was" if session is not None else ""
+            print(f"siltstone: interrupted while the prompt was read{kept}", file=sys.stderr)
+            raise typer.Exit(130) from None
+        try:
+            for piece in s.generate(max_new_tokens, temperature, top_k, top_p, stop, seed):
                 sys.stdout.write(shown(piece, sys.stdout))
                 sys.stdout.flush()
                 stop_asked.check()

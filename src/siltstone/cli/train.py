@@ -61,10 +61,8 @@ def train(
 
     A killed run goes on with --resume, and ends as it would have without the interruption. Ctrl-C saves a checkpoint.
     """
-    import torch
-
-    from siltstone.allocator import keep_freed_memory
     from siltstone.errors import ConfigError
+    from siltstone.machine import keep_freed_memory, use_threads
     from siltstone.train import Recipe, begin, can_resume, check_same, fit, take_up
     from siltstone.train.report import Display, receipt_lines
 
@@ -74,10 +72,7 @@ def train(
         "valid_tokens": valid_tokens, "precision": precision,
     }  # fmt: skip
     given = {key: value for key, value in given.items() if value is not None}
-    if threads is not None:
-        if threads < 1:
-            raise ConfigError(f"threads={threads} must be at least 1")
-        torch.set_num_threads(threads)
+    use_threads(threads)
 
     def configure(vocab: int) -> Any:
         return _configure(vocab, preset, config, settings or [])

@@ -88,7 +88,7 @@ class Deep(Memory):
             value = getattr(options, key)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"memory_options {key}={value!r} must be a whole number of at least 1")
-        if not isinstance(options.rate, int | float) or not 0 < options.rate < math.inf:
+        if not isinstance(options.rate, int | float) or isinstance(options.rate, bool) or not 0 < options.rate < math.inf:
             raise ConfigError(f"memory_options rate={options.rate!r} must be a number above 0")
 
     @classmethod

@@ -58,7 +58,7 @@ def with_bank(
 ) -> tuple[Tensor, Bank | Slots]:
     """The answers to z [R, S, H, Q, in], and the bank after the call."""
     together = isinstance(bank, Bank) and (mixer.memory.read_is_linear or mixer.cache.sparse)
-    views, after = bank.advance(call, together)
+    views, after = bank.advance(call, together) if isinstance(bank, Bank) else bank.advance(call)
     if not together:
         return _apart(mixer, written, z, views, route), after
     own, view = online(mixer, written, z), views[0]

@@ -121,7 +121,7 @@ class Session:
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         seed: int | None = None,
     ) -> Iterator[str]:
         """Pieces of text that the model writes, as they come; a token is appended before its piece is given out.
@@ -144,7 +144,7 @@ class Session:
                     f"seed={seed!r} must be a whole number of 64 bits, or None to go on with the session's own sampler"
                 )
             self._sampler.manual_seed(seed)
-        return self._write(max_new_tokens, temperature, top_k, top_p, StopStrings(stop))
+        return self._write(max_new_tokens, temperature, top_k, top_p, StopStrings(() if stop is None else stop))
 
     def _write(self, count: int, temperature: float, top_k: int | None, top_p: float | None, stops: StopStrings) -> Iterator[str]:
         tok, decoder = self.tokenizer, StreamDecoder(self.tokenizer)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TextIO
 
-import torch
-
-from ..allocator import keep_freed_memory
 from ..checkpoint import load
-from ..errors import ConfigError, StorageError
+from ..errors import StorageError
+from ..machine import keep_freed_memory, use_threads
 from .session import Session
 
 
@@ -20,10 +18,7 @@ def open_session(run: Path, file: Path | None, device: str, threads: int | None)
     """
     from ..train.precision import chosen_device
 
-    if threads is not None:
-        if threads < 1:
-            raise ConfigError(f"threads={threads} must be at least 1")
-        torch.set_num_threads(threads)
+    use_threads(threads)
     if file is not None and not file.parent.is_dir():
         raise StorageError(f"cannot write {file}: the folder {file.parent} is not there: create it, or choose another one")
     keep_freed_memory()
