@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .config import LMConfig
+from .config import LayerConfig, LMConfig
 from .errors import CheckpointError, ConfigError, TokenizerError
 from .io import read_tensors, write_tensors, write_text
 from .io.atomic import make_folder
@@ -41,7 +42,10 @@ def _fingerprint(cfg: LMConfig, weights: dict[str, Tensor]) -> str:
 
 
 def _config_text(cfg: LMConfig) -> str:
-    return json.dumps(cfg.to_dict(), sort_keys=True, separators=(",", ":"))
+    """The keys that are not at their defaults: a key that a later version adds leaves older fingerprints as they are."""
+    usual = {f.name: f.default for part in (LMConfig, LayerConfig) for f in fields(part)}
+    keys = {k: v for k, v in cfg.to_dict().items() if v != usual[k] and v != {}}
+    return json.dumps(keys, sort_keys=True, separators=(",", ":"))
 
 
 def save(model: LM, tokenizer: Tokenizer, folder: str | Path, dtype: torch.dtype | None = None) -> Path:

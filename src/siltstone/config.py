@@ -57,7 +57,7 @@ class LayerConfig:
     top_k          checkpoints a token reads with cache="sparse"
     router         "mean": a segment's summary is the mean of its routing keys
     router_dim     R, width of a routing key
-    memory_options options of the update rule's own
+    memory_options, compress_options: the update rule's own options, and the compressor's
     """
 
     d_model: int
@@ -80,6 +80,7 @@ class LayerConfig:
     router: str = "mean"
     router_dim: int = 64
     memory_options: dict[str, Any] = field(default_factory=dict, hash=False)
+    compress_options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def key_dim(self) -> int:
@@ -139,10 +140,9 @@ class LayerConfig:
             f"segment={self.segment} is not a multiple of rate={self.rate}; "
             f"choose segment={max(1, self.segment // self.rate) * self.rate}",
         )
-        _require(
-            isinstance(self.memory_options, dict),
-            f"memory_options={self.memory_options!r} must be a mapping of the update rule's own options",
-        )
+        for key in ("memory_options", "compress_options"):
+            given = getattr(self, key)
+            _require(isinstance(given, dict), f"{key}={given!r} must be a mapping of the member's own options")
         from . import registry
 
         registry.validate_layer(self)

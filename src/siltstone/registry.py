@@ -45,11 +45,12 @@ def member(family: str, name: str) -> Any:
 
 
 def options(cls: Any, given: dict[str, Any]) -> Any:
-    """A member's own `Options` made from `memory_options`, unknown keys refused."""
+    """A member's own `Options` made from `memory_options` or `compress_options`, unknown keys refused."""
+    family = cls.__module__.split(".")[-2]
     known = [f.name for f in dataclasses.fields(cls.Options)]
     for key in given:
         if key not in known:
-            raise ConfigError(f"memory_options has no key {key!r} for memory={cls.name!r}; its options are {known}")
+            raise ConfigError(f"{family}_options has no key {key!r} for {family}={cls.name!r}; its options are {known}")
     return cls.Options(**given)
 
 
@@ -57,7 +58,7 @@ def validate_layer(cfg: LayerConfig) -> None:
     """Check what only the members know: names, options, and combinations that one of them refuses."""
     for family in FAMILIES:
         cls = member(family, getattr(cfg, family))
-        if family == "memory":
-            cls.check(cfg, options(cls, cfg.memory_options))
+        if hasattr(cls, "Options"):
+            cls.check(cfg, options(cls, getattr(cfg, f"{family}_options")))
         else:
             cls.check(cfg)

@@ -17,6 +17,7 @@ ROUTED = ("gated", "soup", "sparse")
 STARTS = ["restart", "carry"]
 SEGMENTS = ["constant", "logarithmic"]
 REST: dict[str, list[Any]] = dict(
+    compress=["identity", "mean", "conv", "gated", "attention"],
     rate=[1, 2],
     write_delay=["window", 0],
     sinks=[0, 2],
@@ -49,7 +50,8 @@ class Case:
         deep = dict(inner_batch=f["inner_batch"], expansion=2, rate=0.7)
         return dict(
             d_model=WIDTH, heads=2, head_dim=4, segment=4, router="mean", router_dim=4,
-            compress="identity" if f["rate"] == 1 else "mean", memory_options=deep if f["memory"] == "deep" else {},
+            compress_options=dict(queries=2) if f["compress"] == "attention" else {},
+            memory_options=deep if f["memory"] == "deep" else {},
         ) | plain  # fmt: skip
 
     @property
@@ -73,14 +75,15 @@ class Case:
         delay = "" if f["write_delay"] == "window" else "-at_once"
         names = f"{f['memory']}-{f['cache']}-{f['start']}-{f['segments'][:3]}-{f['gate'][:4]}-{f['position']}"
         batch = f"-b{f['inner_batch']}" if f["memory"] == "deep" else f"-c{f['block']}"
-        return f"{names}-w{f['window']}{delay}-r{f['rate']}-s{f['sinks']}-p{f['phase']}-k{f['top_k']}-v{f['value_dim']}{batch}"
+        pool = f"{f['compress'][:4]}{f['rate']}"
+        return f"{names}-w{f['window']}{delay}-{pool}-s{f['sinks']}-p{f['phase']}-k{f['top_k']}-v{f['value_dim']}{batch}"
 
 
 def allowed(f: dict[str, Any]) -> bool:
     """Combinations that the configuration accepts."""
     if f["window"] == 0 and (f["write_delay"] == "window" or f["sinks"] > 0 or f["rate"] > 1):
         return False
-    if f["phase"] >= 4 // f["rate"]:
+    if f["phase"] >= 4 // f["rate"] or (f["compress"] == "identity") != (f["rate"] == 1):
         return False
     return f["memory"] != "deep" or f["value_dim"] is None
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import siltstone as st
+
 from ..oracle.memories import l2, rms
 from .common import STREAM, close, differ, make_layer
 from .grid import MEMORIES, STARTS
@@ -100,12 +102,30 @@ def test_logarithmic_is_constant_until_the_first_merge(memory: str, start: str) 
     assert differ(log[11:], constant[11:])
 
 
+@pytest.mark.parametrize("compress", ["mean", "gated"])
 @every_memory
-def test_mean_of_identical_tokens_is_one_write(memory: str) -> None:
+def test_a_mean_of_identical_tokens_is_one_write(memory: str, compress: str) -> None:
     cfg = config(memory, write_delay=0, window=2, position="none")
     x = STREAM[:14]
-    twice = outputs(cfg | dict(rate=2, compress="mean", segment=8), x.repeat_interleave(2, 0))[1::2]
+    pooled = make_layer(cfg | dict(rate=2, compress=compress, segment=8))
+    with torch.no_grad():
+        pooled.load_state_dict(make_layer(cfg).state_dict(), strict=False)
+        twice = pooled(x.repeat_interleave(2, 0)[None])[0][0, 1::2]
     close(twice, outputs(cfg | dict(window=1), x))  # a window of two identical tokens averages to that token
+
+
+def test_convolution_and_gates_begin_as_the_mean() -> None:
+    cfg = config("linear", rate=2, segment=8)
+    mean = st.MemoryCaching(**cfg, compress="mean").double()
+    with torch.no_grad():
+        for compress in ("conv", "gated"):
+            other = st.MemoryCaching(**cfg, compress=compress).double()
+            other.load_state_dict(mean.state_dict(), strict=False)
+            for name, p in other.named_parameters():
+                if "compress.gate" in name:
+                    assert differ(other(STREAM[None])[0], mean(STREAM[None])[0])
+                    p.zero_()
+            close(other(STREAM[None])[0], mean(STREAM[None])[0])
 
 
 @every_start

@@ -6,16 +6,10 @@ import torch
 from torch import Tensor
 
 from .caches import read
+from .compressors import pool
 from .memories import MEMORIES, rms
 from .segments import Bank
 from .window import Config, Token, Weights, attend
-
-
-def compress(cfg: Config, xs: list[Tensor]) -> Tensor:
-    """r tokens become one write: the token itself, or their mean."""
-    if cfg["compress"] == "identity":
-        return xs[0]
-    return torch.stack(xs).mean(0)
 
 
 class Row:
@@ -57,7 +51,7 @@ class Row:
                     self.pending.append(left)
         if len(self.pending) == self.cfg["rate"]:
             if self.bank is not None:
-                self.bank.write(compress(self.cfg, [x for _, x in self.pending]))
+                self.bank.write(pool(self.cfg, self.w, [x for _, x in self.pending]))
             self.pending = []
 
     def visible(self) -> list[Token]:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from ..config import LayerConfig
 
 
+@dataclass(frozen=True)
+class NoOptions:
+    """For compressors without options of their own."""
+
+
 class Compress(nn.Module):
     """`rate` tokens become one: x [R, M, rate, D] -> [R, M, D]. Subclasses define `name` and `forward`."""
 
     name: ClassVar[str]
+    Options: ClassVar[type] = NoOptions
 
-    def __init__(self, cfg: LayerConfig):
+    def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__()
-        self.rate = cfg.rate
+        self.rate, self.options = cfg.rate, options
 
     @classmethod
-    def check(cls, cfg: LayerConfig) -> None:
+    def check(cls, cfg: LayerConfig, options: Any) -> None:
         """Raise ConfigError where this compressor cannot work with the layer's other keys."""
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -17,10 +17,12 @@ class Identity(Compress):
     name: ClassVar[str] = "identity"
 
     @classmethod
-    def check(cls, cfg: LayerConfig) -> None:
+    def check(cls, cfg: LayerConfig, options: Any) -> None:
         """Only rate 1."""
         if cfg.rate != 1:
-            raise ConfigError(f"compress='identity' writes every token, so rate={cfg.rate} must be 1; or choose compress='mean'")
+            raise ConfigError(
+                f"compress='identity' writes every token, so rate={cfg.rate} must be 1; or choose another, as compress='mean'"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """[R, M, 1, D] -> [R, M, D]."""

@@ -48,7 +48,8 @@ class Mixer(nn.Module):
         rule = registry.member("memory", cfg.memory)
         options = registry.options(rule, cfg.memory_options)
         self.memory: Memory = rule(cfg, options)
-        self.compress: Compress = registry.member("compress", cfg.compress)(cfg)
+        pooling = registry.member("compress", cfg.compress)
+        self.compress: Compress = pooling(cfg, registry.options(pooling, cfg.compress_options))
         self.cache: CachePolicy = registry.member("cache", cfg.cache)(cfg)
         self.router = Router(cfg) if self.cache.routed else None
         self.geo = Geometry(

@@ -1,0 +1,57 @@
+"""Attention pooling: m learned queries look at the block, each through keys and values of its own.
+
+    c = concat_j [ sum_i softmax_i(<p_j, x_i W_k^j> / sqrt(U) + b_ji) x_i W_v^j ] W_o,   j = 1..m, U = D / m
+
+Source: arXiv 1810.00825, section 3.2 (pooling by multihead attention with learned seeds), with a bias b a query and
+place, so that the order of a block counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..config import LayerConfig
+from ..errors import ConfigError
+from ..linear import Linear
+from .base import Compress
+
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """queries: m, how many learned queries share the width."""
+
+    queries: int = 4
+
+
+class AttentionPool(Compress):
+    """seed p [m, U], project [W_k, W_v] [2 D, D], place b [m, rate], out W_o [D, D]."""
+
+    name: ClassVar[str] = "attention"
+    Options = AttentionOptions
+
+    def __init__(self, cfg: LayerConfig, options: Any):
+        super().__init__(cfg, options)
+        self.queries, width = options.queries, cfg.d_model // options.queries
+        self.seed = nn.Parameter(torch.randn(self.queries, width))
+        self.place = nn.Parameter(torch.zeros(self.queries, cfg.rate))
+        self.project = Linear(cfg.d_model, 2 * cfg.d_model, bias=False)
+        self.out = nn.Linear(cfg.d_model, cfg.d_model, bias=False)
+
+    @classmethod
+    def check(cls, cfg: LayerConfig, options: Any) -> None:
+        """The queries share the width evenly."""
+        number = options.queries
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1 or cfg.d_model % number:
+            raise ConfigError(
+                f"compress_options queries={number!r} must be a whole number that divides d_model={cfg.d_model}, for example 1"
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[R, M, rate, D] -> [R, M, D]."""
+        key, value = self.project(x).unflatten(-1, (2, self.queries, -1)).unbind(-3)
+        scores = (key * self.seed.to(x.dtype)).sum(-1) * self.seed.shape[-1] ** -0.5 + self.place.to(x.dtype).T
+        return self.out((scores.softmax(2).unsqueeze(-1) * value).sum(2).flatten(-2))

@@ -1,0 +1,31 @@
+"""Softmax-gated pooling: c = sum_i g_i * x_i, g = softmax over the block of (x_i W_g + b_i), for every channel by itself.
+
+Source: arXiv 1709.04696 (multi-dimensional source-to-token attention), with a bias b_i a place and channel, so that the
+order of a block counts. It begins near the mean.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..config import LayerConfig
+from .base import Compress
+
+
+class GatedPool(Compress):
+    """gate W_g [D, D], place b [rate, D]."""
+
+    name: ClassVar[str] = "gated"
+
+    def __init__(self, cfg: LayerConfig, options: Any):
+        super().__init__(cfg, options)
+        self.gate = nn.Linear(cfg.d_model, cfg.d_model, bias=False)
+        self.place = nn.Parameter(torch.zeros(cfg.rate, cfg.d_model))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[R, M, rate, D] -> [R, M, D]."""
+        gates = (self.gate(x) + self.place.to(x.dtype)).softmax(2)
+        return (gates * x).sum(2)
