@@ -11,9 +11,10 @@ from typing import Any
 WIDTH = 8  # d_model
 LENGTH = 28  # tokens of a case's stream
 
-MEMORIES = ["linear", "gated", "gated_delta", "gru", "deep"]
+MEMORIES = ["linear", "gated", "delta", "gated_delta", "gru", "lstm", "min_gru", "min_lstm", "deep"]
 CACHES = ["none", "residual", "gated", "soup", "sparse"]
 ROUTED = ("gated", "soup", "sparse")
+DELTA = ("delta", "gated_delta")
 STARTS = ["restart", "carry"]
 SEGMENTS = ["constant", "logarithmic"]
 REST: dict[str, list[Any]] = dict(
@@ -28,6 +29,7 @@ REST: dict[str, list[Any]] = dict(
     top_k=[1, 2],
     value_dim=[None, 3],
     inner_batch=[1, 2, 3],
+    negative=[False, True],
     block=[64, 3],
 )
 
@@ -46,12 +48,16 @@ class Case:
     def cfg(self) -> dict[str, Any]:
         """Keys for `MemoryCaching(...)` and the oracle."""
         f = self.factor
-        plain = {k: v for k, v in f.items() if k not in ("phase", "inner_batch", "block")}
-        deep = dict(inner_batch=f["inner_batch"], expansion=2, rate=0.7)
+        plain = {k: v for k, v in f.items() if k not in ("phase", "inner_batch", "negative", "block")}
+        options: dict[str, Any] = {}
+        if f["memory"] == "deep":
+            options = dict(inner_batch=f["inner_batch"], expansion=2, rate=0.7)
+        elif f["memory"] in DELTA:
+            options = dict(negative=f["negative"])
         return dict(
             d_model=WIDTH, heads=2, head_dim=4, segment=4, router="mean", router_dim=4,
             compress_options=dict(queries=2) if f["compress"] == "attention" else {},
-            memory_options=deep if f["memory"] == "deep" else {},
+            memory_options=options,
         ) | plain  # fmt: skip
 
     @property
@@ -100,7 +106,9 @@ def pairs(f: dict[str, Any]) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
         live.pop("top_k")
     if f["memory"] != "deep":
         live.pop("inner_batch")
-    if f["memory"] in ("deep", "gru"):
+    if f["memory"] not in DELTA:
+        live.pop("negative")
+    if f["memory"] in ("deep", "gru", "lstm"):
         live.pop("block")
     return set(itertools.combinations(sorted(live.items(), key=lambda kv: kv[0]), 2))
 

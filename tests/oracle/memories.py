@@ -73,13 +73,23 @@ class Gated(Matrix):
 
 
 class GatedDelta(Gated):
-    """S <- a (I - b k k^T) S + b k v^T."""
+    """S <- a (I - b k k^T) S + b k v^T, b up to 2 if asked."""
 
     def write(self, state: State, c_D: Tensor) -> State:
         k, v = self.key_value(c_D)
         a, b = self.decay_and_strength(c_D)
+        if self.cfg["memory_options"].get("negative"):
+            b = 2 * b
         erase = torch.eye(self.K, dtype=c_D.dtype) - b * torch.einsum("hk,hl->hkl", k, k)
         return (a * (erase @ state[0]) + b * torch.einsum("hk,hv->hkv", k, v),)
+
+
+class Delta(GatedDelta):
+    """S <- (I - b k k^T) S + b k v^T, b up to 2 if asked."""
+
+    def decay_and_strength(self, c_D: Tensor) -> tuple[Tensor, Tensor]:
+        b = torch.sigmoid(self.gates(c_D))[:, None, None]
+        return torch.ones_like(b), b
 
 
 class Gru(Matrix):
@@ -100,6 +110,53 @@ class Gru(Matrix):
 
     def read(self, leaves: State, x_D: Tensor) -> Tensor:
         return leaves[0]
+
+
+class Lstm(Gru):
+    """s <- f s + i g, h <- o tanh(s), on RMS-normalised input; read h."""
+
+    def init(self) -> State:
+        zero = self.w["memory.norm.weight"].new_zeros(self.H, self.V)
+        return zero, zero
+
+    def write(self, state: State, c_D: Tensor) -> State:
+        w, size = self.w, self.H * self.V
+        h, s = (x.reshape(size) for x in state)
+        c = rms(c_D, w["memory.norm.weight"], 1e-6)
+        total = w["memory.lstm.weight_ih_l0"] @ c + w["memory.lstm.bias_ih_l0"]
+        total = total + w["memory.lstm.weight_hh_l0"] @ h + w["memory.lstm.bias_hh_l0"]
+        i, f, g, o = total.split(size)
+        s = torch.sigmoid(f) * s + torch.sigmoid(i) * torch.tanh(g)
+        return (torch.sigmoid(o) * torch.tanh(s)).view(self.H, self.V), s.view(self.H, self.V)
+
+    def leaves(self, state: State) -> State:
+        return state[:1]
+
+
+class MinGru(Matrix):
+    """h <- (1 - z) h + z (W_h c); read h."""
+
+    def init(self) -> State:
+        return (self.w["memory.write.weight"].new_zeros(self.H, self.V),)
+
+    def parts(self, c_D: Tensor) -> Tensor:
+        return (self.w["memory.write.weight"] @ c_D + self.w["memory.write.bias"]).view(-1, self.H, self.V)
+
+    def write(self, state: State, c_D: Tensor) -> State:
+        z, candidate = self.parts(c_D)
+        return ((1 - torch.sigmoid(z)) * state[0] + torch.sigmoid(z) * candidate,)
+
+    def read(self, leaves: State, x_D: Tensor) -> Tensor:
+        return leaves[0]
+
+
+class MinLstm(MinGru):
+    """h <- (f h + i (W_h c)) / (f + i); read h."""
+
+    def write(self, state: State, c_D: Tensor) -> State:
+        forget, enter, candidate = self.parts(c_D)
+        f, i = torch.sigmoid(forget), torch.sigmoid(enter)
+        return ((f * state[0] + i * candidate) / (f + i),)
 
 
 class Deep(Matrix):
@@ -139,4 +196,7 @@ class Deep(Matrix):
         return self.apply(leaves[0], leaves[1], self.query(x_D))
 
 
-MEMORIES: dict[str, type[Matrix]] = {"linear": Matrix, "gated": Gated, "gated_delta": GatedDelta, "gru": Gru, "deep": Deep}
+MEMORIES: dict[str, type[Matrix]] = {
+    "linear": Matrix, "gated": Gated, "delta": Delta, "gated_delta": GatedDelta, "gru": Gru, "lstm": Lstm, "min_gru": MinGru,
+    "min_lstm": MinLstm, "deep": Deep,
+}  # fmt: skip

@@ -21,12 +21,17 @@ def layer_weights(cfg: Config, seed: int = 0) -> Weights:
     shapes: dict[str, tuple[int, ...]] = {"out.weight": (D, H * V), "norm": (H, V)}
     if cfg["window"]:
         shapes["window.qkv.weight"] = (H * (2 * K + V), D)
-    if cfg["memory"] == "gru":
+    rule = cfg["memory"]
+    if rule in ("gru", "lstm"):
+        wide = {"gru": 3, "lstm": 4}[rule] * H * V
         shapes["memory.norm.weight"] = (D,)
-        shapes |= {f"memory.gru.weight_{x}_l0": (3 * H * V, n) for x, n in (("ih", D), ("hh", H * V))}
-        shapes |= {f"memory.gru.bias_{x}_l0": (3 * H * V,) for x in ("ih", "hh")}
+        shapes |= {f"memory.{rule}.weight_{x}_l0": (wide, n) for x, n in (("ih", D), ("hh", H * V))}
+        shapes |= {f"memory.{rule}.bias_{x}_l0": (wide,) for x in ("ih", "hh")}
+    elif rule in ("min_gru", "min_lstm"):
+        wide = {"min_gru": 2, "min_lstm": 3}[rule] * H * V
+        shapes |= {"memory.write.weight": (wide, D), "memory.write.bias": (wide,)}
     else:
-        gates = {"linear": 0, "gated": 2 * H, "gated_delta": 2 * H, "deep": H}[cfg["memory"]]
+        gates = {"linear": 0, "gated": 2 * H, "delta": H, "gated_delta": 2 * H, "deep": H}[rule]
         shapes |= {"memory.query.weight": (H * K, D), "memory.write.weight": (H * (K + V), D)}
         if gates:
             shapes |= {"memory.gates.weight": (gates, D), "memory.gates.bias": (gates,)}

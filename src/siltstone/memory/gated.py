@@ -6,7 +6,7 @@ State: H * K * V floats.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,23 +15,29 @@ from torch import Tensor
 from ..config import LayerConfig
 from ..linear import Linear
 from ..state import State
-from .base import Inputs, NoOptions, wide
+from .base import Inputs, wide
 from .chunked import MatrixMemory, MatrixState, MatrixWritten, additive, chunks, outer
 
 
 class GatedMatrixMemory(MatrixMemory):
     """A matrix memory with a decay (log space) and a write strength a head, both read from the token."""
 
-    def __init__(self, cfg: LayerConfig, options: NoOptions):
+    decays: ClassVar[bool] = True
+
+    def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)
-        self.gates = Linear(cfg.d_model, 2 * self.heads)
+        self.gates = Linear(cfg.d_model, (1 + self.decays) * self.heads)
         with torch.no_grad():
-            self.gates.bias[: self.heads] = torch.linspace(3.0, 6.0, self.heads)
-            self.gates.bias[self.heads :] = 0.0
+            self.gates.bias.zero_()
+            if self.decays:
+                self.gates.bias[: self.heads] = torch.linspace(3.0, 6.0, self.heads)
 
     def inputs(self, c: Tensor) -> Inputs:
         """key [R, M, H, K], value [R, M, H, V], decay [R, M, H] in log space, strength [R, M, H]."""
-        decay, strength = wide(self.gates(c)).chunk(2, -1)
+        gates = wide(self.gates(c))
+        if not self.decays:
+            return super().inputs(c) | {"decay": torch.zeros_like(gates), "strength": gates.sigmoid()}
+        decay, strength = gates.chunk(2, -1)
         return super().inputs(c) | {"decay": F.logsigmoid(decay), "strength": strength.sigmoid()}
 
 

@@ -6,11 +6,14 @@ triangular solve a chunk). State: H * K * V floats.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..config import LayerConfig
+from ..errors import ConfigError
 from ..state import State
 from .base import Inputs, wide
 from .chunked import ChunkRead, MatrixState, MatrixWritten, chunks, outer
@@ -35,10 +38,29 @@ class DeltaWritten(MatrixWritten):
         return apart
 
 
+@dataclass(frozen=True)
+class DeltaOptions:
+    """negative: strengths b up to 2 instead of 1, so that a write may turn a state's sign over (arXiv 2411.12537)."""
+
+    negative: bool = False
+
+
 class GatedDelta(GatedMatrixMemory):
     """S <- a (I - b k^T k) S + b k^T v."""
 
     name: ClassVar[str] = "gated_delta"
+    Options = DeltaOptions
+
+    @classmethod
+    def check(cls, cfg: LayerConfig, options: DeltaOptions) -> None:
+        """Options of the right kind."""
+        if not isinstance(options.negative, bool):
+            raise ConfigError(f"memory_options negative={options.negative!r} must be true or false")
+
+    def inputs(self, c: Tensor) -> Inputs:
+        """key, value, decay (log space), and strength in (0, 1), or (0, 2) with `negative`."""
+        found = super().inputs(c)
+        return found | {"strength": 2 * found["strength"]} if self.options.negative else found
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> MatrixWritten:
         """See Memory.scan. Inside a chunk: (I + tril(b k k^T e^{l_i - l_j}, -1)) [u w] = b [v, k e^{l}]; new values u - w S."""

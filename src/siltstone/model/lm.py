@@ -39,7 +39,7 @@ class LM(nn.Module):
             for name, p in block.named_parameters():
                 if name.endswith(("out.weight", "down.weight")):
                     nn.init.normal_(p, std=0.02 / (2 * self.cfg.depth) ** 0.5)
-                elif p.dim() == 2 and name.endswith(".weight") and ".gru." not in name:
+                elif p.dim() == 2 and name.endswith(".weight"):
                     nn.init.normal_(p, std=p.shape[1] ** -0.5)
 
     @property

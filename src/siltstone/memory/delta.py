@@ -1,0 +1,17 @@
+"""Delta rule: S_t = (I - b_t k_t^T k_t) S_{t-1} + b_t k_t^T v_t, o = q S, with unit keys and without forgetting.
+
+Source: arXiv 2406.06484, eq. 4 (the chunk form is that of `gated_delta` with a decay of 1). State: H * K * V floats.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from .gated_delta import GatedDelta
+
+
+class Delta(GatedDelta):
+    """S <- (I - b k^T k) S + b k^T v."""
+
+    name: ClassVar[str] = "delta"
+    decays: ClassVar[bool] = False

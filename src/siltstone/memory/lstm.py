@@ -1,0 +1,61 @@
+"""Long short-term memory over the compressed tokens: a vector state h and a cell s, both [H, V]; h is read as it is.
+
+    i, f, o = sigmoid(W c + U h), g = tanh(W_g c + U_g h), s <- f * s + i * g, h <- o * tanh(s)
+
+c is RMS-normalised first; the read is normalised per head like every memory's. Source: Hochreiter and Schmidhuber 1997 with
+the forget gate of Gers et al. 2000, in torch's form (`torch.nn.LSTM`, which runs it). State: 2 * H * V floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from ..config import LayerConfig
+from .vector import FusedMemory, VectorState
+
+
+@dataclass
+class CellState(VectorState):
+    """hidden, cell [B, H, V], float32 or wider."""
+
+    cell: Tensor
+
+
+class LSTM(FusedMemory):
+    """h, s <- LSTM(c, h, s). The forget gate begins near 1 (bias 1), so that gradients live from the first step on."""
+
+    name: ClassVar[str] = "lstm"
+
+    def __init__(self, cfg: LayerConfig, options: Any):
+        super().__init__(cfg, options)
+        width = self.heads * self.val_dim
+        self.lstm = nn.LSTM(cfg.d_model, width, batch_first=True)
+        with torch.no_grad():
+            self.lstm.get_parameter("bias_ih_l0")[width : 2 * width] = 1.0
+
+    def init(self, batch: int) -> CellState:
+        """Zeros."""
+        return CellState(self._zeros(batch), self._zeros(batch))
+
+    def run(self, token: Tensor, state: VectorState, count: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """See FusedMemory.run."""
+        before = cast(CellState, state)
+        kind, shape = next(self.lstm.parameters()).dtype, (self.heads, self.val_dim)
+        start = tuple(x.flatten(1)[None].to(kind) for x in (before.hidden, before.cell))
+        with torch.autocast(token.device.type, enabled=False):
+            if count is None:
+                after, (_, cell) = self.lstm(token.to(kind), start)
+            else:
+                lengths = count.clamp(min=1).cpu()
+                packed = pack_padded_sequence(token.to(kind), lengths, batch_first=True, enforce_sorted=False)
+                out, (_, cell) = self.lstm(packed, start)
+                after, _ = pad_packed_sequence(out, batch_first=True, total_length=token.shape[1])
+        cell = cell[0].to(before.cell.dtype).unflatten(-1, shape)
+        if count is not None:
+            cell = cell.where((count > 0)[:, None, None], before.cell)
+        return after.to(before.hidden.dtype), {"cell": cell}

@@ -1,0 +1,30 @@
+"""Minimal GRU: z = sigmoid(W_z c), h <- (1 - z) h + z (W_h c), gates that do not look at h.
+
+Source: arXiv 2410.01201, section 3.1. State: H * V floats.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..config import LayerConfig
+from .base import Inputs
+from .vector import DiagonalMemory
+
+
+class MinGRU(DiagonalMemory):
+    """keep = 1 - z, new = z (W_h c). W_z and W_h lie in `write`, in this order."""
+
+    name: ClassVar[str] = "min_gru"
+
+    def __init__(self, cfg: LayerConfig, options: Any):
+        super().__init__(cfg, options, 2)
+        self.start_with(torch.linspace(-3.0, -6.0, self.heads), torch.zeros(self.heads))
+
+    def inputs(self, c: Tensor) -> Inputs:
+        """keep, new [R, M, H, V]."""
+        z, candidate = self.parts(c)
+        return {"keep": (-z).sigmoid(), "new": z.sigmoid() * candidate}

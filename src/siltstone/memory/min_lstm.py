@@ -1,0 +1,33 @@
+"""Minimal LSTM: f = sigmoid(W_f c), i = sigmoid(W_i c), h <- (f h + i (W_h c)) / (f + i), gates that do not look at h.
+
+Source: arXiv 2410.01201, section 3.2 (with the gates' sum normalised to 1). State: H * V floats.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from ..config import LayerConfig
+from .base import Inputs
+from .vector import DiagonalMemory
+
+
+class MinLSTM(DiagonalMemory):
+    """keep = f / (f + i), new = i / (f + i) (W_h c). W_f, W_i and W_h lie in `write`, in this order."""
+
+    name: ClassVar[str] = "min_lstm"
+
+    def __init__(self, cfg: LayerConfig, options: Any):
+        super().__init__(cfg, options, 3)
+        spans = torch.linspace(1.5, 3.0, self.heads)
+        self.start_with(spans, -spans, torch.zeros(self.heads))
+
+    def inputs(self, c: Tensor) -> Inputs:
+        """keep, new [R, M, H, V]: f / (f + i) = sigmoid(log f - log i), which no small gate can upset."""
+        forget, enter, candidate = self.parts(c)
+        odds = softplus(-enter) - softplus(-forget)
+        return {"keep": odds.sigmoid(), "new": (-odds).sigmoid() * candidate}
