@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .errors import ConfigError
@@ -32,6 +32,14 @@ def _one_of(key: str, value: Any, allowed: list[Any]) -> None:
 def _whole(key: str, value: Any, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{key}={value!r} must be a whole number of at least {least}")
+
+
+def _known(keys: dict[str, Any], names: set[str], owner: str) -> None:
+    unknown = sorted(str(k) for k in keys if k not in names)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], sorted(names), 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the keys are {sorted(names)}"
+        raise ConfigError(f"{unknown[0]!r} is not a key of {owner}; {hint}")
 
 
 @dataclass(frozen=True)
@@ -147,6 +155,12 @@ class LayerConfig:
 
         registry.validate_layer(self)
 
+    @classmethod
+    def from_keys(cls, keys: dict[str, Any]) -> LayerConfig:
+        """A layer of some keys; ConfigError for one that is not a layer's."""
+        _known(keys, {f.name for f in fields(cls)}, "a layer")
+        return cls(**keys)
+
 
 @dataclass(frozen=True)
 class LMConfig:
@@ -210,7 +224,7 @@ class LMConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All keys, flat, ready for JSON."""
-        out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "layer"}
+        out = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "layer"}
         return out | dataclasses.asdict(self.layer)
 
     @classmethod
@@ -218,16 +232,9 @@ class LMConfig:
         """The inverse of `to_dict`; missing keys take their defaults, unknown ones raise ConfigError."""
         if not isinstance(keys, dict):
             raise ConfigError(f"a configuration must be a mapping of keys to values, and this is {type(keys).__name__}")
-        layer_names = {f.name for f in dataclasses.fields(LayerConfig)}
-        model_names = {f.name for f in dataclasses.fields(cls)} - {"layer"}
-        unknown = set(keys) - layer_names - model_names
-        if unknown:
-            name = min(unknown)
-            near = difflib.get_close_matches(name, sorted(layer_names | model_names), 1)
-            raise ConfigError(
-                f"{name!r} is not a key of the configuration"
-                + (f"; did you mean {near[0]!r}?" if near else f"; the keys are {sorted(layer_names | model_names)}")
-            )
+        layer_names = {f.name for f in fields(LayerConfig)}
+        model_names = {f.name for f in fields(cls)} - {"layer"}
+        _known(keys, layer_names | model_names, "the configuration")
         for name in ("vocab_size", "d_model"):
             if name not in keys:
                 raise ConfigError(f"the configuration lacks {name!r}")

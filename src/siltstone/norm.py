@@ -28,29 +28,49 @@ def _scaled(x: Tensor, share: float, eps: float) -> Tensor:
 
 
 def _inverse(x: Tensor, share: float, eps: float) -> Tensor:
-    """rsqrt(share |x|^2 + eps), [..., 1]."""
+    """rsqrt(share |x|^2 + eps), [..., 1], in float32 at least."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32 if x.dtype in HALF else None)
-    return torch.addcmul(length.new_full((), eps), length, length, value=share).rsqrt_()
+    return torch.addcmul(length.new_full((), eps), length, length, value=share).rsqrt()
 
 
 class Scaled(torch.autograd.Function):
-    """y = s x with s = rsqrt(share |x|^2 + eps), and its gradient dx = s g - share s^3 (g x) x in few passes."""
+    """y = s x with s = rsqrt(share |x|^2 + eps). Its Jacobian, s (1 - share y y^T), is symmetric: one formula for both modes.
+
+    Only x is kept, and the formula is made of differentiable parts, so that it can be differentiated again.
+    """
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, share: float, eps: float) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, share: float, eps: float) -> Tensor:  # type: ignore[override]
         """[..., n] -> [..., n]."""
-        scale = _inverse(x, share, eps)
-        ctx.save_for_backward(x, scale)
-        ctx.share = share
-        return x * scale.to(x.dtype)
+        return x * _inverse(x, share, eps).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        """Keeps x."""
+        x, ctx.share, ctx.eps = inputs
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         """See the class."""
-        x, scale = ctx.saved_tensors
-        along = torch.linalg.vecdot(grad.to(scale.dtype), x.to(scale.dtype)).unsqueeze(-1)
-        back = (along * scale.pow(3)).mul(-ctx.share).to(x.dtype)
-        return torch.addcmul(grad * scale.to(x.dtype), x, back), None, None
+        return Scaled._along(ctx, grad), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+        """See the class."""
+        return Scaled._along(ctx, tangent)
+
+    @staticmethod
+    def _along(ctx: Any, move: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        scale = _inverse(x, ctx.share, ctx.eps)
+        wide = move.to(scale.dtype)
+        y = x * scale
+        along = torch.linalg.vecdot(wide, y).unsqueeze(-1)
+        return (torch.addcmul(wide, y, along, value=-ctx.share) * scale).to(x.dtype)
 
 
 class RMSNorm(nn.Module):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 
+import pytest
 import torch
+from typer.testing import CliRunner
 
 from siltstone.bench import layers, models
 from siltstone.bench.run import cells, line
 from siltstone.bench.timing import Row, interleaved
+from siltstone.cli.app import app
 
 
 def test_rounds_are_interleaved_and_warm_ones_not_counted() -> None:
@@ -73,3 +76,14 @@ def test_a_filled_state_stands_where_it_says() -> None:
             logits, after = model(torch.zeros(1, 1, dtype=torch.long), state)
         assert after.position[0] == 5001 and torch.isfinite(logits).all()
     assert models.at_position(ours, 5000).checkpoints()[0][0] == (5000 - 128 - 1) // 256
+
+
+def test_ctrl_c_ends_the_benchmark_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(layers, "against_package", interrupted)
+    before = torch.get_num_threads()
+    result = CliRunner().invoke(app, ["bench", "--quick", "--threads", "1"])
+    assert (result.exit_code, result.stderr) == (130, "siltstone: interrupted\n")
+    assert torch.get_num_threads() == before

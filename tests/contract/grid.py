@@ -14,7 +14,6 @@ LENGTH = 28  # tokens of a case's stream
 MEMORIES = ["linear", "gated", "delta", "gated_delta", "gru", "lstm", "min_gru", "min_lstm", "deep"]
 CACHES = ["none", "residual", "gated", "soup", "sparse"]
 ROUTED = ("gated", "soup", "sparse")
-DELTA = ("delta", "gated_delta")
 STARTS = ["restart", "carry"]
 SEGMENTS = ["constant", "logarithmic"]
 REST: dict[str, list[Any]] = dict(
@@ -28,10 +27,19 @@ REST: dict[str, list[Any]] = dict(
     phase=[0, 1],
     top_k=[1, 2],
     value_dim=[None, 3],
-    inner_batch=[1, 2, 3],
-    negative=[False, True],
+    variant=[0, 1, 2],  # of the update rule's own options
     block=[64, 3],
 )
+
+
+def options(memory: str, variant: int) -> dict[str, Any]:
+    """Options of an update rule's own in one of three variants; empty where it has none."""
+    return {
+        "gated": dict(decay=["head", "channel", "channel"][variant]),
+        "delta": dict(negative=variant > 0),
+        "gated_delta": dict(negative=variant > 0),
+        "deep": dict(inner_batch=1 + variant, expansion=2, rate=0.7),
+    }.get(memory, {})
 
 
 @dataclass(frozen=True)
@@ -48,16 +56,11 @@ class Case:
     def cfg(self) -> dict[str, Any]:
         """Keys for `MemoryCaching(...)` and the oracle."""
         f = self.factor
-        plain = {k: v for k, v in f.items() if k not in ("phase", "inner_batch", "negative", "block")}
-        options: dict[str, Any] = {}
-        if f["memory"] == "deep":
-            options = dict(inner_batch=f["inner_batch"], expansion=2, rate=0.7)
-        elif f["memory"] in DELTA:
-            options = dict(negative=f["negative"])
+        plain = {k: v for k, v in f.items() if k not in ("phase", "variant", "block")}
         return dict(
             d_model=WIDTH, heads=2, head_dim=4, segment=4, router="mean", router_dim=4,
             compress_options=dict(queries=2) if f["compress"] == "attention" else {},
-            memory_options=options,
+            memory_options=options(f["memory"], f["variant"]),
         ) | plain  # fmt: skip
 
     @property
@@ -80,7 +83,7 @@ class Case:
         f = self.factor
         delay = "" if f["write_delay"] == "window" else "-at_once"
         names = f"{f['memory']}-{f['cache']}-{f['start']}-{f['segments'][:3]}-{f['gate'][:4]}-{f['position']}"
-        batch = f"-b{f['inner_batch']}" if f["memory"] == "deep" else f"-c{f['block']}"
+        batch = f"-o{f['variant']}-c{f['block']}"
         pool = f"{f['compress'][:4]}{f['rate']}"
         return f"{names}-w{f['window']}{delay}-{pool}-s{f['sinks']}-p{f['phase']}-k{f['top_k']}-v{f['value_dim']}{batch}"
 
@@ -104,10 +107,8 @@ def pairs(f: dict[str, Any]) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
         live.pop("gate")
     if f["cache"] != "sparse":
         live.pop("top_k")
-    if f["memory"] != "deep":
-        live.pop("inner_batch")
-    if f["memory"] not in DELTA:
-        live.pop("negative")
+    if not options(f["memory"], 0):
+        live.pop("variant")
     if f["memory"] in ("deep", "gru", "lstm"):
         live.pop("block")
     return set(itertools.combinations(sorted(live.items(), key=lambda kv: kv[0]), 2))

@@ -7,6 +7,8 @@ import itertools
 import pytest
 import torch
 
+from siltstone.model import reading
+
 from .common import PAD, PROBE, STREAM, Batch, close, feed, gradients, init_state, named, the_layer, truth
 from .grid import CASES, LENGTH, REST, Case, allowed, pairs
 
@@ -16,12 +18,21 @@ every_case = pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_grid_covers_every_pair_of_values() -> None:
     """Pairs of the other keys appear together, in a case where both matter."""
     seen = set().union(*[pairs(case.factor) for case in CASES])
-    for a, b in itertools.combinations(sorted(set(REST) - {"inner_batch"}), 2):
+    for a, b in itertools.combinations(sorted(REST), 2):
         for left, right in itertools.product(REST[a], REST[b]):
             f = {name: values[0] for name, values in REST.items()} | {"memory": "linear", "cache": "sparse"}
             f |= {"start": "restart", "segments": "constant", a: left, b: right}
             if allowed(f):
                 assert ((a, left), (b, right)) in seen
+
+
+def test_pieces_are_answered_alike_together_and_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many checkpoints are gated piece by piece; the oracle's outputs and gradients hold there too."""
+    monkeypatch.setattr(reading, "FEW", 0)
+    chosen = [c for c in CASES if c.cfg["cache"] in ("gated", "soup") and c.cfg["segments"] == "constant"]
+    assert len(chosen) > 20
+    for case in chosen:
+        test_forward_and_gradients(case)
 
 
 @every_case

@@ -40,7 +40,8 @@ BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, 
         ({"memory": "deep", "value_dim": 6}, ["value_dim=6", "head_dim=4"]),
         ({"memory": "deep", "memory_options": {"inner_batch": 0}}, ["inner_batch=0"]),
         ({"memory": "deep", "memory_options": {"rate": True}}, ["rate=True", "above 0"]),
-        ({"memory": "gated", "memory_options": {"expansion": 4}}, ["'expansion'", "'gated'"]),
+        ({"memory": "gated", "memory_options": {"expansion": 4}}, ["'expansion'", "'gated'", "decay"]),
+        ({"memory": "gated", "memory_options": {"decay": "row"}}, ["decay='row'", "channel"]),
         ({"memory": "delta", "memory_options": {"negative": 2}}, ["negative=2", "true or false"]),
         ({"memory_options": [1]}, ["memory_options", "mapping"]),
         ({"segments": "fibonacci"}, ["segments='fibonacci'", "logarithmic"]),
@@ -152,8 +153,20 @@ def test_no_tokens_and_no_rows() -> None:
         assert logits.shape == (0, 3, 16) and len(after) == 0
 
 
+def test_the_layer_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(ConfigError, match="'hedas' is not a key of a layer; did you mean 'heads'"):
+        st.MemoryCaching(d_model=32, hedas=2)
+    with pytest.raises(ConfigError, match="'depth' is not a key of a layer"):
+        st.MemoryCaching(d_model=32, depth=2)
+
+
 def test_a_configuration_can_be_a_key() -> None:
     keys = BASE | {"memory": "deep", "memory_options": {"rate": 0.5}}
     a, b = LMConfig.from_dict(keys), LMConfig.from_dict(dict(keys))
     assert a == b and hash(a) == hash(b)
     assert {a: 1}[b] == 1 and a != a.replace(memory_options={"rate": 0.25})
+
+
+def test_the_package_lists_its_names() -> None:
+    assert set(dir(st)) >= {"LM", "Session", "MemoryCaching", "load", "presets", "__version__"}
+    assert all(getattr(st, name) is not None for name in dir(st))

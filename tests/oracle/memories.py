@@ -60,10 +60,13 @@ class Matrix:
 
 
 class Gated(Matrix):
-    """S <- a S + b k v^T, log a = logsigmoid(gate), b = sigmoid(gate)."""
+    """S <- a S + b k v^T, log a = logsigmoid(gate), b = sigmoid(gate); a for every head, or for every channel of the keys."""
 
     def decay_and_strength(self, c_D: Tensor) -> tuple[Tensor, Tensor]:
         g = self.gates(c_D)
+        if self.cfg["memory_options"].get("decay") == "channel":
+            fade = logsigmoid(self.w["memory.fade.weight"] @ c_D + self.w["memory.fade.bias"]).clamp(min=-5.0)
+            return fade.exp().view(self.H, self.K, 1), torch.sigmoid(g)[:, None, None]
         return logsigmoid(g[: self.H]).exp()[:, None, None], torch.sigmoid(g[self.H :])[:, None, None]
 
     def write(self, state: State, c_D: Tensor) -> State:

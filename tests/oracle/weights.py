@@ -33,6 +33,9 @@ def layer_weights(cfg: Config, seed: int = 0) -> Weights:
     else:
         gates = {"linear": 0, "gated": 2 * H, "delta": H, "gated_delta": 2 * H, "deep": H}[rule]
         shapes |= {"memory.query.weight": (H * K, D), "memory.write.weight": (H * (K + V), D)}
+        if cfg["memory_options"].get("decay") == "channel":
+            gates = H
+            shapes |= {"memory.fade.weight": (H * K, D), "memory.fade.bias": (H * K,)}
         if gates:
             shapes |= {"memory.gates.weight": (gates, D), "memory.gates.bias": (gates,)}
     if cfg["memory"] == "deep":

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from siltstone.errors import CheckpointError
+from siltstone.errors import CheckpointError, InputError
 from siltstone.stream.sampling import StopStrings, sample
 
 LOGITS = torch.tensor([0.5, 2.0, -1.0, 1.0, 0.0])
@@ -72,6 +72,12 @@ def test_stop_strings_are_found_wherever_they_are_cut(parts: list[str], stops: l
     assert met and text.startswith(out)
     first = min(ends)  # one is complete at the earliest here, whatever the pieces
     assert len(out) < first
+
+
+@pytest.mark.parametrize("stop", [5, "", ["a", ""], [1], b"x"])
+def test_stops_that_are_no_text_are_refused(stop: object) -> None:
+    with pytest.raises(InputError, match="stop="):
+        StopStrings(stop)  # type: ignore[arg-type]
 
 
 def test_one_stop_string_may_be_given_bare() -> None:

@@ -44,6 +44,8 @@ def _gated_product(z: Tensor, matrices: Tensor, gates: Tensor, widths: list[int]
 
 
 def _outer(z: Tensor, gates: Tensor) -> Tensor:
+    if torch.is_grad_enabled():
+        return (gates.unsqueeze(-1) * z.unsqueeze(-2)).flatten(-2)
     rows = z.new_empty(*gates.shape, z.shape[-1])  # in this order, whatever the order of what is multiplied
     return torch.mul(gates.unsqueeze(-1), z.unsqueeze(-2), out=rows).flatten(-2)
 
@@ -74,7 +76,7 @@ class GatedProduct(torch.autograd.Function):
             if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
                 back = (late @ flat[:, :, :wide].transpose(-1, -2)).unflatten(-1, (n, -1))
                 dgates[:, j, ..., :n] = torch.linalg.vecdot(back, q.unsqueeze(-2))
-                dz[:, j] = back.mul_(g.unsqueeze(-1)).sum(-2)
+                dz[:, j] = (back * g.unsqueeze(-1)).sum(-2)
             if ctx.needs_input_grad[1]:
                 rows = _outer(q, g).transpose(-1, -2).flatten(0, 1)
                 dmatrices[:, :wide] += rows @ late.flatten(0, 1)

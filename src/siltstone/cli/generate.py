@@ -10,7 +10,9 @@ import typer
 
 
 def generate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained model.", show_default=False)],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a trained model; demo: the one that ships.", show_default=False)
+    ],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to go on from.", show_default=False)] = "",
     session: Annotated[
         Path | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +13,13 @@ if TYPE_CHECKING:
     from siltstone.stream.interrupt import Interrupts
     from siltstone.stream.reader import Cost, Reader
 
+SECONDS = 30.0  # between two saves at most
+
 
 def stream(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained model.", show_default=False)],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a trained model; demo: the one that ships.", show_default=False)
+    ],
     file: Annotated[str, typer.Argument(metavar="[FILE|-]", help="Text to read, or - for standard input.")] = "-",
     lines: Annotated[
         bool, typer.Option("--lines", help="Print the bits per byte of each line, as it comes: an anomaly score for logs.")
@@ -22,7 +27,9 @@ def stream(
     session: Annotated[
         Path | None, typer.Option(help="Keep the session in this file, and go on from it where it is there.", show_default=False)
     ] = None,
-    every: Annotated[int, typer.Option(help="With --session: save about every so many tokens.", min=1)] = 100_000,
+    every: Annotated[
+        int, typer.Option(help="With --session: save about every so many tokens (and every 30 seconds).", min=1)
+    ] = 100_000,
     offset: Annotated[
         int | None,
         typer.Option(
@@ -57,13 +64,14 @@ def stream(
     with Interrupts() as stop, _opened(file) as source:
         try:
             size = _place(reader, source, file, offset, stop)
-            saved, start = 0, reader.offset
+            saved, start, at = 0, reader.offset, time.monotonic()
             with _Progress(report, lines, size) as progress:
                 for piece in pieces(source, lines, stop.waiting):
                     progress.show(reader, piece, reader.feed(piece))
-                    if session is not None and reader.session.counters.appended - saved >= every:
+                    due = reader.session.counters.appended - saved >= every or time.monotonic() - at >= SECONDS
+                    if session is not None and due:
                         reader.save(session)
-                        saved = reader.session.counters.appended
+                        saved, at = reader.session.counters.appended, time.monotonic()
                     stop.check()
             if fresh and reader.offset == start:
                 raise DataError(f"{'standard input' if file == '-' else file} is empty; give some text")

@@ -83,6 +83,8 @@ def train(
     else:
         if resume and not paths:
             raise ConfigError(f"{out} holds no run to resume; name the text to train on, or another --out")
+        if resume:
+            typer.echo(f"siltstone: {out} holds no run to resume; a new one begins there", err=True)
         if steps is None and minutes is None:
             given["steps"] = 1000
         run = begin(out, paths or [], configure, Recipe(**given), tokenizer or "bytes", valid or [], device or "auto")

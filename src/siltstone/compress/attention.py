@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ..config import LayerConfig
 from ..errors import ConfigError
-from ..linear import Linear
 from .base import Compress
 
 
@@ -38,7 +37,7 @@ class AttentionPool(Compress):
         self.queries, width = options.queries, cfg.d_model // options.queries
         self.seed = nn.Parameter(torch.randn(self.queries, width))
         self.place = nn.Parameter(torch.zeros(self.queries, cfg.rate))
-        self.project = Linear(cfg.d_model, 2 * cfg.d_model, bias=False)
+        self.project = nn.Linear(cfg.d_model, 2 * cfg.d_model, bias=False)
         self.out = nn.Linear(cfg.d_model, cfg.d_model, bias=False)
 
     @classmethod

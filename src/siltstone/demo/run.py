@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from ..model.lm import LM
 
 PROMPTS = (
-    "In regard to our relations with foreign powers, I have to report that ",
-    "In regard to the public debt and the revenue, I have to report that ",
+    "In regard to our relations with foreign powers, I have to report that",
+    "In regard to the public debt and the revenue, I have to report that",
 )
 PIECE = 80  # tokens that each fork writes
 ENDING = 20.0  # seconds kept for everything after the reading
@@ -101,7 +101,7 @@ def _fork(session: Session, prompt: str, console: Console) -> dict[str, Any]:
     ms = 1000 * (time.perf_counter() - clock) / max(1, fork.position - start)
     moved = session.position != before or not torch.equal(session.logits, logits)
     written = "".join(pieces)
-    console.print(f"  {prompt}| {' '.join(written.split())}\n", markup=False, soft_wrap=True)
+    console.print(f"  {prompt} | {' '.join(written.split())}\n", markup=False, soft_wrap=True)
     return {"prompt": prompt, "text": re.sub(r"\s*\n\s*\n\s*", "\n\n", written), "ms": ms, "moved": moved}
 
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import LayerConfig
-from ..linear import Linear
 from ..norm import l2
 from ..state import State
 from .base import Inputs, Memory, Written, wide
@@ -33,8 +32,8 @@ class MatrixMemory(Memory):
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)
         self.chunk = 32 if self.key_dim <= 32 else 64
-        self.query = Linear(cfg.d_model, self.heads * self.key_dim, bias=False)
-        self.write = Linear(cfg.d_model, self.heads * (self.key_dim + self.val_dim), bias=False)
+        self.query = nn.Linear(cfg.d_model, self.heads * self.key_dim, bias=False)
+        self.write = nn.Linear(cfg.d_model, self.heads * (self.key_dim + self.val_dim), bias=False)
 
     def init(self, batch: int) -> MatrixState:
         """Zeros."""
@@ -78,7 +77,8 @@ class ChunkRead:
         o_i = q_i S_in e^{l_i} + sum_{j<=i} e^{l_i-l_j} (q_i k_j) v_j
 
     keys [G, S, H, n, c, K], values [G, S, H, n, c, V], decay [G, S, H, n, c] (cumulative in the chunk, log space; None: none),
-    before [G, S, H, n, K, V]: the matrix at each chunk's start.
+    before [G, S, H, n, K, V]: the matrix at each chunk's start. With a decay a channel, [G, S, H, n, c, K], the factor
+    stands inside the product: sum_k q_ik e^{l_ik - l_jk} k_jk, taken from the chunk's middle so that neither half overflows.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, decay: Tensor | None, before: Tensor):
@@ -89,9 +89,15 @@ class ChunkRead:
         n, c = self.keys.shape[3:5]
         z = z.unflatten(3, (n, -1)).contiguous()
         rate = z.shape[4] // c
-        scores = z @ self.keys.to(z.dtype).transpose(-1, -2)
-        far = z
-        if self.decay is not None:
+        far, keys = z, self.keys.to(z.dtype)
+        if self.decay is not None and self.decay.dim() == keys.dim():
+            at = self.decay.repeat_interleave(rate, -2) if rate > 1 else self.decay
+            middle = self.decay[..., c // 2 : c // 2 + 1, :].detach()  # it cancels out
+            near, keys = z * (at - middle).exp().to(z.dtype), keys * (middle - self.decay).exp().to(z.dtype)
+            scores, far = near @ keys.transpose(-1, -2), z * at.exp().to(z.dtype)
+        else:
+            scores = z @ keys.transpose(-1, -2)
+        if self.decay is not None and self.decay.dim() < keys.dim():
             at = self.decay.repeat_interleave(rate, -1) if rate > 1 else self.decay
             fade = _exp((at.unsqueeze(-1) - self.decay.unsqueeze(-2)).clamp(max=0.0))
             scores = scores * fade.to(z.dtype)
@@ -123,8 +129,8 @@ class MatrixWritten(Written):
         """See Written: decayed."""
         if self.reader.decay is None:
             return apart
-        total = self.reader.decay[group, 0, :, :, -1].sum(-1)
-        return total.exp()[:, None, :, None, None] * apart
+        total = self.reader.decay[group, 0, :, :, -1].sum(2)
+        return (total.exp()[:, None, :, None, None] if total.dim() == 2 else total.exp()[:, None, ..., None]) * apart
 
 
 def additive(keys: Tensor, values: Tensor, decay: Tensor | None, start: Tensor) -> MatrixWritten:
@@ -132,6 +138,10 @@ def additive(keys: Tensor, values: Tensor, decay: Tensor | None, start: Tensor) 
     pieces, n = keys.shape[1], keys.shape[3]
     if decay is None:
         grow, keep = keys.transpose(-1, -2) @ values, None
+    elif decay.dim() == keys.dim():
+        total = decay[..., -1:, :]
+        grow = (keys * (total - decay).exp().to(keys.dtype)).transpose(-1, -2) @ values
+        keep = total.exp().transpose(-1, -2)
     else:
         total = decay[..., -1:]
         grow = (keys * (total - decay).exp().unsqueeze(-1).to(keys.dtype)).transpose(-1, -2) @ values

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from ..config import LayerConfig
 from ..errors import ConfigError
-from ..linear import Linear
 from ..norm import l2
 from ..state import State
 from .base import Inputs, Memory, Written, wide
@@ -71,9 +70,9 @@ class Deep(Memory):
         super().__init__(cfg, options)
         self.batch, self.eta = options.inner_batch, options.rate
         heads, key, hidden = self.heads, self.key_dim, self.key_dim * options.expansion
-        self.query = Linear(cfg.d_model, heads * key, bias=False)
-        self.write = Linear(cfg.d_model, 2 * heads * key, bias=False)
-        self.gates = Linear(cfg.d_model, heads)
+        self.query = nn.Linear(cfg.d_model, heads * key, bias=False)
+        self.write = nn.Linear(cfg.d_model, 2 * heads * key, bias=False)
+        self.gates = nn.Linear(cfg.d_model, heads)
         self.w_in = nn.Parameter(torch.randn(heads, key, hidden) / math.sqrt(key))
         self.w_out = nn.Parameter(torch.randn(heads, hidden, key) / math.sqrt(hidden))
 

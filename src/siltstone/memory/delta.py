@@ -14,4 +14,4 @@ class Delta(GatedDelta):
     """S <- (I - b k^T k) S + b k^T v."""
 
     name: ClassVar[str] = "delta"
-    decays: ClassVar[bool] = False
+    decays = False

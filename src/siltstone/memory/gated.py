@@ -1,19 +1,21 @@
 """Gated linear memory: S_t = a_t S_{t-1} + b_t k_t^T v_t, o = q S, one decay a and one write strength b a head.
 
-log a = logsigmoid(x W_a), b = sigmoid(x W_b). Source: arXiv 2405.21060 (scalar decay, SSD), with a write gate.
+log a = logsigmoid(x W_a), b = sigmoid(x W_b). Source: arXiv 2405.21060 (scalar decay, SSD), with a write gate; with
+`decay="channel"` every channel of the keys fades by itself (gated linear attention, arXiv 2312.06635).
 State: H * K * V floats.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import LayerConfig
-from ..linear import Linear
+from ..errors import ConfigError
 from ..state import State
 from .base import Inputs, wide
 from .chunked import MatrixMemory, MatrixState, MatrixWritten, additive, chunks, outer
@@ -22,11 +24,11 @@ from .chunked import MatrixMemory, MatrixState, MatrixWritten, additive, chunks,
 class GatedMatrixMemory(MatrixMemory):
     """A matrix memory with a decay (log space) and a write strength a head, both read from the token."""
 
-    decays: ClassVar[bool] = True
+    decays: bool = True  # a head; else there is no decay here
 
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)
-        self.gates = Linear(cfg.d_model, (1 + self.decays) * self.heads)
+        self.gates = nn.Linear(cfg.d_model, (1 + self.decays) * self.heads)
         with torch.no_grad():
             self.gates.bias.zero_()
             if self.decays:
@@ -41,22 +43,57 @@ class GatedMatrixMemory(MatrixMemory):
         return super().inputs(c) | {"decay": F.logsigmoid(decay), "strength": strength.sigmoid()}
 
 
+@dataclass(frozen=True)
+class GatedOptions:
+    """decay: one a "head" (arXiv 2405.21060), or one a "channel" of the keys (arXiv 2312.06635, eq. 3)."""
+
+    decay: str = "head"
+
+
 class Gated(GatedMatrixMemory):
-    """S <- a S + b k^T v."""
+    """S <- a S + b k^T v; a stands for itself in every head, or for every row of S (a channel's decay is at least e^-5)."""
 
     name: ClassVar[str] = "gated"
+    Options = GatedOptions
+
+    def __init__(self, cfg: LayerConfig, options: GatedOptions):
+        self.decays = options.decay == "head"
+        super().__init__(cfg, options)
+        self.fade: nn.Linear | None = None
+        if options.decay == "channel":
+            self.chunk = 16  # powers of a decay and of its inverse stay in float32
+            self.fade = nn.Linear(cfg.d_model, self.heads * self.key_dim)
+            with torch.no_grad():
+                assert self.fade.bias is not None
+                self.fade.bias.copy_(torch.linspace(3.0, 6.0, self.key_dim).repeat(self.heads))
+
+    @classmethod
+    def check(cls, cfg: LayerConfig, options: GatedOptions) -> None:
+        """A known kind of decay."""
+        if options.decay not in ("head", "channel"):
+            raise ConfigError(f"memory_options decay={options.decay!r} is not known; choose 'head' or 'channel'")
+
+    def inputs(self, c: Tensor) -> Inputs:
+        """key, value, strength, and decay in log space: [R, M, H], or [R, M, H, K] a channel."""
+        found = super().inputs(c)
+        if self.fade is None:
+            return found
+        fade = F.logsigmoid(wide(self.fade(c))).clamp(min=-5.0)
+        return found | {"decay": fade.unflatten(-1, (self.heads, self.key_dim))}
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> MatrixWritten:
         """See Memory.scan."""
         decay, strength = inputs["decay"], inputs["strength"]
         if valid is not None:
-            decay, strength = decay * valid.unsqueeze(-1), strength * valid.unsqueeze(-1)
+            decay = decay * valid.view(*valid.shape, *(1,) * (decay.dim() - valid.dim()))
+            strength = strength * valid.unsqueeze(-1)
         key = inputs["key"] * strength.unsqueeze(-1).to(inputs["key"].dtype)
         size = self.size(key.shape[2])
-        total = chunks(decay, size).cumsum(-1)
+        total = chunks(decay, size).cumsum(4)
         return additive(chunks(key, size), chunks(inputs["value"], size), total, self.matrix(state))
 
     def step(self, inputs: Inputs, shift: int, state: State) -> MatrixState:
         """See Memory.step."""
         new = outer(inputs["key"], inputs["value"] * inputs["strength"].unsqueeze(-1).to(inputs["value"].dtype))
-        return MatrixState(torch.addcmul(new, inputs["decay"].exp()[..., None, None], self.matrix(state)))
+        keep = inputs["decay"].exp().unsqueeze(-1)
+        return MatrixState(torch.addcmul(new, keep.unsqueeze(-1) if self.fade is None else keep, self.matrix(state)))

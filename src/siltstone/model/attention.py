@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LayerConfig
-from ..linear import Linear
 from ..state import State, Store
 from . import rope
 from .context import Context
@@ -36,8 +35,8 @@ class Attention(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.widths = [cfg.heads * cfg.key_dim, cfg.heads * cfg.key_dim, cfg.heads * cfg.val_dim]
-        self.window = nn.ModuleDict({"qkv": Linear(cfg.d_model, sum(self.widths), bias=False)})
-        self.out = Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
+        self.window = nn.ModuleDict({"qkv": nn.Linear(cfg.d_model, sum(self.widths), bias=False)})
+        self.out = nn.Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
 
     def init(self, batch: int) -> AttentionState:
         """An empty cache."""

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LMConfig
-from ..linear import Linear
 from ..norm import RMSNorm
 from .attention import Attention
 from .context import Context
@@ -24,9 +23,9 @@ class MLP(nn.Module):
     def __init__(self, cfg: LMConfig):
         super().__init__()
         width, hidden = cfg.layer.d_model, cfg.hidden
-        self.up = Linear(width, hidden, bias=False)
-        self.gate = Linear(width, hidden, bias=False) if cfg.mlp == "swiglu" else None
-        self.down = Linear(hidden, width, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.gate = nn.Linear(width, hidden, bias=False) if cfg.mlp == "swiglu" else None
+        self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""

@@ -24,7 +24,7 @@ class MemoryCaching(nn.Module):
 
     def __init__(self, d_model: int, **keys: Any):
         super().__init__()
-        self.cfg = LayerConfig(d_model=d_model, **keys)
+        self.cfg = LayerConfig.from_keys({"d_model": d_model, **keys})
         self.mix = Mixer(self.cfg)
 
     def init_state(self, batch: int, phase: Any = None) -> LMState:

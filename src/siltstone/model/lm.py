@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ..config import LMConfig
 from ..errors import InputError
-from ..linear import Linear
 from ..norm import RMSNorm
 from . import entry
 from .block import Block
@@ -28,7 +27,7 @@ class LM(nn.Module):
         self.embed = nn.Embedding(cfg.vocab_size, cfg.layer.d_model)
         self.blocks = nn.ModuleList(Block(cfg, kind) for kind in cfg.kinds)
         self.norm = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
-        self.unembed = None if cfg.tie else Linear(cfg.layer.d_model, cfg.vocab_size, bias=False)
+        self.unembed = None if cfg.tie else nn.Linear(cfg.layer.d_model, cfg.vocab_size, bias=False)
         self._initialise()
 
     def _initialise(self) -> None:

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LayerConfig
-from ..linear import Linear
 from ..state import State
 from . import rope
 from .plan import Geometry
@@ -153,7 +152,7 @@ class WindowAttention(nn.Module):
     def __init__(self, cfg: LayerConfig, geo: Geometry):
         super().__init__()
         self.cfg, self.geo = cfg, geo
-        self.qkv = Linear(cfg.d_model, cfg.heads * (2 * cfg.key_dim + cfg.val_dim), bias=False)
+        self.qkv = nn.Linear(cfg.d_model, cfg.heads * (2 * cfg.key_dim + cfg.val_dim), bias=False)
 
     def init(self, batch: int) -> WindowState:
         """Empty rings."""

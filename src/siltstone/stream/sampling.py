@@ -50,10 +50,10 @@ class StopStrings:
     """
 
     def __init__(self, stop: str | Sequence[str]) -> None:
-        self.stop = [stop] if isinstance(stop, str) else list(stop)
+        self.stop = [stop] if isinstance(stop, str) else list(stop) if isinstance(stop, Sequence | set) else [stop]
         for s in self.stop:
             if not isinstance(s, str) or not s:
-                raise InputError(f"stop={stop!r} must be strings of at least one character each")
+                raise InputError(f"stop={stop!r} must be a string, or several, of at least one character each")
         self.held = ""
 
     def push(self, text: str) -> tuple[str, bool]:

@@ -108,7 +108,10 @@ def _check_fits(path: str | os.PathLike[str], header: dict[str, Any], model: LM,
         raise SessionMismatch(f"{path} was written by a model that this Siltstone cannot build: {error}") from None
     differ = [f"{key} is {theirs[key]!r} there and {ours[key]!r} here" for key in ours if theirs[key] != ours[key]]
     if differ:
-        raise SessionMismatch(f"{path} was written by a model of another configuration: {'; '.join(differ[:4])}; use that model")
+        raise SessionMismatch(
+            f"{path} was written by a model of another configuration: {'; '.join(differ[:4])}; "
+            "use that model, or another session file"
+        )
     if header["dtype"] != _dtype(model):
         raise SessionMismatch(
             f"{path} was written by the model in {header['dtype'][:20]}, and here it is in {_dtype(model)}; "
@@ -116,7 +119,8 @@ def _check_fits(path: str | os.PathLike[str], header: dict[str, Any], model: LM,
         )
     if header["model"]["weights"] != weights_fingerprint(model):
         raise SessionMismatch(
-            f"{path} was written by a model with other weights (same configuration); use that model's run folder"
+            f"{path} was written by a model with other weights (same configuration); use that model's run folder, "
+            "or another session file"
         )
     if header["tokenizer"] != tokenizer.fingerprint:
         raise SessionMismatch(f"{path} was written with another tokenizer; use the one in that model's run folder")

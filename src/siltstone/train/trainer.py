@@ -111,7 +111,7 @@ class Trainer:
             self.model.load_state_dict(_under("model.", tensors))
             for name, p in self._named.items():
                 moments = _under(f"optimizer.{name}.", tensors)
-                self.optimizer.state[p] = {key: _like(p, x) for key, x in moments.items()}
+                self.optimizer.state[p] = {key: x.to(self.device) for key, x in moments.items()}
             self.rows.seek(meta["cursor"])
             self.step, self.tokens = meta["step"], meta["tokens"]
             if meta["state"] is not None:
@@ -123,11 +123,6 @@ class Trainer:
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise CheckpointError(f"the training checkpoint {path} cannot be used: {error}") from error
         return meta
-
-
-def _like(p: Tensor, x: Tensor) -> Tensor:
-    """x where p is, and laid out in memory as p: the optimiser walks both side by side."""
-    return torch.empty_like(p, dtype=x.dtype).copy_(x) if x.shape == p.shape else x.to(p.device)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
