@@ -54,6 +54,17 @@ def options(cls: Any, given: dict[str, Any]) -> Any:
     return cls.Options(**given)
 
 
+def described(family: str) -> list[dict[str, Any]]:
+    """Every member's name, the first line of its file, and its options with their defaults."""
+    found = []
+    for name, cls in members(family).items():
+        about = (importlib.import_module(cls.__module__).__doc__ or "").strip().splitlines()[0].split("  Source:")[0]
+        chosen = getattr(cls, "Options", None)
+        options = {} if chosen is None else dataclasses.asdict(chosen())
+        found.append({"name": name, "about": about, "options": options})
+    return found
+
+
 def validate_layer(cfg: LayerConfig) -> None:
     """Check what only the members know: names, options, and combinations that one of them refuses."""
     for family in FAMILIES:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import siltstone as st
+from siltstone import registry
+from siltstone.cli.app import app
 from siltstone.config import LayerConfig, LMConfig, parse_setting
 from siltstone.errors import ConfigError, InputError
 
@@ -170,3 +174,20 @@ def test_a_configuration_can_be_a_key() -> None:
 def test_the_package_lists_its_names() -> None:
     assert set(dir(st)) >= {"LM", "Session", "MemoryCaching", "load", "presets", "__version__"}
     assert all(getattr(st, name) is not None for name in dir(st))
+
+
+def test_every_member_is_listed_with_its_options() -> None:
+    found = {family: {m["name"]: m for m in registry.described(family)} for family in registry.FAMILIES}
+    assert found["memory"]["deep"]["options"] == {"expansion": 4, "inner_batch": 16, "rate": 0.5}
+    assert found["cache"]["sparse"]["options"] == {} and set(found["compress"]) >= {"identity", "mean", "conv"}
+    assert all(m["about"] for members in found.values() for m in members.values())
+    assert all(set(found[family]) == set(registry.members(family)) for family in registry.FAMILIES)
+
+
+def test_the_list_on_the_command_line() -> None:
+    whole = CliRunner().invoke(app, ["list"])
+    assert whole.exit_code == 0 and "gated_delta" in whole.stdout and "negative=False" in whole.stdout
+    assert max(map(len, whole.stdout.splitlines())) < 200
+    one = json.loads(CliRunner().invoke(app, ["list", "cache", "--json"]).stdout)
+    assert [m["name"] for m in one["cache"]] == ["gated", "none", "residual", "soup", "sparse"]
+    assert CliRunner().invoke(app, ["list", "memories"]).exit_code == 2

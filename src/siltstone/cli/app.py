@@ -17,7 +17,7 @@ import typer
 
 from siltstone.errors import SiltstoneError
 
-COMMANDS = ("demo", "train", "generate", "stream", "inspect", "bench")
+COMMANDS = ("demo", "train", "generate", "stream", "inspect", "list", "bench")
 
 app = typer.Typer(
     name="siltstone",

@@ -1,0 +1,40 @@
+"""`siltstone list`: the members of every family, each with what it is and its options."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+
+def list(  # noqa: A001  # the command's name
+    family: Annotated[
+        str | None, typer.Argument(metavar="[compress|memory|cache]", help="One family alone.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+) -> None:
+    """List the compressors, update rules and caching policies that a layer can be made of.
+
+    Their names are the values of the keys `compress`, `memory` and `cache`; options go into `compress_options` and
+    `memory_options`.
+    """
+    import json
+
+    from siltstone.errors import ConfigError
+    from siltstone.registry import FAMILIES, described
+
+    if family is not None and family not in FAMILIES:
+        raise ConfigError(f"family {family!r} is not known; choose one of {', '.join(FAMILIES)}")
+    found = {name: described(name) for name in FAMILIES if family in (None, name)}
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for name, members in found.items():
+        typer.echo(f"{name}:")
+        for member in members:
+            typer.echo(_line(member))
+
+
+def _line(member: dict[str, Any]) -> str:
+    options = ", ".join(f"{key}={value!r}" for key, value in member["options"].items())
+    return f"  {member['name']:<12} {member['about']}" + (f"  [{options}]" if options else "")
