@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import siltstone as st
 
 from ..oracle import layer as oracle_layer
-from .grid import LENGTH, WIDTH, Case
+from .grid import INNER, LENGTH, WIDTH, Case
 
 PAD = None  # in a row of `Batch.of`: a padded column
 TOLERANCE = 1e-10
@@ -57,7 +57,7 @@ def make_layer(cfg: dict[str, Any], block: int | None = None) -> Any:
     """A layer with generic weights; `block` writes are scanned at a time, so that short streams have several blocks."""
     torch.manual_seed(0)
     layer = generic(st.MemoryCaching(**cfg))
-    if block is not None and cfg["memory"] != "deep":
+    if block is not None and cfg["memory"] not in INNER:
         layer.mix.memory.chunk = block
         layer.mix.geo = replace(layer.mix.geo, chunk=block)
     return layer

@@ -11,7 +11,8 @@ from typing import Any
 WIDTH = 8  # d_model
 LENGTH = 28  # tokens of a case's stream
 
-MEMORIES = ["linear", "gated", "delta", "gated_delta", "gru", "lstm", "min_gru", "min_lstm", "deep"]
+MEMORIES = ["linear", "gated", "delta", "gated_delta", "gru", "lstm", "min_gru", "min_lstm", "deep", "titans"]
+INNER = ("deep", "titans")  # with an inner batch, and values as wide as keys
 CACHES = ["none", "residual", "gated", "soup", "sparse"]
 ROUTED = ("gated", "soup", "sparse")
 STARTS = ["restart", "carry"]
@@ -39,6 +40,7 @@ def options(memory: str, variant: int) -> dict[str, Any]:
         "delta": dict(negative=variant > 0),
         "gated_delta": dict(negative=variant > 0),
         "deep": dict(inner_batch=1 + variant, expansion=2, rate=0.7),
+        "titans": dict(inner_batch=1 + variant, expansion=2, rate=0.3),
     }.get(memory, {})
 
 
@@ -94,7 +96,7 @@ def allowed(f: dict[str, Any]) -> bool:
         return False
     if f["phase"] >= 4 // f["rate"] or (f["compress"] == "identity") != (f["rate"] == 1):
         return False
-    return f["memory"] != "deep" or f["value_dim"] is None
+    return f["memory"] not in INNER or f["value_dim"] is None
 
 
 def pairs(f: dict[str, Any]) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
@@ -109,7 +111,7 @@ def pairs(f: dict[str, Any]) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
         live.pop("top_k")
     if not options(f["memory"], 0):
         live.pop("variant")
-    if f["memory"] in ("deep", "gru", "lstm"):
+    if f["memory"] in (*INNER, "gru", "lstm"):
         live.pop("block")
     return set(itertools.combinations(sorted(live.items(), key=lambda kv: kv[0]), 2))
 

@@ -13,12 +13,12 @@ import siltstone as st
 
 from ..oracle.memories import l2, rms
 from .common import STREAM, close, differ, make_layer
-from .grid import MEMORIES, STARTS
+from .grid import INNER, MEMORIES, STARTS
 
 BASE: dict[str, Any] = dict(
     d_model=8, heads=2, head_dim=4, window=3, memory="linear", cache="gated", segment=4, router_dim=4, gate="softmax", top_k=2
 )  # fmt: skip
-DEEP = dict(memory="deep", memory_options=dict(inner_batch=2, expansion=2, rate=0.5))
+DEEP = dict(memory_options=dict(inner_batch=2, expansion=2, rate=0.5))
 
 every_memory = pytest.mark.parametrize("memory", MEMORIES)
 every_start = pytest.mark.parametrize("start", STARTS)
@@ -26,7 +26,7 @@ both_gates = pytest.mark.parametrize("gate", ["softmax", "sigmoid"])
 
 
 def config(memory: str, **keys: Any) -> dict[str, Any]:
-    return BASE | (DEEP if memory == "deep" else dict(memory=memory)) | keys
+    return BASE | (DEEP if memory in INNER else {}) | dict(memory=memory) | keys
 
 
 def outputs(cfg: dict[str, Any], x: Tensor = STREAM, **changed: Any) -> Tensor:
@@ -46,7 +46,7 @@ def outputs(cfg: dict[str, Any], x: Tensor = STREAM, **changed: Any) -> Tensor:
 def test_soup_is_gated_where_the_read_is_linear(memory: str, start: str, gate: str) -> None:
     cfg = config(memory, start=start, gate=gate)
     soup, gated = outputs(cfg, cache="soup"), outputs(cfg)
-    if memory == "deep":
+    if memory in INNER:
         assert differ(soup, gated)
     else:
         close(soup, gated)

@@ -199,7 +199,34 @@ class Deep(Matrix):
         return self.apply(leaves[0], leaves[1], self.query(x_D))
 
 
+class Titans(Deep):
+    """The MLP of `Deep`, with L = |M(k) - v|^2, momenta S <- eta S - theta grad L, and W <- (1 - alpha) W + S."""
+
+    def init(self) -> State:
+        w_in, w_out = self.w["memory.w_in"], self.w["memory.w_out"]
+        return *super().init(), torch.zeros_like(w_in), torch.zeros_like(w_out)
+
+    def cut(self, state: State) -> State:
+        return *super().cut(state), *state[5:]
+
+    def write(self, state: State, c_D: Tensor) -> State:
+        options = self.cfg["memory_options"]
+        w_in, w_out, base_in, base_out, count, s_in, s_out = state
+        if int(count) % options["inner_batch"] == 0:
+            base_in, base_out = w_in, w_out
+        k, v = self.key_value(c_D)
+        alpha, eta, theta = torch.sigmoid(self.gates(c_D)).view(3, self.H, 1, 1)
+        with torch.enable_grad():
+            at_in = base_in if base_in.requires_grad else base_in.detach().requires_grad_()
+            at_out = base_out if base_out.requires_grad else base_out.detach().requires_grad_()
+            loss = (self.apply(at_in, at_out, k) - v).square().sum()
+            grad_in, grad_out = torch.autograd.grad(loss, (at_in, at_out), create_graph=True)
+        s_in = eta * s_in - options["rate"] * theta * grad_in
+        s_out = eta * s_out - options["rate"] * theta * grad_out
+        return (1 - alpha) * w_in + s_in, (1 - alpha) * w_out + s_out, base_in, base_out, count + 1, s_in, s_out
+
+
 MEMORIES: dict[str, type[Matrix]] = {
     "linear": Matrix, "gated": Gated, "delta": Delta, "gated_delta": GatedDelta, "gru": Gru, "lstm": Lstm, "min_gru": MinGru,
-    "min_lstm": MinLstm, "deep": Deep,
+    "min_lstm": MinLstm, "deep": Deep, "titans": Titans,
 }  # fmt: skip

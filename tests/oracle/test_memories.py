@@ -107,7 +107,7 @@ def test_deep_cut_starts_a_new_batch() -> None:
 
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_gradients_are_the_finite_differences(memory: str) -> None:
-    cfg = BASE | (DEEP if memory == "deep" else dict(memory=memory))
+    cfg = BASE | (DEEP if memory in ("deep", "titans") else {}) | dict(memory=memory)
     w, x = layer_weights(cfg), stream(4)
     names = [n for n in w if n.startswith("memory.")]
 

@@ -31,14 +31,14 @@ def layer_weights(cfg: Config, seed: int = 0) -> Weights:
         wide = {"min_gru": 2, "min_lstm": 3}[rule] * H * V
         shapes |= {"memory.write.weight": (wide, D), "memory.write.bias": (wide,)}
     else:
-        gates = {"linear": 0, "gated": 2 * H, "delta": H, "gated_delta": 2 * H, "deep": H}[rule]
+        gates = {"linear": 0, "gated": 2 * H, "delta": H, "gated_delta": 2 * H, "deep": H, "titans": 3 * H}[rule]
         shapes |= {"memory.query.weight": (H * K, D), "memory.write.weight": (H * (K + V), D)}
         if cfg["memory_options"].get("decay") == "channel":
             gates = H
             shapes |= {"memory.fade.weight": (H * K, D), "memory.fade.bias": (H * K,)}
         if gates:
             shapes |= {"memory.gates.weight": (gates, D), "memory.gates.bias": (gates,)}
-    if cfg["memory"] == "deep":
+    if cfg["memory"] in ("deep", "titans"):
         F = cfg["memory_options"]["expansion"] * K
         shapes |= {"memory.w_in": (H, K, F), "memory.w_out": (H, F, K)}
     if cfg["cache"] in ("gated", "soup", "sparse"):

@@ -47,6 +47,11 @@ class DeepState(State):
     base_out: Tensor
 
 
+def gelu_and_slope(z: Tensor) -> tuple[Tensor, Tensor]:
+    """gelu(z) and its derivative."""
+    return F.gelu(z), 0.5 * (1 + torch.erf(z / math.sqrt(2))) + z * torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+
+
 class DeepWritten(Written):
     """Both matrices during a call."""
 
@@ -81,7 +86,7 @@ class Deep(Memory):
         """M(q) = q + ... needs values as wide as keys."""
         if cfg.val_dim != cfg.key_dim:
             raise ConfigError(
-                f"memory='deep' adds its output to its input, so value_dim={cfg.val_dim} must equal head_dim={cfg.key_dim}"
+                f"memory={cls.name!r} adds its output to its input, so value_dim={cfg.val_dim} must equal head_dim={cfg.key_dim}"
             )
         for key in ("expansion", "inner_batch"):
             value = getattr(options, key)
@@ -104,10 +109,14 @@ class Deep(Memory):
         """q = l2(x W_q)."""
         return l2(self.query(x).unflatten(-1, (self.heads, self.key_dim)))
 
+    def key_and_value(self, c: Tensor) -> Inputs:
+        """key = l2(c W_k), value = c W_v, each [R, M, H, K]."""
+        key, value = self.write(c).unflatten(-1, (2, self.heads, self.key_dim)).unbind(-3)
+        return {"key": l2(key), "value": value}
+
     def inputs(self, c: Tensor) -> Inputs:
         """key, value [R, M, H, K], eta [R, M, H]."""
-        key, value = self.write(c).unflatten(-1, (2, self.heads, self.key_dim)).unbind(-3)
-        return {"key": l2(key), "value": value, "eta": self.eta * wide(self.gates(c)).sigmoid()}
+        return self.key_and_value(c) | {"eta": self.eta * wide(self.gates(c)).sigmoid()}
 
     def stages(self, state: State) -> tuple[Tensor, ...]:
         """W_in and W_out."""
@@ -137,9 +146,7 @@ class Deep(Memory):
                     at_in, at_out = torch.where(midway, base_in, w_in), torch.where(midway, base_out, w_out)
                 else:
                     at_in, at_out = w_in, w_out
-                z = k @ at_in
-                hidden = F.gelu(z)
-                slope = 0.5 * (1 + torch.erf(z / math.sqrt(2))) + z * torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+                hidden, slope = gelu_and_slope(k @ at_in)
                 push = eta[:, s, :, i] * (v @ at_out.transpose(-1, -2)) * slope
                 pull = eta[:, s, :, i] * v
                 for kept, x in zip(before, (w_in, w_out, push, hidden, pull), strict=True):

@@ -1,0 +1,150 @@
+"""Titans: the memory is a small MLP, M(q) = q + gelu(q W_in) W_out, that learns with momentum and forgetting while it reads.
+
+A write takes a step on L = |M(k) - v|^2, with rates read from the token, one of each a head:
+
+    S <- eta S - theta grad L,   W <- (1 - alpha) W + S        for W_in and W_out alike
+
+with the gradient taken at the weights in force at the last multiple of `inner_batch` writes since the segment's cut. Inside
+such a batch both recurrences are linear, W_i = a_i W_0 + d_i S_0 + sum_{j<=i} C_ij (-theta_j grad_j) with C the product
+of two triangular matrices of decays, so that reads are chunk-parallel. Source: arXiv 2501.00663, eqs. 12 to 14.
+State: 6 * H * K * F floats: the weights, their momenta, and the batch's base, F = expansion * K.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import LayerConfig
+from ..state import State
+from .base import Inputs, Written, wide
+from .chunked import chunks
+from .deep import Deep, DeepOptions, DeepState, gelu_and_slope
+
+
+@dataclass
+class TitansState(DeepState):
+    """DeepState, and the momenta of both matrices."""
+
+    moment_in: Tensor
+    moment_out: Tensor
+
+
+class MomentumRead:
+    """o_i = fade_i q_i W_0 + drift_i q_i S_0 + sum_{j<=i} factor_ij (q_i k_j) v_j.
+
+    keys [G, S, H, n, c, K], values [G, S, H, n, c, V], factor [G, S, H, n, c, c], fade, drift [G, S, H, n, c, 1],
+    before, momentum [G, S, H, n, K, V]: at each batch's start.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, rates: tuple[Tensor, Tensor, Tensor], before: Tensor, momentum: Tensor):
+        self.parts = keys, values, *rates, before, momentum
+
+    def read(self, z: Tensor) -> Tensor:
+        """z [G, S, H, L*rate, K] -> [G, S, H, L*rate, V]."""
+        n, c = self.parts[0].shape[3:5]
+        z = z.unflatten(3, (n, -1))
+        keys, values, factor, fade, drift, before, momentum = (x.to(z.dtype) for x in self.parts)
+        if z.shape[4] > c:
+            factor, fade, drift = (x.repeat_interleave(z.shape[4] // c, 4) for x in (factor, fade, drift))
+        near = (z @ keys.transpose(-1, -2) * factor) @ values
+        return (near + fade * (z @ before) + drift * (z @ momentum)).flatten(3, 4)
+
+
+class TitansWritten(Written):
+    """Both matrices during a call."""
+
+    def __init__(self, readers: tuple[MomentumRead, MomentumRead], ends: TitansState):
+        self.readers, self.ends = readers, ends
+
+    def read(self, stage: int, z: Tensor) -> Tensor:
+        """See Written."""
+        return self.readers[stage].read(z)
+
+
+class Titans(Deep):
+    """S <- eta S - theta grad L(W_base), W <- (1 - alpha) W + S."""
+
+    name: ClassVar[str] = "titans"
+
+    def __init__(self, cfg: LayerConfig, options: DeepOptions):
+        super().__init__(cfg, options)
+        self.gates = nn.Linear(cfg.d_model, 3 * self.heads)
+        with torch.no_grad():  # forgets over some hundred writes, gathers over a few
+            self.gates.bias.copy_(torch.tensor([-6.0, 0.0, -2.0]).repeat_interleave(self.heads))
+
+    def init(self, batch: int) -> TitansState:
+        """The learned initial weights, at rest."""
+        now, base = ([wide(w).repeat(batch, 1, 1, 1) for w in (self.w_in, self.w_out)] for _ in range(2))
+        return TitansState(now[0], now[1], base[0], base[1], torch.zeros_like(now[0]), torch.zeros_like(now[1]))
+
+    def inputs(self, c: Tensor) -> Inputs:
+        """key, value [R, M, H, K]; keep = log(1 - alpha), momentum = log(eta), theta, each [R, M, H]."""
+        alpha, eta, theta = wide(self.gates(c)).chunk(3, -1)
+        found = self.key_and_value(c)
+        return found | {"keep": F.logsigmoid(-alpha), "momentum": F.logsigmoid(eta), "theta": self.eta * theta.sigmoid()}
+
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> TitansWritten:
+        """See Memory.scan; one chunk is one inner batch."""
+        size, now = self.batch, cast(TitansState, state)
+        keep, momentum, theta = (inputs[name] for name in ("keep", "momentum", "theta"))
+        there = torch.ones_like(theta)
+        if valid is not None:
+            there = there * valid.unsqueeze(-1)
+            keep, momentum, theta = keep * there, momentum * there, theta * there
+        key, value = (wide(chunks(inputs[name], size)) for name in ("key", "value"))
+        kept, moved = chunks(keep, size).cumsum(-1), chunks(momentum, size).cumsum(-1)
+        theta, there = chunks(theta, size).unsqueeze(-1), chunks(there, size)
+        fading, carrying = (_decays(x) for x in (kept, moved))
+        factor = (fading * there.unsqueeze(-2)) @ carrying
+        fade, drift = kept.exp().unsqueeze(-1), (fading * (there * moved.exp()).unsqueeze(-2)).sum(-1, keepdim=True)
+        pieces, n = key.shape[1], key.shape[3]
+        filled = None if valid is None else valid.unflatten(2, (-1, size)).any(-1)[..., None, None, None]
+        seen: list[list[Tensor]] = [[] for _ in range(7)]
+        ends = []
+        for s in range(pieces):
+            midway = (skip[:, s] > 0)[:, None, None, None]
+            for i in range(n):
+                at_in, at_out = now.w_in, now.w_out
+                if i == 0:
+                    at_in, at_out = torch.where(midway, now.base_in, at_in), torch.where(midway, now.base_out, at_out)
+                k, step = key[:, s, :, i], -2 * theta[:, s, :, i]
+                hidden, slope = gelu_and_slope(k @ at_in)
+                miss = step * (k + hidden @ at_out - value[:, s, :, i])
+                push = (miss @ at_out.transpose(-1, -2)) * slope
+                parts = (now.w_in, now.w_out, now.moment_in, now.moment_out, push, hidden, miss)
+                for kept_, x in zip(seen, parts, strict=True):
+                    kept_.append(x)
+                last = [x[:, s, :, i, -1:] for x in (factor, carrying, fade, drift)]
+                moment = moved[:, s, :, i, -1, None, None].exp()
+                wrote = None if filled is None else filled[:, s, i]
+                now = TitansState(
+                    _next(now.w_in, now.moment_in, k, push, last),
+                    _next(now.w_out, now.moment_out, hidden, miss, last),
+                    at_in if wrote is None else torch.where(wrote, at_in, now.base_in),
+                    at_out if wrote is None else torch.where(wrote, at_out, now.base_out),
+                    moment * now.moment_in + (k * last[1].transpose(-1, -2)).transpose(-1, -2) @ push,
+                    moment * now.moment_out + (hidden * last[1].transpose(-1, -2)).transpose(-1, -2) @ miss,
+                )
+            ends.append(now)
+        stacked = [torch.stack(x, 2).unflatten(2, (pieces, n)).transpose(1, 2) for x in seen]
+        was_in, was_out, mom_in, mom_out, push, hidden, miss = stacked
+        rates = factor, fade, drift
+        readers = MomentumRead(key, push, rates, was_in, mom_in), MomentumRead(hidden, miss, rates, was_out, mom_out)
+        return TitansWritten(readers, TitansState(**{f: torch.stack([getattr(e, f) for e in ends], 1) for f in vars(now)}))
+
+
+def _decays(level: Tensor) -> Tensor:
+    """[.., c] cumulative logs -> exp(level_i - level_j) for j <= i, else 0: [.., c, c]."""
+    late = torch.ones(level.shape[-1], level.shape[-1], dtype=torch.bool, device=level.device).triu(1)
+    return (level.unsqueeze(-1) - level.unsqueeze(-2)).masked_fill(late, float("-inf")).exp()
+
+
+def _next(weight: Tensor, momentum: Tensor, keys: Tensor, values: Tensor, last: list[Tensor]) -> Tensor:
+    """A matrix at the end of a batch."""
+    factor, _, fade, drift = last
+    return fade * weight + drift * momentum + (keys * factor.transpose(-1, -2)).transpose(-1, -2) @ values
