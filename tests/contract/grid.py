@@ -36,6 +36,11 @@ REST: dict[str, list[Any]] = dict(
 def options(memory: str, variant: int) -> dict[str, Any]:
     """Options of an update rule's own in one of three variants; empty where it has none."""
     return {
+        "linear": [
+            dict(feature="identity", normalise=False),
+            dict(feature="elu", normalise=True),
+            dict(feature="softmax", normalise=False),
+        ][variant],
         "gated": dict(decay=["head", "channel", "channel"][variant]),
         "delta": dict(negative=variant > 0),
         "gated_delta": dict(negative=variant > 0),

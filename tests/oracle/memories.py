@@ -59,6 +59,30 @@ class Matrix:
         return torch.einsum("hk,hkv->hv", self.query(x_D), leaves[0])
 
 
+class Linear(Matrix):
+    """S <- S + f(k) v^T, o = f(q) S; normalised: z <- z + f(k), o = f(q) S / (f(q) z + 1e-6)."""
+
+    def feature(self, z_HK: Tensor) -> Tensor:
+        name = self.cfg["memory_options"].get("feature", "identity")
+        if name == "elu":
+            return torch.where(z_HK > 0, z_HK, torch.exp(z_HK.clamp(max=0)) - 1) + 1
+        return torch.softmax(z_HK, dim=-1) if name == "softmax" else l2(z_HK)
+
+    def init(self) -> State:
+        (zero,) = super().init()
+        return zero, zero[..., 0]
+
+    def write(self, state: State, c_D: Tensor) -> State:
+        kv = self.w["memory.write.weight"] @ c_D
+        k, v = self.feature(kv[: self.H * self.K].view(self.H, self.K)), kv[self.H * self.K :].view(self.H, self.V)
+        return state[0] + torch.einsum("hk,hv->hkv", k, v), state[1] + k
+
+    def read(self, leaves: State, x_D: Tensor) -> Tensor:
+        q = self.feature((self.w["memory.query.weight"] @ x_D).view(self.H, self.K))
+        out = torch.einsum("hk,hkv->hv", q, leaves[0])
+        return out / ((q * leaves[1]).sum(-1, keepdim=True) + 1e-6) if self.cfg["memory_options"].get("normalise") else out
+
+
 class Gated(Matrix):
     """S <- a S + b k v^T, log a = logsigmoid(gate), b = sigmoid(gate); a for every head, or for every channel of the keys."""
 
@@ -227,6 +251,6 @@ class Titans(Deep):
 
 
 MEMORIES: dict[str, type[Matrix]] = {
-    "linear": Matrix, "gated": Gated, "delta": Delta, "gated_delta": GatedDelta, "gru": Gru, "lstm": Lstm, "min_gru": MinGru,
+    "linear": Linear, "gated": Gated, "delta": Delta, "gated_delta": GatedDelta, "gru": Gru, "lstm": Lstm, "min_gru": MinGru,
     "min_lstm": MinLstm, "deep": Deep, "titans": Titans,
 }  # fmt: skip

@@ -57,7 +57,7 @@ class Memory(nn.Module):
     name: ClassVar[str]
     Options: ClassVar[type] = NoOptions
     stages_count: ClassVar[int] = 1
-    read_is_linear: ClassVar[bool] = True
+    read_is_linear: bool = True
     chunk: int = 64
 
     def __init__(self, cfg: LayerConfig, options: Any):

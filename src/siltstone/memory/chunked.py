@@ -39,14 +39,18 @@ class MatrixMemory(Memory):
         """Zeros."""
         return MatrixState(wide(self.write.weight.new_zeros(batch, self.heads, self.key_dim, self.val_dim)))
 
+    def feature(self, z: Tensor) -> Tensor:
+        """What queries and keys become after their projection: unit vectors."""
+        return l2(z)
+
     def queries(self, x: Tensor) -> Tensor:
-        """q = l2(x W_q)."""
-        return l2(self.query(x).unflatten(-1, (self.heads, self.key_dim)))
+        """q = feature(x W_q)."""
+        return self.feature(self.query(x).unflatten(-1, (self.heads, self.key_dim)))
 
     def inputs(self, c: Tensor) -> Inputs:
-        """key = l2(c W_k) [R, M, H, K], value = c W_v [R, M, H, V]."""
+        """key = feature(c W_k) [R, M, H, K], value = c W_v [R, M, H, V]."""
         key, value = self.write(c).split([self.heads * self.key_dim, self.heads * self.val_dim], -1)
-        return {"key": l2(key.unflatten(-1, (self.heads, -1))), "value": value.unflatten(-1, (self.heads, -1))}
+        return {"key": self.feature(key.unflatten(-1, (self.heads, -1))), "value": value.unflatten(-1, (self.heads, -1))}
 
     def stages(self, state: State) -> tuple[Tensor, ...]:
         """S itself."""

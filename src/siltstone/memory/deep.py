@@ -69,7 +69,7 @@ class Deep(Memory):
     name: ClassVar[str] = "deep"
     Options = DeepOptions
     stages_count: ClassVar[int] = 2
-    read_is_linear: ClassVar[bool] = False
+    read_is_linear = False
 
     def __init__(self, cfg: LayerConfig, options: DeepOptions):
         super().__init__(cfg, options)

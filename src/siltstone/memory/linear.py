@@ -1,23 +1,77 @@
-"""Linear attention: S_t = S_{t-1} + k_t^T v_t, o = q S, with unit queries and keys.
+"""Linear attention: S_t = S_{t-1} + f(k_t)^T v_t, o = f(q) S, f a feature map (unit vectors unless another is chosen).
 
-Source: arXiv 2006.16236, eq. 18 (identity feature map, no normaliser). State: H * K * V floats.
+With `normalise`, z_t = z_{t-1} + f(k_t) is kept beside S and o = f(q) S / (f(q) z + 1e-6), for every memory by itself.
+Source: arXiv 2006.16236, eqs. 18 to 20 (f = elu + 1). State: H * K * V floats (H * K more with `normalise`).
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ..config import LayerConfig
+from ..errors import ConfigError
+from ..norm import l2
 from ..state import State
-from .base import Inputs
+from .base import Inputs, wide
 from .chunked import MatrixMemory, MatrixState, MatrixWritten, additive, chunks, outer
+
+FEATURES: dict[str, Any] = {"identity": l2, "elu": lambda z: F.elu(z) + 1, "softmax": lambda z: z.softmax(-1)}
+
+
+@dataclass(frozen=True)
+class LinearOptions:
+    """feature: "identity" (unit vectors), "elu" (elu + 1) or "softmax" (over K). normalise: divide by the keys' sum."""
+
+    feature: str = "identity"
+    normalise: bool = False
 
 
 class Linear(MatrixMemory):
-    """S <- S + k^T v. It forgets nothing, so that in a long segment everything blurs."""
+    """S <- S + f(k)^T v. It forgets nothing, so that in a long segment everything blurs."""
 
     name: ClassVar[str] = "linear"
+    Options = LinearOptions
+
+    def __init__(self, cfg: LayerConfig, options: LinearOptions):
+        super().__init__(cfg, options)
+        self.read_is_linear = not options.normalise
+
+    @classmethod
+    def check(cls, cfg: LayerConfig, options: LinearOptions) -> None:
+        """A known feature map, and a positive one under a quotient."""
+        if options.feature not in FEATURES:
+            raise ConfigError(f"memory_options feature={options.feature!r} is not known; choose one of {list(FEATURES)}")
+        if not isinstance(options.normalise, bool) or options.normalise and options.feature == "identity":
+            raise ConfigError(
+                f"memory_options normalise={options.normalise!r} divides by a sum that must be positive; "
+                "choose feature='elu' or 'softmax' with it, or normalise=false"
+            )
+
+    def init(self, batch: int) -> MatrixState:
+        """Zeros; the sum of keys is one more column."""
+        wider = self.val_dim + self.options.normalise
+        return MatrixState(wide(self.write.weight.new_zeros(batch, self.heads, self.key_dim, wider)))
+
+    def feature(self, z: Tensor) -> Tensor:
+        """f."""
+        return FEATURES[self.options.feature](z)
+
+    def inputs(self, c: Tensor) -> Inputs:
+        """key [R, M, H, K] and value [R, M, H, V], with a column of ones where reads are normalised."""
+        found = super().inputs(c)
+        if self.options.normalise:
+            value = found["value"]
+            found["value"] = torch.cat([value, value.new_ones(*value.shape[:-1], 1)], -1)
+        return found
+
+    def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
+        """f(q) S / (f(q) z + 1e-6)."""
+        return z[..., :-1] / (z[..., -1:] + 1e-6) if self.options.normalise else z
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> MatrixWritten:
         """See Memory.scan."""
