@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 FAMILIES = ("compress", "memory", "cache")
 
 
+@dataclasses.dataclass(frozen=True)
+class NoOptions:
+    """For members without options of their own."""
+
+
 @cache
 def members(family: str) -> dict[str, type]:
     """Name -> class of every member of a family, in alphabetical order."""

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from ..config import LayerConfig
-
-
-@dataclass(frozen=True)
-class NoOptions:
-    """For compressors without options of their own."""
+from ..registry import NoOptions
 
 
 class Compress(nn.Module):

@@ -9,21 +9,16 @@ and picking checkpoints are written once for all rules on this ground (see cache
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..config import LayerConfig
+from ..registry import NoOptions
 from ..state import State
 
 Inputs = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class NoOptions:
-    """For rules without options of their own."""
 
 
 class Written:

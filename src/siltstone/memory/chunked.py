@@ -70,6 +70,12 @@ def chunks(x: Tensor, size: int) -> Tensor:
     return x.unflatten(2, (-1, size)).movedim(4, 2).contiguous()
 
 
+def decays(level: Tensor, diagonal: int) -> Tensor:
+    """Cumulative logs [.., c] -> exp(level_i - level_j) where j < i + diagonal, else 0: [.., c, c]."""
+    late = torch.ones(level.shape[-1], level.shape[-1], dtype=torch.bool, device=level.device).triu(diagonal)
+    return (level.unsqueeze(-1) - level.unsqueeze(-2)).masked_fill(late, float("-inf")).exp()
+
+
 def outer(key: Tensor, value: Tensor) -> Tensor:
     """k^T v: [..., K], [..., V] -> [..., K, V], float32 or wider."""
     return wide(key).unsqueeze(-1) * wide(value).unsqueeze(-2)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -52,10 +52,18 @@ def gelu_and_slope(z: Tensor) -> tuple[Tensor, Tensor]:
     return F.gelu(z), 0.5 * (1 + torch.erf(z / math.sqrt(2))) + z * torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
 
 
+class Reader(Protocol):
+    """What reads one matrix as it stands at each query."""
+
+    def read(self, z: Tensor) -> Tensor:
+        """[G, S, H, L*rate, in] -> [G, S, H, L*rate, out]."""
+        ...
+
+
 class DeepWritten(Written):
     """Both matrices during a call."""
 
-    def __init__(self, readers: tuple[ChunkRead, ChunkRead], ends: DeepState):
+    def __init__(self, readers: tuple[Reader, Reader], ends: DeepState):
         self.readers, self.ends = readers, ends
 
     def read(self, stage: int, z: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from ..config import LayerConfig
 from ..errors import ConfigError
 from ..state import State
 from .base import Inputs, wide
-from .chunked import ChunkRead, MatrixState, MatrixWritten, chunks, outer
+from .chunked import ChunkRead, MatrixState, MatrixWritten, chunks, decays, outer
 from .gated import GatedMatrixMemory
 
 
@@ -72,9 +72,9 @@ class GatedDelta(GatedMatrixMemory):
         wide_key, wide_value = wide(key), wide(value)
         level = chunks(decay, size).cumsum(-1)
         b = chunks(strength, size).unsqueeze(-1)
-        late = torch.ones(size, size, dtype=torch.bool, device=key.device).triu()
-        gap = (level.unsqueeze(-1) - level.unsqueeze(-2)).masked_fill(late, float("-inf")).exp()
-        system = (b * wide_key) @ wide_key.transpose(-1, -2) * gap + torch.eye(size, device=key.device, dtype=wide_key.dtype)
+        system = (b * wide_key) @ wide_key.transpose(-1, -2) * decays(level, 0) + torch.eye(
+            size, device=key.device, dtype=wide_key.dtype
+        )
         right = torch.cat([b * wide_value, b * wide_key * level.exp().unsqueeze(-1)], -1)
         solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
         fresh, erase = solved.split([value.shape[-1], key.shape[-1]], -1)

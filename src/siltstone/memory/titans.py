@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from ..config import LayerConfig
 from ..state import State
-from .base import Inputs, Written, wide
-from .chunked import chunks
-from .deep import Deep, DeepOptions, DeepState, gelu_and_slope
+from .base import Inputs, wide
+from .chunked import chunks, decays
+from .deep import Deep, DeepOptions, DeepState, DeepWritten, gelu_and_slope
 
 
 @dataclass
@@ -55,17 +55,6 @@ class MomentumRead:
         return (near + fade * (z @ before) + drift * (z @ momentum)).flatten(3, 4)
 
 
-class TitansWritten(Written):
-    """Both matrices during a call."""
-
-    def __init__(self, readers: tuple[MomentumRead, MomentumRead], ends: TitansState):
-        self.readers, self.ends = readers, ends
-
-    def read(self, stage: int, z: Tensor) -> Tensor:
-        """See Written."""
-        return self.readers[stage].read(z)
-
-
 class Titans(Deep):
     """S <- eta S - theta grad L(W_base), W <- (1 - alpha) W + S."""
 
@@ -88,7 +77,7 @@ class Titans(Deep):
         found = self.key_and_value(c)
         return found | {"keep": F.logsigmoid(-alpha), "momentum": F.logsigmoid(eta), "theta": self.eta * theta.sigmoid()}
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> TitansWritten:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> DeepWritten:
         """See Memory.scan; one chunk is one inner batch."""
         size, now = self.batch, cast(TitansState, state)
         keep, momentum, theta = (inputs[name] for name in ("keep", "momentum", "theta"))
@@ -99,7 +88,7 @@ class Titans(Deep):
         key, value = (wide(chunks(inputs[name], size)) for name in ("key", "value"))
         kept, moved = chunks(keep, size).cumsum(-1), chunks(momentum, size).cumsum(-1)
         theta, there = chunks(theta, size).unsqueeze(-1), chunks(there, size)
-        fading, carrying = (_decays(x) for x in (kept, moved))
+        fading, carrying = (decays(x, 1) for x in (kept, moved))
         factor = (fading * there.unsqueeze(-2)) @ carrying
         fade, drift = kept.exp().unsqueeze(-1), (fading * (there * moved.exp()).unsqueeze(-2)).sum(-1, keepdim=True)
         pieces, n = key.shape[1], key.shape[3]
@@ -135,13 +124,7 @@ class Titans(Deep):
         was_in, was_out, mom_in, mom_out, push, hidden, miss = stacked
         rates = factor, fade, drift
         readers = MomentumRead(key, push, rates, was_in, mom_in), MomentumRead(hidden, miss, rates, was_out, mom_out)
-        return TitansWritten(readers, TitansState(**{f: torch.stack([getattr(e, f) for e in ends], 1) for f in vars(now)}))
-
-
-def _decays(level: Tensor) -> Tensor:
-    """[.., c] cumulative logs -> exp(level_i - level_j) for j <= i, else 0: [.., c, c]."""
-    late = torch.ones(level.shape[-1], level.shape[-1], dtype=torch.bool, device=level.device).triu(1)
-    return (level.unsqueeze(-1) - level.unsqueeze(-2)).masked_fill(late, float("-inf")).exp()
+        return DeepWritten(readers, TitansState(**{f: torch.stack([getattr(e, f) for e in ends], 1) for f in vars(now)}))
 
 
 def _next(weight: Tensor, momentum: Tensor, keys: Tensor, values: Tensor, last: list[Tensor]) -> Tensor:
