@@ -63,9 +63,15 @@ class LayerConfig:
     start          "restart": a segment begins from the initial state; "carry": from the last one
     gate           "softmax" or "sigmoid" weights over checkpoints (sigmoid leaves the online memory at 1)
     top_k          checkpoints a token reads with cache="sparse"
-    router         "mean": a segment's summary is the mean of its routing keys
-    router_dim     R, width of a routing key
-    memory_options, compress_options: the update rule's own options, and the compressor's
+    temperature    what a gate's logit is divided by to begin with (learned, one a head)
+    gate_distance  "none", or "alibi": a gate's logit falls with the distance to the checkpoint, in segments
+    router         "mean": a segment is found by the mean of its routing keys; "subblock:m": by its best m tokens
+    router_dim     U, width of a routing key
+    routing        "own", or "shared": scores are those of the first memory layer that has routing keys
+    max_checkpoints, max_bytes: the most checkpoints that a row keeps in a layer, or the most bytes they take (constant segments)
+    evict          what goes when there are too many: the oldest ("age"), the least read ("use"), or two become one ("merge")
+    checkpoint_dtype  how checkpoints are kept: "float32" (as the state is), "bfloat16", "int8" (a scale a row)
+    memory_options, compress_options, cache_options: options of the update rule's own, of the compressor's, of the policy's
     """
 
     d_model: int
@@ -85,10 +91,18 @@ class LayerConfig:
     start: str = "restart"
     gate: str = "sigmoid"
     top_k: int = 4
+    temperature: float = 0.125
+    gate_distance: str = "none"
     router: str = "mean"
     router_dim: int = 64
+    routing: str = "own"
+    max_checkpoints: int | None = None
+    max_bytes: int | None = None
+    evict: str = "age"
+    checkpoint_dtype: str = "float32"
     memory_options: dict[str, Any] = field(default_factory=dict, hash=False)
     compress_options: dict[str, Any] = field(default_factory=dict, hash=False)
+    cache_options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def key_dim(self) -> int:
@@ -105,12 +119,22 @@ class LayerConfig:
         """How many tokens later than it is seen a token is written."""
         return self.window if self.write_delay == "window" else 0
 
+    @property
+    def subblock(self) -> int:
+        """Tokens that one routing summary stands for."""
+        return self.segment if self.router == "mean" else int(self.router.removeprefix("subblock:"))
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a budget for checkpoints."""
+        return self.max_checkpoints is not None or self.max_bytes is not None
+
     def __post_init__(self) -> None:
         for key in ("d_model", "heads", "rate", "segment", "top_k", "router_dim"):
             _whole(key, getattr(self, key), 1)
         for key in ("window", "sinks"):
             _whole(key, getattr(self, key), 0)
-        for key in ("head_dim", "value_dim"):
+        for key in ("head_dim", "value_dim", "max_checkpoints", "max_bytes"):
             if getattr(self, key) is not None:
                 _whole(key, getattr(self, key), 1)
         _require(
@@ -121,7 +145,16 @@ class LayerConfig:
         _one_of("segments", self.segments, ["constant", "logarithmic"])
         _one_of("start", self.start, ["restart", "carry"])
         _one_of("gate", self.gate, ["softmax", "sigmoid"])
-        _one_of("router", self.router, ["mean"])
+        _one_of("gate_distance", self.gate_distance, ["none", "alibi"])
+        _one_of("routing", self.routing, ["own", "shared"])
+        _one_of("evict", self.evict, ["age", "use", "merge"])
+        _one_of("checkpoint_dtype", self.checkpoint_dtype, ["float32", "bfloat16", "int8"])
+        _require(
+            isinstance(self.temperature, int | float)
+            and not isinstance(self.temperature, bool)
+            and 0 < self.temperature < float("inf"),
+            f"temperature={self.temperature!r} must be a number above 0, for example 0.125",
+        )
         _require(
             self.write_delay == "window" or (self.write_delay == 0 and not isinstance(self.write_delay, bool)),
             f"write_delay={self.write_delay!r} is not known; choose 'window' or 0",
@@ -148,12 +181,47 @@ class LayerConfig:
             f"segment={self.segment} is not a multiple of rate={self.rate}; "
             f"choose segment={max(1, self.segment // self.rate) * self.rate}",
         )
-        for key in ("memory_options", "compress_options"):
+        self._check_cache()
+        for key in ("memory_options", "compress_options", "cache_options"):
             given = getattr(self, key)
             _require(isinstance(given, dict), f"{key}={given!r} must be a mapping of the member's own options")
         from . import registry
 
         registry.validate_layer(self)
+
+    def _check_cache(self) -> None:
+        """Routing and budget."""
+        name, colon, size = self.router.partition(":") if isinstance(self.router, str) else ("", "", "")
+        _require(
+            self.router == "mean" or name == "subblock" and bool(colon) and size.isdecimal() and int(size) > 0,
+            f"router={self.router!r} is not known; choose 'mean', or 'subblock:m' with m tokens, for example 'subblock:8'",
+        )
+        _require(
+            self.segment % self.subblock == 0 and self.subblock % self.rate == 0,
+            f"router={self.router!r}: sub-blocks of {self.subblock} tokens must be whole writes (rate={self.rate}) and divide a "
+            f"segment (segment={self.segment}); choose another number, for example {self.rate}",
+        )
+        if not self.bounded:
+            return
+        _require(
+            self.max_checkpoints is None or self.max_bytes is None,
+            "max_checkpoints and max_bytes are both given; keep one of them",
+        )
+        _require(
+            self.segments == "constant",
+            "max_checkpoints and max_bytes bound a bank that grows; logarithmic segments do not: set segments='constant', "
+            "or give no budget",
+        )
+        _require(
+            self.evict != "use" or self.cache in ("gated", "soup", "sparse"),
+            f"evict='use' counts how much each checkpoint is read under gates, and cache={self.cache!r} has none; "
+            "choose evict='age' or 'merge', or cache='gated'",
+        )
+        _require(
+            self.evict != "use" or self.routing == "own",
+            "evict='use' keeps other checkpoints in every layer, so that routing='shared' cannot find them; set routing='own', "
+            "or evict='age' or 'merge'",
+        )
 
     @classmethod
     def from_keys(cls, keys: dict[str, Any]) -> LayerConfig:

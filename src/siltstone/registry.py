@@ -50,7 +50,7 @@ def member(family: str, name: str) -> Any:
 
 
 def options(cls: Any, given: dict[str, Any]) -> Any:
-    """A member's own `Options` made from `memory_options` or `compress_options`, unknown keys refused."""
+    """A member's own `Options` made from `memory_options`, `compress_options` or `cache_options`, unknown keys refused."""
     family = cls.__module__.split(".")[-2]
     known = [f.name for f in dataclasses.fields(cls.Options)]
     for key in given:
@@ -64,9 +64,7 @@ def described(family: str) -> list[dict[str, Any]]:
     found = []
     for name, cls in members(family).items():
         about = (importlib.import_module(cls.__module__).__doc__ or "").strip().splitlines()[0].split("  Source:")[0]
-        chosen = getattr(cls, "Options", None)
-        options = {} if chosen is None else dataclasses.asdict(chosen())
-        found.append({"name": name, "about": about, "options": options})
+        found.append({"name": name, "about": about, "options": dataclasses.asdict(cls.Options())})
     return found
 
 
@@ -74,7 +72,4 @@ def validate_layer(cfg: LayerConfig) -> None:
     """Check what only the members know: names, options, and combinations that one of them refuses."""
     for family in FAMILIES:
         cls = member(family, getattr(cfg, family))
-        if hasattr(cls, "Options"):
-            cls.check(cfg, options(cls, getattr(cfg, f"{family}_options")))
-        else:
-            cls.check(cfg)
+        cls.check(cfg, options(cls, getattr(cfg, f"{family}_options")))

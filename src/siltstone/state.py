@@ -47,7 +47,7 @@ class State:
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Self:
         """Moved to a device, floating leaves cast to a dtype."""
-        return self.map(lambda x: x.to(device=device, dtype=dtype))
+        return self.map(lambda x: x.to(device=device, dtype=dtype) if isinstance(x, Store) else _moved(x, device, dtype))
 
     def fork(self) -> Self:
         """A copy that updates in place of the original cannot reach; sealed states are shared."""
@@ -57,6 +57,10 @@ class State:
     def nbytes(self) -> int:
         """Live bytes."""
         return sum(x.nbytes for _, x in self.leaves())
+
+
+def _moved(x: Tensor, device: Any, dtype: torch.dtype | None) -> Tensor:
+    return x.to(device=device, dtype=dtype if x.is_floating_point() else None)
 
 
 def _map(x: Any, f: Callable[[Any], Any]) -> Any:
@@ -186,7 +190,7 @@ class Store:
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Store:
         """Moved or cast; shares memory where nothing changes."""
-        moved = tuple(x.to(device=device, dtype=dtype) for x in self.leaves)
+        moved = tuple(_moved(x, device, dtype) for x in self.leaves)
         same = all(x is y for x, y in zip(moved, self.leaves, strict=True))
         return Store(moved, self.axes, self.count, self.tide if same else None)
 

@@ -30,6 +30,9 @@ REST: dict[str, list[Any]] = dict(
     value_dim=[None, 3],
     variant=[0, 1, 2],  # of the update rule's own options
     block=[64, 3],
+    router=["mean", "subblock:2"],
+    gate_distance=["none", "alibi"],
+    budget=["none", "age2", "use2", "merge2", "merge1"],
 )
 
 
@@ -63,12 +66,13 @@ class Case:
     def cfg(self) -> dict[str, Any]:
         """Keys for `MemoryCaching(...)` and the oracle."""
         f = self.factor
-        plain = {k: v for k, v in f.items() if k not in ("phase", "variant", "block")}
+        plain = {k: v for k, v in f.items() if k not in ("phase", "variant", "block", "budget")}
+        budget = dict(max_checkpoints=int(f["budget"][-1]), evict=f["budget"][:-1]) if f["budget"] != "none" else {}
         return dict(
-            d_model=WIDTH, heads=2, head_dim=4, segment=4, router="mean", router_dim=4,
+            d_model=WIDTH, heads=2, head_dim=4, segment=4, router_dim=4,
             compress_options=dict(queries=2) if f["compress"] == "attention" else {},
             memory_options=options(f["memory"], f["variant"]),
-        ) | plain  # fmt: skip
+        ) | plain | budget  # fmt: skip
 
     @property
     def phase(self) -> int:
@@ -92,7 +96,8 @@ class Case:
         names = f"{f['memory']}-{f['cache']}-{f['start']}-{f['segments'][:3]}-{f['gate'][:4]}-{f['position']}"
         batch = f"-o{f['variant']}-c{f['block']}"
         pool = f"{f['compress'][:4]}{f['rate']}"
-        return f"{names}-w{f['window']}{delay}-{pool}-s{f['sinks']}-p{f['phase']}-k{f['top_k']}-v{f['value_dim']}{batch}"
+        routes = f"-{f['router'][:3]}-{f['gate_distance'][:3]}-{f['budget']}"
+        return f"{names}-w{f['window']}{delay}-{pool}-s{f['sinks']}-p{f['phase']}-k{f['top_k']}-v{f['value_dim']}{batch}{routes}"
 
 
 def allowed(f: dict[str, Any]) -> bool:
@@ -101,6 +106,8 @@ def allowed(f: dict[str, Any]) -> bool:
         return False
     if f["phase"] >= 4 // f["rate"] or (f["compress"] == "identity") != (f["rate"] == 1):
         return False
+    if f["budget"] != "none" and f["segments"] == "logarithmic" or f["budget"] == "use2" and f["cache"] not in ROUTED:
+        return False
     return f["memory"] not in INNER or f["value_dim"] is None
 
 
@@ -108,10 +115,11 @@ def pairs(f: dict[str, Any]) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
     """The pairs of values that a case puts to the test; values without an effect do not count."""
     live = dict(f)
     if f["cache"] == "none":
-        for name in ("start", "segments", "phase"):
+        for name in ("start", "segments", "phase", "budget"):
             live.pop(name)
     if f["cache"] not in ROUTED:
-        live.pop("gate")
+        for name in ("gate", "router", "gate_distance"):
+            live.pop(name)
     if f["cache"] != "sparse":
         live.pop("top_k")
     if not options(f["memory"], 0):
@@ -126,11 +134,16 @@ def make() -> list[Case]:
     draw, seen, cases = random.Random(0), set(), []
     spans = [(cache, *rest) for rest in itertools.product(MEMORIES, STARTS, SEGMENTS) for cache in CACHES]
     for cache, memory, start, segments in spans:
-        best: dict[str, Any] = {}
-        for _ in range(60):
+        best, tried = {}, 0
+        while tried < 20:
             f = dict(memory=memory, cache=cache, start=start, segments=segments)
             f |= {name: draw.choice(values) for name, values in REST.items()}
-            if allowed(f) and (not best or len(pairs(f) - seen) > len(pairs(best) - seen)):
+            f["rate"] = 1 if f["compress"] == "identity" else 2
+            f["budget"] = f["budget"] if segments == "constant" else "none"
+            if not allowed(f):
+                continue
+            tried += 1
+            if not best or len(pairs(f) - seen) > len(pairs(best) - seen):
                 best = f
         seen |= pairs(best)
         cases.append(Case(tuple(best.items())))

@@ -128,6 +128,37 @@ def test_convolution_and_gates_begin_as_the_mean() -> None:
             close(other(STREAM[None])[0], mean(STREAM[None])[0])
 
 
+@every_memory
+@every_start
+@pytest.mark.parametrize("evict", ["age", "use", "merge"])
+def test_a_large_budget_is_no_budget(memory: str, start: str, evict: str) -> None:
+    cfg = config(memory, start=start)
+    close(outputs(cfg, max_checkpoints=9, evict=evict), outputs(cfg))
+    assert differ(outputs(cfg, max_checkpoints=2, evict=evict), outputs(cfg))
+
+
+def test_a_budget_in_bytes_is_one_in_checkpoints() -> None:
+    cfg = config("linear")
+    each = 2 * 4 * 4 * 8  # heads, keys, values, bytes of float64 (the parameters when the layer is built are float32)
+    close(outputs(cfg, max_bytes=each + each // 4), outputs(cfg, max_checkpoints=2))
+    with pytest.raises(st.errors.ConfigError, match="max_bytes=127 .* at least 128"):
+        make_layer(cfg | dict(max_bytes=127))
+
+
+def test_merged_linear_segments_sum_up() -> None:
+    cfg = config("linear", cache="residual")
+    close(outputs(cfg, max_checkpoints=2, evict="merge"), outputs(cfg))
+    assert differ(outputs(cfg, max_checkpoints=2), outputs(cfg))
+
+
+@every_memory
+@both_gates
+def test_one_sub_block_is_the_mean(memory: str, gate: str) -> None:
+    cfg = config(memory, gate=gate)
+    close(outputs(cfg, router="subblock:4"), outputs(cfg))
+    assert differ(outputs(cfg, router="subblock:2"), outputs(cfg))
+
+
 @every_start
 def test_segments_of_one_with_a_vector_memory_are_attention_over_the_states(start: str) -> None:
     layer = make_layer(config("gru", segment=1, start=start, write_delay=0, window=0, position="none"))

@@ -21,6 +21,9 @@ SHAPES: list[dict[str, Any]] = [
     dict(pattern="a w m", depth=3, mlp="swiglu", tie=False, norm_eps=1e-3),
     dict(pattern="ma", depth=3, mlp="gelu", tie=True, write_delay=0, cache="sparse", top_k=1, memory="gated_delta"),
     dict(pattern="wm", depth=2, mlp="gelu", tie=True, memory="gru", cache="residual", value_dim=3, segments="logarithmic"),
+    dict(pattern="mwm", depth=3, routing="shared", gate="softmax", router="subblock:2", segments="logarithmic", norm_eps=1e-5),
+    dict(pattern="m", depth=2, routing="shared", memory="delta", gate_distance="alibi", gate="softmax"),
+    dict(pattern="mm", depth=3, routing="shared", memory="linear", cache="sparse", max_checkpoints=2, evict="merge", top_k=1),
     dict(pattern="am", depth=2, window=0, sinks=0, write_delay=0, memory="linear", cache="soup", start="carry"),
 ]
 every_shape = pytest.mark.parametrize("keys", SHAPES, ids=lambda k: k["pattern"].replace(" ", "") + "-" + str(len(k)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,33 +13,56 @@ from .segments import Entry
 from .window import Config, Weights
 
 
-def read(cfg: Config, w: Weights, memory: Matrix, x_D: Tensor, online: Entry, bank: list[Entry]) -> Tensor:
+@dataclass
+class Asked:
+    """What scores are made of: the router's weights, the token, and what it asks. A layer may follow another's."""
+
+    w: Weights
+    x_D: Tensor
+    online: Entry
+    bank: list[Entry]
+
+
+def read(cfg: Config, w: Weights, memory: Matrix, x_D: Tensor, online: Entry, bank: list[Entry], lead: Asked) -> Tensor:
     """The mixed memory read of one token -> [H, V]."""
     if cfg["cache"] == "none":
-        return memory.read(online[0], x_D)
+        return memory.read(online.leaves, x_D)
     if cfg["cache"] == "residual":
-        return sum((memory.read(leaves, x_D) for leaves, _ in bank), memory.read(online[0], x_D))
-    scores = score(w, x_D, bank)
+        return sum((memory.read(e.leaves, x_D) for e in bank), memory.read(online.leaves, x_D))
+    scores = score(cfg, lead, lead.bank)
+    for e in bank:
+        e.reads += 1
     if cfg["cache"] == "sparse":
         keep = kept(scores, cfg["top_k"])
         bank, scores = [bank[i] for i in keep], [scores[i] for i in keep]
-    gates_H = gate(cfg, w, x_D, online, scores)
+    gates_H = gate(cfg, w, lead, scores, bank)
+    for e, g in zip(bank, gates_H[1:], strict=True):
+        e.mass += float(g.detach().mean())
     entries = [online, *bank]
     if cfg["cache"] == "soup":
         blended = []
-        for parts in zip(*[leaves for leaves, _ in entries], strict=True):
+        for parts in zip(*[e.leaves for e in entries], strict=True):
             blended.append(sum(g.view(-1, *[1] * (p.dim() - 1)) * p for g, p in zip(gates_H, parts, strict=True)))
         return memory.read(tuple(blended), x_D)
     out = torch.zeros(memory.H, memory.V, dtype=x_D.dtype)
-    for g, (leaves, _) in zip(gates_H, entries, strict=True):
-        out = out + g[:, None] * memory.read(leaves, x_D)
+    for g, e in zip(gates_H, entries, strict=True):
+        out = out + g[:, None] * memory.read(e.leaves, x_D)
     return out
 
 
-def score(w: Weights, x_D: Tensor, bank: list[Entry]) -> list[Tensor]:
-    """s_n = <u, summary_n>, shared by the heads."""
-    u = l2(w["router.query.weight"] @ x_D)
-    return [(u * summary).sum() for _, summary in bank if summary is not None]
+def score(cfg: Config, lead: Asked, entries: list[Entry]) -> list[Tensor]:
+    """s_n = <u, mean key>, shared by heads; with sub-blocks of m writes, log(sum over them of exp(b s)) / b, b = 8 sqrt(m)."""
+    u = l2(lead.w["router.query.weight"] @ lead.x_D)
+    router, found = cfg.get("router", "mean"), []
+    for e in entries:
+        each = [(u * torch.stack(keys).mean(0)).sum() for keys in e.blocks if keys]
+        if router == "mean":
+            (only,) = each
+            found.append(only)
+        else:
+            sharp = 8 * math.sqrt(int(router.split(":")[1]) // cfg["rate"])
+            found.append(torch.log(sum((torch.exp(sharp * s) for s in each), torch.zeros_like(each[0]))) / sharp)
+    return found
 
 
 def kept(scores: list[Tensor], top_k: int) -> list[int]:
@@ -47,11 +71,16 @@ def kept(scores: list[Tensor], top_k: int) -> list[int]:
     return sorted(best[:top_k])
 
 
-def gate(cfg: Config, w: Weights, x_D: Tensor, online: Entry, scores: list[Tensor]) -> list[Tensor]:
-    """[g_online, g_1, ...], each [H]. sigmoid leaves the online memory at 1."""
-    scale_H = w["router.log_scale"].exp() * math.sqrt(cfg["segment"] / cfg["rate"])
-    logits = [scale_H * s + w["router.bias"] for s in scores]
+def gate(cfg: Config, w: Weights, lead: Asked, scores: list[Tensor], bank: list[Entry]) -> list[Tensor]:
+    """[g_online, g_1, ...], each [H]. sigmoid leaves the online memory at 1. alibi: less by slope_h for every segment away."""
+    router, H = cfg.get("router", "mean"), cfg["heads"]
+    summed = cfg["segment"] if router == "mean" else int(router.split(":")[1])
+    scale_H = w["router.log_scale"].exp() * math.sqrt(summed / cfg["rate"])
+    slope_H = torch.tensor([2 ** (-8 * (h + 1) / H) for h in range(H)], dtype=scale_H.dtype)
+    if cfg.get("gate_distance", "none") == "none":
+        slope_H = torch.zeros_like(slope_H)
+    logits = [scale_H * s + w["router.bias"] - slope_H * e.age for s, e in zip(scores, bank, strict=True)]
     if cfg["gate"] == "sigmoid":
         return [torch.ones_like(scale_H), *[torch.sigmoid(z) for z in logits]]
-    online_logit = scale_H * score(w, x_D, [online])[0] + w["router.online"]
+    online_logit = scale_H * score(cfg, lead, [lead.online])[0] + w["router.online"]
     return list(torch.softmax(torch.stack([online_logit, *logits]), dim=0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .caches import read
+from .caches import Asked, read
 from .compressors import pool
 from .memories import MEMORIES, rms
 from .segments import Bank
@@ -21,6 +21,8 @@ class Row:
             self.cfg = {**self.cfg, "sinks": 0}
         self.w, self.kind = w, kind
         self.t = 0
+        self.lead: Row | None = None  # the row whose routing this one follows
+        self.asked: Asked | None = None
         self.sinks: list[Token] = []
         self.window: list[Token] = []
         self.pending: list[Token] = []
@@ -67,7 +69,10 @@ class Row:
         if self.bank is not None:
             out_HV = torch.zeros(self.memory.H, self.memory.V, dtype=x_D.dtype)
             if self.bank.count > 0:
-                out_HV = read(self.cfg, self.w, self.memory, x_D, *self.bank.entries())
+                online, bank = self.bank.entries()
+                self.asked = Asked(self.w, x_D, online, bank) if self.lead is None else self.lead.asked
+                assert self.asked is not None
+                out_HV = read(self.cfg, self.w, self.memory, x_D, online, bank, self.asked)
             heads_HV = heads_HV + rms(out_HV, self.w["norm"], 1e-6)
         self.t += 1
         return self.w["out.weight"] @ heads_HV.reshape(-1)

@@ -34,6 +34,10 @@ class Reader:
         kinds = [KINDS[pattern[i % len(pattern)]] for i in range(cfg["depth"])]
         self.blocks = [below(w, f"blocks.{i}.") for i in range(cfg["depth"])]
         self.rows = [Row(cfg, below(b, "mix."), phase, kind) for b, kind in zip(self.blocks, kinds, strict=True)]
+        memories = [row for row in self.rows if row.kind == "memory"]
+        if cfg.get("routing") == "shared":
+            for row in memories[1:]:
+                row.lead = memories[0]
 
     def step(self, token: int) -> Tensor:
         """Logits [vocabulary] after the next token."""

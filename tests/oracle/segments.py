@@ -1,6 +1,8 @@
-"""Which writes belong together: segments, cuts, and the spans of segments that stay live."""
+"""Which writes belong together: segments, cuts, the spans of segments that stay live, and what a budget leaves of them."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,7 +11,20 @@ from .memories import Matrix, State, l2
 from .window import Config, Weights
 
 Span = tuple[int, int]  # segments a .. b-1
-Entry = tuple[State, Tensor | None]  # what a read needs, and its routing summary [R]
+Blocks = list[list[Tensor]]  # routing keys [U], by sub-block
+
+
+@dataclass
+class Entry:
+    """What can be read: its weights, routing keys by sub-block, distance in segments, and how much it was read so far."""
+
+    leaves: State
+    blocks: Blocks
+    age: int
+    last: int = 0
+    span: int = 1
+    mass: float = 0.0
+    reads: int = 0
 
 
 def live_spans(sealed: int, kind: str) -> list[Span]:
@@ -24,31 +39,60 @@ def live_spans(sealed: int, kind: str) -> list[Span]:
     return spans
 
 
+def fold(older: Blocks, newer: Blocks) -> Blocks:
+    """The sub-blocks of two spans, neighbours together, so that there are as many as before."""
+    both = older + newer
+    return [both[i] + both[i + 1] for i in range(0, len(both), 2)]
+
+
+def kept(leaves: State, kind: str) -> State:
+    """As a checkpoint keeps them; gradients as if nothing was rounded. int8: 255 steps between -max and max of a row."""
+    out = []
+    for x in leaves:
+        y = x.detach()
+        if kind == "bfloat16":
+            y = y.to(torch.bfloat16).to(x.dtype)
+        if kind == "int8":
+            step = y.abs().max(dim=-1, keepdim=True).values / 127
+            y = torch.where(step > 0, torch.round(y / step) * step, torch.zeros_like(y))
+        out.append(x + (y - x).detach() if kind != "float32" else x)
+    return tuple(out)
+
+
 class Bank:
-    """The online memory, the writes of every segment, and the checkpoints recomputed from them."""
+    """The online memory, the writes of every segment, and the checkpoints recomputed from them (or, with a budget, kept)."""
 
     def __init__(self, cfg: Config, w: Weights, memory: Matrix, phase: int = 0):
         self.cfg, self.w, self.memory = cfg, w, memory
         self.phase = phase
+        self.length = cfg["segment"] // cfg["rate"]
+        router = cfg.get("router", "mean")
+        self.block = self.length if router == "mean" else int(router.split(":")[1]) // cfg["rate"]
         self.count = 0
         self.online = memory.init()
         self.segments: list[list[Tensor]] = [[]]
-        self.keys: list[list[Tensor]] = [[]]  # the routing key of every write
+        self.keys: list[Blocks] = [self.empty()]  # the routing keys of every segment
         self.ends: list[State] = []  # the online state at the end of every sealed segment
         self.folded: dict[Span, State] = {}
+        self.budget: list[Entry] = []
+
+    def empty(self) -> Blocks:
+        """No keys yet."""
+        return [[] for _ in range(self.length // self.block)]
 
     def write(self, c_D: Tensor) -> None:
         """If the segment is full, seal it and begin the next; then write."""
-        length = self.cfg["segment"] // self.cfg["rate"]
-        full = length - self.phase if len(self.segments) == 1 else length
+        full = self.length - self.phase if len(self.segments) == 1 else self.length
         if self.cfg["cache"] != "none" and len(self.segments[-1]) == full:
             self.ends.append(self.online)
+            self.seal()
             self.segments.append([])
-            self.keys.append([])
+            self.keys.append(self.empty())
             self.online = self.memory.init() if self.cfg["start"] == "restart" else self.memory.cut(self.online)
         self.segments[-1].append(c_D)
         if "router.key.weight" in self.w:
-            self.keys[-1].append(l2(self.w["router.key.weight"] @ c_D))
+            place = (self.count + self.phase) % self.length if self.cfg["cache"] != "none" else 0
+            self.keys[-1][place // self.block].append(l2(self.w["router.key.weight"] @ c_D))
         self.online = self.memory.write(self.online, c_D)
         self.count += 1
 
@@ -66,15 +110,53 @@ class Bank:
             self.folded[span] = state
         return self.folded[span]
 
-    def summary(self, span: Span) -> Tensor | None:
-        """Mean routing key of the span's writes."""
-        keys = [key for segment in self.keys[span[0] : span[1]] for key in segment]
-        return torch.stack(keys).mean(0) if keys else None
+    def blocks(self, span: Span) -> Blocks:
+        """Routing keys of a span of 1, 2, 4 ... segments: the sub-blocks of its halves, neighbours together."""
+        a, b = span
+        if b - a == 1:
+            return self.keys[a]
+        middle = (a + b) // 2
+        return fold(self.blocks((a, middle)), self.blocks((middle, b)))
+
+    def seal(self) -> None:
+        """With a budget: keep the segment that ends here; if that is one too many, something goes."""
+        most = self.cfg.get("max_checkpoints")
+        if most is None:
+            return
+        number = len(self.ends) - 1
+        self.budget.append(Entry(self.stored(self.ends[-1]), self.keys[-1], 0, last=number))
+        if len(self.budget) <= most:
+            return
+        if self.cfg["evict"] == "age":
+            del self.budget[0]
+        if self.cfg["evict"] == "use":
+            rates = [e.mass / max(e.reads, 1) for e in self.budget[:-1]]
+            del self.budget[rates.index(min(rates))]
+        if self.cfg["evict"] == "merge":
+            spans = [a.span + b.span for a, b in zip(self.budget[:-1], self.budget[1:], strict=True)]
+            i = spans.index(min(spans))
+            self.budget[i : i + 2] = [self.merged(*self.budget[i : i + 2])]
+
+    def merged(self, older: Entry, newer: Entry) -> Entry:
+        """restart: what both have written adds up, on top of the initial state. carry: the newer state holds the older one's."""
+        leaves = newer.leaves
+        if self.cfg["start"] == "restart":
+            first = self.memory.leaves(self.memory.init())
+            sums = [w + (a - w) + (b - w) for a, b, w in zip(older.leaves, newer.leaves, first, strict=True)]
+            leaves = kept(tuple(sums), self.cfg.get("checkpoint_dtype", "float32"))
+        return Entry(leaves, fold(older.blocks, newer.blocks), 0, last=newer.last, span=older.span + newer.span)
+
+    def stored(self, state: State) -> State:
+        """What a checkpoint keeps of a state."""
+        return kept(self.memory.leaves(state), self.cfg.get("checkpoint_dtype", "float32"))
 
     def entries(self) -> tuple[Entry, list[Entry]]:
         """The online memory and the live checkpoints, oldest first."""
         sealed = len(self.ends)
-        leaves = self.memory.leaves
-        online = leaves(self.online), self.summary((sealed, sealed + 1))
-        live = live_spans(sealed, self.cfg["segments"])
-        return online, [(leaves(self.checkpoint(span)), self.summary(span)) for span in live]
+        online = Entry(self.memory.leaves(self.online), self.keys[sealed], 0)
+        if self.cfg.get("max_checkpoints") is not None:
+            for entry in self.budget:
+                entry.age = sealed - entry.last
+            return online, self.budget
+        spans = live_spans(sealed, self.cfg["segments"])
+        return online, [Entry(self.stored(self.checkpoint(s)), self.blocks(s), sealed - s[1] + 1) for s in spans]

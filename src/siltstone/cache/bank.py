@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,53 +13,84 @@ from torch import Tensor
 from ..memory.base import Inputs, Memory, Written
 from ..model.plan import Plan
 from ..state import State, Store
+from .base import Router
+from .codec import pack, rounded, unpack
 
 
 @dataclass
 class View:
     """The checkpoints that the queries of one piece see.
 
-    stages   matrices [R, H, N, in, out] of each stage
-    summary  [R, N, U] mean routing keys, or None
-    hidden   bool [R, N], True where a row sees less than N; None: all see all
-    seen     [R, S] how many of them each piece sees, for a view of all pieces at once (`hidden` is None then)
+    leaves       packed matrices [R, H, N, in, out] of each stage; `stages` are the matrices
+    summary      [R, N, J, U] mean routing keys of sub-blocks, or None
+    empty        bool [R, N, J] sub-blocks that no write fell into, or None: every one has some
+    hidden       bool [R, N], True where a row sees less than N; None: all see all
+    sealed       [R] segments sealed so far (of all pieces: [R, S])
+    last         [R, N] the last segment that each checkpoint holds; None: checkpoint n is segment n
+    newest_last  checkpoints stand in order of time
+    seen         [R, S] how many checkpoints each piece sees, for a view of all pieces at once (`hidden` is None then)
     """
 
-    stages: tuple[Tensor, ...]
+    leaves: tuple[Tensor, ...]
     summary: Tensor | None
+    empty: Tensor | None
     hidden: Tensor | None
+    sealed: np.ndarray
+    last: np.ndarray | Tensor | None = None
     newest_last: bool = True
     seen: np.ndarray | None = None
 
     @property
     def number(self) -> int:
         """N."""
-        return self.stages[0].shape[2]
+        return self.leaves[0].shape[2]
+
+    @cached_property
+    def stages(self) -> tuple[Tensor, ...]:
+        """Matrices [R, H, N, in, out] of each stage."""
+        return unpack(self.leaves)
+
+    def picked(self, index: Tensor) -> tuple[Tensor, ...]:
+        """The matrices of the checkpoints at index [k]."""
+        return unpack(tuple(x.index_select(2, index) for x in self.leaves))
+
+    @property
+    def age(self) -> Tensor:
+        """[R, 1, N] segments from each checkpoint's last to the online one: 1 for the newest."""
+        device, last = self.leaves[0].device, np.arange(self.number)[None] if self.last is None else self.last
+        sealed = torch.from_numpy(np.ascontiguousarray(self.sealed)).to(device).unsqueeze(-1)
+        return (sealed - (torch.from_numpy(last).to(device) if isinstance(last, np.ndarray) else last)).unsqueeze(1)
 
 
 @dataclass
 class Sealing:
-    """What a call seals: states `ends` [R, S, ...] and routing sums [R, S, U] after each piece, `start` ones before the first.
+    """What a call seals, and into what: states `ends` [R, S, ...] and routing sums [R, S, J, U] after each piece.
 
     inputs, valid, skip are the call's writes [R, S, ...]; `before` is the online state at the call's start; `written` is the
-    scan of the pieces, group r * S + s (where segments restart).
+    scan of the pieces, group r * S + s (where segments restart); `budget` is the most checkpoints a row may keep.
     """
 
     plan: Plan
     memory: Memory
+    router: Router | None
     ends: State
-    before: State
     sums: Tensor | None
+    before: State
     sum_before: Tensor | None
     inputs: Inputs
-    valid: Tensor | None
     skip: Tensor
     written: Written
+    budget: int
 
     @property
     def width(self) -> int:
         """The most checkpoints that a run seals in this call."""
         return int(self.plan.pieces.max(initial=1)) - 1
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What states are computed in."""
+        return next(iter(self.before.leaves()))[1].dtype
 
     def sealed_ends(self) -> State:
         """[R, width, ...] states in the order they are sealed."""
@@ -68,7 +101,7 @@ class Sealing:
         )
 
     def sealed_sums(self) -> Tensor | None:
-        """[R, width, U]."""
+        """[R, width, J, U]."""
         if self.sums is None or self.sum_before is None:
             return None
         return _before(self.sum_before, self.sums, self.width) if self.plan.dropped else self.sums[:, : self.width]
@@ -80,43 +113,64 @@ def _before(first: Tensor, rest: Tensor, width: int) -> Tensor:
 
 @dataclass
 class Bank(State):
-    """store: matrices of each stage [B, H, N, in, out] and, where routed, mean routing keys [B, N, U]."""
+    """store: packed matrices of each stage [B, H, N, in, out] and, where routed, mean routing keys [B, N, J, U]."""
 
     store: Store
 
     @classmethod
-    def empty(cls, memory: Memory, batch: int, router_dim: int | None) -> Bank:
-        """No checkpoints."""
-        stages = tuple(s.unsqueeze(2) for s in memory.stages(memory.init(batch)))
+    def empty(cls, memory: Memory, batch: int, routing: tuple[int, int] | None) -> Bank:
+        """No checkpoints. routing: (J, U)."""
+        stages = pack(memory.cfg.checkpoint_dtype, tuple(s.unsqueeze(2) for s in memory.stages(memory.init(batch))))
         axes = (2,) * len(stages)
-        if router_dim is None:
+        if routing is None:
             return cls(Store.empty(stages, axes))
-        return cls(Store.empty((*stages, stages[0].new_zeros(batch, 1, router_dim)), (*axes, 1)))
+        like = memory.stages(memory.init(1))[0]
+        return cls(Store.empty((*stages, like.new_zeros(batch, 1, *routing)), (*axes, 1)))
 
     def advance(self, call: Sealing, whole: bool) -> tuple[list[View], Bank]:
-        """Seal what the call seals; the views of its pieces (one view for all if `whole`), and the bank after it."""
-        plan, store = call.plan, self.store
+        """Seal what the call seals; the views of its pieces (one view for all if `whole`), and the bank after it.
+
+        Packed checkpoints pass gradients on inside the call that seals them, and none to later calls.
+        """
+        plan, store, kind = call.plan, self.store, call.memory.cfg.checkpoint_dtype
+        shown = store
         if call.width:
             new = tuple(s.transpose(1, 2) for s in call.memory.stages(call.sealed_ends()))
-            sums = call.sealed_sums()
-            if sums is not None:
-                counts = plan.segment_writes(call.width)
-                new = (*new, sums / plan.host(np.maximum(counts, 1)).unsqueeze(-1))
-            store = store.append(new, plan.pieces - 1)
+            sums, means = call.sealed_sums(), ()
+            if sums is not None and call.router is not None:
+                counts = plan.block_writes(call.width, call.router.block, call.router.blocks)
+                means = (sums / plan.host(np.maximum(counts, 1)).unsqueeze(-1),)
+            store = shown = store.append((*pack(kind, new), *means), plan.pieces - 1)
+            if kind != "float32" and torch.is_grad_enabled():
+                kept = len(self.store.axes) - (call.router is not None and call.router.leads)
+                wide = unpack(self.store.leaves[:kept], call.dtype) + self.store.leaves[kept:]
+                shown = Store(wide, self.store.axes[: len(new)] + self.store.axes[kept:], self.store.count)
+                shown = shown.append((*rounded(kind, new), *means), plan.pieces - 1)
         if whole:
-            leaves, stages = store.views(int(plan.seen.max(initial=0))), call.memory.stages_count
-            return [View(leaves[:stages], leaves[stages] if len(leaves) > stages else None, None, seen=plan.seen)], Bank(store)
-        views = [self._view(store, plan.seen[:, j], call.memory.stages_count, plan) for j in range(plan.shape[1])]
-        return views, Bank(store)
+            return [self._view(shown, plan.seen, call.router, plan.runs.clock.phase)], Bank(store)
+        return [self._view(shown, seen, call.router, plan.runs.clock.phase) for seen in plan.seen.T], Bank(store)
 
-    def now(self, memory: Memory, number: int, phase: int, per_segment: int) -> View:
+    def now(self, router: Router | None, number: int, phase: int, per_segment: int) -> View:
         """What rows that all hold `number` checkpoints see."""
-        leaves, stages = self.store.views(number), memory.stages_count
-        return View(leaves[:stages], leaves[stages] if len(leaves) > stages else None, None)
+        return self._view(self.store, np.array([number]), router, np.array([phase]))
+
+    def used(self, mix: Any, asked: Tensor | None, queries: int) -> Bank:
+        """Every checkpoint stays, however it is read."""
+        return self
 
     @staticmethod
-    def _view(store: Store, seen: np.ndarray, stages: int, plan: Plan) -> View:
+    def _view(store: Store, seen: np.ndarray, router: Router | None, phase: np.ndarray) -> View:
+        """seen [R], or [R, S] for all pieces at once."""
         width = int(seen.max(initial=0))
-        leaves = store.views(width)
-        hidden = None if (seen == width).all() else plan.host(np.arange(width) >= seen[..., None])
-        return View(leaves[:stages], leaves[stages] if len(leaves) > stages else None, hidden)
+        leaves, summary, empty, hidden = store.views(width), None, None, None
+        device = leaves[0].device
+        if router is not None and router.leads:
+            *leaves, summary = leaves
+            filled = phase[:, None] < np.arange(1, router.blocks + 1) * router.block
+            if width and not filled.all():
+                empty = torch.zeros(len(phase), width, router.blocks, dtype=torch.bool)
+                empty[:, 0] = torch.from_numpy(~filled)
+                empty = empty.to(device)
+        if seen.ndim == 1 and not (seen == width).all():
+            hidden = torch.from_numpy(np.arange(width) >= seen[:, None]).to(device)
+        return View(tuple(leaves), summary, empty, hidden, seen, seen=seen if seen.ndim == 2 else None)

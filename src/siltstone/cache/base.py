@@ -1,16 +1,19 @@
 """What a caching policy is. A policy knows no update rule: it turns scores of checkpoints into gates.
 
-    score_n = <u_t, summary_n>,   logit_{h,n} = exp(log_scale_h) sqrt(C / r) score_n + bias_h
+    logit_{h,n} = exp(log_scale_h) sqrt(m) score_n + bias_h - slope_h age_n
 
-Source: arXiv 2602.24281, eqs. 9, 10, 16, 17; unit routing keys of their own width and a learned temperature a head.
+score_n is what `Router.scores` makes of the routing keys of checkpoint n, m the writes that one of its summaries stands for,
+age_n its distance in segments (with `gate_distance="alibi"`). Source: arXiv 2602.24281, eqs. 9, 10, 16, 17; unit routing keys of
+their own width and a learned temperature a head; the distance bias as in arXiv 2108.12409, over segments instead of tokens.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 
 from ..config import LayerConfig
 from ..norm import l2
+from ..registry import NoOptions
 
 
 @dataclass
@@ -34,18 +38,54 @@ class Mix:
     index: Tensor | None = None
 
 
-class Router(nn.Module):
-    """Routing queries u = l2(x W_u) and keys l2(c W_r), width U, and the gates' temperature and biases, one a head."""
+@dataclass
+class Asked:
+    """What a policy makes gates of.
 
-    def __init__(self, cfg: LayerConfig):
+    scores       [R, Q, N] of the checkpoints
+    online       [R, Q] of the online memory (softmax gates only)
+    hidden       bool [R, Q or 1, N], True where a checkpoint is not there; None: all are
+    age          [R, Q or 1, N] segments from a checkpoint's last to the online one (with a distance bias only)
+    newest_last  checkpoints stand in order of time
+    """
+
+    scores: Tensor
+    online: Tensor | None = None
+    hidden: Tensor | None = None
+    age: Tensor | None = None
+    newest_last: bool = True
+
+    def at(self, index: Tensor) -> Asked:
+        """The same of the checkpoints at index [R, Q, k]."""
+
+        def pick(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.expand_as(self.scores).gather(-1, index)
+
+        return dataclasses.replace(self, scores=self.scores.gather(-1, index), hidden=pick(self.hidden), age=pick(self.age))
+
+
+class Router(nn.Module):
+    """Routing queries u = l2(x W_u) and keys l2(c W_r), width U, and the gates' temperature and biases, one a head.
+
+    router = "mean": score_n = <u, s_n>, s_n the mean key of the checkpoint's writes. router = "subblock:m": the mean keys s_nj
+    of its sub-blocks of m tokens compete, score_n = log sum_j exp(b <u, s_nj>) / b with b = 8 sqrt(writes of a sub-block): a
+    smooth maximum, shared by the heads. follows: the scores are those of an earlier layer, and there are no queries and keys.
+    """
+
+    def __init__(self, cfg: LayerConfig, follows: bool = False):
         super().__init__()
-        self.query = nn.Linear(cfg.d_model, cfg.router_dim, bias=False)
-        self.key = nn.Linear(cfg.d_model, cfg.router_dim, bias=False)
-        self.log_scale = nn.Parameter(torch.full((cfg.heads,), math.log(8.0)))
+        self.leads = not follows
+        if not follows:
+            self.query = nn.Linear(cfg.d_model, cfg.router_dim, bias=False)
+            self.key = nn.Linear(cfg.d_model, cfg.router_dim, bias=False)
+        self.log_scale = nn.Parameter(torch.full((cfg.heads,), -math.log(cfg.temperature)))
         self.bias = nn.Parameter(torch.zeros(cfg.heads))
         self.online = nn.Parameter(torch.zeros(cfg.heads))
-        self.spread = math.sqrt(cfg.segment // cfg.rate)
+        self.block = cfg.subblock // cfg.rate
+        self.blocks = cfg.segment // cfg.subblock
+        self.spread = math.sqrt(self.block)
         self.softmax = cfg.gate == "softmax"
+        self.slopes = [2.0 ** (-8 * (h + 1) / cfg.heads) for h in range(cfg.heads)] if cfg.gate_distance == "alibi" else None
 
     def queries(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., U]."""
@@ -55,15 +95,34 @@ class Router(nn.Module):
         """[..., D] -> [..., U]."""
         return l2(self.key(c))
 
-    def gates(self, scores: Tensor, online: Tensor | None, hidden: Tensor | None) -> tuple[Tensor | None, Tensor]:
-        """scores [R, Q, n], online [R, Q], hidden bool (broadcast to scores) -> online gate [R, Q, H] and gates [R, Q, H, n]."""
+    def scores(self, u: Tensor, summary: Tensor, empty: Tensor | None) -> Tensor:
+        """u [R, Q, U], summary [R, N, J, U], empty bool [R, N, J] (sub-blocks without a write) -> [R, Q, N]."""
+        each = u @ summary.flatten(1, 2).to(u.dtype).transpose(-1, -2)
+        if self.blocks == 1:
+            return each
+        return self.best(each.unflatten(-1, summary.shape[1:3]), None if empty is None else empty.unsqueeze(1))
+
+    def best(self, each: Tensor, empty: Tensor | None) -> Tensor:
+        """Scores of sub-blocks [..., J], some of them empty -> of the checkpoints [...]."""
+        sharp = 8.0 * self.spread
+        if empty is not None:
+            each = each.masked_fill(empty, float("-inf"))
+        return (sharp * each).logsumexp(-1) / sharp
+
+    def gates(self, asked: Asked) -> tuple[Tensor | None, Tensor]:
+        """-> online gate [R, Q, H] (None: 1) and gates [R, Q, H, N]."""
+        scores, hidden = asked.scores, asked.hidden
         scale = (self.log_scale.exp() * self.spread).to(scores.dtype).view(-1, 1, 1)
         bias = self.bias.unsqueeze(-1).expand(-1, scores.shape[-1])
         if self.softmax:
-            assert online is not None
-            scores, bias = torch.cat([scores, online.unsqueeze(-1)], -1), torch.cat([bias, self.online.unsqueeze(-1)], -1)
+            assert asked.online is not None
+            scores, bias = torch.cat([scores, asked.online.unsqueeze(-1)], -1), torch.cat([bias, self.online.unsqueeze(-1)], -1)
         last = scores.transpose(-1, -2).contiguous().unsqueeze(1)  # checkpoints before queries: their softmax is vectorised
         logits = torch.addcmul(bias.to(scores.dtype).unsqueeze(-1), last, scale)
+        if asked.age is not None and self.slopes is not None:
+            age = F.pad(asked.age, (0, 1)) if self.softmax else asked.age
+            slopes = torch.tensor(self.slopes, dtype=scores.dtype, device=scores.device).view(-1, 1, 1)
+            logits = logits - slopes * age.to(scores.dtype).transpose(-1, -2).unsqueeze(1)
         if hidden is not None:
             hidden = F.pad(hidden, (0, 1)) if self.softmax else hidden
             logits = logits.masked_fill(hidden.transpose(-1, -2).unsqueeze(1), float("-inf"))
@@ -81,19 +140,20 @@ class CachePolicy(nn.Module):
     """
 
     name: ClassVar[str]
+    Options: ClassVar[type] = NoOptions
     keeps: ClassVar[bool] = True
     routed: ClassVar[bool] = True
     blends: ClassVar[bool] = False
     sparse: ClassVar[bool] = False
 
-    def __init__(self, cfg: LayerConfig):
+    def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__()
-        self.cfg = cfg
+        self.cfg, self.options = cfg, options
 
     @classmethod
-    def check(cls, cfg: LayerConfig) -> None:
+    def check(cls, cfg: LayerConfig, options: Any) -> None:
         """Raise ConfigError where this policy cannot work with the layer's other keys."""
 
     @abstractmethod
-    def mix(self, router: Router, scores: Tensor, online: Tensor | None, hidden: Tensor | None, newest_last: bool) -> Mix:
-        """scores [R, Q, N] of the checkpoints, online [R, Q] (softmax gates only), hidden bool [R, Q or 1, N] -> gates."""
+    def mix(self, router: Router, asked: Asked) -> Mix:
+        """The gates under which the online memory and the checkpoints are read."""

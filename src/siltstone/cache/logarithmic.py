@@ -23,22 +23,29 @@ from ..memory.base import Inputs, Memory
 from ..memory.chunked import MatrixState
 from ..state import State
 from .bank import Sealing, View
+from .base import Mix, Router
+from .bounded import Ask
+from .codec import pack, rounded, unpack
 
 
 @dataclass
 class Slots(State):
-    """stages: matrices [B, H, X, in, out]; sums [B, X, U] of routing keys, or None; runners: leaves [B, X, ...], or None."""
+    """stages: packed matrices [B, H, X, in, out]; sums [B, X, J, U] of routing keys; runners: leaves [B, X, ...]; or None.
+
+    A span of 2^l segments has J sub-blocks like a segment, each 2^l times as long.
+    """
 
     stages: tuple[Tensor, ...]
     sums: Tensor | None
     runners: State | None
 
     @classmethod
-    def empty(cls, memory: Memory, batch: int, router_dim: int | None, restart: bool) -> Slots:
-        """No slots yet."""
+    def empty(cls, memory: Memory, batch: int, routing: tuple[int, int] | None, restart: bool) -> Slots:
+        """No slots yet. routing: (J, U)."""
         start = memory.init(batch)
-        stages = tuple(s.unsqueeze(2)[:, :, :0] for s in memory.stages(start))
-        sums = None if router_dim is None else stages[0].new_zeros(batch, 0, router_dim)
+        first = memory.stages(start)
+        stages = pack(memory.cfg.checkpoint_dtype, tuple(s.unsqueeze(2)[:, :, :0] for s in first))
+        sums = None if routing is None else first[0].new_zeros(batch, 0, *routing)
         return cls(stages, sums, start.map(lambda x: x.unsqueeze(1)[:, :0]) if restart else None)
 
     @property
@@ -67,38 +74,53 @@ class Slots(State):
         width = max(s.width for s in states)
         return super().cat([s.grown(width) for s in states])  # type: ignore[misc]
 
-    def advance(self, call: Sealing) -> tuple[list[View], Slots]:
-        """Seal what the call seals; the views of its pieces, and the slots after it."""
-        plan, bank = call.plan, self
-        number = plan.sealed0.copy()
+    def advance(self, call: Sealing, ask: Ask) -> tuple[list[View], list[Mix | None], Slots]:
+        """Seal what the call seals; the views of its pieces, the gates over them, and the slots after it."""
+        plan, kind = call.plan, call.memory.cfg.checkpoint_dtype
+        bank, number, phase = (
+            Slots(unpack(self.stages, call.dtype), self.sums, self.runners),
+            plan.sealed0.copy(),
+            plan.runs.clock.phase,
+        )
         views: list[View] = []
         if plan.dropped:
             bank, number = bank._seal(call, number, np.ones_like(number, bool), call.before, call.sum_before)
         for j in range(plan.shape[1]):
-            views.append(bank._view(number, plan.runs.clock.phase, plan.geo.per_segment))
+            views.append(bank._view(number, phase, call.router, plan.geo.per_segment))
             if bank.runners is not None and bank.width:
                 bank = bank._run(call, j)
             now = plan.dropped + j < plan.pieces - 1
             if now.any():
                 sums = None if call.sums is None else call.sums[:, j]
                 bank, number = bank._seal(call, number, now, call.ends.map(lambda x, j=j: x[:, j]), sums)
-        return views, bank
+        mixes = [ask(j, view) for j, view in enumerate(views)]
+        return views, mixes, Slots(pack(kind, bank.stages), bank.sums, bank.runners)
 
-    def now(self, memory: Memory, number: int, phase: int, per_segment: int) -> View:
+    def now(self, router: Router | None, number: int, phase: int, per_segment: int) -> View:
         """What rows that all hold `number` segments see."""
-        return self._view(np.array([number]), np.array([phase]), per_segment)
+        return self._view(np.array([number]), np.array([phase]), router, per_segment)
 
-    def _view(self, number: np.ndarray, phase: np.ndarray, per_segment: int) -> View:
+    def used(self, mix: Mix | None, asked: Tensor | None, queries: int) -> Slots:
+        """Spans follow from the number of segments, not from how they are read."""
+        return self
+
+    def _view(self, number: np.ndarray, phase: np.ndarray, router: Router | None, per_segment: int) -> View:
         width = max((int(n).bit_length() for n in number), default=0)
         level = np.arange(width)[None]
         live = (number[:, None] >> level) & 1 == 1
         stages = tuple(s[:, :, :width] for s in self.stages)
-        device, summary = self.stages[0].device, None
-        if self.sums is not None:
-            first = (number[:, None] >> level) <= 1
-            writes = per_segment * (1 << level) - np.where(first, phase[:, None], 0)
+        device, summary, empty = self.stages[0].device, None, None
+        first = ((number[:, None] >> level) - 1) << level
+        if self.sums is not None and router is not None:
+            size = router.block << level[..., None]
+            from_ = first[..., None] * per_segment + np.arange(router.blocks) * size
+            writes = np.clip(from_ + size - np.maximum(from_, phase[:, None, None]), 0, None)
             summary = self.sums[:, :width] / torch.from_numpy(np.maximum(writes, 1)).to(device).unsqueeze(-1)
-        return View(stages, summary, None if live.all() else torch.from_numpy(~live).to(device), newest_last=False)
+            none = (writes == 0) & live[..., None]
+            empty = torch.from_numpy(none).to(device) if none.any() else None
+        hidden = None if live.all() else torch.from_numpy(~live).to(device)
+        last = first + (1 << level) - 1
+        return View(stages, summary, empty, hidden, number, last, newest_last=False)
 
     def _run(self, call: Sealing, j: int) -> Slots:
         """Write piece j into every runner."""
@@ -114,7 +136,7 @@ class Slots(State):
         def each(x: Tensor) -> Tensor:
             return x[:, j : j + 1].unsqueeze(1).expand(-1, width, *(-1,) * (x.dim() - 1)).flatten(0, 1)
 
-        valid = None if call.valid is None else each(call.valid)
+        valid = None if call.plan.valid is None else each(call.plan.valid)
         inputs = {k: each(x) for k, x in call.inputs.items()}
         written = call.memory.scan(inputs, valid, each(call.skip), self.runners.map(lambda x: x.flatten(0, 1)))
         return Slots(self.stages, self.sums, written.ends.map(lambda x: x[:, 0].unflatten(0, (-1, width))))
@@ -155,8 +177,15 @@ class Slots(State):
 
             block = type(state)(**{n: pick(getattr(state, n), getattr(runners, n)) for n in vars(state)})
             runners = type(state)(**{n: put(getattr(runners, n), getattr(block, n), 1) for n in vars(state)})
-        stages = tuple(put(o, n, 2) for o, n in zip(bank.stages, call.memory.stages(block), strict=True))
+        new = rounded(call.memory.cfg.checkpoint_dtype, call.memory.stages(block))
+        stages = tuple(put(o, n, 2) for o, n in zip(bank.stages, new, strict=True))
         total = None
         if bank.sums is not None and sums is not None:
-            total = put(bank.sums, sums + (bank.sums * below.unsqueeze(-1)).sum(1), 1)
+            folded = [sums]
+            for level in range(int(np.where(now, merged, 0).max(initial=0))):  # 2 J sub-blocks, neighbours together
+                both = torch.cat([bank.sums[:, level], folded[-1]], 1)
+                folded.append(both.unflatten(1, (-1, 2)).sum(2))
+            each = torch.stack(folded, 1)
+            at = source.clamp(max=len(folded) - 1).view(-1, 1, 1, 1).expand(-1, 1, *each.shape[2:])
+            total = put(bank.sums, each.gather(1, at)[:, 0], 1)
         return Slots(stages, total, runners), number + now

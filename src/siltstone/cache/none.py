@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
-
-from .base import CachePolicy, Mix, Router
+from .base import Asked, CachePolicy, Mix, Router
 
 
 class NoCache(CachePolicy):
@@ -16,6 +14,6 @@ class NoCache(CachePolicy):
     keeps: ClassVar[bool] = False
     routed: ClassVar[bool] = False
 
-    def mix(self, router: Router, scores: Tensor, online: Tensor | None, hidden: Tensor | None, newest_last: bool) -> Mix:
+    def mix(self, router: Router, asked: Asked) -> Mix:
         """Never asked."""
         return Mix()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
-
-from .base import CachePolicy, Mix, Router
+from .base import Asked, CachePolicy, Mix, Router
 
 
 class Residual(CachePolicy):
@@ -15,6 +13,6 @@ class Residual(CachePolicy):
     name: ClassVar[str] = "residual"
     routed: ClassVar[bool] = False
 
-    def mix(self, router: Router, scores: Tensor, online: Tensor | None, hidden: Tensor | None, newest_last: bool) -> Mix:
+    def mix(self, router: Router, asked: Asked) -> Mix:
         """Ones."""
         return Mix()

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
-
-from .base import CachePolicy, Mix, Router
+from .base import Asked, CachePolicy, Mix, Router
 
 
 class Soup(CachePolicy):
@@ -18,6 +16,6 @@ class Soup(CachePolicy):
     name: ClassVar[str] = "soup"
     blends: ClassVar[bool] = True
 
-    def mix(self, router: Router, scores: Tensor, online: Tensor | None, hidden: Tensor | None, newest_last: bool) -> Mix:
+    def mix(self, router: Router, asked: Asked) -> Mix:
         """See CachePolicy."""
-        return Mix(*router.gates(scores, online, hidden))
+        return Mix(*router.gates(asked))

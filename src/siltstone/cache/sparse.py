@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .base import CachePolicy, Mix, Router
+from .base import Asked, CachePolicy, Mix, Router
 
 
 class Sparse(CachePolicy):
@@ -19,14 +19,15 @@ class Sparse(CachePolicy):
     name: ClassVar[str] = "sparse"
     sparse: ClassVar[bool] = True
 
-    def mix(self, router: Router, scores: Tensor, online: Tensor | None, hidden: Tensor | None, newest_last: bool) -> Mix:
+    def mix(self, router: Router, asked: Asked) -> Mix:
         """See CachePolicy."""
-        k = min(self.cfg.top_k, scores.shape[-1])
-        ranked = scores.detach() if hidden is None else scores.detach().masked_fill(hidden, float("-inf"))
-        index = _top(ranked, k, newest_last)
-        lost = None if hidden is None else ranked.gather(-1, index) == float("-inf")
-        online_gate, gates = router.gates(scores.gather(-1, index), online, lost)
-        return Mix(online_gate, gates, index)
+        k = min(self.cfg.top_k, asked.scores.shape[-1])
+        ranked = asked.scores.detach()
+        if asked.hidden is not None:
+            ranked = ranked.masked_fill(asked.hidden, float("-inf"))
+        index = _top(ranked, k, asked.newest_last)
+        online, gates = router.gates(asked.at(index))
+        return Mix(online, gates, index)
 
 
 def _top(scores: Tensor, k: int, newest_last: bool) -> Tensor:

@@ -14,7 +14,7 @@ from .context import Context
 from .mixer import Mixer
 from .windowed import Windowed
 
-LAYERS: dict[str, Any] = {"memory": Mixer, "window": Windowed, "attention": Attention}
+LAYERS: dict[str, Any] = {"window": Windowed, "attention": Attention}
 
 
 class MLP(nn.Module):
@@ -36,10 +36,10 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One layer of the model."""
 
-    def __init__(self, cfg: LMConfig, kind: str):
+    def __init__(self, cfg: LMConfig, kind: str, follows: bool = False):
         super().__init__()
         self.norm_mix = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
-        self.mix = LAYERS[kind](cfg.layer)
+        self.mix = Mixer(cfg.layer, follows) if kind == "memory" else LAYERS[kind](cfg.layer)
         self.norm_mlp = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
         self.mlp = MLP(cfg)
 

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 
 from .plan import Geometry, Plan
+from .routing import Lead
 from .runs import Runs
 from .window import WindowPlan
 
@@ -16,6 +17,7 @@ class Context:
 
     def __init__(self, runs: Runs, device: torch.device, donate: bool = False):
         self.runs, self.device, self.donate = runs, device, donate
+        self.lead: Lead | None = None  # the routing that layers with routing="shared" follow
         self._plans: dict[Geometry, Plan] = {}
         self._windows: dict[tuple[Geometry, torch.dtype], WindowPlan] = {}
 

@@ -25,7 +25,8 @@ class LM(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.embed = nn.Embedding(cfg.vocab_size, cfg.layer.d_model)
-        self.blocks = nn.ModuleList(Block(cfg, kind) for kind in cfg.kinds)
+        shared, kinds = cfg.layer.routing == "shared", cfg.kinds
+        self.blocks = nn.ModuleList(Block(cfg, kind, shared and "memory" in kinds[:i]) for i, kind in enumerate(kinds))
         self.norm = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
         self.unembed = None if cfg.tie else nn.Linear(cfg.layer.d_model, cfg.vocab_size, bias=False)
         self._initialise()

@@ -15,34 +15,37 @@ from torch import Tensor, nn
 from .. import registry
 from ..cache.bank import Bank, Sealing
 from ..cache.base import CachePolicy, Router
+from ..cache.bounded import Bounded
 from ..cache.logarithmic import Slots
 from ..compress.base import Compress
 from ..config import LayerConfig
+from ..errors import ConfigError
 from ..memory.base import Memory, Written
 from ..norm import rms
 from ..state import State
 from . import one, reading
 from .context import Context
 from .plan import ENDLESS, Geometry, Plan
+from .routing import Lead, Routing
 from .window import Ring, WindowAttention, WindowState
 
 
 @dataclass
 class LayerState(State):
     """window: rings; input [B, delay + rate - 1, D]: tokens still to be written; online: the memory; bank: sealed states;
-    summary [B, U]: sum of the online segment's routing keys."""
+    summary [B, J, U]: sums of the online segment's routing keys, a sub-block each."""
 
     window: WindowState | None
     input: Tensor
     online: State
-    bank: Bank | Slots | None
+    bank: reading.AnyBank | None
     summary: Tensor | None
 
 
 class Mixer(nn.Module):
     """x [R, T, D] -> y [R, T, D], from runs' states to runs' states."""
 
-    def __init__(self, cfg: LayerConfig):
+    def __init__(self, cfg: LayerConfig, follows: bool = False):
         super().__init__()
         self.cfg = cfg
         rule = registry.member("memory", cfg.memory)
@@ -50,8 +53,9 @@ class Mixer(nn.Module):
         self.memory: Memory = rule(cfg, options)
         pooling = registry.member("compress", cfg.compress)
         self.compress: Compress = pooling(cfg, registry.options(pooling, cfg.compress_options))
-        self.cache: CachePolicy = registry.member("cache", cfg.cache)(cfg)
-        self.router = Router(cfg) if self.cache.routed else None
+        policy = registry.member("cache", cfg.cache)
+        self.cache: CachePolicy = policy(cfg, registry.options(policy, cfg.cache_options))
+        self.router = Router(cfg, follows) if self.cache.routed else None
         self.geo = Geometry(
             window=cfg.window,
             sinks=cfg.sinks,
@@ -64,18 +68,36 @@ class Mixer(nn.Module):
         self.window = WindowAttention(cfg, self.geo) if cfg.window else None
         self.norm = nn.Parameter(torch.full((cfg.heads, cfg.val_dim), 0.1))
         self.out = nn.Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
+        self.budget = self._budget()
+
+    def _budget(self) -> int:
+        """The most checkpoints that a row keeps."""
+        cfg = self.cfg
+        if cfg.max_bytes is None:
+            return ENDLESS if cfg.max_checkpoints is None else cfg.max_checkpoints
+        each = sum(x[:, :, :1].nbytes for x in Bounded.empty(self.memory, 1, self._routing).grown(1).stages)
+        if cfg.max_bytes < each:
+            raise ConfigError(f"max_bytes={cfg.max_bytes} holds no checkpoint of this layer; give at least {each}")
+        return cfg.max_bytes // each
+
+    @property
+    def _routing(self) -> tuple[int, int] | None:
+        """(J, U) of the summaries that this layer keeps, or None."""
+        return (self.router.blocks, self.cfg.router_dim) if self.router is not None and self.router.leads else None
 
     def init(self, batch: int) -> LayerState:
         """Nothing seen."""
         cfg, like = self.cfg, self.out.weight
-        routing = cfg.router_dim if self.router is not None else None
-        bank: Bank | Slots | None = None
-        if self.cache.keeps and cfg.segments == "constant":
+        routing = self._routing
+        bank: reading.AnyBank | None = None
+        if self.cache.keeps and cfg.bounded:
+            bank = Bounded.empty(self.memory, batch, routing)
+        elif self.cache.keeps and cfg.segments == "constant":
             bank = Bank.empty(self.memory, batch, routing)
         elif self.cache.keeps:
             bank = Slots.empty(self.memory, batch, routing, cfg.start == "restart")
         online = self.memory.init(batch)
-        summary = None if routing is None else self.memory.stages(online)[0].new_zeros(batch, routing)
+        summary = None if routing is None else self.memory.stages(online)[0].new_zeros(batch, *routing)
         window = self.window.init(batch) if self.window is not None else None
         return LayerState(window, like.new_zeros(batch, self.geo.ring_input, cfg.d_model), online, bank, summary)
 
@@ -92,7 +114,7 @@ class Mixer(nn.Module):
             plan, ring = context.plan(self.geo), Ring(context.runs, self.geo.ring_input, x.device)
             both = ring.extend(state.input, x)
             after.input = ring.keep(both)
-            read = None if plan.idle else self._memory(x, both, state, after, plan)
+            read = None if plan.idle else self._memory(x, both, state, after, plan, context)
         if read is not None:
             read = rms(read, self.norm, 1e-6)
             seen = read if seen is None else seen + read
@@ -100,7 +122,7 @@ class Mixer(nn.Module):
             seen = x.new_zeros(*x.shape[:2], self.cfg.heads, self.cfg.val_dim)
         return self.out(seen.flatten(2)), after
 
-    def _memory(self, x: Tensor, both: Tensor, state: LayerState, after: LayerState, plan: Plan) -> Tensor:
+    def _memory(self, x: Tensor, both: Tensor, state: LayerState, after: LayerState, plan: Plan, context: Context) -> Tensor:
         """Write what leaves the window, seal, read: [R, T, H, V]. Fills in `after`."""
         runs, pieces = plan.shape
         block = plan.write_source(both).unflatten(1, (plan.most, self.geo.rate))
@@ -112,16 +134,20 @@ class Mixer(nn.Module):
         last = plan.host(plan.pieces - 1 - plan.dropped)
         every = torch.arange(runs, device=x.device)
         after.online = ends.map(lambda e: e[every, last]) if pieces > 1 else ends.map(lambda e: e[:, 0])
-        route: reading.Routing | None = None
-        if self.router is not None and state.summary is not None:
-            route = reading.Routing(self.router, x, c, state.summary, plan)
-            after.summary = route.sums[every, last]
+        route: Routing | None = None
+        if self.router is not None:
+            if state.summary is not None:
+                context.lead = Lead(self.router, self.router.queries(x), self.router.keys(c), state.summary)
+            assert context.lead is not None
+            route = Routing(context.lead, plan)
+            after.summary = None if state.summary is None else route.sums[every, last]
         z = plan.query_take(self.memory.queries(x)).unflatten(1, (pieces, -1)).transpose(2, 3)
         if state.bank is None:
             out = reading.online(self, written, z)
         else:
-            sums = None if route is None else route.sums
-            call = Sealing(plan, self.memory, ends, state.online, sums, state.summary, inputs, plan.valid, skip, written)
+            sums = None if route is None or state.summary is None else route.sums
+            before, router = (state.online, state.summary), self.router
+            call = Sealing(plan, self.memory, router, ends, sums, *before, inputs, skip, written, self.budget)
             out, after.bank = reading.with_bank(self, written, z, state.bank, call, route)
         back, sees = plan.query_back
         tokens = back(out.transpose(2, 3).flatten(1, 2))

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..cache.base import Mix
+from ..cache.bank import View
+from ..cache.base import Asked, Mix, Router
 from ..cache.logarithmic import Slots
 from ..cache.read import stage_sum
 from .context import Context
 from .reading import cached
+from .routing import Lead, follow, held
 from .window import put
 
 if TYPE_CHECKING:
@@ -46,10 +50,12 @@ def memory(mixer: Mixer, x: Tensor, state: LayerState, after: LayerState, contex
         if isinstance(state.bank, Slots):
             after.bank = state.bank.step(rule, inputs, shift)
         if mixer.router is not None and state.summary is not None:
-            after.summary = state.summary + mixer.router.keys(c).squeeze(1)
+            block = (writes - 1 + phase) % geo.per_segment // mixer.router.block
+            place = (0, 0, block, mixer.router.blocks - 1 - block)
+            after.summary = state.summary + F.pad(mixer.router.keys(c), place)
     if geo.ring_input:
         after.input = put(state.input, x, position % geo.ring_input, context.donate)
-    return _read(mixer, x, after, segment, phase, since) if writes else None
+    return _read(mixer, x, after, segment, phase, since, context) if writes else None
 
 
 def _leaving(mixer: Mixer, x: Tensor, state: LayerState, position: int, write: int) -> Tensor:
@@ -63,19 +69,22 @@ def _leaving(mixer: Mixer, x: Tensor, state: LayerState, position: int, write: i
     return old if geo.delay else torch.cat([old, x], 1)
 
 
-def _read(mixer: Mixer, x: Tensor, after: LayerState, segment: int, phase: int, since: int) -> Tensor:
-    rule = mixer.memory
+def _read(mixer: Mixer, x: Tensor, after: LayerState, segment: int, phase: int, since: int, context: Context) -> Tensor:
+    rule, router = mixer.memory, mixer.router
     z = rule.queries(x).transpose(1, 2)
     own = rule.stages(after.online)
     mix, view = Mix(), None
+    if router is not None and after.summary is not None:
+        context.lead = Lead(router, router.queries(x), x, after.summary)
     if after.bank is not None and segment:
-        view = after.bank.now(rule, segment, phase, mixer.geo.per_segment)
-        if mixer.router is not None and after.summary is not None and view.summary is not None:
-            u = mixer.router.queries(x)
-            scores = u @ view.summary.to(u.dtype).transpose(-1, -2)
-            online = (u * (after.summary / since).to(u.dtype).unsqueeze(1)).sum(-1) if mixer.router.softmax else None
-            hidden = None if view.hidden is None else view.hidden.unsqueeze(1)
-            mix = mixer.cache.mix(mixer.router, scores, online, hidden, view.newest_last)
+        view = after.bank.now(router, segment, phase, mixer.geo.per_segment)
+        if router is not None and context.lead is not None:
+            if router.leads:
+                context.lead.views.append(view)
+            else:
+                follow([view], context.lead, 0)
+            mix = mixer.cache.mix(router, _asked(router, context.lead, view, segment, phase, since))
+            after.bank = after.bank.used(mix, None, 1)
     gate = None if mix.online is None else mix.online.transpose(1, 2).unsqueeze(-1).to(z.dtype)
     out = z
     for i, matrices in enumerate(own):
@@ -86,3 +95,17 @@ def _read(mixer: Mixer, x: Tensor, after: LayerState, segment: int, phase: int, 
     if view is not None and (rule.read_is_linear or not mixer.cache.blends):
         out = (out if gate is None else gate * out) + cached(mixer, z, view, mix)
     return out.transpose(1, 2)
+
+
+def _asked(router: Router, lead: Lead, view: View, segment: int, phase: int, since: int) -> Asked:
+    assert view.summary is not None
+    keys, online = lead.router, None
+    if router.softmax:
+        start = 0 if segment else phase
+        count = held(np.array(start + since - 1), np.array(start), keys)
+        means = lead.before / torch.from_numpy(np.maximum(count, 1)).to(lead.u.device).unsqueeze(-1)
+        empty = torch.from_numpy(count == 0).to(lead.u.device)[None, None] if (count == 0).any() else None
+        online = keys.scores(lead.u, means.unsqueeze(1), empty).squeeze(-1)
+    hidden = None if view.hidden is None else view.hidden.unsqueeze(1)
+    age = view.age if router.slopes is not None else None
+    return Asked(keys.scores(lead.u, view.summary, view.empty), online, hidden, age, view.newest_last)

@@ -212,7 +212,20 @@ class Plan:
         """[R, S, L] writes that the segment holds at each slot, at least 1."""
         return self.host(np.maximum(self.since[..., None] + np.arange(self.slots) - self.shift[..., None] + 1, 1))
 
-    def segment_writes(self, number: int) -> np.ndarray:
-        """[R, number] writes of the segments that the call seals first, once they are full."""
-        segment = self.sealed0[:, None] + np.arange(number + 1)
-        return np.diff(self.geo.opens(segment, self.runs.clock.phase[:, None]), axis=1)
+    def block_writes(self, number: int, block: int, blocks: int) -> np.ndarray:
+        """[R, number, J] writes of each sub-block of the segments that the call seals first, once they are full."""
+        segment = self.sealed0[:, None, None] + np.arange(number)[None, :, None]
+        from_, to = np.arange(blocks) * block, np.arange(1, blocks + 1) * block
+        return np.clip(to - np.maximum(from_, np.where(segment == 0, self.runs.clock.phase[:, None, None], 0)), 0, None)
+
+    def places(self) -> np.ndarray:
+        """[R, S, L] the place of each write slot in its segment, counted from where a segment of full length would begin."""
+        write = self.first[..., None] + np.arange(self.slots) + self.runs.clock.phase[:, None, None]
+        return write % self.geo.per_segment
+
+    @cached_property
+    def asked(self) -> Tensor | None:
+        """[R, S, Q] which query slots hold a query (None: all do)."""
+        slot = np.arange(self.slots * self.geo.rate)
+        ok = (slot >= self.lead[..., None]) & (slot < self.fill[..., None])
+        return None if ok.all() else self.host(ok)

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from ..cache.bank import Bank, Sealing, View
-from ..cache.base import Mix, Router
+from ..cache.base import Asked, Mix
+from ..cache.bounded import Bounded
 from ..cache.logarithmic import Slots
 from ..cache.read import by_piece, chosen, dense, stage_sum
 from ..memory.base import Written
-from .plan import Plan
+from .routing import Routing, follow
+
+AnyBank = Bank | Slots | Bounded
 
 if TYPE_CHECKING:
     from .mixer import Mixer
@@ -25,42 +28,19 @@ if TYPE_CHECKING:
 FEW = 32  # checkpoints up to which the gates of all pieces are made at once, though half of them are hidden
 
 
-class Routing:
-    """Routing queries u [R, S, Q, U], scores `online` [R, S, Q] (softmax gates only) and key sums [R, S, U] of a call."""
-
-    def __init__(self, router: Router, x: Tensor, c: Tensor, before: Tensor, plan: Plan):
-        runs, pieces = plan.shape
-        self.u = plan.query_take(router.queries(x)).unflatten(1, (pieces, -1))
-        keys = plan.write_take(router.keys(c)).unflatten(1, (pieces, plan.slots)).to(before.dtype)
-        if plan.valid is not None:
-            keys = keys * plan.valid.unsqueeze(-1)
-        self.online: Tensor | None = None
-        running = keys.cumsum(2) if router.softmax else None
-        self.sums = keys.sum(2) if running is None else running[:, :, -1]
-        goes_on = not plan.dropped and bool(plan.writes0.any())  # the first piece's segment holds writes of earlier calls
-        if goes_on:
-            self.sums = _first(self.sums, before.unsqueeze(1))
-        if running is not None:
-            scores = (self.u.unflatten(2, (plan.slots, -1)) * running.unsqueeze(3).to(self.u.dtype)).sum(-1)
-            if goes_on:
-                asked = self.u[:, :1].unflatten(2, (plan.slots, -1))
-                scores = _first(scores, (asked * before[:, None, None, None].to(asked.dtype)).sum(-1))
-            self.online = (scores / plan.held.unsqueeze(-1)).flatten(2)
-
-
-def _first(x: Tensor, more: Tensor) -> Tensor:
-    """x [R, S, ...] with `more` [R, 1, ...] added to the first piece."""
-    return torch.cat([x[:, :1] + more, x[:, 1:]], 1)
-
-
 def with_bank(
-    mixer: Mixer, written: Written, z: Tensor, bank: Bank | Slots, call: Sealing, route: Routing | None
-) -> tuple[Tensor, Bank | Slots]:
+    mixer: Mixer, written: Written, z: Tensor, bank: AnyBank, call: Sealing, route: Routing | None
+) -> tuple[Tensor, AnyBank]:
     """The answers to z [R, S, H, Q, in], and the bank after the call."""
     together = isinstance(bank, Bank) and (mixer.memory.read_is_linear or mixer.cache.sparse)
-    views, after = bank.advance(call, together) if isinstance(bank, Bank) else bank.advance(call)
+    if isinstance(bank, Bank):
+        views, after = bank.advance(call, together)
+        _led(mixer, views, route)
+        mixes = [] if together else [_mix(mixer, v, route, j) for j, v in enumerate(views)]
+    else:
+        views, mixes, after = bank.advance(call, lambda j, view: _mix(mixer, _led(mixer, [view], route, j)[0], route, j))
     if not together:
-        return _apart(mixer, written, z, views, route), after
+        return _apart(mixer, written, z, views, mixes), after
     own, view = online(mixer, written, z), views[0]
     if not view.number:
         return own, after
@@ -69,6 +49,15 @@ def with_bank(
     if mixer.cache.sparse:
         return _picked(mixer, own, z, view, route), after
     return _gated(mixer, own, z, view, route), after
+
+
+def _led(mixer: Mixer, views: list[View], route: Routing | None, first: int = 0) -> list[View]:
+    """Views of pieces from `first` on: kept for the layers that follow this one, or shown what the layer before keeps."""
+    if route is not None and mixer.router is not None and mixer.router.leads:
+        route.lead.views += views
+    elif route is not None:
+        follow(views, route.lead, first)
+    return views
 
 
 def online(mixer: Mixer, written: Written, z: Tensor) -> Tensor:
@@ -100,17 +89,35 @@ def _stage(written: Written, stage: int, z: Tensor) -> Tensor:
     return written.read(stage, z.flatten(0, 1).unflatten(0, groups)).flatten(0, 1).unflatten(0, z.shape[:2])
 
 
-def _mix(mixer: Mixer, view: View, route: Routing, piece: slice) -> Mix:
-    """Gates of some pieces over the checkpoints that any of them sees; rows and pieces are one axis [R * S]."""
-    assert mixer.router is not None and view.summary is not None and view.seen is not None
+def _mix(mixer: Mixer, view: View, route: Routing | None, piece: slice | int) -> Mix | None:
+    """Gates over a view's checkpoints, for all pieces of a slice (rows and pieces are one axis [R * S]) or for one.
+
+    None: there is none to see.
+    """
+    if not view.number:
+        return None
+    if mixer.router is None or route is None:
+        return Mix()
+    assert view.summary is not None
+    router, age = mixer.router, None
+    if isinstance(piece, int):
+        scores = route.lead.router.scores(route.u[:, piece], view.summary, view.empty)
+        hidden = None if view.hidden is None else view.hidden.unsqueeze(1)
+        own = None if route.online is None else route.online[:, piece]
+        age = view.age if router.slopes is not None else None
+        return mixer.cache.mix(router, Asked(scores, own, hidden, age, view.newest_last))
+    assert view.seen is not None
     u, seen = route.u[:, piece], view.seen[:, piece]
     width = int(seen.max())
-    scores = u.flatten(1, 2) @ view.summary[:, :width].to(u.dtype).transpose(-1, -2)
+    empty = None if view.empty is None else view.empty[:, :width]
+    scores = route.lead.router.scores(u.flatten(1, 2), view.summary[:, :width], empty)
     hidden = None
     if (seen != width).any():
         hidden = torch.from_numpy(np.arange(width) >= seen.reshape(-1, 1, 1)).to(u.device)
+    if router.slopes is not None:
+        age = torch.from_numpy(seen.reshape(-1, 1, 1) - np.arange(width)).to(u.device)
     own = None if route.online is None else route.online[:, piece].flatten(0, 1)
-    return mixer.cache.mix(mixer.router, scores.unflatten(1, u.shape[1:3]).flatten(0, 1), own, hidden, True)
+    return mixer.cache.mix(router, Asked(scores.unflatten(1, u.shape[1:3]).flatten(0, 1), own, hidden, age))
 
 
 def _added(found: Tensor, gate: Tensor | None, own: Tensor) -> Tensor:
@@ -124,7 +131,7 @@ def _picked(mixer: Mixer, own: Tensor, z: Tensor, view: View, route: Routing) ->
     """Each token's own choice of checkpoints."""
     shape = (z.shape[0], z.shape[1] * z.shape[3])
     mix = _mix(mixer, view, route, slice(None))
-    assert mix.index is not None and mix.gates is not None
+    assert mix is not None and mix.index is not None and mix.gates is not None
     flat = Mix(None, mix.gates.reshape(*shape, *mix.gates.shape[2:]), mix.index.reshape(*shape, -1))
     found = chosen(mixer.memory, z.transpose(2, 3).flatten(1, 2), view.stages, flat)
     return _added(found.unflatten(1, (z.shape[1], -1)).transpose(2, 3), mix.online, own)
@@ -141,7 +148,7 @@ def _gated(mixer: Mixer, own: Tensor, z: Tensor, view: View, route: Routing) -> 
         out = own[:, piece]
         if any(widths[piece]):
             mix = _mix(mixer, view, route, piece)
-            assert mix.gates is not None
+            assert mix is not None and mix.gates is not None
             gates = mix.gates.unflatten(0, out.shape[:2]).transpose(2, 3)
             out = _added(by_piece(z[:, piece], view.stages[0], gates, widths[piece]), mix.online, out)
         parts.append(out)
@@ -163,9 +170,9 @@ def _sums(view: View) -> Tensor:
     return running[torch.arange(len(seen), device=matrices.device)[:, None], index]
 
 
-def _apart(mixer: Mixer, written: Written, z: Tensor, views: list[View], route: Routing | None) -> Tensor:
+def _apart(mixer: Mixer, written: Written, z: Tensor, views: list[View], mixes: list[Mix | None]) -> Tensor:
     """Each piece with a view of its own."""
-    memory, mixes = mixer.memory, _mixes(mixer, route, views)
+    memory = mixer.memory
     if not mixer.cache.blends or memory.read_is_linear:
         own, asked = online(mixer, written, z).unbind(1), z.unbind(1)
         parts = [
@@ -182,22 +189,6 @@ def _apart(mixer: Mixer, written: Written, z: Tensor, views: list[View], route: 
         ]
         out = memory.join(i, torch.stack(parts, 1), z)
     return out
-
-
-def _mixes(mixer: Mixer, route: Routing | None, views: list[View]) -> list[Mix | None]:
-    """Gates of each piece; None where it sees no checkpoint."""
-    if mixer.router is None or route is None:
-        return [Mix() if v.number else None for v in views]
-    mixes: list[Mix | None] = []
-    for j, (view, u) in enumerate(zip(views, route.u.unbind(1), strict=True)):
-        if not view.number or view.summary is None:
-            mixes.append(None)
-            continue
-        scores = u @ view.summary.to(u.dtype).transpose(-1, -2)
-        hidden = None if view.hidden is None else view.hidden.unsqueeze(1)
-        own = None if route.online is None else route.online[:, j]
-        mixes.append(mixer.cache.mix(mixer.router, scores, own, hidden, view.newest_last))
-    return mixes
 
 
 def _gate(gate: Tensor | None, out: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..cache.bank import Bank
+from ..cache.bounded import Bounded
 from ..cache.logarithmic import Slots
 from ..config import LayerConfig
 from ..state import State, Store
@@ -95,7 +96,7 @@ class LMState:
         for layer in self.layers:
             if isinstance(layer, LayerState) and isinstance(layer.bank, Bank):
                 out.append(layer.bank.store.count)
-            elif isinstance(layer, LayerState) and isinstance(layer.bank, Slots):
+            elif isinstance(layer, LayerState) and isinstance(layer.bank, Slots | Bounded):
                 out.append(np.full(len(self), layer.bank.width))
         return out
 
@@ -153,7 +154,7 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
 
     def layer(i: int, state: State) -> State:
         names = iter(list(state.leaves(f"layers.{i}.")))
-        slots = isinstance(state, LayerState) and isinstance(state.bank, Slots)
+        slots = isinstance(state, LayerState) and isinstance(state.bank, Slots | Bounded)
 
         def leaf(x: Any) -> Any:
             name, _ = next(names)
@@ -192,4 +193,6 @@ def _agrees(state: State, mixer: Any, clock: Clock) -> bool:
     sealed = mixer.geo.sealed(mixer.geo.written(clock.position), clock.phase)
     if isinstance(state.bank, Bank):
         return bool((state.bank.store.count == sealed).all())
+    if isinstance(state.bank, Bounded):
+        return state.bank.width >= np.minimum(sealed, mixer.budget).max(initial=0)
     return state.bank.width >= max((int(n).bit_length() for n in sealed), default=0)

@@ -1,0 +1,93 @@
+"""Checkpoints kept in bfloat16 or int8: the oracle's rounding exactly, the stated error, and fewer bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from siltstone.cache.codec import pack, unpack
+
+from ..oracle import layer as oracle_layer
+from .common import PROBE, STREAM, close, differ, feed, gradients, make_layer, named, randn, weights
+from .grid import INNER, MEMORIES
+from .models import IDS, make_model, model_config, same_bits, stepwise, through_bytes
+
+KINDS = ["bfloat16", "int8"]
+BASE: dict[str, Any] = dict(
+    d_model=8, heads=2, head_dim=4, value_dim=None, window=3, sinks=0, position="rope", write_delay="window", compress="identity",
+    rate=1, cache="gated", segment=4, segments="constant", start="restart", gate="sigmoid", top_k=2, router="mean", router_dim=4,
+)  # fmt: skip
+BANKS: list[dict[str, Any]] = [
+    {},
+    dict(start="carry", cache="sparse"),
+    dict(segments="logarithmic"),
+    dict(segments="logarithmic", start="carry", cache="residual"),
+    dict(max_checkpoints=2, evict="merge"),
+    dict(max_checkpoints=2, evict="use", cache="sparse"),
+]
+
+
+def config(memory: str, kind: str, **keys: Any) -> dict[str, Any]:
+    options = dict(inner_batch=2, expansion=2, rate=0.5) if memory in INNER else {}
+    return BASE | dict(memory=memory, checkpoint_dtype=kind, memory_options=options) | keys
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("keys", BANKS, ids=lambda k: "-".join(map(str, k.values())) or "plain")
+@pytest.mark.parametrize("memory", ["gated", "deep", "lstm"])
+def test_outputs_and_gradients_are_the_oracles(memory: str, keys: dict[str, Any], kind: str) -> None:
+    cfg = config(memory, kind, **keys)
+    layer, x = make_layer(cfg), STREAM.clone().requires_grad_()
+    w = weights(layer)
+    want = oracle_layer.run(cfg, w, x)
+    y, _ = layer(x[None])
+    close(y[0], want)
+    dx, grads = gradients((y[0] * PROBE).sum(), x, named(layer))
+    dx_want, expected = gradients((want * PROBE).sum(), x, w)
+    close(dx, dx_want, "gradient of x")
+    for name, grad in grads.items():
+        close(grad, expected[name], f"gradient of {name}")
+    with torch.no_grad():
+        for cuts in ([6, 7, 15], range(1, 28)):
+            close(feed(layer, STREAM[None], None, cuts)[0][0], want)
+    assert differ(want, oracle_layer.run(cfg | dict(checkpoint_dtype="float32"), w, x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_every_rule_is_read_within_the_stated_error(memory: str, kind: str) -> None:
+    """A row differs by at most 1/254 of its largest value, or a number by 1/256 of itself."""
+    layer = make_layer(config(memory, "float32"))
+    with torch.no_grad():
+        _, state = layer(STREAM[None])
+        found = layer.mix.memory.stages(state.layers[0].online)
+        for exact, kept in zip(found, unpack(pack(kind, found)), strict=True):
+            bound = exact.abs().amax(-1, keepdim=True) / 254 if kind == "int8" else exact.abs() / 256
+            assert bool(((kept - exact).abs() <= bound * (1 + 1e-12)).all())
+            assert differ(kept, exact)
+
+
+def test_rows_of_zeros_stay_zeros() -> None:
+    assert not unpack(pack("int8", (torch.zeros(1, 2, 3, 4, 5),)))[0].any()
+
+
+@pytest.mark.parametrize("keys", BANKS[:3] + BANKS[5:], ids=lambda k: "-".join(map(str, k.values())) or "plain")
+def test_states_are_smaller_saved_moved_and_gone_on_with(keys: dict[str, Any]) -> None:
+    model = make_model(model_config(config("gated", "int8", **keys)))
+    plain = make_model(model_config(config("gated", "float32", **keys)))
+    _, state = stepwise(model, IDS[:1, :33], None)
+    moved, back = state.to(dtype=torch.float64), through_bytes(model, state)
+    same_bits(back, state)
+    same_bits(moved, state)
+    (y, _), (z, _) = (stepwise(model, IDS[:1, 33:], s) for s in (state, back))
+    assert torch.equal(y, z)
+    saved = 2 * 4 * (4 * 8 - (4 + 8))  # heads, rows; of four numbers in float64, four codes and a scale are left
+    less = plain(IDS[:1, :33])[1].parts()["checkpoints"] - state.parts()["checkpoints"]
+    assert less == saved * state.checkpoints()[0][0] > 0
+
+
+def test_values_that_were_kept_are_kept_again_as_they_are() -> None:
+    once = unpack(pack("int8", (randn(1, 2, 3, 4, 5, seed=0).float(),)))
+    assert torch.allclose(unpack(pack("int8", once))[0], once[0], rtol=3e-7, atol=0)
