@@ -13,7 +13,7 @@ import siltstone as st
 
 from ..oracle.memories import l2, rms
 from .common import STREAM, close, differ, make_layer
-from .grid import INNER, MEMORIES, STARTS
+from .grid import INNER, MEMORIES, STARTS, caches
 
 BASE: dict[str, Any] = dict(
     d_model=8, heads=2, head_dim=4, window=3, memory="linear", cache="gated", segment=4, router_dim=4, gate="softmax", top_k=2
@@ -40,7 +40,7 @@ def outputs(cfg: dict[str, Any], x: Tensor = STREAM, **changed: Any) -> Tensor:
         return other(x[None])[0][0]
 
 
-@every_memory
+@pytest.mark.parametrize("memory", [memory for memory in MEMORIES if "soup" in caches(memory)])
 @every_start
 @both_gates
 def test_soup_is_gated_where_the_read_is_linear(memory: str, start: str, gate: str) -> None:
@@ -86,8 +86,7 @@ def test_residual_is_gated_with_unit_weights(memory: str, start: str) -> None:
         close(residual(STREAM[None])[0], gated(STREAM[None])[0])
 
 
-@every_memory
-@pytest.mark.parametrize("cache", ["residual", "gated", "soup", "sparse"])
+@pytest.mark.parametrize("memory,cache", [(m, cache) for m in MEMORIES for cache in caches(m) if cache != "none"])
 def test_one_segment_is_the_plain_memory(memory: str, cache: str) -> None:
     cfg = config(memory, segment=64, cache=cache, gate="sigmoid")
     close(outputs(cfg), outputs(cfg, cache="none"))

@@ -119,6 +119,49 @@ class Delta(GatedDelta):
         return torch.ones_like(b), b
 
 
+class Swla(Matrix):
+    """S <- a S + b k' v'^T + l k v^T with k' and v' of the write before, zeros at first. State: S, k, v."""
+
+    def init(self) -> State:
+        (zero,) = super().init()
+        return zero, zero[:, :, 0], zero[:, 0]
+
+    def write(self, state: State, c_D: Tensor) -> State:
+        matrix, last_k, last_v = state
+        k, v = self.key_value(c_D)
+        g = self.gates(c_D).view(3, self.H, 1, 1)
+        faded = logsigmoid(g[0]).exp() * matrix
+        again = torch.sigmoid(g[1]) * torch.einsum("hk,hv->hkv", last_k, last_v)
+        return faded + again + torch.sigmoid(g[2]) * torch.einsum("hk,hv->hkv", k, v), k, v
+
+    def leaves(self, state: State) -> State:
+        return state[:1]
+
+
+class Mlstm(Matrix):
+    """C <- f C + i k v^T, n <- f n + i k, o = q C / max(|q n|, 1), without a stabiliser; f = sigmoid, i = exp, k over sqrt(K)."""
+
+    def init(self) -> State:
+        (zero,) = super().init()
+        return zero, zero[:, :, 0]
+
+    def query(self, x_D: Tensor) -> Tensor:
+        return (self.w["memory.query.weight"] @ x_D).view(self.H, self.K)
+
+    def write(self, state: State, c_D: Tensor) -> State:
+        kv = self.w["memory.write.weight"] @ c_D
+        k, v = kv[: self.H * self.K].view(self.H, self.K) / self.K**0.5, kv[self.H * self.K :].view(self.H, self.V)
+        forget, enter = self.gates(c_D).view(2, self.H)
+        f, i = torch.sigmoid(forget), torch.exp(enter)
+        grown = f[:, None, None] * state[0] + i[:, None, None] * torch.einsum("hk,hv->hkv", k, v)
+        return grown, f[:, None] * state[1] + i[:, None] * k
+
+    def read(self, leaves: State, x_D: Tensor) -> Tensor:
+        q = self.query(x_D)
+        size = (q * leaves[1]).sum(-1, keepdim=True).abs()
+        return torch.einsum("hk,hkv->hv", q, leaves[0]) / torch.clamp(size, min=1.0)
+
+
 class Gru(Matrix):
     """h [H, V] <- (1 - z) n + z h, on RMS-normalised input; read o = h."""
 
@@ -252,5 +295,5 @@ class Titans(Deep):
 
 MEMORIES: dict[str, type[Matrix]] = {
     "linear": Linear, "gated": Gated, "delta": Delta, "gated_delta": GatedDelta, "gru": Gru, "lstm": Lstm, "min_gru": MinGru,
-    "min_lstm": MinLstm, "deep": Deep, "titans": Titans,
+    "min_lstm": MinLstm, "deep": Deep, "titans": Titans, "swla": Swla, "mlstm": Mlstm,
 }  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from .memories import MEMORIES, Deep, Gated, GatedDelta, Gru, Matrix, l2
+from .memories import MEMORIES, Deep, Gated, GatedDelta, Gru, Matrix, Mlstm, Swla, l2
 from .weights import BASE, DEEP, layer_weights, stream
 
 ONE = BASE | dict(d_model=2, heads=1, head_dim=2, router_dim=2)
@@ -51,6 +51,28 @@ def test_gated_delta_replaces_what_a_key_held() -> None:
     half = GatedDelta(ONE, hand_weights([0.0, 0.0]))  # a = b = 1/2
     state = half.write(half.write(half.init(), vec(4, 0)), vec(8, 0))
     assert state[0][0, 0, 0] == pytest.approx(0.5 * 0.5 * 2 + 4)
+
+
+def test_swla_writes_the_last_write_again() -> None:
+    rule = Swla(ONE, hand_weights([0.0, math.log(3), 0.0]))  # a = 1/2, b = 3/4, l = 1/2
+    state = rule.write(rule.init(), vec(4, 0))
+    assert torch.allclose(state[0], torch.tensor([[[2.0, 0.0], [0.0, 0.0]]]).double(), atol=1e-6)
+    state = rule.write(state, vec(0, 8))  # 2 / 2 + 4 * 3/4, and 8 / 2
+    assert torch.allclose(state[0], torch.tensor([[[4.0, 0.0], [0.0, 4.0]]]).double(), atol=1e-5)
+    state = rule.write(state, vec(0, 0))
+    assert torch.allclose(state[0], torch.tensor([[[2.0, 0.0], [0.0, 8.0]]]).double(), atol=1e-5)
+    assert torch.allclose(rule.read(rule.leaves(state), vec(0, 3)), vec(0, 8)[None], atol=1e-5)
+
+
+def test_mlstm_divides_by_a_sum_of_keys_above_one() -> None:
+    rule = Mlstm(ONE, hand_weights([0.0, math.log(2)]))  # f = 1/2, i = 2
+    state = rule.write(rule.init(), vec(3, 0))
+    assert torch.allclose(state[0], torch.tensor([[[18.0, 0.0], [0.0, 0.0]]]).double() / math.sqrt(2))
+    assert torch.allclose(state[1], vec(6, 0)[None] / math.sqrt(2))
+    assert torch.allclose(rule.read(state, vec(1, 5)), vec(3, 0)[None])  # 18 / 6
+    assert torch.allclose(rule.read(state, vec(-0.1, 0)), vec(-1.8, 0)[None] / math.sqrt(2))  # |q n| = 0.42
+    state = rule.write(state, vec(1, 1))  # C = [[9 + 2, 2], [2, 2]] / sqrt(2), n = [3 + 2, 2] / sqrt(2)
+    assert torch.allclose(rule.read(state, vec(1, -1)), vec(9, 0)[None] / 3)
 
 
 def test_gru_is_torchs() -> None:

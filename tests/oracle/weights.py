@@ -31,7 +31,8 @@ def layer_weights(cfg: Config, seed: int = 0) -> Weights:
         wide = {"min_gru": 2, "min_lstm": 3}[rule] * H * V
         shapes |= {"memory.write.weight": (wide, D), "memory.write.bias": (wide,)}
     else:
-        gates = {"linear": 0, "gated": 2 * H, "delta": H, "gated_delta": 2 * H, "deep": H, "titans": 3 * H}[rule]
+        per_head = dict(linear=0, gated=2, delta=1, gated_delta=2, deep=1, titans=3, swla=3, mlstm=2)
+        gates = per_head[rule] * H
         shapes |= {"memory.query.weight": (H * K, D), "memory.write.weight": (H * (K + V), D)}
         if cfg["memory_options"].get("decay") == "channel":
             gates = H

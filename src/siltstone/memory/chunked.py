@@ -70,10 +70,11 @@ def chunks(x: Tensor, size: int) -> Tensor:
     return x.unflatten(2, (-1, size)).movedim(4, 2).contiguous()
 
 
-def decays(level: Tensor, diagonal: int) -> Tensor:
-    """Cumulative logs [.., c] -> exp(level_i - level_j) where j < i + diagonal, else 0: [.., c, c]."""
+def decays(level: Tensor, diagonal: int, more: Tensor | None = None) -> Tensor:
+    """Cumulative logs [.., c] -> exp(level_i - level_j + more_ij) where j < i + diagonal, else 0: [.., c, c]; more None: 0."""
     late = torch.ones(level.shape[-1], level.shape[-1], dtype=torch.bool, device=level.device).triu(diagonal)
-    return (level.unsqueeze(-1) - level.unsqueeze(-2)).masked_fill(late, float("-inf")).exp()
+    logs = level.unsqueeze(-1) - level.unsqueeze(-2)
+    return (logs if more is None else logs + more).masked_fill(late, float("-inf")).exp()
 
 
 def outer(key: Tensor, value: Tensor) -> Tensor:
@@ -145,7 +146,6 @@ class MatrixWritten(Written):
 
 def additive(keys: Tensor, values: Tensor, decay: Tensor | None, start: Tensor) -> MatrixWritten:
     """S <- e^{decay} S + k^T v, chunk by chunk: keys, values, decay as in ChunkRead, start [G, H, K, V]."""
-    pieces, n = keys.shape[1], keys.shape[3]
     if decay is None:
         grow, keep = keys.transpose(-1, -2) @ values, None
     elif decay.dim() == keys.dim():
@@ -156,8 +156,19 @@ def additive(keys: Tensor, values: Tensor, decay: Tensor | None, start: Tensor) 
         total = decay[..., -1:]
         grow = (keys * (total - decay).exp().unsqueeze(-1).to(keys.dtype)).transpose(-1, -2) @ values
         keep = total.exp().unsqueeze(-1)
+    before, ends = fold(wide(grow), keep, start)
+    return MatrixWritten(ChunkRead(keys, values, decay, before), ends)
+
+
+def fold(grow: Tensor, keep: Tensor | None, start: Tensor) -> tuple[Tensor, Tensor]:
+    """S <- keep S + grow, chunk by chunk.
+
+    grow [G, S, H, n, K, V], keep the same or 1 wide (None: 1), start [G, H, K, V] -> S before each chunk [G, S, H, n, K, V], and
+    after each piece [G, S, H, K, V].
+    """
+    pieces, n = grow.shape[1], grow.shape[3]
     state = start
-    steps = wide(grow).transpose(2, 3).flatten(1, 2).unbind(1)
+    steps = grow.transpose(2, 3).flatten(1, 2).unbind(1)
     fades = None if keep is None else keep.transpose(2, 3).flatten(1, 2).unbind(1)
     before, ends = [], []
     for i, step in enumerate(steps):
@@ -165,5 +176,4 @@ def additive(keys: Tensor, values: Tensor, decay: Tensor | None, start: Tensor) 
         state = state + step if fades is None else torch.addcmul(step, fades[i], state)
         if i % n == n - 1:
             ends.append(state)
-    stacked = torch.stack(before, 2).unflatten(2, (pieces, n)).transpose(1, 2)
-    return MatrixWritten(ChunkRead(keys, values, decay, stacked), torch.stack(ends, 1))
+    return torch.stack(before, 2).unflatten(2, (pieces, n)).transpose(1, 2), torch.stack(ends, 1)

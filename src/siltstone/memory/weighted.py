@@ -1,0 +1,38 @@
+"""Chunk-parallel matrix memories whose writes count by more than their decay: what swla and mlstm share.
+
+Inside a chunk the weight of every write at every slot is written out, [c, e]; see `chunked.py` for the rest.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .base import wide
+from .chunked import fold
+
+
+class WeightedRead:
+    """o_i = fade_i q_i S_in + sum_j weight_ij (q_i k_j) v_j.
+
+    keys [G, S, H, n, e, K], values [G, S, H, n, e, V], weight [G, S, H, n, c, e] (0 where j is later than i),
+    fade [G, S, H, n, c], before [G, S, H, n, K, V]: the matrix at each chunk's start.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, weight: Tensor, fade: Tensor, before: Tensor):
+        self.parts = keys, values, weight, fade.unsqueeze(-1), before
+
+    def read(self, z: Tensor) -> Tensor:
+        """z [G, S, H, L*rate, K] -> [G, S, H, L*rate, V]."""
+        keys, values, weight, fade, before = (x.to(z.dtype) for x in self.parts)
+        n, c = weight.shape[3:5]
+        z = z.unflatten(3, (n, -1))
+        if z.shape[4] > c:
+            weight, fade = (x.repeat_interleave(z.shape[4] // c, 4) for x in (weight, fade))
+        return ((z @ keys.transpose(-1, -2) * weight) @ values + fade * (z @ before)).flatten(3, 4)
+
+
+def weighted(keys: Tensor, values: Tensor, weight: Tensor, fade: Tensor, start: Tensor) -> tuple[WeightedRead, Tensor]:
+    """The matrices as `WeightedRead` reads them, from start [G, H, K, V]; and after each piece, [G, S, H, K, V]."""
+    late = (keys * weight[..., -1, :].unsqueeze(-1).to(keys.dtype)).transpose(-1, -2)
+    before, ends = fold(wide(late @ values), fade[..., -1, None, None], start)
+    return WeightedRead(keys, values, weight, fade, before), ends
