@@ -147,7 +147,7 @@ class Slots(Memory):
                 after = self._taken(before, score, value[:, s, :, i])
                 now = after if there is None else choose(there[:, s, i].any(-1), after, now)
             ends.append(now)
-        return SlotsWritten(self, seen, value, there, stacked(ends))
+        return SlotsWritten(self, seen, value, stacked(ends))
 
     def _taken(self, before: SlotState, score: Tensor, value: Tensor) -> SlotState:
         """A batch taken in: score [G, H, m, c] of its writes, value [G, H, c, V]."""
@@ -167,13 +167,12 @@ class Slots(Memory):
 class SlotsWritten(Written):
     """Slots during a call.
 
-    seen    the state at each batch's start, and the scores [G, H, m, c] of its writes, piece after piece
+    seen    the state at each batch's start, and the scores [G, H, m, c] of its writes (-inf: none), piece after piece
     value   [G, S, H, n, c, V]
-    there   bool [G, S, n, c] which slots of a batch hold a write (None: all do)
     """
 
-    def __init__(self, memory: Slots, seen: list[tuple[SlotState, Tensor]], value: Tensor, there: Tensor | None, ends: SlotState):
-        self.memory, self.seen, self.value, self.there, self.ends = memory, seen, value, there, ends
+    def __init__(self, memory: Slots, seen: list[tuple[SlotState, Tensor]], value: Tensor, ends: SlotState):
+        self.memory, self.seen, self.value, self.ends = memory, seen, value, ends
 
     @cached_property
     def after(self) -> Tensor:
@@ -188,11 +187,7 @@ class SlotsWritten(Written):
         weights = torch.cat([level, score], -1).softmax(-1)
         near = weights[..., 1:].flatten(4, 5) @ self.value.transpose(2, 3)
         found = (weights[..., :1] * before.found.unsqueeze(4) + near.unflatten(4, (size, -1))).transpose(3, 4)
-        slots = self.memory.gated(before.base.unsqueeze(3), found)
-        if self.there is not None:  # a piece's empty slots see what there was before it
-            begun = self.there.cumsum(-1) > 0
-            slots = torch.where(begun[..., None, None, None], slots, before.slots.unsqueeze(3))
-        return slots.flatten(2, 3)
+        return self.memory.gated(before.base.unsqueeze(3), found).flatten(2, 3)
 
     def read(self, stage: int, z: Tensor) -> Tensor:
         """See Written."""

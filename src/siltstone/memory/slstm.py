@@ -71,7 +71,7 @@ class SLSTM(FusedMemory):
                 keep, fresh = (fade - levels[-1]).exp(), (enter - levels[-1]).exp()
                 cells.append(torch.addcmul(keep * cells[-1], fresh, z.tanh()))
                 totals.append(torch.addcmul(fresh, keep, totals[-1]))
-                hidden = out.sigmoid() * cells[-1] / totals[-1].clamp(min=0.5)  # at least 1 after a write
+                hidden = out.sigmoid() * cells[-1] / totals[-1].clamp(min=0.5)  # at least 1, but 0 where a bank holds nothing
                 after.append(hidden)
         ends = {"cell": cells, "total": totals, "level": levels}
         rest = {name: _at(states, count).transpose(0, 1) for name, states in ends.items()}
