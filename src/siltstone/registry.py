@@ -73,3 +73,8 @@ def validate_layer(cfg: LayerConfig) -> None:
     for family in FAMILIES:
         cls = member(family, getattr(cfg, family))
         cls.check(cfg, options(cls, getattr(cfg, f"{family}_options")))
+    if cfg.bounded and cfg.evict == "merge" and cfg.start == "restart" and not member("memory", cfg.memory).adds_up:
+        raise ConfigError(
+            f"evict='merge' adds up what restarted segments hold, and states of memory={cfg.memory!r} do not add up; "
+            "set evict='age' or 'use', or start='carry'"
+        )

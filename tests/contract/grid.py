@@ -11,8 +11,13 @@ from typing import Any
 WIDTH = 8  # d_model
 LENGTH = 28  # tokens of a case's stream
 
-MEMORIES = ["linear", "gated", "delta", "gated_delta", "gru", "lstm", "min_gru", "min_lstm", "deep", "titans", "swla", "mlstm"]
-INNER = ("deep", "titans")  # with an inner batch, and values as wide as keys
+MEMORIES = [
+    "linear", "gated", "delta", "gated_delta", "gru", "lstm", "min_gru", "min_lstm", "deep", "titans", "swla", "mlstm",
+    "slstm", "slots",
+]  # fmt: skip
+INNER = ("deep", "titans", "slots")  # with an inner batch
+APART = ("mlstm", "slots")  # whose states do not add up
+EQUAL = ("deep", "titans")  # with values as wide as keys
 CACHES = ["none", "residual", "gated", "soup", "sparse"]
 ROUTED = ("gated", "soup", "sparse")
 STARTS = ["restart", "carry"]
@@ -54,7 +59,15 @@ def options(memory: str, variant: int) -> dict[str, Any]:
         "gated_delta": dict(negative=variant > 0),
         "deep": dict(inner_batch=1 + variant, expansion=2, rate=0.7),
         "titans": dict(inner_batch=1 + variant, expansion=2, rate=0.3),
+        "slots": dict(inner_batch=1 + variant, number=[3, 2, 3][variant], gate=["lstm", "gru", "lstm"][variant]),
     }.get(memory, {})
+
+
+def inner(memory: str, batch: int = 2, expansion: int = 2, rate: float = 0.5) -> dict[str, Any]:
+    """Options of an update rule with an inner batch; empty for the others."""
+    if memory == "slots":
+        return dict(inner_batch=batch, number=3, gate="lstm")
+    return dict(inner_batch=batch, expansion=expansion, rate=rate) if memory in INNER else {}
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,7 @@ class Case:
 
     @property
     def block(self) -> int:
-        """Writes that a scan handles as one block (a deep memory has its inner batch instead)."""
+        """Writes that a scan handles as one block (some rules have their inner batch instead)."""
         return self.factor["block"]
 
     @property
@@ -113,7 +126,9 @@ def allowed(f: dict[str, Any]) -> bool:
         return False
     if f["budget"] != "none" and f["segments"] == "logarithmic" or f["budget"] == "use2" and f["cache"] not in ROUTED:
         return False
-    return f["memory"] not in INNER or f["value_dim"] is None
+    if f["memory"] in APART and f["start"] == "restart" and f["budget"][:5] == "merge":
+        return False
+    return f["memory"] not in EQUAL or f["value_dim"] is None
 
 
 def pairs(f: dict[str, Any]) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
@@ -129,7 +144,7 @@ def pairs(f: dict[str, Any]) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
         live.pop("top_k")
     if not options(f["memory"], 0):
         live.pop("variant")
-    if f["memory"] in (*INNER, "gru", "lstm"):
+    if f["memory"] in (*INNER, "gru", "lstm", "slstm"):
         live.pop("block")
     return set(itertools.combinations(sorted(live.items(), key=lambda kv: kv[0]), 2))
 

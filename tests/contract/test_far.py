@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..oracle import layer as oracle_layer
 from .common import STREAM, close, feed, make_layer, weights
-from .grid import INNER, MEMORIES
+from .grid import INNER, MEMORIES, inner
 from .models import IDS, make_model, model_config
 
 TEN_MILLION = 10_000_032  # here a merge of eight segments is near
@@ -21,7 +21,6 @@ BASE: dict[str, Any] = dict(
     compress="identity", rate=1, cache="gated", segment=4, segments="logarithmic", start="restart", gate="sigmoid", top_k=2,
     router="mean", router_dim=4, memory_options={},
 )  # fmt: skip
-DEEP = dict(memory_options=dict(inner_batch=2, expansion=2, rate=0.5))
 
 
 def with_slots(tensors: dict[str, Tensor], slots: int) -> dict[str, Tensor]:
@@ -65,7 +64,7 @@ def test_a_row_moved_by_billions_goes_on_as_before(memory: str, cache: str) -> N
     """2^33 tokens further: whole turns of every angle, whole rounds of the ring, one bit of the number of segments."""
     if memory in INNER and cache != "none":
         cache = "none"  # a checkpoint of zeros, as added here, is not silent
-    cfg = BASE | (DEEP if memory in INNER else {}) | dict(memory=memory) | dict(cache=cache)
+    cfg = BASE | dict(memory=memory, memory_options=inner(memory), cache=cache)
     layer = make_layer(cfg)
     with torch.no_grad():
         near, state = layer(STREAM[None, :15])

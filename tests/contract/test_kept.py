@@ -11,7 +11,7 @@ from siltstone.cache.codec import pack, unpack
 
 from ..oracle import layer as oracle_layer
 from .common import PROBE, STREAM, close, differ, feed, gradients, make_layer, named, randn, weights
-from .grid import INNER, MEMORIES
+from .grid import MEMORIES, inner
 from .models import IDS, make_model, model_config, same_bits, stepwise, through_bytes
 
 KINDS = ["bfloat16", "int8"]
@@ -30,8 +30,7 @@ BANKS: list[dict[str, Any]] = [
 
 
 def config(memory: str, kind: str, **keys: Any) -> dict[str, Any]:
-    options = dict(inner_batch=2, expansion=2, rate=0.5) if memory in INNER else {}
-    return BASE | dict(memory=memory, checkpoint_dtype=kind, memory_options=options) | keys
+    return BASE | dict(memory=memory, checkpoint_dtype=kind, memory_options=inner(memory)) | keys
 
 
 @pytest.mark.parametrize("kind", KINDS)

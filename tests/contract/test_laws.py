@@ -13,12 +13,11 @@ import siltstone as st
 
 from ..oracle.memories import l2, rms
 from .common import STREAM, close, differ, make_layer
-from .grid import INNER, MEMORIES, STARTS, caches
+from .grid import APART, INNER, MEMORIES, STARTS, caches, inner
 
 BASE: dict[str, Any] = dict(
     d_model=8, heads=2, head_dim=4, window=3, memory="linear", cache="gated", segment=4, router_dim=4, gate="softmax", top_k=2
 )  # fmt: skip
-DEEP = dict(memory_options=dict(inner_batch=2, expansion=2, rate=0.5))
 
 every_memory = pytest.mark.parametrize("memory", MEMORIES)
 every_start = pytest.mark.parametrize("start", STARTS)
@@ -26,7 +25,7 @@ both_gates = pytest.mark.parametrize("gate", ["softmax", "sigmoid"])
 
 
 def config(memory: str, **keys: Any) -> dict[str, Any]:
-    return BASE | (DEEP if memory in INNER else {}) | dict(memory=memory) | keys
+    return BASE | dict(memory=memory, memory_options=inner(memory)) | keys
 
 
 def outputs(cfg: dict[str, Any], x: Tensor = STREAM, **changed: Any) -> Tensor:
@@ -132,6 +131,10 @@ def test_convolution_and_gates_begin_as_the_mean() -> None:
 @pytest.mark.parametrize("evict", ["age", "use", "merge"])
 def test_a_large_budget_is_no_budget(memory: str, start: str, evict: str) -> None:
     cfg = config(memory, start=start)
+    if memory in APART and (start, evict) == ("restart", "merge"):
+        with pytest.raises(st.errors.ConfigError, match="do not add up"):
+            st.MemoryCaching(**cfg, max_checkpoints=9, evict=evict)
+        return
     close(outputs(cfg, max_checkpoints=9, evict=evict), outputs(cfg))
     assert differ(outputs(cfg, max_checkpoints=2, evict=evict), outputs(cfg))
 
@@ -178,6 +181,26 @@ def test_restarted_linear_segments_sum_up() -> None:
     cfg = config("linear", cache="residual")
     close(outputs(cfg), outputs(cfg, cache="none"))
     close(outputs(cfg), outputs(cfg, segments="logarithmic"))
+
+
+@pytest.mark.parametrize("gate", ["lstm", "gru"])
+def test_a_slot_with_a_closed_gate_stays_what_it_was(gate: str) -> None:
+    options = dict(number=1, inner_batch=3, gate=gate)
+    layer = make_layer(config("slots", memory_options=options, cache="none"))
+    memory = layer.mix.memory
+    with torch.no_grad():
+        memory.gate.zero_()
+        closed = torch.tensor([0.3, -1e4, 1e4] if gate == "lstm" else [0.3, -1e4], dtype=torch.float64)
+        memory.bias.copy_(closed.repeat_interleave(4).repeat(2))
+        y, state = layer(STREAM[None])
+        assert torch.equal(state.layers[0].online.slots, memory.first[None])
+        alone = rms(memory.first[:, 0], layer.mix.norm, 1e-6)  # a read of a single slot is that slot
+        memory.bias.copy_(-closed.repeat_interleave(4).repeat(2))
+        _, other = layer(STREAM[None])
+        window = make_layer(config("slots", memory_options=options, cache="none"))
+        window.mix.norm.zero_()
+        close(y[0, 3:], window(STREAM[None])[0][0, 3:] + layer.mix.out(alone.reshape(8)))
+    assert differ(other.layers[0].online.slots, memory.first[None])
 
 
 @every_memory

@@ -9,7 +9,7 @@ import torch
 
 from ..oracle import layer as oracle_layer
 from .common import close, feed, gradients, make_layer, named, randn, weights
-from .grid import INNER, MEMORIES
+from .grid import INNER, MEMORIES, inner
 
 LONG: dict[str, Any] = dict(
     d_model=8, heads=2, head_dim=4, value_dim=None, window=3, sinks=2, position="rope", write_delay="window",
@@ -18,11 +18,10 @@ LONG: dict[str, Any] = dict(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("memory,rate", [*((memory, 1) for memory in MEMORIES), ("gated", 3), ("deep", 2), ("titans", 2)])
+@pytest.mark.parametrize("memory,rate", [*((memory, 1) for memory in MEMORIES), ("gated", 3), *((memory, 2) for memory in INNER)])
 def test_many_writes_in_a_segment(memory: str, rate: int) -> None:
     """Several blocks of writes in a segment, and a segment longer than one."""
-    options = dict(inner_batch=16, expansion=1, rate=0.3) if memory in INNER else {}
-    cfg = LONG | dict(memory=memory, memory_options=options)
+    cfg = LONG | dict(memory=memory, memory_options=inner(memory, batch=16, expansion=1, rate=0.3))
     if rate > 1:
         cfg |= dict(rate=rate, compress="mean", segment=33 * rate, start="restart")
     layer, x = make_layer(cfg), randn(140, 8, seed=4)

@@ -203,6 +203,27 @@ class Lstm(Gru):
         return state[:1]
 
 
+class Slstm(Gru):
+    """c <- f c + i z, n <- f n + i, h <- o c / n with i = exp(.), scaled by e^-m; gates see the token and the head's own h."""
+
+    def init(self) -> State:
+        zero = self.w["memory.norm.weight"].new_zeros(self.H, self.V)
+        return zero, zero, zero, torch.full_like(zero, -torch.inf)
+
+    def write(self, state: State, c_D: Tensor) -> State:
+        h, c, n, m = state
+        inside = self.w["memory.write.weight"] @ rms(c_D, self.w["memory.norm.weight"], 1e-6) + self.w["memory.write.bias"]
+        around = torch.einsum("hu,hugv->ghv", h, self.w["memory.recurrent"].view(self.H, self.V, 4, self.V))
+        z, i, f, o = inside.view(4, self.H, self.V) + around
+        top = torch.maximum(logsigmoid(f) + m, i)
+        enter, keep = torch.exp(i - top), torch.exp(logsigmoid(f) + m - top)
+        c, n = keep * c + enter * torch.tanh(z), keep * n + enter
+        return torch.sigmoid(o) * c / n, c, n, top
+
+    def leaves(self, state: State) -> State:
+        return state[:1]
+
+
 class MinGru(Matrix):
     """h <- (1 - z) h + z (W_h c); read h."""
 
@@ -293,7 +314,52 @@ class Titans(Deep):
         return (1 - alpha) * w_in + s_in, (1 - alpha) * w_out + s_out, base_in, base_out, count + 1, s_in, s_out
 
 
+class Slots(Matrix):
+    """Slots [H, m, V]; after each write slot <- gate(base, a), a = sum_j e^s_j v_j / (1 + sum_j e^s_j) over the batch so far.
+
+    State: the slots, those at the batch's start, how many writes since the cut, and the batch's keys and values.
+    """
+
+    def init(self) -> State:
+        slots, write = self.w["memory.first"], self.w["memory.write.weight"]
+        count = torch.zeros((), dtype=torch.long)
+        return slots, slots, count, write.new_zeros(0, self.H, self.K), write.new_zeros(0, self.H, self.V)
+
+    def cut(self, state: State) -> State:
+        return *state[:2], torch.zeros((), dtype=torch.long), *state[3:]
+
+    def address(self, slots_HMV: Tensor, name: str) -> Tensor:
+        """What a slot asks writes with ("seek"), or is found by ("key"): scaled unit vectors [H, m, K]."""
+        found = torch.einsum("hmv,hvk->hmk", slots_HMV, self.w[f"memory.{name}"]) + self.w[f"memory.{name}_id"]
+        return self.w[f"memory.{name}_scale"].exp()[:, None, None] * l2(found)
+
+    def write(self, state: State, c_D: Tensor) -> State:
+        slots, base, count, keys, values = state
+        if int(count) % self.cfg["memory_options"]["inner_batch"] == 0:
+            base, keys, values = slots, keys[:0], values[:0]
+        k, v = self.key_value(c_D)
+        keys, values = torch.cat([keys, k[None]]), torch.cat([values, v[None]])
+        weights = torch.exp(torch.einsum("hmk,jhk->hmj", self.address(base, "seek"), keys))
+        found = torch.einsum("hmj,jhv->hmv", weights, values) / (1 + weights.sum(-1, keepdim=True))
+        parts = torch.einsum("hmv,hvw->hmw", found, self.w["memory.gate"])
+        parts = parts + self.w["memory.bias"].view(parts.shape)
+        if self.cfg["memory_options"]["gate"] == "lstm":
+            z, i, f = parts.split(self.V, -1)
+            slots = torch.sigmoid(f) * base + torch.sigmoid(i) * torch.tanh(z)
+        else:
+            z, u = parts.split(self.V, -1)
+            slots = (1 - torch.sigmoid(u)) * base + torch.sigmoid(u) * torch.tanh(z)
+        return slots, base, count + 1, keys, values
+
+    def leaves(self, state: State) -> State:
+        return self.address(state[0], "key").transpose(-1, -2), state[0]
+
+    def read(self, leaves: State, x_D: Tensor) -> Tensor:
+        shares = torch.softmax(torch.einsum("hk,hkm->hm", self.query(x_D), leaves[0]), dim=-1)
+        return torch.einsum("hm,hmv->hv", shares, leaves[1])
+
+
 MEMORIES: dict[str, type[Matrix]] = {
     "linear": Linear, "gated": Gated, "delta": Delta, "gated_delta": GatedDelta, "gru": Gru, "lstm": Lstm, "min_gru": MinGru,
-    "min_lstm": MinLstm, "deep": Deep, "titans": Titans, "swla": Swla, "mlstm": Mlstm,
+    "min_lstm": MinLstm, "deep": Deep, "titans": Titans, "swla": Swla, "mlstm": Mlstm, "slstm": Slstm, "slots": Slots,
 }  # fmt: skip

@@ -11,14 +11,14 @@ from torch import Tensor
 from .layer import Row, run
 from .memories import MEMORIES, l2, rms
 from .segments import live_spans
-from .weights import BASE, DEEP, layer_weights, stream
+from .weights import BASE, INNER, layer_weights, stream
 from .window import Config
 
 RULES = list(MEMORIES)
 
 
 def rule(memory: str) -> Config:
-    return dict(DEEP, memory=memory) if memory in ("deep", "titans") else dict(memory=memory)
+    return INNER.get(memory, dict(memory=memory))
 
 
 def same(a: Tensor, b: Tensor) -> bool:
@@ -54,7 +54,7 @@ def test_a_phase_moves_the_first_cut_only() -> None:
 def test_soup_is_gated_where_the_read_is_linear(memory: str, start: str) -> None:
     cfg = BASE | rule(memory) | dict(start=start)
     w, x = layer_weights(cfg), stream(16)
-    assert same(run(cfg | dict(cache="soup"), w, x), run(cfg, w, x)) is (memory not in ("deep", "titans", "mlstm"))
+    assert same(run(cfg | dict(cache="soup"), w, x), run(cfg, w, x)) is (memory not in (*INNER, "mlstm"))
 
 
 @pytest.mark.parametrize("memory", RULES)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from .memories import MEMORIES, Deep, Gated, GatedDelta, Gru, Matrix, Mlstm, Swla, l2
-from .weights import BASE, DEEP, layer_weights, stream
+from .memories import MEMORIES, Deep, Gated, GatedDelta, Gru, Matrix, Mlstm, Slots, Slstm, Swla, l2, rms
+from .weights import BASE, DEEP, INNER, layer_weights, stream
 
 ONE = BASE | dict(d_model=2, heads=1, head_dim=2, router_dim=2)
 
@@ -102,12 +102,14 @@ def test_deep_first_step_is_the_gradient_by_hand() -> None:
     assert torch.allclose(w_out, eta[:, None, None] * torch.einsum("hf,hk->hfk", hidden, v), atol=1e-14)
 
 
-def test_deep_inner_batch_takes_gradients_at_the_same_weights() -> None:
+@pytest.mark.parametrize("memory", ["deep", "slots"])
+def test_writes_of_an_inner_batch_share_their_base(memory: str) -> None:
     """With b = 2 the order of the two writes of a batch does not matter; with b = 1 it does."""
     x = stream(3)
     for batch, equal in ((2, True), (1, False)):
-        cfg = BASE | dict(memory="deep", memory_options=dict(inner_batch=batch, expansion=2, rate=0.5))
-        rule = Deep(cfg, layer_weights(cfg))
+        cfg = BASE | INNER[memory]
+        cfg |= dict(memory_options=cfg["memory_options"] | dict(inner_batch=batch))
+        rule = MEMORIES[memory](cfg, layer_weights(cfg))
         ends = []
         for order in ([0, 1, 2], [1, 0, 2]):
             state = rule.init()
@@ -127,9 +129,94 @@ def test_deep_cut_starts_a_new_batch() -> None:
     assert not torch.equal(rule.write(state, x[1])[2], state[0])
 
 
+def test_slstm_is_the_recurrence_without_a_stabiliser() -> None:
+    cfg = BASE | dict(memory="slstm")
+    w, x = layer_weights(cfg), stream(9)
+    rule = Slstm(cfg, w)
+    state, c, n, h = rule.init(), torch.zeros(8).double(), torch.zeros(8).double(), torch.zeros(8).double()
+    blocks = w["memory.recurrent"].view(2, 4, 4, 4)  # head, from, gate, to
+    for x_D in x:
+        state = rule.write(state, x_D)
+        inside = (w["memory.write.weight"] @ rms(x_D, w["memory.norm.weight"], 1e-6) + w["memory.write.bias"]).view(4, 8)
+        around = [torch.block_diag(*blocks[:, :, gate].transpose(-1, -2)) @ h for gate in range(4)]
+        z, i, f, o = inside + torch.stack(around)
+        c = f.sigmoid() * c + i.exp() * z.tanh()
+        n = f.sigmoid() * n + i.exp()
+        h = o.sigmoid() * c / n
+        assert torch.allclose(state[0].reshape(8), h, rtol=0, atol=1e-13)
+        assert torch.allclose(state[2].reshape(8) * state[3].reshape(8).exp(), n, rtol=1e-13)
+
+
+def test_slstm_weighs_by_exponential_gates() -> None:
+    """Gates that do not see h: z = x_1, i = e^x_2, f = 1/2, o = 1 (the token is normalised: 3, 1 becomes 3, 1 over sqrt 5)."""
+    rule = Slstm(
+        BASE | dict(d_model=2, heads=1, head_dim=1),
+        {
+            "memory.norm.weight": vec(math.sqrt(5), math.sqrt(5)),
+            "memory.write.weight": torch.tensor([[1.0, 0], [0, 1], [0, 0], [0, 0]]).double(),
+            "memory.write.bias": vec(0, 0, 0, 50),
+            "memory.recurrent": torch.zeros(1, 1, 4).double(),
+        },
+    )
+    state = rule.write(rule.init(), vec(3, 1))
+    assert state[0].item() == pytest.approx(math.tanh(3), abs=1e-6)  # the only write, whatever its weight
+    state = rule.write(state, vec(-1, 3))
+    want = (0.5 * math.e * math.tanh(3) + math.e**3 * math.tanh(-1)) / (0.5 * math.e + math.e**3)
+    assert state[0].item() == pytest.approx(want, abs=1e-6)
+
+
+def slots(gate: str, bias: list[float]) -> Slots:
+    """One slot, at 0.4, 0.8, that looks for the key 1, 0; a matching write weighs 3, one at right angles 1, nothing 1."""
+    parts = {"lstm": 3, "gru": 2}[gate]
+    cfg = ONE | dict(memory="slots", memory_options=dict(inner_batch=2, number=1, gate=gate))
+    zero = torch.zeros(1, 2, 2).double()
+    return Slots(
+        cfg,
+        hand_weights([])
+        | {
+            "memory.first": vec(0.4, 0.8).view(1, 1, 2),
+            "memory.seek": zero,
+            "memory.seek_id": vec(5, 0).view(1, 1, 2),
+            "memory.seek_scale": vec(math.log(math.log(3))),
+            "memory.gate": torch.cat([torch.eye(2).double(), torch.zeros(2, 2 * parts - 2).double()], 1)[None],
+            "memory.bias": torch.tensor(bias, dtype=torch.float64).repeat_interleave(2),
+        },
+    )
+
+
+def test_slots_attend_to_the_writes_of_a_batch() -> None:
+    rule = slots("lstm", [0.0, 40.0, -40.0])  # slot = tanh(a)
+    one = rule.write(rule.init(), vec(2, 0))
+    two = rule.write(one, vec(0, 5))
+    three = rule.write(two, vec(0, 5))  # of a new batch
+    for state, want in ((one, (3 * 2 / 4, 0)), (two, (3 * 2 / 5, 5 / 5)), (three, (0, 5 / 2))):
+        assert torch.allclose(state[0].flatten(), torch.tanh(vec(*want)), atol=1e-5)
+
+
+def test_slots_keep_what_their_gate_keeps() -> None:
+    x, first = vec(2, 0), vec(0.4, 0.8)
+    new = torch.tanh(vec(1.5, 0))
+    for gate, bias, want in (
+        ("lstm", [0.0, -math.log(3), math.log(3)], 0.75 * first + 0.25 * new),
+        ("gru", [0.0, -math.log(3)], 0.75 * first + 0.25 * new),
+        ("lstm", [0.0, 40.0, 40.0], first + new),
+    ):
+        rule = slots(gate, bias)
+        assert torch.allclose(rule.write(rule.init(), x)[0].flatten(), want, atol=1e-5)
+
+
+def test_slots_cut_starts_a_new_batch() -> None:
+    cfg = BASE | INNER["slots"]
+    rule, x = Slots(cfg, layer_weights(cfg)), stream(2)
+    state = rule.write(rule.init(), x[0])
+    cut = rule.write(rule.cut(state), x[1])
+    assert torch.equal(cut[1], state[0]) and len(cut[3]) == 1
+    assert not torch.equal(rule.write(state, x[1])[1], state[0])
+
+
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_gradients_are_the_finite_differences(memory: str) -> None:
-    cfg = BASE | (DEEP if memory in ("deep", "titans") else {}) | dict(memory=memory)
+    cfg = BASE | INNER.get(memory, dict(memory=memory))
     w, x = layer_weights(cfg), stream(4)
     names = [n for n in w if n.startswith("memory.")]
 

@@ -12,6 +12,8 @@ BASE: Config = dict(
     gate="softmax", top_k=2, router="mean", router_dim=4, memory_options={},
 )  # fmt: skip
 DEEP = dict(memory="deep", memory_options=dict(inner_batch=2, expansion=2, rate=0.5))
+SLOTS = dict(memory="slots", memory_options=dict(inner_batch=2, number=3, gate="lstm"))
+INNER = {"deep": DEEP, "titans": DEEP | dict(memory="titans"), "slots": SLOTS}  # rules with an inner batch
 
 
 def layer_weights(cfg: Config, seed: int = 0) -> Weights:
@@ -27,6 +29,16 @@ def layer_weights(cfg: Config, seed: int = 0) -> Weights:
         shapes["memory.norm.weight"] = (D,)
         shapes |= {f"memory.{rule}.weight_{x}_l0": (wide, n) for x, n in (("ih", D), ("hh", H * V))}
         shapes |= {f"memory.{rule}.bias_{x}_l0": (wide,) for x in ("ih", "hh")}
+    elif rule == "slstm":
+        shapes |= {"memory.norm.weight": (D,), "memory.recurrent": (H, V, 4 * V)}
+        shapes |= {"memory.write.weight": (4 * H * V, D), "memory.write.bias": (4 * H * V,)}
+    elif rule == "slots":
+        number = cfg["memory_options"]["number"]
+        wide = {"lstm": 3, "gru": 2}[cfg["memory_options"]["gate"]] * V
+        shapes |= {"memory.query.weight": (H * K, D), "memory.write.weight": (H * (K + V), D)}
+        for name in ("seek", "key"):
+            shapes |= {f"memory.{name}": (H, V, K), f"memory.{name}_id": (H, number, K), f"memory.{name}_scale": (H,)}
+        shapes |= {"memory.first": (H, number, V), "memory.gate": (H, V, wide), "memory.bias": (H * number * wide,)}
     elif rule in ("min_gru", "min_lstm"):
         wide = {"min_gru": 2, "min_lstm": 3}[rule] * H * V
         shapes |= {"memory.write.weight": (wide, D), "memory.write.bias": (wide,)}

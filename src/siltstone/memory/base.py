@@ -46,6 +46,7 @@ class Memory(nn.Module):
 
     stages_count     how many matrices a read passes through
     read_is_linear   whether blending weights equals blending outputs
+    adds_up          whether what several states hold beyond the first one adds up, as in merged checkpoints
     chunk            write slots that a scan handles as one block
     """
 
@@ -53,6 +54,7 @@ class Memory(nn.Module):
     Options: ClassVar[type] = NoOptions
     stages_count: ClassVar[int] = 1
     read_is_linear: bool = True
+    adds_up: ClassVar[bool] = True
     chunk: int = 64
 
     def __init__(self, cfg: LayerConfig, options: Any):

@@ -50,6 +50,7 @@ class Mlstm(MatrixMemory):
 
     name: ClassVar[str] = "mlstm"
     read_is_linear = False
+    adds_up = False
 
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)

@@ -1,4 +1,4 @@
-"""Memories that are a vector a head: what gru, lstm, min_gru and min_lstm share.
+"""Memories that are a vector a head: what gru, lstm, slstm, min_gru and min_lstm share.
 
 A vector memory is read as it is; to the caches it is a matrix with one row that is always asked with 1.
 """
@@ -58,7 +58,7 @@ class VectorMemory(Memory):
 
 
 class FusedMemory(VectorMemory):
-    """Torch's own recurrent network over the writes of a piece, one call each; pieces that restart run side by side."""
+    """A recurrent network over the writes of a piece, one call each; pieces that restart run side by side."""
 
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)
@@ -70,7 +70,7 @@ class FusedMemory(VectorMemory):
 
     @abstractmethod
     def run(self, token: Tensor, state: VectorState, count: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """token [G, L, D] -> hidden after each [G, L, H*V]; other leaves [G, H, V] after `count` [G] tokens (None: all)."""
+        """token [G, L, ...] -> hidden after each [G, L, H*V]; other leaves [G, H, V] after `count` [G] tokens (None: all)."""
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> VectorWritten:
         """See Memory.scan."""

@@ -1,0 +1,85 @@
+"""Scalar LSTM with exponential gates: c <- f c + i z, n <- f n + i, h <- o c / n, read as it is.
+
+    z = tanh(~z), i = exp(~i), f = sigmoid(~f), o = sigmoid(~o),    (~z, ~i, ~f, ~o) = W x + h R + b
+
+x is the RMS-normalised compressed token, h the head's own last output: R has one block [V, V] for each head and gate. All
+is kept in units of e^m, m <- max(log f + m, ~i), so that nothing overflows and n is at least 1; m cancels out of h.
+Source: arXiv 2405.04517, eqs. 8 to 17. State: 4 * H * V floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import LayerConfig
+from .base import Inputs, wide
+from .vector import FusedMemory, VectorState
+
+NOTHING = -1e30  # m before the first write: finite, and no gate comes near it
+
+
+@dataclass
+class ScalarState(VectorState):
+    """hidden h, cell c, total n, level m (log space) [B, H, V], float32 or wider."""
+
+    cell: Tensor
+    total: Tensor
+    level: Tensor
+
+
+class SLSTM(FusedMemory):
+    """h, c, n, m <- sLSTM(c, h, c, n, m). `write` holds W and b of z, i, f and o, in this order; `recurrent` is R."""
+
+    name: ClassVar[str] = "slstm"
+
+    def __init__(self, cfg: LayerConfig, options: Any):
+        super().__init__(cfg, options)
+        width = self.heads * self.val_dim
+        self.write = nn.Linear(cfg.d_model, 4 * width)
+        self.recurrent = nn.Parameter(torch.empty(self.heads, self.val_dim, 4 * self.val_dim))
+        with torch.no_grad():  # heads remember from about twenty to some hundred writes
+            self.recurrent.uniform_(-1, 1).mul_(self.val_dim**-0.5)
+            self.write.bias.zero_()
+            self.write.bias[2 * width : 3 * width] = torch.linspace(3.0, 6.0, self.heads).repeat_interleave(self.val_dim)
+
+    def init(self, batch: int) -> ScalarState:
+        """Zeros, at the level of nothing."""
+        hidden, cell, total, level = (self._zeros(batch) for _ in range(4))
+        return ScalarState(hidden, cell, total, level + NOTHING)
+
+    def inputs(self, c: Tensor) -> Inputs:
+        """token [R, M, 4*H*V]: the gates' part that depends on the token."""
+        return {"token": wide(self.write(self.norm(c)))}
+
+    def run(self, token: Tensor, state: VectorState, count: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """See FusedMemory.run; a step is one product of every head's h with its R."""
+        now = cast(ScalarState, state)
+        hidden, *kept = (x.transpose(0, 1) for x in (now.hidden, now.cell, now.total, now.level))  # [H, G, V]
+        cells, totals, levels = ([x] for x in kept)
+        fed = token.to(hidden.dtype).unflatten(-1, (4, self.heads, self.val_dim)).permute(1, 3, 0, 2, 4).flatten(3)
+        around, after = wide(self.recurrent).to(hidden.dtype), []
+        with torch.autocast(token.device.type, enabled=False):
+            for inside in fed.unbind(0):
+                z, enter, forget, out = torch.baddbmm(inside, hidden, around).chunk(4, -1)
+                fade = F.logsigmoid(forget) + levels[-1]
+                levels.append(torch.maximum(fade, enter).detach())
+                keep, fresh = (fade - levels[-1]).exp(), (enter - levels[-1]).exp()
+                cells.append(torch.addcmul(keep * cells[-1], fresh, z.tanh()))
+                totals.append(torch.addcmul(fresh, keep, totals[-1]))
+                hidden = out.sigmoid() * cells[-1] / totals[-1].clamp(min=0.5)  # at least 1, but 0 where a bank holds nothing
+                after.append(hidden)
+        ends = {"cell": cells, "total": totals, "level": levels}
+        rest = {name: _at(states, count).transpose(0, 1) for name, states in ends.items()}
+        return torch.stack(after).permute(2, 0, 1, 3).flatten(2), rest
+
+
+def _at(states: list[Tensor], count: Tensor | None) -> Tensor:
+    """Each row's state [H, G, V] after `count` [G] writes (None: all), of those after 0, 1, ... writes."""
+    if count is None:
+        return states[-1]
+    return torch.stack(states).gather(0, count[:, None].expand(1, *states[0].shape))[0]
