@@ -56,6 +56,7 @@ class LayerConfig:
     write_delay    "window": a token is written when it leaves the window; 0: at once
     compress       how `rate` tokens become one write
     rate           r, tokens a write
+    compress_every tokens that leave before the memory is updated, by compress_every / rate writes at once (default: rate)
     memory         the update rule
     cache          the caching policy
     segment        C, written tokens a segment (a checkpoint is sealed at each segment's end)
@@ -84,6 +85,7 @@ class LayerConfig:
     write_delay: str | int = "window"
     compress: str = "identity"
     rate: int = 1
+    compress_every: int | None = None
     memory: str = "gated"
     cache: str = "gated"
     segment: int = 256
@@ -120,6 +122,21 @@ class LayerConfig:
         return self.window if self.write_delay == "window" else 0
 
     @property
+    def every(self) -> int:
+        """Tokens between two updates of the memory."""
+        return self.rate if self.compress_every is None else self.compress_every
+
+    @property
+    def group(self) -> int:
+        """Writes an update."""
+        return self.every // self.rate
+
+    @property
+    def updates(self) -> int:
+        """Updates a segment."""
+        return self.segment // self.every
+
+    @property
     def subblock(self) -> int:
         """Tokens that one routing summary stands for."""
         return self.segment if self.router == "mean" else int(self.router.removeprefix("subblock:"))
@@ -134,7 +151,7 @@ class LayerConfig:
             _whole(key, getattr(self, key), 1)
         for key in ("window", "sinks"):
             _whole(key, getattr(self, key), 0)
-        for key in ("head_dim", "value_dim", "max_checkpoints", "max_bytes"):
+        for key in ("head_dim", "value_dim", "max_checkpoints", "max_bytes", "compress_every"):
             if getattr(self, key) is not None:
                 _whole(key, getattr(self, key), 1)
         _require(
@@ -172,14 +189,20 @@ class LayerConfig:
             f"sinks={self.sinks} needs window attention; set a window of at least 1, or sinks=0",
         )
         _require(
-            self.write_delay == "window" or self.window >= self.rate - 1,
-            f"write_delay=0 with rate={self.rate} needs window >= {self.rate - 1}, or tokens of an unfinished "
+            self.every % self.rate == 0,
+            f"compress_every={self.compress_every} is not a multiple of rate={self.rate}; "
+            f"choose compress_every={-(-self.every // self.rate) * self.rate}",
+        )
+        unit = "rate" if self.compress_every is None else "compress_every"
+        _require(
+            self.write_delay == "window" or self.window >= self.every - 1,
+            f"write_delay=0 with {unit}={self.every} needs window >= {self.every - 1}, or tokens of an unfinished "
             f"block would be seen by nobody; window={self.window} was given",
         )
         _require(
-            self.segment % self.rate == 0,
-            f"segment={self.segment} is not a multiple of rate={self.rate}; "
-            f"choose segment={max(1, self.segment // self.rate) * self.rate}",
+            self.segment % self.every == 0,
+            f"segment={self.segment} is not a multiple of {unit}={self.every}; "
+            f"choose segment={max(1, self.segment // self.every) * self.every}",
         )
         self._check_cache()
         for key in ("memory_options", "compress_options", "cache_options"):
@@ -197,9 +220,9 @@ class LayerConfig:
             f"router={self.router!r} is not known; choose 'mean', or 'subblock:m' with m tokens, for example 'subblock:8'",
         )
         _require(
-            self.segment % self.subblock == 0 and self.subblock % self.rate == 0,
-            f"router={self.router!r}: sub-blocks of {self.subblock} tokens must be whole writes (rate={self.rate}) and divide a "
-            f"segment (segment={self.segment}); choose another number, for example {self.rate}",
+            self.segment % self.subblock == 0 and self.subblock % self.every == 0,
+            f"router={self.router!r}: sub-blocks of {self.subblock} tokens must be whole updates of the memory (every "
+            f"{self.every} tokens) and divide a segment (segment={self.segment}); choose another number, for example {self.every}",
         )
         if not self.bounded:
             return

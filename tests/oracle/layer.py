@@ -9,14 +9,14 @@ from .caches import Asked, read
 from .compressors import pool
 from .memories import MEMORIES, rms
 from .segments import Bank
-from .window import Config, Token, Weights, attend
+from .window import Config, Token, Weights, attend, every
 
 
 class Row:
     """The state of one row. kind: "memory", "window" (no memory) or "attention" (every token stays in the window)."""
 
     def __init__(self, cfg: Config, w: Weights, phase: int = 0, kind: str = "memory"):
-        self.cfg = cfg if kind == "memory" else {**cfg, "rate": 1, "write_delay": "window"}
+        self.cfg = cfg if kind == "memory" else {**cfg, "rate": 1, "compress_every": None, "write_delay": "window"}
         if kind == "attention":
             self.cfg = {**self.cfg, "sinks": 0}
         self.w, self.kind = w, kind
@@ -38,7 +38,7 @@ class Row:
         self.pending = [(j + offset, x) for j, x in self.pending]
 
     def push(self, x_D: Tensor) -> None:
-        """Into the window; what leaves it (or the token itself, without a delay) joins pending; r pending ones are written."""
+        """Into the window; what leaves it (or the token itself, without a delay) joins pending; when enough are, they are written."""
         delayed = self.cfg["write_delay"] == "window"
         token = (self.t, x_D)
         if self.t < self.cfg["sinks"]:
@@ -51,9 +51,10 @@ class Row:
                 left = self.window.pop(0)
                 if delayed:
                     self.pending.append(left)
-        if len(self.pending) == self.cfg["rate"]:
-            if self.bank is not None:
-                self.bank.write(pool(self.cfg, self.w, [x for _, x in self.pending]))
+        if len(self.pending) == every(self.cfg):
+            recent, r = [x for _, x in self.window], self.cfg["rate"]
+            for i in range(0, len(self.pending) if self.bank is not None else 0, r):
+                self.bank.write(pool(self.cfg, self.w, [x for _, x in self.pending[i : i + r]], recent))
             self.pending = []
 
     def visible(self) -> list[Token]:

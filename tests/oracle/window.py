@@ -36,11 +36,16 @@ def sizes(cfg: Config) -> tuple[int, int, int]:
     return cfg["heads"], K, cfg.get("value_dim") or K
 
 
+def every(cfg: Config) -> int:
+    """Tokens that leave before the memory is updated."""
+    return cfg.get("compress_every") or cfg["rate"]
+
+
 def distance_to(cfg: Config, t: int, j: int, is_sink: bool) -> int:
     """How far the query of token t sees the key of token j: sinks never drift further than just before the window."""
     if not is_sink:
         return t - j
-    return min(t, cfg["window"] + cfg["rate"] - 2 + cfg["sinks"]) - j
+    return min(t, cfg["window"] + every(cfg) - 2 + cfg["sinks"]) - j
 
 
 def attend(cfg: Config, qkv: Tensor, x_D: Tensor, t: int, sinks: list[Token], others: list[Token]) -> Tensor:

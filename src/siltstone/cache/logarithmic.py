@@ -136,7 +136,7 @@ class Slots(State):
         def each(x: Tensor) -> Tensor:
             return x[:, j : j + 1].unsqueeze(1).expand(-1, width, *(-1,) * (x.dim() - 1)).flatten(0, 1)
 
-        valid = None if call.plan.valid is None else each(call.plan.valid)
+        valid = None if call.valid is None else each(call.valid)
         inputs = {k: each(x) for k, x in call.inputs.items()}
         written = call.memory.scan(inputs, valid, each(call.skip), self.runners.map(lambda x: x.flatten(0, 1)))
         return Slots(self.stages, self.sums, written.ends.map(lambda x: x[:, 0].unflatten(0, (-1, width))))

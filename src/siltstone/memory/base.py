@@ -29,9 +29,12 @@ class Written:
 
     ends: State
 
-    def read(self, stage: int, z: Tensor) -> Tensor:
-        """z [G, S, H, L*rate, in] through the matrices of one stage, as they stand at each query: [..., out]."""
-        raise NotImplementedError(f"{type(self).__name__} must define read(stage, z)")
+    def read(self, stage: int, z: Tensor, group: int = 1) -> Tensor:
+        """z [G, S, H, L*rate, in] through the matrices of one stage, as they stand at each query: [..., out].
+
+        `rate` queries follow each write slot; with `group` writes made together, all of its group's queries see all of them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define read(stage, z, group)")
 
     def follow(self, group: slice, apart: Tensor) -> Tensor | None:
         """What the writes of some groups (one piece each) make of a difference between two states [.., X, H, K, V].
@@ -117,6 +120,12 @@ class Memory(nn.Module):
     def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
         """What follows a stage: z [..., out] -> the next stage's input, or after the last one the result."""
         return z
+
+
+def last_seen(slots: int, queries: int, group: int, device: torch.device) -> Tensor:
+    """[queries] the last write slot that each query sees."""
+    slot = torch.arange(queries, device=device) * slots // queries
+    return (slot // group + 1) * group - 1
 
 
 def wide(x: Tensor) -> Tensor:

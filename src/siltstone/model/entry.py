@@ -29,7 +29,7 @@ def start_clock(batch: int, phase: Any, limit: int) -> Clock:
 
 def init_state(cfg: LayerConfig, mixers: Sequence[Any], batch: int, phase: Any) -> LMState:
     """Rows that have seen nothing."""
-    return LMState(start_clock(batch, phase, cfg.segment // cfg.rate), tuple(m.init(batch) for m in mixers))
+    return LMState(start_clock(batch, phase, cfg.updates), tuple(m.init(batch) for m in mixers))
 
 
 def load_state(cfg: LayerConfig, mixers: Sequence[Any], tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:

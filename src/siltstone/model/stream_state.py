@@ -173,8 +173,8 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
         return state.map(leaf)
 
     out = LMState(Clock(*clock), tuple(layer(i, s) for i, s in enumerate(empty.layers)))
-    if (out.phase >= cfg.segment // cfg.rate).any():
-        raise ValueError(f"phase must be below {cfg.segment // cfg.rate}, the writes of a segment")
+    if (out.phase >= cfg.updates).any():
+        raise ValueError(f"phase must be below {cfg.updates}, the writes of a segment")
     for i, (state, mixer) in enumerate(zip(out.layers, mixers, strict=True)):
         if not _agrees(state, mixer, out.clock):
             raise ValueError(f"layer {i} does not hold what position {out.position.tolist()} implies")

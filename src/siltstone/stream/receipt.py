@@ -82,8 +82,8 @@ def sealed(cfg: LayerConfig, position: int, phase: int = 0) -> int:
     """Segments that a memory layer has sealed at a position."""
     if cfg.cache == "none":
         return 0
-    writes = max(0, position - cfg.delay - cfg.sinks) // cfg.rate
-    return (max(writes, 1) - 1 + phase) // (cfg.segment // cfg.rate)
+    writes = max(0, position - cfg.delay - cfg.sinks) // cfg.every
+    return (max(writes, 1) - 1 + phase) // cfg.updates
 
 
 def spans(cfg: LayerConfig, position: int, phase: int = 0) -> list[tuple[int, int]]:
@@ -96,7 +96,7 @@ def spans(cfg: LayerConfig, position: int, phase: int = 0) -> list[tuple[int, in
         for bit in reversed(range(number.bit_length())):
             if number >> bit & 1:
                 edges.append(edges[-1] + (1 << bit))
-    tokens = [cfg.sinks + max(0, e * (cfg.segment // cfg.rate) - phase) * cfg.rate for e in edges]
+    tokens = [cfg.sinks + max(0, e * cfg.updates - phase) * cfg.every for e in edges]
     return list(zip(tokens[:-1], tokens[1:], strict=True))
 
 
