@@ -50,9 +50,13 @@ class LayerConfig:
     heads          H, for window and memory alike
     head_dim       K, width of a query or key (default d_model // heads)
     value_dim      V, width of a value (default head_dim)
+    kv_heads       J, heads of keys and values in window and full attention, each shared by heads // kv_heads queries
+                   (default heads)
     window         W, how many tokens are attended to exactly, the current one included
     sinks          how many first tokens of a text stay visible for ever and are never written
-    position       "rope" or "none": positions of the window's attention
+    position       "rope", "alibi" or "none": positions of window and full attention
+    qk_norm        RMSNorm on the queries and keys of window and full attention
+    short_conv     width of a causal convolution over the layer's input, 2 to 16 tokens; 0: none
     write_delay    "window": a token is written when it leaves the window; 0: at once
     compress       how `rate` tokens become one write
     rate           r, tokens a write
@@ -72,9 +76,12 @@ class LayerConfig:
     heads: int = 4
     head_dim: int | None = None
     value_dim: int | None = None
+    kv_heads: int | None = None
     window: int = 128
     sinks: int = 0
     position: str = "rope"
+    qk_norm: bool = False
+    short_conv: int = 0
     write_delay: str | int = "window"
     compress: str = "identity"
     rate: int = 1
@@ -101,6 +108,11 @@ class LayerConfig:
         return self.value_dim if self.value_dim is not None else self.key_dim
 
     @property
+    def key_heads(self) -> int:
+        """J, the heads of keys and values in window and full attention."""
+        return self.kv_heads if self.kv_heads is not None else self.heads
+
+    @property
     def delay(self) -> int:
         """How many tokens later than it is seen a token is written."""
         return self.window if self.write_delay == "window" else 0
@@ -108,16 +120,25 @@ class LayerConfig:
     def __post_init__(self) -> None:
         for key in ("d_model", "heads", "rate", "segment", "top_k", "router_dim"):
             _whole(key, getattr(self, key), 1)
-        for key in ("window", "sinks"):
+        for key in ("window", "sinks", "short_conv"):
             _whole(key, getattr(self, key), 0)
-        for key in ("head_dim", "value_dim"):
+        for key in ("head_dim", "value_dim", "kv_heads"):
             if getattr(self, key) is not None:
                 _whole(key, getattr(self, key), 1)
         _require(
             self.head_dim is not None or self.d_model % self.heads == 0,
             f"d_model={self.d_model} does not divide into heads={self.heads}; set head_dim, or change one of them",
         )
-        _one_of("position", self.position, ["rope", "none"])
+        _require(
+            self.heads % self.key_heads == 0,
+            f"kv_heads={self.kv_heads} does not divide heads={self.heads}; choose a divisor, for example kv_heads=1",
+        )
+        _one_of("position", self.position, ["rope", "alibi", "none"])
+        _require(isinstance(self.qk_norm, bool), f"qk_norm={self.qk_norm!r} must be true or false")
+        _require(
+            self.short_conv == 0 or 2 <= self.short_conv <= 16,
+            f"short_conv={self.short_conv} must be 0 for none, or a width from 2 to 16 tokens",
+        )
         _one_of("segments", self.segments, ["constant", "logarithmic"])
         _one_of("start", self.start, ["restart", "carry"])
         _one_of("gate", self.gate, ["softmax", "sigmoid"])
@@ -128,7 +149,8 @@ class LayerConfig:
         )
         _require(
             self.position != "rope" or self.window == 0 or self.key_dim % 2 == 0,
-            f"head_dim={self.key_dim} is odd, and position='rope' turns pairs; choose an even head_dim or position='none'",
+            f"head_dim={self.key_dim} is odd, and position='rope' turns pairs; choose an even head_dim, "
+            "or position='alibi' or 'none'",
         )
         _require(
             self.window > 0 or self.delay == 0 and self.write_delay == 0,

@@ -24,19 +24,21 @@ from ..state import State
 from . import one, reading
 from .context import Context
 from .plan import ENDLESS, Geometry, Plan
+from .short_conv import ShortConv
 from .window import Ring, WindowAttention, WindowState
 
 
 @dataclass
 class LayerState(State):
     """window: rings; input [B, delay + rate - 1, D]: tokens still to be written; online: the memory; bank: sealed states;
-    summary [B, U]: sum of the online segment's routing keys."""
+    summary [B, U]: sum of the online segment's routing keys; conv [B, width - 1, D]: what a short convolution still reaches."""
 
     window: WindowState | None
     input: Tensor
     online: State
     bank: Bank | Slots | None
     summary: Tensor | None
+    conv: Tensor | None = None
 
 
 class Mixer(nn.Module):
@@ -61,6 +63,7 @@ class Mixer(nn.Module):
             align=rule.align(options),
             chunk=self.memory.chunk,
         )
+        self.conv = ShortConv(cfg)
         self.window = WindowAttention(cfg, self.geo) if cfg.window else None
         self.norm = nn.Parameter(torch.full((cfg.heads, cfg.val_dim), 0.1))
         self.out = nn.Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
@@ -77,15 +80,17 @@ class Mixer(nn.Module):
         online = self.memory.init(batch)
         summary = None if routing is None else self.memory.stages(online)[0].new_zeros(batch, routing)
         window = self.window.init(batch) if self.window is not None else None
-        return LayerState(window, like.new_zeros(batch, self.geo.ring_input, cfg.d_model), online, bank, summary)
+        unwritten = like.new_zeros(batch, self.geo.ring_input, cfg.d_model)
+        return LayerState(window, unwritten, online, bank, summary, conv=self.conv.init(batch))
 
     def forward(self, x: Tensor, state: LayerState, context: Context) -> tuple[Tensor, LayerState]:
         """One call over runs."""
+        x, conv = self.conv(x, state.conv, context.runs)
         seen: Tensor | None = None
         window = None
         if self.window is not None and state.window is not None:
             seen, window = self.window(x, state.window, context)
-        after = LayerState(window, state.input, state.online, state.bank, state.summary)
+        after = LayerState(window, state.input, state.online, state.bank, state.summary, conv=conv)
         if one.possible(self, context):
             read = one.memory(self, x, state, after, context)
         else:
