@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 from .errors import ConfigError
@@ -183,6 +185,13 @@ class LayerConfig:
         _known(keys, {f.name for f in fields(cls)}, "a layer")
         return cls(**keys)
 
+    def changed(self, keys: dict[str, Any]) -> LayerConfig:
+        """A copy with other keys; another memory or compressor takes its own options' defaults, where none are among them."""
+        for family in ("memory", "compress"):
+            if keys.get(family, getattr(self, family)) != getattr(self, family):
+                keys = {f"{family}_options": {}} | keys
+        return dataclasses.replace(self, **keys)
+
 
 @dataclass(frozen=True)
 class LMConfig:
@@ -196,6 +205,7 @@ class LMConfig:
     tie          the output layer shares the embedding's weights
     norm_eps     epsilon of RMSNorm
     layer        the keys of every mixing layer
+    layers       the number of a block (from 0, or from -1 backwards; text, as in JSON) -> keys that differ in its layer
     """
 
     vocab_size: int
@@ -206,6 +216,7 @@ class LMConfig:
     mlp_dim: int | None = None
     tie: bool = True
     norm_eps: float = 1e-6
+    layers: dict[str, dict[str, Any]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for key in ("vocab_size", "depth"):
@@ -225,10 +236,69 @@ class LMConfig:
             f"pattern={self.pattern!r} must be made of the letters m (memory), w (window) and a (attention), for example 'mmw'",
         )
         _require(len(letters) <= self.depth, f"pattern={self.pattern!r} has more letters than depth={self.depth} has blocks")
+        object.__setattr__(self, "layers", self._checked_layers())
+        some = range(min(self.depth, len(letters) * (len(self.layers) + 1)))  # among these every letter has an unchanged block
         _require(
-            self.layer.window > 0 or "w" not in letters,
+            all(self._changed.get(i, self.layer).window > 0 for i in {*some, *self._changed} if letters[i % len(letters)] == "w"),
             "window=0 leaves a window layer (w) with nothing to see; set a window of at least 1, or another pattern",
         )
+
+    def _checked_layers(self) -> dict[str, dict[str, Any]]:
+        """`layers` with text for the numbers of blocks, and without blocks in which nothing differs; ConfigError."""
+        given, found, seen = self.layers, {}, {}
+        _require(
+            isinstance(given, dict) and all(isinstance(keys, dict) for keys in given.values()),
+            f'layers={given!r} must map numbers of blocks to keys of their layers, for example {{"0": {{"window": 64}}}}',
+        )
+        names = {f.name for f in fields(LayerConfig)}
+        for number, keys in given.items():
+            block = str(number)
+            _require(
+                re.fullmatch("-?[0-9]{1,9}", block) is not None and -self.depth <= int(block) < self.depth,
+                f"layers has no block {number!r}; number them from 0 to {self.depth - 1}, or backwards from -1 to -{self.depth}",
+            )
+            at = int(block) % self.depth
+            _require(at not in seen, f"layers[{block!r}] and layers[{seen.get(at)!r}] are the same block; join them")
+            seen[at] = block
+            _require("d_model" not in keys, f"layers[{block!r}] sets d_model, which is one for all blocks; leave it out there")
+            _known(keys, names, f"layers[{block!r}]")
+            try:
+                self.layer.changed(keys)
+            except ConfigError as error:
+                raise ConfigError(f"layers[{block!r}]: {error}") from None
+            if keys:
+                found[str(int(block))] = dict(keys)
+        return found
+
+    @cached_property
+    def _changed(self) -> dict[int, LayerConfig]:
+        return {int(number) % self.depth: self.layer.changed(keys) for number, keys in self.layers.items()}
+
+    @cached_property
+    def layer_configs(self) -> tuple[LayerConfig, ...]:
+        """The layer of each block: `layer`, with what `layers` changes."""
+        return tuple(self._changed.get(i, self.layer) for i in range(self.depth))
+
+    @property
+    def memory_layers(self) -> list[LayerConfig]:
+        """The layers of the blocks that have a memory."""
+        return [layer for kind, layer in zip(self.kinds, self.layer_configs, strict=True) if kind == "memory"]
+
+    @property
+    def phases(self) -> int:
+        """How many phases a row may have: the writes of the shortest segment."""
+        return min(layer.segment // layer.rate for layer in self.memory_layers or [self.layer])
+
+    @property
+    def widest_window(self) -> int:
+        """Tokens that the block with the widest window sees exactly."""
+        return max(layer.window for layer in self.layer_configs)
+
+    @property
+    def differences(self) -> str:
+        """What differs in some blocks, for people: "; block 0: memory titans, window 32", or nothing."""
+        told = [(n, ", ".join(f"{key} {value}" for key, value in keys.items())) for n, keys in self.layers.items()]
+        return "".join(f"; block {number}: {keys}" for number, keys in told)
 
     @property
     def kinds(self) -> list[str]:
@@ -246,8 +316,8 @@ class LMConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All keys, flat, ready for JSON."""
-        out = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "layer"}
-        return out | dataclasses.asdict(self.layer)
+        out = dataclasses.asdict(self)
+        return out | out.pop("layer")
 
     @classmethod
     def from_dict(cls, keys: dict[str, Any]) -> LMConfig:

@@ -25,6 +25,21 @@ def mlp(cfg: Config, w: Weights, x_D: Tensor) -> Tensor:
     return w["down.weight"] @ hidden
 
 
+def block_configs(cfg: Config) -> list[Config]:
+    """The layer's keys of each block: `layers` changes some, by number from the first or (negative) from behind the last.
+
+    Another memory or compressor without options of its own does not take over those of the one it replaces.
+    """
+    configs = []
+    for i in range(cfg["depth"]):
+        changed = {**cfg.get("layers", {}).get(str(i), {}), **cfg.get("layers", {}).get(str(i - cfg["depth"]), {})}
+        for family in ("memory", "compress"):
+            if changed.get(family, cfg[family]) != cfg[family]:
+                changed.setdefault(f"{family}_options", {})
+        configs.append({**cfg, **changed})
+    return configs
+
+
 class Reader:
     """One row of the model's state."""
 
@@ -33,7 +48,8 @@ class Reader:
         pattern = cfg["pattern"].replace(" ", "")
         kinds = [KINDS[pattern[i % len(pattern)]] for i in range(cfg["depth"])]
         self.blocks = [below(w, f"blocks.{i}.") for i in range(cfg["depth"])]
-        self.rows = [Row(cfg, below(b, "mix."), phase, kind) for b, kind in zip(self.blocks, kinds, strict=True)]
+        made = zip(block_configs(cfg), self.blocks, kinds, strict=True)
+        self.rows = [Row(layer, below(b, "mix."), phase, kind) for layer, b, kind in made]
 
     def step(self, token: int) -> Tensor:
         """Logits [vocabulary] after the next token."""

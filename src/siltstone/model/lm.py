@@ -25,7 +25,7 @@ class LM(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.embed = nn.Embedding(cfg.vocab_size, cfg.layer.d_model)
-        self.blocks = nn.ModuleList(Block(cfg, kind) for kind in cfg.kinds)
+        self.blocks = nn.ModuleList(Block(cfg, *made) for made in zip(cfg.kinds, cfg.layer_configs, strict=True))
         self.norm = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
         self.unembed = None if cfg.tie else nn.Linear(cfg.layer.d_model, cfg.vocab_size, bias=False)
         self._initialise()
@@ -52,11 +52,11 @@ class LM(nn.Module):
 
     def init_state(self, batch: int, phase: Any = None) -> LMState:
         """Rows that have seen nothing. phase [batch], in writes: how much earlier than `segment` the first cut comes."""
-        return entry.init_state(self.cfg.layer, [b.mix for b in self._layers], batch, phase)
+        return entry.init_state(self.cfg.phases, [b.mix for b in self._layers], batch, phase)
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
         """A state from `state.tensors()` and `state.meta()`; ValueError where they do not fit this model."""
-        return entry.load_state(self.cfg.layer, [b.mix for b in self._layers], tensors, meta)
+        return entry.load_state(self.cfg.phases, [b.mix for b in self._layers], tensors, meta)
 
     def features(
         self,
