@@ -29,7 +29,10 @@ REST: dict[str, list[Any]] = dict(
     sinks=[0, 2],
     gate=["softmax", "sigmoid"],
     window=[3, 5, 0],
-    position=["rope", "none"],
+    position=["rope", "alibi", "none"],
+    kv_heads=[None, 1],
+    qk_norm=[False, True],
+    short_conv=[0, 3],
     phase=[0, 1],
     top_k=[1, 2],
     value_dim=[None, 3],
@@ -117,7 +120,8 @@ class Case:
         delay = "" if f["write_delay"] == "window" else "-at_once"
         names = f"{f['memory']}-{f['cache']}-{f['start']}-{f['segments'][:3]}-{f['gate'][:4]}-{f['position']}"
         batch = f"-o{f['variant']}-c{f['block']}"
-        pool = f"{f['compress'][:4]}{f['rate']}x{f['group']}"
+        exact = f"{'-qk' if f['qk_norm'] else ''}-g{f['kv_heads'] or 2}-h{f['short_conv']}"
+        pool = f"{f['compress'][:4]}{f['rate']}x{f['group']}{exact}"
         routes = f"-{f['router'][:3]}-{f['gate_distance'][:3]}-{f['budget']}"
         return f"{names}-w{f['window']}{delay}-{pool}-s{f['sinks']}-p{f['phase']}-k{f['top_k']}-v{f['value_dim']}{batch}{routes}"
 
@@ -132,12 +136,9 @@ def allowed(f: dict[str, Any]) -> bool:
     every = f["rate"] * f["group"]
     if f["window"] == 0 and (f["write_delay"] == "window" or f["sinks"] > 0 or every > 1):
         return False
-    if (
-        every > 2
-        and f["router"] != "mean"
-        or f["memory"] in INNER
-        and options(f["memory"], f["variant"])["inner_batch"] % f["group"]
-    ):
+    if every > 2 and f["router"] != "mean":
+        return False
+    if f["memory"] in INNER and options(f["memory"], f["variant"])["inner_batch"] % f["group"]:
         return False
     if f["phase"] >= 4 // every or (f["compress"] == "identity") != (f["rate"] == 1):
         return False
@@ -151,6 +152,9 @@ def allowed(f: dict[str, Any]) -> bool:
 def pairs(f: dict[str, Any]) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
     """The pairs of values that a case puts to the test; values without an effect do not count."""
     live = dict(f)
+    if f["window"] == 0:
+        for name in ("position", "kv_heads", "qk_norm"):
+            live.pop(name)
     if f["cache"] == "none":
         for name in ("start", "segments", "phase", "budget"):
             live.pop(name)

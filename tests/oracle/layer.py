@@ -25,6 +25,7 @@ class Row:
         self.asked: Asked | None = None
         self.sinks: list[Token] = []
         self.window: list[Token] = []
+        self.recent: list[Tensor] = []  # inputs that the short convolution still reaches, the newest first
         self.pending: list[Token] = []
         self.bank = None
         if kind == "memory":
@@ -37,8 +38,14 @@ class Row:
         self.window = [(j + offset, x) for j, x in self.window]
         self.pending = [(j + offset, x) for j, x in self.pending]
 
+    def convolved(self, x_D: Tensor) -> Tensor:
+        """x_t + sum_i a_i x_{t-i}, with nothing before the row's first token: what all of the layer sees instead of x_t."""
+        width = self.cfg.get("short_conv", 0)
+        self.recent = [x_D, *self.recent][:width]
+        return x_D + sum((a_D * x for a_D, x in zip(self.w["conv.taps"], self.recent, strict=False)), torch.zeros_like(x_D))
+
     def push(self, x_D: Tensor) -> None:
-        """Into the window; what leaves it (or the token itself, without a delay) joins pending; when enough are, they are written."""
+        """Into the window; what leaves it (without a delay: this token) joins pending; when enough are, they are written."""
         delayed = self.cfg["write_delay"] == "window"
         token = (self.t, x_D)
         if self.t < self.cfg["sinks"]:
@@ -63,10 +70,12 @@ class Row:
 
     def step(self, x_D: Tensor) -> Tensor:
         """y [D] of the next token."""
+        if self.cfg.get("short_conv", 0):
+            x_D = self.convolved(x_D)
         self.push(x_D)
         heads_HV = torch.zeros((), dtype=x_D.dtype)
         if self.kind == "attention" or self.cfg["window"] > 0:
-            heads_HV = heads_HV + attend(self.cfg, self.w["window.qkv.weight"], x_D, self.t, self.sinks, self.visible())
+            heads_HV = heads_HV + attend(self.cfg, self.w, x_D, self.t, self.sinks, self.visible())
         if self.bank is not None:
             out_HV = torch.zeros(self.memory.H, self.memory.V, dtype=x_D.dtype)
             if self.bank.count > 0:

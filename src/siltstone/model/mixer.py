@@ -28,19 +28,22 @@ from . import one, reading
 from .context import Context
 from .plan import ENDLESS, Geometry, Plan
 from .routing import Lead, Routing
+from .short_conv import ShortConv
 from .window import Ring, WindowAttention, WindowState
 
 
 @dataclass
 class LayerState(State):
     """window: rings; input [B, delay + rate - 1, D]: tokens still to be written; online: the memory; bank: sealed states;
-    summary [B, J, U]: sums of the online segment's routing keys, a sub-block each."""
+    summary [B, J, U]: sums of the online segment's routing keys, a sub-block each; conv [B, width - 1, D]: what a short
+    convolution still reaches."""
 
     window: WindowState | None
     input: Tensor
     online: State
     bank: reading.AnyBank | None
     summary: Tensor | None
+    conv: Tensor | None = None
 
 
 class Mixer(nn.Module):
@@ -67,6 +70,7 @@ class Mixer(nn.Module):
             align=max(1, rule.align(options) // cfg.group),
             chunk=max(1, self.memory.chunk // cfg.group),
         )
+        self.conv = ShortConv(cfg)
         self.window = WindowAttention(cfg, self.geo) if cfg.window else None
         self.norm = nn.Parameter(torch.full((cfg.heads, cfg.val_dim), 0.1))
         self.out = nn.Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
@@ -101,15 +105,17 @@ class Mixer(nn.Module):
         online = self.memory.init(batch)
         summary = None if routing is None else self.memory.stages(online)[0].new_zeros(batch, *routing)
         window = self.window.init(batch) if self.window is not None else None
-        return LayerState(window, like.new_zeros(batch, self.geo.ring_input, cfg.d_model), online, bank, summary)
+        unwritten = like.new_zeros(batch, self.geo.ring_input, cfg.d_model)
+        return LayerState(window, unwritten, online, bank, summary, conv=self.conv.init(batch))
 
     def forward(self, x: Tensor, state: LayerState, context: Context) -> tuple[Tensor, LayerState]:
         """One call over runs."""
+        x, conv = self.conv(x, state.conv, context.runs)
         seen: Tensor | None = None
         window = None
         if self.window is not None and state.window is not None:
             seen, window = self.window(x, state.window, context)
-        after = LayerState(window, state.input, state.online, state.bank, state.summary)
+        after = LayerState(window, state.input, state.online, state.bank, state.summary, conv=conv)
         if one.possible(self, context):
             read = one.memory(self, x, state, after, context)
         else:
@@ -148,7 +154,7 @@ class Mixer(nn.Module):
                 keys = self.router.keys(c).unflatten(1, (-1, group)).mean(2)
                 context.lead = Lead(self.router, self.router.queries(x), keys, state.summary)
             assert context.lead is not None
-            route = Routing(context.lead, plan)
+            route = Routing(context.lead, plan, self.router.softmax)
             after.summary = None if state.summary is None else route.sums[every, last]
         z = plan.query_take(self.memory.queries(x)).unflatten(1, (pieces, -1)).transpose(2, 3)
         if state.bank is None:

@@ -199,7 +199,7 @@ class Plan:
 
     @cached_property
     def update_window(self) -> Take:
-        """Means over the window [R, ring_input + T - W + 1], as history and call move through it -> those at each write [R, M]."""
+        """Means of W tokens in a row, [R, ring_input + T - W + 1] of history and call -> the window's at each write [R, M]."""
         token = self.geo.sinks + (self.writes0[:, None] + np.arange(1, self.most + 1)) * self.geo.rate
         first = token - self.runs.clock.position[:, None] + self.geo.ring_input  # the window begins where the block ends
         return Take(np.clip(first, 0, self.geo.ring_input + self.runs.width - self.geo.window), self)

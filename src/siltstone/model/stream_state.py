@@ -13,7 +13,6 @@ from torch import Tensor
 from ..cache.bank import Bank
 from ..cache.bounded import Bounded
 from ..cache.logarithmic import Slots
-from ..config import LayerConfig
 from ..state import State, Store
 from .attention import AttentionState
 from .mixer import LayerState
@@ -71,11 +70,12 @@ class LMState:
         return sum(x.nbytes for x in self.layers)
 
     def parts(self) -> dict[str, int]:
-        """Live bytes by part: window, memory, checkpoints, routing, attention."""
+        """Live bytes by part: window (with all other inputs that are kept), memory, checkpoints, routing, attention."""
         out: dict[str, int] = {part: 0 for part in ("window", "memory", "checkpoints", "routing", "attention")}
         for layer in self.layers:
             if isinstance(layer, AttentionState):
-                out["attention"] += layer.nbytes
+                out["attention"] += layer.cache.nbytes
+                out["window"] += layer.nbytes - layer.cache.nbytes
             elif isinstance(layer, WindowedState):
                 out["window"] += layer.nbytes
             elif isinstance(layer, LayerState):
@@ -122,7 +122,7 @@ class LMState:
         return {"position": self.position.tolist(), "phase": self.phase.tolist(), "counts": counts}
 
 
-def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cfg: LayerConfig, mixers: Sequence[Any]) -> LMState:
+def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], phases: int, mixers: Sequence[Any]) -> LMState:
     """Fill an empty state of the right number of rows with saved tensors.
 
     Raises ValueError where they do not fit the model, or each other: a bank must hold what its position implies.
@@ -173,8 +173,8 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
         return state.map(leaf)
 
     out = LMState(Clock(*clock), tuple(layer(i, s) for i, s in enumerate(empty.layers)))
-    if (out.phase >= cfg.updates).any():
-        raise ValueError(f"phase must be below {cfg.updates}, the writes of a segment")
+    if (out.phase >= phases).any():
+        raise ValueError(f"phase must be below {phases}, the writes of a segment")
     for i, (state, mixer) in enumerate(zip(out.layers, mixers, strict=True)):
         if not _agrees(state, mixer, out.clock):
             raise ValueError(f"layer {i} does not hold what position {out.position.tolist()} implies")

@@ -64,18 +64,18 @@ class Timeline:
 
 def kv_cache_bytes(cfg: LMConfig, tokens: int, element_size: int) -> int:
     """Bytes that keys and values of `tokens` tokens take in a transformer of the same depth, heads and widths."""
-    return cfg.depth * cfg.layer.heads * (cfg.layer.key_dim + cfg.layer.val_dim) * element_size * tokens
+    return sum(layer.key_heads * (layer.key_dim + layer.val_dim) for layer in cfg.layer_configs) * element_size * tokens
 
 
 def growth(cfg: LMConfig) -> str:
     """How a session's state grows with its position t (C tokens a segment)."""
     if "attention" in cfg.kinds:
         return "O(t): the pattern has full attention layers"
-    if "memory" not in cfg.kinds or cfg.layer.cache == "none":
-        return "O(1): nothing is sealed"
-    if cfg.layer.segments == "logarithmic":
-        return "O(log t): logarithmic segments"
-    return f"O(t/C): one checkpoint every C = {cfg.layer.segment} tokens"
+    sealing = [layer for layer in cfg.memory_layers if layer.cache != "none"]
+    constant = [layer.segment for layer in sealing if layer.segments == "constant"]
+    if constant:
+        return f"O(t/C): one checkpoint every C = {min(constant)} tokens"
+    return "O(log t): logarithmic segments" if sealing else "O(1): nothing is sealed"
 
 
 def sealed(cfg: LayerConfig, position: int, phase: int = 0) -> int:
