@@ -27,7 +27,7 @@ def with_slots(tensors: dict[str, Tensor], slots: int) -> dict[str, Tensor]:
     """Banks with logarithmic segments grown to so many slots, of zeros."""
     out = dict(tensors)
     for name, t in tensors.items():
-        if ".bank." in name:
+        if ".bank." in name and not name.endswith(".fades.online"):
             axis = 2 if ".stages." in name else 1
             shape = [n if i != axis else slots - n for i, n in enumerate(t.shape)]
             out[name] = torch.cat([t, t.new_zeros(shape)], axis)

@@ -50,6 +50,7 @@ class Memory(nn.Module):
     stages_count     how many matrices a read passes through
     read_is_linear   whether blending weights equals blending outputs
     adds_up          whether what several states hold beyond the first one adds up, as in merged checkpoints
+    merges           shape of a write's log decays, where writes do no more than S <- e^f S + ... to a matrix; else None
     chunk            write slots that a scan handles as one block
     """
 
@@ -58,6 +59,7 @@ class Memory(nn.Module):
     stages_count: ClassVar[int] = 1
     read_is_linear: bool = True
     adds_up: ClassVar[bool] = True
+    merges: tuple[int, ...] | None = None
     chunk: int = 64
 
     def __init__(self, cfg: LayerConfig, options: Any):
@@ -112,6 +114,10 @@ class Memory(nn.Module):
             valid = (torch.arange(slots, device=first.device) == shift).expand(len(first), 1, slots)
         skip = torch.full((len(first), 1), shift, device=first.device)
         return self.scan({k: slot(v) for k, v in inputs.items()}, valid, skip, state).ends.map(lambda x: x[:, 0])
+
+    def fading(self, inputs: Inputs) -> Tensor:
+        """The log decays of each write, [..., *merges], for rules that merge."""
+        raise NotImplementedError(f"{type(self).__name__} has merges, and must define fading(inputs)")
 
     @abstractmethod
     def stages(self, state: State) -> tuple[Tensor, ...]:

@@ -166,7 +166,7 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], ph
                     raise ValueError(f"the counts of {name!r} do not fit its tensors")
                 return Store(leaves, x.axes, count)
             axis = None
-            if slots and ".bank." in name:
+            if slots and ".bank." in name and not name.endswith(".fades.online"):
                 axis = 2 if ".stages." in name else 1
             return fill(name, x, axis)
 
