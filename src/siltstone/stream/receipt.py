@@ -72,10 +72,12 @@ def growth(cfg: LMConfig) -> str:
     if "attention" in cfg.kinds:
         return "O(t): the pattern has full attention layers"
     sealing = [layer for layer in cfg.memory_layers if layer.cache != "none"]
-    constant = [layer.segment for layer in sealing if layer.segments == "constant"]
+    constant = [layer.segment for layer in sealing if layer.segments == "constant" and not layer.bounded]
     if constant:
         return f"O(t/C): one checkpoint every C = {min(constant)} tokens"
-    return "O(log t): logarithmic segments" if sealing else "O(1): nothing is sealed"
+    if any(layer.segments == "logarithmic" for layer in sealing):
+        return "O(log t): logarithmic segments"
+    return "O(1): a budget of checkpoints" if sealing else "O(1): nothing is sealed"
 
 
 def sealed(cfg: LayerConfig, position: int, phase: int = 0) -> int:
@@ -86,9 +88,15 @@ def sealed(cfg: LayerConfig, position: int, phase: int = 0) -> int:
     return (max(writes, 1) - 1 + phase) // cfg.updates
 
 
-def spans(cfg: LayerConfig, position: int, phase: int = 0) -> list[tuple[int, int]]:
-    """Tokens [first, end) that each live checkpoint of a memory layer covers, oldest first."""
+def spans(cfg: LayerConfig, position: int, phase: int = 0, kept: list[tuple[int, int]] | None = None) -> list[tuple[int, int]]:
+    """Tokens [first, end) that each live checkpoint of a memory layer covers, oldest first.
+
+    kept: with a budget, the last segment of each checkpoint and how many it holds, which depend on the text.
+    """
     number = sealed(cfg, position, phase)
+    if kept is not None:
+        ends = [[cfg.sinks + max(0, e * cfg.updates - phase) * cfg.every for e in (a + 1 - n, a + 1)] for a, n in kept[:number]]
+        return [(first, end) for first, end in ends]
     if cfg.segments == "constant":
         edges = list(range(number + 1))
     else:  # the binary digits of the number

@@ -139,12 +139,17 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     first = phase[0] if isinstance(phase, list) and phase and isinstance(phase[0], int) else 0
     position, memories = header["position"], cfg.memory_layers
     element = {"float64": 8, "float32": 4}.get(header["dtype"], 2)
-    if any(layer.segments == "constant" and sealed(layer, position, first) > size for layer in memories):
+    if any(layer.segments == "constant" and not layer.bounded and sealed(layer, position, first) > size for layer in memories):
         raise SessionCorrupt(f"{path} claims position {position}, and its {size} bytes cannot hold the checkpoints of that")
     banks: dict[tuple[tuple[int, int], ...], list[int]] = {}
     for block, (kind, layer) in enumerate(zip(cfg.kinds, cfg.layer_configs, strict=True)):
         if kind == "memory":
-            banks.setdefault(tuple(spans(layer, position, first)), []).append(block)
+            kept = None
+            if layer.bounded and layer.cache != "none":
+                names = (f"{_PREFIX}layers.{block}.bank.{leaf}" for leaf in ("last", "span"))
+                last, span = (tensors[name].flatten().tolist() if name in tensors else [] for name in names)
+                kept = list(zip(last, span, strict=False))
+            banks.setdefault(tuple(spans(layer, position, first, kept)), []).append(block)
     parts = {str(k): v for k, v in header["parts"].items() if isinstance(v, int)}
     parts["logits and sampler"] = sum(x.nbytes for name, x in tensors.items() if not name.startswith(_PREFIX))
     return {
