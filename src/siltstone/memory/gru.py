@@ -25,6 +25,9 @@ class GRU(FusedMemory):
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)
         self.gru = nn.GRU(cfg.d_model, self.heads * self.val_dim, batch_first=True)
+        keep = torch.linspace(3.0, 6.0, self.heads).repeat_interleave(self.val_dim)
+        with torch.no_grad():  # heads remember from about twenty to some hundred writes, and gradients reach as far
+            self.gru.get_parameter("bias_ih_l0")[len(keep) : 2 * len(keep)] = keep
 
     def run(self, token: Tensor, state: VectorState, count: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """See FusedMemory.run."""

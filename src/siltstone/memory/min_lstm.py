@@ -23,7 +23,7 @@ class MinLSTM(DiagonalMemory):
 
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options, 3)
-        spans = torch.linspace(1.5, 3.0, self.heads)
+        spans = torch.linspace(3.0, 6.0, self.heads)  # f + i = 1 to begin with, so that f is what is kept
         self.start_with(spans, -spans, torch.zeros(self.heads))
 
     def inputs(self, c: Tensor) -> Inputs:
