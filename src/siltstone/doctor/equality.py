@@ -84,9 +84,11 @@ def feed(model: LM, ids: Tensor, state: LMState | None, cuts: Sequence[int], don
 
 
 def _cuts(random: np.random.Generator, length: int) -> list[int]:
-    """Random places: some next to each other, and one twice, so that a call has no token at all."""
-    found = random.integers(0, length + 1, 3 + length // 64).tolist()
-    return sorted([*found, found[0], min(found[1] + 1, length)])
+    """Random places, two tokens apart at least; one stands twice, so that a call has no token at all."""
+    if length < 4:
+        return []
+    found = np.unique(2 * random.integers(1, length // 2, 3 + length // 64)).tolist()
+    return [found[0], *found]
 
 
 def chunks(r: Reading) -> tuple[Tensor, None]:

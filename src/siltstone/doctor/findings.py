@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..config import LMConfig
+from ..stream.receipt import sealed
 from .equality import Check
 
 STUCK = 0.9  # share of saturated gates
@@ -27,6 +28,15 @@ _MENDS = {
     "after a session file": "the state keeps something that its tensors do not hold",
     "after state.tensors()": "the state keeps something that its tensors do not hold",
 }
+_CAUSES = {
+    "padding on the left": ["calls of random lengths"],
+    "padding on the right": ["calls of random lengths"],
+    "padding between tokens": ["calls of random lengths"],
+    "a row of a batch": ["calls of random lengths"],
+    "after a fork": ["calls of random lengths", "a token a call"],
+    "after a session file": ["calls of random lengths", "a token a call"],
+    "after state.tensors()": ["calls of random lengths", "a token a call"],
+}  # ways that read in such calls too
 _ROUNDING = "float64 agrees, so this is rounding that grows: look for very large weights or gates, and lower lr or clip"
 _STUCK = (
     "the cache does not choose any more, and no gradient passes through its gates: look at router.bias, router.online and "
@@ -59,7 +69,7 @@ def all_findings(
     cfg: LMConfig, checks: Sequence[Check], gates: Sequence[dict[str, Any]], gradient: dict[str, Any]
 ) -> list[Finding]:
     """The findings on a model, the worst first."""
-    found = [*_equality(checks), *_gates(cfg, gates), *_gradient(cfg, gradient)]
+    found = [*_equality(checks), *_short(cfg, checks), *_gates(cfg, gates), *_gradient(cfg, gradient)]
     return sorted(found, key=lambda f: ("failure", "warning", "ok").index(f.level))
 
 
@@ -70,17 +80,23 @@ def recent(cfg: LMConfig) -> int:
 
 
 def _equality(checks: Sequence[Check]) -> Iterator[Finding]:
-    exact = {c.way for c in checks if c.dtype == "float64" and c.ok}
+    bad: dict[str, Check] = {c.way: c for c in checks if not c.ok}  # of two number formats that fail, the exacter
+    for c in bad.values():
+        exact = any(o.way == c.way and o.ok for o in checks)
+        yield Finding("failure", "equality", f"{c.way} ({c.dtype}{' alone' * exact}): {_apart(c)}", _mend(c, exact, bad))
     for dtype in dict.fromkeys(c.dtype for c in checks):
         mine = [c for c in checks if c.dtype == dtype]
-        bad = [c for c in mine if not c.ok]
-        for c in bad:
-            yield Finding("failure", "equality", f"{c.way} ({dtype}): {_apart(c)}", _mend(c, exact))
-        if not bad:
-            most = max(c.difference for c in mine)
-            text = f"{len(mine)} ways of reading agree in {dtype} to {most:.1e} (allowed {mine[0].tolerance:.0e})"
+        if all(c.ok for c in mine):
+            text = f"{len(mine)} ways of reading agree in {dtype} to {max(c.difference for c in mine):.1e}"
             ties = f"; compared before token {mine[0].tokens}, at which a sparse choice hangs on rounding"
-            yield Finding("ok", "equality", text + ties * (mine[0].tokens < mine[0].of))
+            yield Finding("ok", "equality", f"{text} (allowed {mine[0].tolerance:.0e}){ties * (mine[0].tokens < mine[0].of)}")
+
+
+def _short(cfg: LMConfig, checks: Sequence[Check]) -> Iterator[Finding]:
+    """A text that hardly comes to a segment's end says little."""
+    if checks and "memory" in cfg.kinds and cfg.layer.cache != "none" and (cuts := sealed(cfg.layer, checks[0].of)) < 2:
+        text = f"only {checks[0].of} tokens were read, which cross {cuts} segment cut{'s' * (cuts != 1)}"
+        yield Finding("warning", "equality", text, _LONGER)
 
 
 def _apart(c: Check) -> str:
@@ -91,10 +107,15 @@ def _apart(c: Check) -> str:
     return "the restored state does not go on with the same bits"
 
 
-def _mend(c: Check, exact: set[str]) -> str:
+def _mend(c: Check, exact: bool, bad: Mapping[str, Check]) -> str:
     if math.isnan(c.difference):
         return "weights or an update overflow: take an earlier checkpoint, and train on with a lower lr"
-    return _ROUNDING if c.dtype == "float32" and c.way in exact else _MENDS[c.way]
+    if exact and c.dtype == "float32":
+        return _ROUNDING
+    for cause in _CAUSES.get(c.way, ()):
+        if cause in bad and c.same_bits is not False:
+            return f"this follows from {cause!r}"
+    return _MENDS[c.way]
 
 
 def _gates(cfg: LMConfig, gates: Sequence[dict[str, Any]]) -> Iterator[Finding]:

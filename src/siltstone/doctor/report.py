@@ -25,7 +25,8 @@ def page(record: Record) -> str:
     """The whole page, as text."""
     facts, levels = record.facts, [f.level for f in record.findings]
     name, bad, odd = facts.get("run", "a model"), levels.count("failure"), levels.count("warning")
-    verdict = f"{_count(bad, 'failure')}, {_count(odd, 'warning')}" if bad else _count(odd, "warning") if odd else "nothing amiss"
+    counted = [_count(n, what) for n, what in ((bad, "failure"), (odd, "warning")) if n]
+    verdict = ", ".join(counted) or "nothing amiss"
     title = f"Examination of {name}: {verdict}"
     parts = [
         f"<h1>{escape(title)}</h1>",
