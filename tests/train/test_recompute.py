@@ -71,7 +71,7 @@ def test_results_and_gradients_are_the_same(keys: dict[str, Any], flags: str) ->
         if tokens is None:
             hidden, after = lm.features(ids, before, mask, reset)
         else:
-            hidden, after = recompute.features(lm, ids, before, reset, mask, tokens)
+            hidden, after = recompute.features(lm, ids, before, reset, tokens, mask)
         later, _ = lm.features(ids.flip(1), after)  # the state is the same as well, and so are gradients through it
         both = torch.cat([hidden, later], 1)
         grads = torch.autograd.grad((both * probe).sum(), list(lm.parameters()), materialize_grads=True)

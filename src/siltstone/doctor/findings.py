@@ -40,7 +40,7 @@ _CAUSES = {
 _ROUNDING = "float64 agrees, so this is rounding that grows: look for very large weights or gates, and lower lr or clip"
 _STUCK = (
     "the cache does not choose any more, and no gradient passes through its gates: look at router.bias, router.online and "
-    "router.log_scale, train with a lower lr or clip, or set gate=softmax"
+    "router.log_scale, and train with a lower lr or clip"
 )
 _REACH = (
     "raise the biases of the rule's decay so that it forgets more slowly, set a shorter segment, or start=carry instead of "
@@ -110,12 +110,12 @@ def _apart(c: Check) -> str:
 def _mend(c: Check, exact: bool, bad: Mapping[str, Check]) -> str:
     if math.isnan(c.difference):
         return "weights or an update overflow: take an earlier checkpoint, and train on with a lower lr"
+    if c.same_bits is False:
+        return _MENDS[c.way]
     if exact and c.dtype == "float32":
         return _ROUNDING
-    for cause in _CAUSES.get(c.way, ()):
-        if cause in bad and c.same_bits is not False:
-            return f"this follows from {cause!r}"
-    return _MENDS[c.way]
+    causes = [cause for cause in _CAUSES.get(c.way, ()) if cause in bad]
+    return f"this follows from {causes[0]!r}" if causes else _MENDS[c.way]
 
 
 def _gates(cfg: LMConfig, gates: Sequence[dict[str, Any]]) -> Iterator[Finding]:
@@ -125,9 +125,7 @@ def _gates(cfg: LMConfig, gates: Sequence[dict[str, Any]]) -> Iterator[Finding]:
     for g in gates:
         name = f"layer {g['layer']} ({g['cache']}, {g['gate']})"
         if not g["tokens"]:
-            yield Finding(
-                "warning", "gates", f"{name}: no token had a checkpoint to read", "give a longer text, or more --tokens"
-            )
+            yield Finding("warning", "gates", f"{name}: no token had a checkpoint to read", _LONGER)
             continue
         share, softmax = g["saturated"], g["gate"] == "softmax"
         choice = None if g["entropy"] is None else g["entropy"] / g["entropy_limit"]
@@ -137,7 +135,8 @@ def _gates(cfg: LMConfig, gates: Sequence[dict[str, Any]]) -> Iterator[Finding]:
             yield Finding("warning", "gates", text, _STUCK)
         elif share > STUCK:
             kind = "largest weight above 0.98" if softmax else f"{g['open']:.1%} stuck open, {g['shut']:.1%} shut"
-            yield Finding("warning", "gates", f"{name}: {share:.1%} of the gates are saturated ({kind}){entropy}", _STUCK)
+            advice = _STUCK if softmax else f"{_STUCK}, or set gate=softmax"
+            yield Finding("warning", "gates", f"{name}: {share:.1%} of the gates are saturated ({kind}){entropy}", advice)
         elif choice is not None and choice > ALIKE and max(g["spread_by_head"]) < STILL:
             text = f"{name}: all checkpoints get the same weight from every token{entropy}"
             yield Finding("warning", "gates", text, "the router has not learnt to choose: train longer, on longer rows (--span)")
@@ -154,9 +153,7 @@ def _unread(name: str, g: dict[str, Any]) -> Iterator[Finding]:
     unread = [f"{a} to {b}" for (a, b), share in used.items() if share < UNREAD]
     if unread and max(used.values()) >= UNREAD:
         text = f"{name}: checkpoints aged {', '.join(unread)} segments are read by less than {UNREAD:.0%}"
-        yield Finding(
-            "warning", "gates", text, "train on longer rows (--span), or keep fewer: a longer segment, segments=logarithmic"
-        )
+        yield Finding("warning", "gates", text, _READ)
 
 
 def _gradient(cfg: LMConfig, gradient: dict[str, Any]) -> Iterator[Finding]:

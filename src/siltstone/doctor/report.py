@@ -30,7 +30,7 @@ def page(record: Record) -> str:
     title = f"Examination of {name}: {verdict}"
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="soft">{escape(facts["model"])}. {escape(facts.get("text", ""))}. {escape(facts["machine"])}.</p>',
+        f'<p class="soft">{escape(". ".join(facts[key] for key in ("model", "text", "machine") if key in facts))}.</p>',
         _findings(record),
         _equality(record),
         _gates(record),

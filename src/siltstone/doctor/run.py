@@ -97,13 +97,11 @@ def examine(
     tokens   how many each part reads (default: see `lengths`)
     Raises InputError for a text that is too short. The model itself is not changed.
     """
+    wanted = tokens_wanted(model.cfg, tokens)
     if len(ids) < LEAST:
-        raise InputError(
-            f"the text has {len(ids)} tokens; give one of {LEAST} at least, and best of {tokens_wanted(model.cfg):,}"
-        )
+        raise InputError(f"the text has {len(ids)} tokens; give one of {LEAST} at least, and best of {wanted:,}")
     steps, record = steps or Steps(quiet=True), Record()
-    model = copy.deepcopy(model).eval().requires_grad_(False)
-    exact = copy.deepcopy(model).double()
+    exact = copy.deepcopy(model).double().requires_grad_(False)
     row = torch.as_tensor(np.asarray(ids), dtype=torch.long, device=model.embed.weight.device)[None]
     one, many, far = (min(n, row.shape[1]) for n in lengths(model.cfg, tokens))
     for lm in (model, exact):

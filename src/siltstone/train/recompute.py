@@ -34,8 +34,8 @@ def features(
     ids: Tensor,
     state: LMState | None = None,
     reset: Tensor | None = None,
-    mask: Tensor | None = None,
     tokens: int | None = None,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, LMState]:
     """`model.features` in calls of `tokens` tokens (default: a segment), each of them run again in the backward pass.
 
