@@ -92,7 +92,8 @@ def _dtype(model: LM) -> str:
     return str(model.embed.weight.dtype).removeprefix("torch.")
 
 
-def _model(cfg: LMConfig) -> str:
+def described_model(cfg: LMConfig) -> str:
+    """A model in a line of words."""
     layer, kinds = cfg.layer, "".join(kind[0] for kind in cfg.kinds)
     return (
         f"{cfg.depth} blocks ({kinds}), d_model {layer.d_model}, {layer.memory} memory, {layer.cache} cache, "
@@ -164,7 +165,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "growth": growth(cfg),
         "kv_cache_bytes": kv_cache_bytes(cfg, position, element),
         "dtype": header["dtype"],
-        "model": _model(cfg),
+        "model": described_model(cfg),
         "config": cfg.to_dict(),
         "weights": header["model"]["weights"],
         "tokenizer": header["tokenizer"],
