@@ -1,11 +1,12 @@
 # make demo   the main job on real text, in a browser-ready report     make lint   ruff and pyright
 # make test   the whole suite                                          make docs   the generated pages
-# make bench  the speed table                                          make clean  forget .venv and what was built
+# make bench  the speed table                                          make soak   a million tokens through every update rule
+# make clean  forget .venv and what was built
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench soak docs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo.stamp
@@ -21,6 +22,9 @@ lint: .venv/dev.stamp
 
 bench: .venv/bench.stamp
 	$(BIN)/siltstone bench
+
+soak: .venv/base.stamp
+	$(BIN)/python tools/soak.py $(ARGS)
 
 docs: .venv/dev.stamp
 	$(BIN)/python tools/cli_page.py

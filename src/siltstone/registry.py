@@ -59,6 +59,16 @@ def options(cls: Any, given: dict[str, Any]) -> Any:
     return cls.Options(**given)
 
 
+def settings(family: str) -> list[tuple[str, dict[str, Any]]]:
+    """Every member's name and options: the defaults ({}), and the variants that it names."""
+    return [(name, options) for name, cls in members(family).items() for options in ({}, *getattr(cls, "variants", ()))]
+
+
+def label(name: str, options: dict[str, Any]) -> str:
+    """`("gated", {"decay": "channel"})` -> `"gated, decay=channel"`; true values are named alone."""
+    return ", ".join([name, *(key if value is True else f"{key}={value}" for key, value in options.items())])
+
+
 def described(family: str) -> list[dict[str, Any]]:
     """Every member's name, the first line of its file, and its options with their defaults."""
     found = []

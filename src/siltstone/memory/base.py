@@ -47,10 +47,14 @@ class Memory(nn.Module):
     stages_count     how many matrices a read passes through
     read_is_linear   whether blending weights equals blending outputs
     chunk            write slots that a scan handles as one block
+    bounded          whether bounded inputs keep the state bounded, however many there are
+    variants         settings of the options, besides the defaults, that tables and long runs show too
     """
 
     name: ClassVar[str]
     Options: ClassVar[type] = NoOptions
+    bounded: ClassVar[bool] = True
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ()
     stages_count: ClassVar[int] = 1
     read_is_linear: bool = True
     chunk: int = 64

@@ -76,6 +76,7 @@ class Deep(Memory):
 
     name: ClassVar[str] = "deep"
     Options = DeepOptions
+    bounded: ClassVar[bool] = False
     stages_count: ClassVar[int] = 2
     read_is_linear = False
 

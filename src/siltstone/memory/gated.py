@@ -55,6 +55,7 @@ class Gated(GatedMatrixMemory):
 
     name: ClassVar[str] = "gated"
     Options = GatedOptions
+    variants = ({"decay": "channel"},)
 
     def __init__(self, cfg: LayerConfig, options: GatedOptions):
         self.decays = options.decay == "head"

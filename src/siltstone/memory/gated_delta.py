@@ -50,6 +50,7 @@ class GatedDelta(GatedMatrixMemory):
 
     name: ClassVar[str] = "gated_delta"
     Options = DeltaOptions
+    variants = ({"negative": True},)
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: DeltaOptions) -> None:

@@ -36,6 +36,8 @@ class Linear(MatrixMemory):
 
     name: ClassVar[str] = "linear"
     Options = LinearOptions
+    bounded: ClassVar[bool] = False
+    variants = ({"feature": "elu", "normalise": True},)
 
     def __init__(self, cfg: LayerConfig, options: LinearOptions):
         super().__init__(cfg, options)

@@ -59,6 +59,7 @@ class Titans(Deep):
     """S <- eta S - theta grad L(W_base), W <- (1 - alpha) W + S."""
 
     name: ClassVar[str] = "titans"
+    bounded: ClassVar[bool] = True
 
     def __init__(self, cfg: LayerConfig, options: DeepOptions):
         super().__init__(cfg, options)
