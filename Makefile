@@ -28,6 +28,8 @@ soak: .venv/base.stamp
 
 docs: .venv/dev.stamp
 	$(BIN)/python tools/cli_page.py
+	$(BIN)/python tools/family_toys.py
+	$(BIN)/python tools/family_page.py
 
 clean:
 	rm -rf .venv build dist src/siltstone.egg-info

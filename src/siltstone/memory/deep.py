@@ -8,6 +8,13 @@ with the gradient taken at the weights in force at the last multiple of `inner_b
 (inner_batch = 1: at the current weights). Inside such a batch the steps add up, so that reads are chunk-parallel.
 Source: arXiv 2602.24281, section 4 (DLA); the chunked inner gradient as in arXiv 2407.04620.
 State: 2 * H * K * F floats (and as many again for the batch's base weights), F = expansion * K.
+Cost: 6 * H * K * F.
+
+For: more pairs a head than K, in segments that restart.
+Can: recall through a nonlinear map, with F hidden units to tell keys apart.
+Cannot: forget or replace: writes to a key add up. What is written once makes the next write of its like larger, so that the
+weights of a long segment grow exponentially; keep segments short, and `rate` small. It sees no write of its own inner batch
+when it takes a gradient.
 """
 
 from __future__ import annotations
