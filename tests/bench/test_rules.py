@@ -51,12 +51,13 @@ def test_attention_is_causal_and_has_as_many_heads() -> None:
     assert rules.alone("gated", {}).cfg.heads == rules.HEADS
 
 
-@pytest.mark.parametrize(("package", "rows"), [("memory_caching", 4), ("titans_pytorch", 2)])
-def test_a_rival_that_is_not_installed_is_named(package: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("package", "aims"), [("memory_caching", 4), ("titans_pytorch", 1)])
+def test_a_rival_that_is_not_installed_is_named(package: str, aims: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     measure = rules.against_package if package == "memory_caching" else rules.against_titans_pytorch
     found = list(measure(1, 1, 512))
-    assert len(found) == rows and all("siltstone[bench]" in row.note and row.target and row.reached is None for row in found)
+    assert all("siltstone[bench]" in row.note and row.reached is None for row in found)
+    assert sum(row.target is not None for row in found) == aims
 
 
 def test_the_memories_of_the_package_are_as_wide_as_ours() -> None:

@@ -31,7 +31,8 @@ def tool(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_every_member_says_all_there_is_to_say(tool) -> None:
-    assert not tool("family_page").lacking()
+    lacking = tool("family_page").lacking()
+    assert not lacking, "\n".join(lacking)
 
 
 def test_the_page_and_its_pictures_are_up_to_date(tool) -> None:
