@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import siltstone as st
 from siltstone import registry
 from siltstone.errors import ConfigError
-from siltstone.io.atomic import write_json
+from siltstone.io.atomic import write_text
 
 PATH = Path(__file__).resolve().parent.parent / "docs" / "family" / "toys.json"
 STEPS = 400
@@ -197,6 +197,15 @@ def rounded(x: Tensor) -> list[float | None]:
     return [None if v != v else round(v, 2) + 0.0 for v in x.tolist()]
 
 
+def lines(found: dict[str, dict[str, Any]]) -> str:
+    """JSON with a line for each setting."""
+    families = []
+    for family, figures in found.items():
+        inside = ",\n".join(f"  {json.dumps(label)}: {json.dumps(x, allow_nan=False)}" for label, x in figures.items())
+        families.append(f" {json.dumps(family)}: {{\n{inside}\n }}")
+    return "{\n" + ",\n".join(families) + "\n}\n"
+
+
 def settings() -> list[tuple[str, str, dict[str, Any]]]:
     """(family, name, options) of all there is to show."""
     return [(family, *setting) for family in registry.FAMILIES for setting in registry.settings(family)]
@@ -219,7 +228,7 @@ def main(words: list[str] | None = None) -> None:
         found[family][label] = {"compress": compress, "memory": memory, "cache": cache}[family](name, options)
     PATH.parent.mkdir(exist_ok=True)
     if found != old:
-        write_json(PATH, found)
+        write_text(PATH, lines(found))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def bench(
 
     from ..bench.run import run
     from ..errors import InputError
-    from ..io.atomic import write_json
+    from ..io.atomic import make_folder, write_json
 
     try:
         counts = tuple(int(t) for t in threads.split(","))
@@ -32,6 +32,8 @@ def bench(
             raise ValueError
     except ValueError:
         raise InputError(f"--threads {threads!r} must be whole numbers from 1, separated by commas, for example 2,1") from None
+    if json_out is not None:
+        make_folder(json_out.parent)
     found = run(quick, counts, lambda text: typer.echo(text, err=True), rules)
     if json_out is not None:
         write_json(json_out, json.loads(found))
