@@ -4,6 +4,12 @@
 
 c is RMS-normalised first; the read is normalised per head like every memory's. Source: Hochreiter and Schmidhuber 1997 with
 the forget gate of Gers et al. 2000, in torch's form (`torch.nn.LSTM`, which runs it). State: 2 * H * V floats.
+Cost: 4 * (H * V)^2, one write after the other.
+
+For: following a state, and counting.
+Can: track states that depend on the state before, as automata do, parity included; count in its cells (arXiv 1805.04908).
+Cannot: be asked for a key: every query gets the same H * V numbers, and recall is bounded by them. Writes cannot run side by
+side.
 """
 
 from __future__ import annotations

@@ -9,6 +9,12 @@ weights held to `limit` times their first norm when such a batch begins, as in `
 such a batch both recurrences are linear, W_i = a_i W_0 + d_i S_0 + sum_{j<=i} C_ij (-theta_j grad_j) with C the product
 of two triangular matrices of decays, so that reads are chunk-parallel. Source: arXiv 2501.00663, eqs. 12 to 14.
 State: 6 * H * K * F floats: the weights, their momenta, and the batch's base, F = expansion * K.
+Cost: 11 * H * K * F.
+
+For: more pairs a head than K, that change, where the time of a token matters less.
+Can: recall through a nonlinear map; correct what a key holds, a step at a time; forget; go on writing after a surprise.
+Cannot: replace in one write. It sees no write of its own inner batch when it takes a gradient, so that a key that comes
+often in one batch is overshot where `rate` times `inner_batch` is large.
 """
 
 from __future__ import annotations
