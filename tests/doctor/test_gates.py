@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import siltstone as st
-from siltstone.cache.base import Mix
+from siltstone.cache.base import Asked, Mix
 from siltstone.doctor.findings import all_findings
 from siltstone.doctor.gates import EDGES, Call, survey, watched
 from siltstone.model.mixer import Mixer
@@ -55,9 +55,9 @@ def test_ages_are_counted_from_the_end_of_what_a_checkpoint_holds() -> None:
     """Gates that say which checkpoint they belong to: each comes out in the bucket of its age."""
     model = blank()
 
-    def mix(router: Any, scores: torch.Tensor, online: Any, hidden: Any, newest_last: bool) -> Mix:
-        number = torch.arange(scores.shape[-1]) / 100  # checkpoint n gets n / 100
-        return Mix(None, number.expand(len(scores), 1, 2, -1).clone())
+    def mix(router: Any, asked: Asked) -> Mix:
+        number = torch.arange(asked.scores.shape[-1]) / 100  # checkpoint n gets n / 100
+        return Mix(None, number.expand(len(asked.scores), 1, 2, -1).clone())
 
     model.blocks[0].mix.cache.mix = mix  # type: ignore[union-attr]
     (found,) = survey(model, ROWS)
@@ -74,10 +74,10 @@ def test_ages_are_counted_from_the_end_of_what_a_checkpoint_holds() -> None:
 def test_logarithmic_checkpoints_have_their_ages_too() -> None:
     model = blank(segments="logarithmic")
 
-    def mix(router: Any, scores: torch.Tensor, online: Any, hidden: Any, newest_last: bool) -> Mix:
-        assert not newest_last
-        level = torch.arange(scores.shape[-1]) / 100  # the slot of 2^l segments gets l / 100
-        return Mix(None, level.expand(len(scores), 1, 2, -1).clone())
+    def mix(router: Any, asked: Asked) -> Mix:
+        assert not asked.newest_last
+        level = torch.arange(asked.scores.shape[-1]) / 100  # the slot of 2^l segments gets l / 100
+        return Mix(None, level.expand(len(asked.scores), 1, 2, -1).clone())
 
     model.blocks[0].mix.cache.mix = mix  # type: ignore[union-attr]
     (found,) = survey(model, ROWS)

@@ -120,9 +120,10 @@ def test_a_cliff_is_noticed() -> None:
 
 
 def test_exploding_is_noticed() -> None:
-    """A recurrence whose weights are thirty times what they should be."""
+    """A recurrence whose weights are thirty times what they should be, and whose gates are half open."""
     model = exact(depth=1, memory="lstm", cache="none")
     model.blocks[0].mix.memory.lstm.weight_hh_l0.mul_(30)  # type: ignore[union-attr]
+    model.blocks[0].mix.memory.lstm.bias_ih_l0.zero_()  # type: ignore[union-attr]
     (line,) = gradient_findings(model)
     assert line.level == "warning" and line.text.startswith("explodes: ") and "lower lr" in line.advice
 

@@ -9,9 +9,9 @@ their own width and a learned temperature a head; the distance bias as in arXiv 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -45,23 +45,24 @@ class Asked:
     scores       [R, Q, N] of the checkpoints
     online       [R, Q] of the online memory (softmax gates only)
     hidden       bool [R, Q or 1, N], True where a checkpoint is not there; None: all are
-    age          [R, Q or 1, N] segments from a checkpoint's last to the online one (with a distance bias only)
+    age          gives [R, Q or 1, N] segments from a checkpoint's last to the online one: 1 for the newest
     newest_last  checkpoints stand in order of time
     """
 
     scores: Tensor
     online: Tensor | None = None
     hidden: Tensor | None = None
-    age: Tensor | None = None
+    age: Callable[[], Tensor] | None = None
     newest_last: bool = True
 
     def at(self, index: Tensor) -> Asked:
         """The same of the checkpoints at index [R, Q, k]."""
 
-        def pick(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.expand_as(self.scores).gather(-1, index)
+        def pick(x: Tensor) -> Tensor:
+            return x.expand_as(self.scores).gather(-1, index)
 
-        return dataclasses.replace(self, scores=self.scores.gather(-1, index), hidden=pick(self.hidden), age=pick(self.age))
+        hidden, age = None if self.hidden is None else pick(self.hidden), self.age
+        return Asked(pick(self.scores), self.online, hidden, None if age is None else lambda: pick(age()), self.newest_last)
 
 
 class Router(nn.Module):
@@ -120,7 +121,7 @@ class Router(nn.Module):
         last = scores.transpose(-1, -2).contiguous().unsqueeze(1)  # checkpoints before queries: their softmax is vectorised
         logits = torch.addcmul(bias.to(scores.dtype).unsqueeze(-1), last, scale)
         if asked.age is not None and self.slopes is not None:
-            age = F.pad(asked.age, (0, 1)) if self.softmax else asked.age
+            age = F.pad(asked.age(), (0, 1)) if self.softmax else asked.age()
             slopes = torch.tensor(self.slopes, dtype=scores.dtype, device=scores.device).view(-1, 1, 1)
             logits = logits - slopes * age.to(scores.dtype).transpose(-1, -2).unsqueeze(1)
         if hidden is not None:

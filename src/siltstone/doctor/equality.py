@@ -209,8 +209,9 @@ def untied(model: LM, ids: Tensor) -> int:
     def look(_: int, call: Call) -> None:
         nonlocal first
         chosen = call.mix.index
-        if chosen is not None and chosen.shape[-1] < call.scores.shape[-1]:
-            scores = call.scores if call.hidden is None else call.scores.masked_fill(call.hidden, -torch.inf)
+        if chosen is not None and chosen.shape[-1] < call.asked.scores.shape[-1]:
+            scores, hidden = call.asked.scores, call.asked.hidden
+            scores = scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
             best = scores.topk(chosen.shape[-1] + 1, -1).values
             if bool((best[..., -2] - best[..., -1] < TIE).any()):  # nan where both are hidden
                 first = min(first, at)

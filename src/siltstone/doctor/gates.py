@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache.base import Mix
+from ..cache.base import Asked, Mix
 from ..model.lm import LM
 from ..model.mixer import Mixer
-from ..stream.receipt import spans
+from ..stream.receipt import sealed
 
 SHUT, OPEN = 0.02, 0.98
 EDGES = [0.0, SHUT, *(i / 10 for i in range(1, 10)), OPEN, 1.0]  # of the histogram
@@ -29,11 +29,9 @@ EXAMPLES = 4  # rows read side by side
 
 @dataclass(frozen=True)
 class Call:
-    """One answer of a caching policy: its scores [R, Q, N], which of them are hidden, and the mix it made of them."""
+    """One answer of a caching policy: what it was asked, and the mix it made of that."""
 
-    scores: Tensor
-    hidden: Tensor | None
-    newest_last: bool
+    asked: Asked
     mix: Mix
 
 
@@ -49,8 +47,7 @@ def watched(model: LM, look: Callable[[int, Call], None]) -> Iterator[None]:
 
         def mix(*args: Any, **keys: Any) -> Mix:
             made = original(*args, **keys)
-            given = names.bind(*args, **keys).arguments
-            look(layer, Call(given["scores"], given.get("hidden"), bool(given.get("newest_last", True)), made))
+            look(layer, Call(names.bind(*args, **keys).arguments["asked"], made))
             return made
 
         cache.mix = mix
@@ -80,13 +77,13 @@ class Layer:
         """One token of each row, after `seen` tokens. Calls that pad it (at some cuts of blocks) are left out."""
         if call.mix.gates is None or call.mix.gates.shape[1] != 1:
             return
-        cfg, number = self.mixer.cfg, call.scores.shape[-1]
-        hidden = torch.zeros(number, dtype=torch.bool) if call.hidden is None else call.hidden.flatten(0, -2)[0].cpu()
+        cfg, asked, number = self.mixer.cfg, call.asked, call.asked.scores.shape[-1]
+        hidden = torch.zeros(number, dtype=torch.bool) if asked.hidden is None else asked.hidden.flatten(0, -2)[0].cpu()
         order = [n for n in range(number) if not hidden[n]]
-        order = order if call.newest_last else order[::-1]  # oldest first, as spans are
-        ends = [end for _, end in spans(cfg, seen)][-len(order) :]
-        if len(ends) != len(order):
-            return
+        order = order if asked.newest_last else order[::-1]  # oldest first
+        assert asked.age is not None
+        age = asked.age().flatten(0, -2)[0].tolist()
+        ends = [cfg.sinks + (sealed(cfg, seen) + 1 - age[n]) * cfg.segment for n in order]
         gates, picked = call.mix.gates[:, 0].float().cpu(), None
         if call.mix.index is not None:
             index = call.mix.index[:, 0].cpu()  # [R, k]

@@ -120,5 +120,4 @@ def _asked(router: Router, lead: Lead, view: View, segment: int, phase: int, sin
         empty = torch.from_numpy(count == 0).to(lead.u.device)[None, None] if (count == 0).any() else None
         online = keys.scores(lead.u, means.unsqueeze(1), empty).squeeze(-1)
     hidden = None if view.hidden is None else view.hidden.unsqueeze(1)
-    age = view.age if router.slopes is not None else None
-    return Asked(keys.scores(lead.u, view.summary, view.empty), online, hidden, age, view.newest_last)
+    return Asked(keys.scores(lead.u, view.summary, view.empty), online, hidden, view.age, view.newest_last)

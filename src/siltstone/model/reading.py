@@ -100,13 +100,12 @@ def _mix(mixer: Mixer, view: View, route: Routing | None, piece: slice | int) ->
     if mixer.router is None or route is None:
         return Mix()
     assert view.summary is not None
-    router, age = mixer.router, None
+    router = mixer.router
     if isinstance(piece, int):
         scores = route.lead.router.scores(route.u[:, piece], view.summary, view.empty)
         hidden = None if view.hidden is None else view.hidden.unsqueeze(1)
         own = None if route.online is None else route.online[:, piece]
-        age = view.age if router.slopes is not None else None
-        return mixer.cache.mix(router, Asked(scores, own, hidden, age, view.newest_last))
+        return mixer.cache.mix(router, Asked(scores, own, hidden, view.age, view.newest_last))
     assert view.seen is not None
     u, seen = route.u[:, piece], view.seen[:, piece]
     width = int(seen.max())
@@ -115,8 +114,10 @@ def _mix(mixer: Mixer, view: View, route: Routing | None, piece: slice | int) ->
     hidden = None
     if (seen != width).any():
         hidden = torch.from_numpy(np.arange(width) >= seen.reshape(-1, 1, 1)).to(u.device)
-    if router.slopes is not None:
-        age = torch.from_numpy(seen.reshape(-1, 1, 1) - np.arange(width)).to(u.device)
+
+    def age() -> Tensor:
+        return torch.from_numpy(seen.reshape(-1, 1, 1) - np.arange(width)).to(u.device)
+
     own = None if route.online is None else route.online[:, piece].flatten(0, 1)
     return mixer.cache.mix(router, Asked(scores.unflatten(1, u.shape[1:3]).flatten(0, 1), own, hidden, age))
 
