@@ -59,7 +59,8 @@ class LayerConfig:
     memory         the update rule
     cache          the caching policy
     segment        C, written tokens a segment (a checkpoint is sealed at each segment's end)
-    segments       "constant": every checkpoint is kept; "logarithmic": O(log t) are
+    segments       "constant": every checkpoint is kept; "logarithmic": O(log t) are; "content": every one, and segments end
+                   where the caller cuts, or when they have C tokens
     start          "restart": a segment begins from the initial state; "carry": from the last one
     gate           "softmax" or "sigmoid" weights over checkpoints (sigmoid leaves the online memory at 1)
     top_k          checkpoints a token reads with cache="sparse"
@@ -68,7 +69,7 @@ class LayerConfig:
     router         "mean": a segment is found by the mean of its routing keys; "subblock:m": by its best m tokens
     router_dim     U, width of a routing key
     routing        "own", or "shared": scores are those of the first memory layer that has routing keys
-    max_checkpoints, max_bytes: the most checkpoints that a row keeps in a layer, or the most bytes they take (constant segments)
+    max_checkpoints, max_bytes: the most checkpoints that a row keeps in a layer, or the most bytes they take (not logarithmic)
     evict          what goes when there are too many: the oldest ("age"), the least read ("use"), or two become one ("merge")
     checkpoint_dtype  how checkpoints are kept: "float32" (as the state is), "bfloat16", "int8" (a scale a row)
     memory_options, compress_options, cache_options: options of the update rule's own, of the compressor's, of the policy's
@@ -142,7 +143,7 @@ class LayerConfig:
             f"d_model={self.d_model} does not divide into heads={self.heads}; set head_dim, or change one of them",
         )
         _one_of("position", self.position, ["rope", "none"])
-        _one_of("segments", self.segments, ["constant", "logarithmic"])
+        _one_of("segments", self.segments, ["constant", "logarithmic", "content"])
         _one_of("start", self.start, ["restart", "carry"])
         _one_of("gate", self.gate, ["softmax", "sigmoid"])
         _one_of("gate_distance", self.gate_distance, ["none", "alibi"])
@@ -208,9 +209,9 @@ class LayerConfig:
             "max_checkpoints and max_bytes are both given; keep one of them",
         )
         _require(
-            self.segments == "constant",
-            "max_checkpoints and max_bytes bound a bank that grows; logarithmic segments do not: set segments='constant', "
-            "or give no budget",
+            self.segments != "logarithmic",
+            "max_checkpoints and max_bytes bound a bank that grows; logarithmic segments do not: set segments='constant' or "
+            "'content', or give no budget",
         )
         _require(
             self.evict != "use" or self.cache in ("gated", "soup", "sparse"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,7 @@ class Row:
         self.sinks: list[Token] = []
         self.window: list[Token] = []
         self.pending: list[Token] = []
+        self.cuts: set[int] = set()  # tokens at which the caller cut
         self.bank = None
         if kind == "memory":
             self.memory = MEMORIES[cfg["memory"]](cfg, w)
@@ -53,15 +56,18 @@ class Row:
                     self.pending.append(left)
         if len(self.pending) == self.cfg["rate"]:
             if self.bank is not None:
-                self.bank.write(pool(self.cfg, self.w, [x for _, x in self.pending]))
+                cut = any(j in self.cuts for j, _ in self.pending)
+                self.bank.write(pool(self.cfg, self.w, [x for _, x in self.pending]), cut)
             self.pending = []
 
     def visible(self) -> list[Token]:
         """Tokens besides the sinks that are attended to exactly. Without a delay, pending lies inside the window."""
         return self.pending + self.window if self.cfg["write_delay"] == "window" else self.window
 
-    def step(self, x_D: Tensor) -> Tensor:
-        """y [D] of the next token."""
+    def step(self, x_D: Tensor, cut: bool = False) -> Tensor:
+        """y [D] of the next token. cut: the write that it is part of ends a segment."""
+        if cut:
+            self.cuts.add(self.t)
         self.push(x_D)
         heads_HV = torch.zeros((), dtype=x_D.dtype)
         if self.kind == "attention" or self.cfg["window"] > 0:
@@ -78,7 +84,9 @@ class Row:
         return self.w["out.weight"] @ heads_HV.reshape(-1)
 
 
-def run(cfg: Config, w: Weights, x_TD: Tensor, phase: int = 0, kind: str = "memory") -> Tensor:
-    """y [T, D] of one row life."""
+def run(cfg: Config, w: Weights, x_TD: Tensor, phase: int = 0, kind: str = "memory", cuts: Collection[int] = ()) -> Tensor:
+    """y [T, D] of one row life, cut at some tokens."""
     row = Row(cfg, w, phase, kind)
-    return torch.stack([row.step(x_D) for x_D in x_TD]) if len(x_TD) else x_TD.new_zeros(0, x_TD.shape[-1])
+    return (
+        torch.stack([row.step(x_D, t in cuts) for t, x_D in enumerate(x_TD)]) if len(x_TD) else x_TD.new_zeros(0, x_TD.shape[-1])
+    )

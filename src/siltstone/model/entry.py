@@ -14,8 +14,8 @@ from .runs import Clock, Runs, plan_runs
 from .stream_state import LMState, restore
 
 
-def start_clock(batch: int, phase: Any, limit: int) -> Clock:
-    """A clock at position 0, its phases checked: 0 <= phase < limit."""
+def start_clock(batch: int, phase: Any, limit: int, content: bool) -> Clock:
+    """A clock at position 0, its phases checked: 0 <= phase < limit. content: it keeps cuts."""
     if not isinstance(batch, int) or batch < 0:
         raise InputError(f"batch={batch!r} must be a whole number of rows")
     if phase is not None:
@@ -24,12 +24,13 @@ def start_clock(batch: int, phase: Any, limit: int) -> Clock:
             raise InputError(
                 f"phase must be {batch} whole numbers from 0 to {limit - 1} (writes a segment, less one), and {phase!r} was given"
             )
-    return Clock.start(batch, phase)
+    return Clock.start(batch, phase, content)
 
 
 def init_state(cfg: LayerConfig, mixers: Sequence[Any], batch: int, phase: Any) -> LMState:
     """Rows that have seen nothing."""
-    return LMState(start_clock(batch, phase, cfg.segment // cfg.rate), tuple(m.init(batch) for m in mixers))
+    clock = start_clock(batch, phase, cfg.segment // cfg.rate, cfg.segments == "content")
+    return LMState(clock, tuple(m.init(batch) for m in mixers))
 
 
 def load_state(cfg: LayerConfig, mixers: Sequence[Any], tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
@@ -40,8 +41,15 @@ def load_state(cfg: LayerConfig, mixers: Sequence[Any], tensors: dict[str, Tenso
     return restore(init_state(cfg, mixers, len(rows), None), tensors, meta, cfg, mixers)
 
 
-def enter(shape: tuple[int, int], state: LMState, mask: Tensor | None, reset: Tensor | None) -> Runs:
-    """The call's runs; InputError where the state has another number of rows."""
+def enter(
+    cfg: LayerConfig, shape: tuple[int, int], state: LMState, mask: Tensor | None, reset: Tensor | None, cut: Tensor | None
+) -> Runs:
+    """The call's runs; InputError where the state has another number of rows, and for cuts that these segments do not take."""
+    if cut is not None and cfg.segments != "content":
+        raise InputError(
+            f"cut was given, and with segments={cfg.segments!r} a segment ends after {cfg.segment} tokens; "
+            "leave it out, or configure segments='content'"
+        )
     if len(state) != shape[0]:
         raise InputError(f"the state has {len(state)} rows and the input {shape[0]}; use state.select(rows), or a fresh state")
-    return plan_runs(shape, state.clock, mask, reset)
+    return plan_runs(shape, state.clock, mask, reset, cut)

@@ -42,17 +42,19 @@ class MemoryCaching(nn.Module):
         mask: Tensor | None = None,
         reset: Tensor | None = None,
         donate: bool = False,
+        cut: Tensor | None = None,
     ) -> tuple[Tensor, LMState]:
         """x [B, T, D] -> y [B, T, D] and the state after.
 
         mask bool [B, T], False = padding (y is 0 there); reset bool [B, T], True = a new document begins.
-        donate: the caller gives `state` up, and it may be updated in place.
+        donate: the caller gives `state` up, and it may be updated in place. cut bool [B, T], True = the write that this
+        token is part of ends its segment (segments="content" only).
         """
         if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[-1] != self.cfg.d_model or not torch.is_floating_point(x):
             given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise InputError(f"x must be a float tensor [batch, tokens, {self.cfg.d_model}], and {given} was given")
         state = self.init_state(len(x)) if state is None else state
-        runs = entry.enter((x.shape[0], x.shape[1]), state, mask, reset)
+        runs = entry.enter(self.cfg, (x.shape[0], x.shape[1]), state, mask, reset, cut)
         if not runs.width:
             return x * 0.0, state
         before = state.layers[0]

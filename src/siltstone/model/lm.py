@@ -66,11 +66,12 @@ class LM(nn.Module):
         mask: Tensor | None = None,
         reset: Tensor | None = None,
         donate: bool = False,
+        cut: Tensor | None = None,
     ) -> tuple[Tensor, LMState]:
         """ids [B, T] -> normalised hidden states [B, T, D] and the state after; see `forward`."""
         self._check(ids)
         state = self.init_state(len(ids)) if state is None else state
-        runs = entry.enter((ids.shape[0], ids.shape[1]), state, mask, reset)
+        runs = entry.enter(self.cfg.layer, (ids.shape[0], ids.shape[1]), state, mask, reset, cut)
         if not runs.width:
             return self.embed(ids) * 0.0, state
         context = Context(runs, ids.device, donate)
@@ -92,6 +93,7 @@ class LM(nn.Module):
         mask: Tensor | None = None,
         reset: Tensor | None = None,
         donate: bool = False,
+        cut: Tensor | None = None,
     ) -> tuple[Tensor, LMState]:
         """One call.
 
@@ -100,11 +102,13 @@ class LM(nn.Module):
         mask     bool [B, T], False = padding: skipped, as if it were not there (None: all valid)
         reset    bool [B, T], True = a new document begins with this token: the row forgets everything before it
         donate   the caller gives `state` up, and it may be updated in place
+        cut      bool [B, T], True = in every memory layer the write that this token is part of ends its segment
+                 (segments="content" only; of no effect at padding and sinks)
         returns  logits [B, T, vocab_size] (of no meaning at padding) and the state after
 
-        Raises InputError for ids out of range, and for shapes that do not fit.
+        Raises InputError for ids out of range, for shapes that do not fit, and for cuts where segments are not by content.
         """
-        hidden, state = self.features(ids, state, mask, reset, donate)
+        hidden, state = self.features(ids, state, mask, reset, donate, cut)
         return self.head(hidden), state
 
     def _check(self, ids: Tensor) -> None:

@@ -92,7 +92,7 @@ class Mixer(nn.Module):
         bank: reading.AnyBank | None = None
         if self.cache.keeps and cfg.bounded:
             bank = Bounded.empty(self.memory, batch, routing)
-        elif self.cache.keeps and cfg.segments == "constant":
+        elif self.cache.keeps and cfg.segments != "logarithmic":
             bank = Bank.empty(self.memory, batch, routing)
         elif self.cache.keeps:
             bank = Slots.empty(self.memory, batch, routing, cfg.start == "restart")
