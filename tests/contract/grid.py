@@ -38,7 +38,9 @@ REST: dict[str, list[Any]] = dict(
     router=["mean", "subblock:2"],
     gate_distance=["none", "alibi"],
     budget=["none", "age2", "use2", "merge2", "merge1"],
+    cuts=["none", "never", "few", "many"],
 )
+CUTS = dict(never=(), few=(6, 13, 14, 30), many=(0, 1, 2, 5, 6, 9, 12, 16, 17, 18, 24, 31, 37))  # tokens of a stream
 
 
 def caches(memory: str) -> list[str]:
@@ -84,7 +86,8 @@ class Case:
     def cfg(self) -> dict[str, Any]:
         """Keys for `MemoryCaching(...)` and the oracle."""
         f = self.factor
-        plain = {k: v for k, v in f.items() if k not in ("phase", "variant", "block", "budget")}
+        plain = {k: v for k, v in f.items() if k not in ("phase", "variant", "block", "budget", "cuts")}
+        plain |= dict(segments="content") if f["cuts"] != "none" else {}
         budget = dict(max_checkpoints=int(f["budget"][-1]), evict=f["budget"][:-1]) if f["budget"] != "none" else {}
         return dict(
             d_model=WIDTH, heads=2, head_dim=4, segment=4, router_dim=4,
@@ -102,11 +105,18 @@ class Case:
         return self.factor["block"]
 
     @property
+    def cuts(self) -> tuple[int, ...] | None:
+        """The tokens of a stream at which it is cut; None where segments do not end by content."""
+        return CUTS.get(self.factor["cuts"])
+
+    @property
     def first_cut(self) -> int:
         """The token at whose write the first segment is sealed."""
         cfg = self.cfg
         delay = cfg["window"] if cfg["write_delay"] == "window" else 0
-        return delay + cfg["sinks"] + cfg["segment"] - self.phase * cfg["rate"] + cfg["rate"] - 1
+        ends = [(t - cfg["sinks"]) // cfg["rate"] + 1 for t in self.cuts or () if t >= cfg["sinks"]]
+        writes = min(cfg["segment"] // cfg["rate"] - self.phase, *ends, LENGTH)
+        return delay + cfg["sinks"] + writes * cfg["rate"] + cfg["rate"] - 1
 
     def __str__(self) -> str:
         f = self.factor
@@ -114,7 +124,7 @@ class Case:
         names = f"{f['memory']}-{f['cache']}-{f['start']}-{f['segments'][:3]}-{f['gate'][:4]}-{f['position']}"
         batch = f"-o{f['variant']}-c{f['block']}"
         pool = f"{f['compress'][:4]}{f['rate']}"
-        routes = f"-{f['router'][:3]}-{f['gate_distance'][:3]}-{f['budget']}"
+        routes = f"-{f['router'][:3]}-{f['gate_distance'][:3]}-{f['budget']}-{f['cuts']}"
         return f"{names}-w{f['window']}{delay}-{pool}-s{f['sinks']}-p{f['phase']}-k{f['top_k']}-v{f['value_dim']}{batch}{routes}"
 
 
@@ -124,7 +134,9 @@ def allowed(f: dict[str, Any]) -> bool:
         return False
     if f["phase"] >= 4 // f["rate"] or (f["compress"] == "identity") != (f["rate"] == 1):
         return False
-    if f["budget"] != "none" and f["segments"] == "logarithmic" or f["budget"] == "use2" and f["cache"] not in ROUTED:
+    if f["segments"] == "logarithmic" and (f["budget"], f["cuts"]) != ("none", "none"):
+        return False
+    if f["budget"] == "use2" and f["cache"] not in ROUTED:
         return False
     if f["memory"] in APART and f["start"] == "restart" and f["budget"][:5] == "merge":
         return False
@@ -135,7 +147,7 @@ def pairs(f: dict[str, Any]) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
     """The pairs of values that a case puts to the test; values without an effect do not count."""
     live = dict(f)
     if f["cache"] == "none":
-        for name in ("start", "segments", "phase", "budget"):
+        for name in ("start", "segments", "phase", "budget", "cuts"):
             live.pop(name)
     if f["cache"] not in ROUTED:
         for name in ("gate", "router", "gate_distance"):
@@ -159,7 +171,7 @@ def make() -> list[Case]:
             f = dict(memory=memory, cache=cache, start=start, segments=segments)
             f |= {name: draw.choice(values) for name, values in REST.items()}
             f["rate"] = 1 if f["compress"] == "identity" else 2
-            f["budget"] = f["budget"] if segments == "constant" else "none"
+            f |= dict(budget="none", cuts="none") if segments == "logarithmic" else {}
             if not allowed(f):
                 continue
             tried += 1

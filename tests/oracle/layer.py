@@ -39,6 +39,7 @@ class Row:
         self.t += offset
         self.window = [(j + offset, x) for j, x in self.window]
         self.pending = [(j + offset, x) for j, x in self.pending]
+        self.cuts = {j + offset for j in self.cuts}
 
     def push(self, x_D: Tensor) -> None:
         """Into the window; what leaves it (or the token itself, without a delay) joins pending; r pending ones are written."""
@@ -87,6 +88,5 @@ class Row:
 def run(cfg: Config, w: Weights, x_TD: Tensor, phase: int = 0, kind: str = "memory", cuts: Collection[int] = ()) -> Tensor:
     """y [T, D] of one row life, cut at some tokens."""
     row = Row(cfg, w, phase, kind)
-    return (
-        torch.stack([row.step(x_D, t in cuts) for t, x_D in enumerate(x_TD)]) if len(x_TD) else x_TD.new_zeros(0, x_TD.shape[-1])
-    )
+    outs = [row.step(x_D, t in cuts) for t, x_D in enumerate(x_TD)]
+    return torch.stack(outs) if outs else x_TD.new_zeros(0, x_TD.shape[-1])
