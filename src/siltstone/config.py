@@ -242,6 +242,7 @@ class LMConfig:
     mlp_dim      hidden width of the MLP (default: 8/3 d_model for swiglu, 4 d_model for gelu, rounded up to 16)
     tie          the output layer shares the embedding's weights
     norm_eps     epsilon of RMSNorm
+    cut_at       with segments="content": sessions and training cut at every token that holds this text (None: at none)
     layer        the keys of every mixing layer
     """
 
@@ -253,6 +254,7 @@ class LMConfig:
     mlp_dim: int | None = None
     tie: bool = True
     norm_eps: float = 1e-6
+    cut_at: str | None = "\n"
 
     def __post_init__(self) -> None:
         for key in ("vocab_size", "depth"):
@@ -261,6 +263,12 @@ class LMConfig:
             _whole("mlp_dim", self.mlp_dim, 1)
         _one_of("mlp", self.mlp, ["swiglu", "gelu"])
         _require(isinstance(self.tie, bool), f"tie={self.tie!r} must be true or false")
+        _require(
+            self.cut_at is None
+            or isinstance(self.cut_at, str)
+            and self.cut_at.encode("utf-8", "ignore").decode("utf-8") == self.cut_at != "",
+            f"cut_at={self.cut_at!r} must be a text, for example '\\n', or null for no cuts",
+        )
         eps = self.norm_eps
         _require(
             isinstance(eps, int | float) and not isinstance(eps, bool) and 0 < eps < 1,

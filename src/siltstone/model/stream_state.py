@@ -189,7 +189,7 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
     cuts: tuple[Cuts, ...] = ()
     if cfg.segments == "content" and rows:
         used.add("cuts")
-        cuts = _cuts(tensors.get("cuts"), meta.get("cuts"), clock[0])
+        cuts = read_cuts(tensors.get("cuts"), meta.get("cuts"), clock[0])
     out = LMState(Clock(*clock, cuts), tuple(layer(i, s) for i, s in enumerate(empty.layers)))
     for i, (state, mixer) in enumerate(zip(out.layers, mixers, strict=True)):
         if not _agrees(state, mixer, out.clock):
@@ -200,7 +200,7 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
     return out
 
 
-def _cuts(tokens: Any, counts: Any, position: np.ndarray) -> tuple[Cuts, ...]:
+def read_cuts(tokens: Any, counts: Any, position: np.ndarray) -> tuple[Cuts, ...]:
     """Each row's cuts from a saved state: whole numbers, ascending, before its position."""
     fits = isinstance(tokens, Tensor) and tokens.dtype == torch.int64 and tokens.dim() == 1
     fits = fits and isinstance(counts, list) and len(counts) == len(position)

@@ -6,10 +6,15 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..config import LayerConfig, LMConfig
+from ..model.segments import Cuts, Segments
 
 if TYPE_CHECKING:
     from .session import Session
+
+UNCUT = Cuts()
 
 
 @dataclass
@@ -75,28 +80,36 @@ def growth(cfg: LMConfig) -> str:
         return "O(1): nothing is sealed"
     if cfg.layer.segments == "logarithmic":
         return "O(log t): logarithmic segments"
+    if cfg.layer.segments == "content":
+        return f"O(cuts + t/C): one checkpoint a cut, and every C = {cfg.layer.segment} tokens where there is none"
     return f"O(t/C): one checkpoint every C = {cfg.layer.segment} tokens"
 
 
-def sealed(cfg: LayerConfig, position: int, phase: int = 0) -> int:
+def _segments(cfg: LayerConfig, phase: int, cuts: Cuts) -> Segments:
+    rows = (cuts,) if cfg.segments == "content" else ()
+    return Segments(cfg.segment // cfg.rate, np.array([phase]), rows, cfg.sinks, cfg.rate)
+
+
+def sealed(cfg: LayerConfig, position: int, phase: int = 0, cuts: Cuts = UNCUT) -> int:
     """Segments that a memory layer has sealed at a position."""
     if cfg.cache == "none":
         return 0
     writes = max(0, position - cfg.delay - cfg.sinks) // cfg.rate
-    return (max(writes, 1) - 1 + phase) // (cfg.segment // cfg.rate)
+    return int(_segments(cfg, phase, cuts).sealed(np.array([writes]))[0])
 
 
-def spans(cfg: LayerConfig, position: int, phase: int = 0) -> list[tuple[int, int]]:
+def spans(cfg: LayerConfig, position: int, phase: int = 0, cuts: Cuts = UNCUT) -> list[tuple[int, int]]:
     """Tokens [first, end) that each live checkpoint of a memory layer covers, oldest first."""
-    number = sealed(cfg, position, phase)
-    if cfg.segments == "constant":
+    number = sealed(cfg, position, phase, cuts)
+    if cfg.segments != "logarithmic":
         edges = list(range(number + 1))
     else:  # the binary digits of the number
         edges = [0]
         for bit in reversed(range(number.bit_length())):
             if number >> bit & 1:
                 edges.append(edges[-1] + (1 << bit))
-    tokens = [cfg.sinks + max(0, e * (cfg.segment // cfg.rate) - phase) * cfg.rate for e in edges]
+    opens = _segments(cfg, phase, cuts).opens(np.array([edges]))[0]
+    tokens = [cfg.sinks + int(m) * cfg.rate for m in opens]
     return list(zip(tokens[:-1], tokens[1:], strict=True))
 
 

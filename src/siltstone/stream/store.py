@@ -6,13 +6,17 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from .. import __version__
-from ..config import LMConfig
+from ..config import LayerConfig, LMConfig
 from ..errors import ConfigError, SessionCorrupt, SessionMismatch
+from ..model.segments import Cuts
+from ..model.stream_state import read_cuts
 from . import silt
-from .receipt import growth, kv_cache_bytes, sealed, spans
+from .receipt import UNCUT, growth, kv_cache_bytes, sealed, spans
 from .session import Session
 
 if TYPE_CHECKING:
@@ -135,11 +139,11 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (ConfigError, TypeError) as error:
         raise SessionMismatch(f"{path} was written by a model that this Siltstone cannot build: {error}") from None
     size = os.path.getsize(path)
-    phase, stream, version = header["state"].get("phase"), header["notes"].get("stream"), header.get("written_by")
-    first = phase[0] if isinstance(phase, list) and phase and isinstance(phase[0], int) else 0
+    stream, version = header["notes"].get("stream"), header.get("written_by")
+    first, cuts = _segmented(path, header, tensors, cfg.layer)
     layers = cfg.kinds.count("memory")
     element = {"float64": 8, "float32": 4}.get(header["dtype"], 2)
-    if layers and sealed(cfg.layer, header["position"], first) > size and cfg.layer.segments == "constant":
+    if layers and sealed(cfg.layer, header["position"], first, cuts) > size and cfg.layer.segments != "logarithmic":
         raise SessionCorrupt(
             f"{path} claims position {header['position']}, and its {size} bytes cannot hold the checkpoints of that"
         )
@@ -152,7 +156,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "position": header["position"],
         "parts": parts,
         "memory_layers": layers,
-        "checkpoints": spans(cfg.layer, header["position"], first) if layers else [],
+        "checkpoints": spans(cfg.layer, header["position"], first, cuts) if layers else [],
         "growth": growth(cfg),
         "kv_cache_bytes": kv_cache_bytes(cfg, header["position"], element),
         "dtype": header["dtype"],
@@ -163,6 +167,21 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "stream": stream if isinstance(stream, dict) and isinstance(stream.get("offset"), int) else None,
         "notes": header["notes"],
     }
+
+
+def _segmented(path: Any, header: dict[str, Any], tensors: dict[str, Tensor], cfg: LayerConfig) -> tuple[int, Cuts]:
+    """The session's phase and cuts. Raises SessionCorrupt where they, or its position, make no sense."""
+    position, phase = header["position"], header["state"].get("phase")
+    first = phase[0] if isinstance(phase, list) and phase and isinstance(phase[0], int) else 0
+    try:
+        if not 0 <= position < 1 << 62 or not 0 <= first < cfg.segment // cfg.rate:
+            raise ValueError(f"position {position} and phase {first}")
+        if cfg.segments != "content":
+            return first, UNCUT
+        (cuts,) = read_cuts(tensors.get(_PREFIX + "cuts"), header["state"].get("cuts"), np.array([position]))
+    except ValueError as error:
+        raise SessionCorrupt(f"{path} describes no session: {error}"[:300]) from None
+    return first, cuts
 
 
 __all__ = ["describe", "described", "load", "save", "weights_fingerprint"]

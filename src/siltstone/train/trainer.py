@@ -16,6 +16,7 @@ from ..errors import CheckpointError, ConfigError
 from ..io import read_tensors, write_tensors
 from ..model.lm import LM
 from ..model.stream_state import LMState
+from ..text import cut_table
 from .corpus import Corpus
 from .precision import autocast
 from .recipe import Recipe
@@ -26,6 +27,9 @@ VERSION = 1
 
 class Trainer:
     """Truncated backpropagation through time, over rows that carry their states from step to step.
+
+    With segments="content" it cuts where a session does: at the model's `cut_at`. A document's end needs no cut: what
+    follows it begins a new life, or goes on from another text's state.
 
     step      optimiser steps made
     tokens    tokens trained on
@@ -38,6 +42,7 @@ class Trainer:
         self.state: LMState | None = None
         self.step = self.tokens = 0
         self.device = next(model.parameters()).device
+        self._cuts = cut_table(model.cfg, corpus.tokenizer)
         self._autocast = autocast(recipe.precision, self.device)
         self._named = dict(model.named_parameters())
         matrices = [p for n, p in self._named.items() if p.dim() >= 2 and not n.endswith("norm")]  # a norm may be [heads, V]
@@ -55,7 +60,8 @@ class Trainer:
         targets = torch.from_numpy(piece.targets).to(self.device)
         reset = torch.from_numpy(piece.reset).to(self.device) if piece.reset.any() else None
         with self._autocast():
-            logits, state = self.model(ids, self._begin(piece), reset=reset)
+            cut = None if self._cuts is None else self._cuts[torch.from_numpy(piece.ids)]
+            logits, state = self.model(ids, self._begin(piece), reset=reset, cut=cut)
         loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._named.values(), self.recipe.clip)
