@@ -129,20 +129,25 @@ class Segments:
         """bool [R, number, J], which sub-blocks of the first segments no write fell into; None: every one has some."""
         if blocks == 1 or not number:
             return None
-        short = number if self._anchors else 1  # without cuts only the first segment can be short
-        segment = np.broadcast_to(np.arange(short), (len(self.phase), short))
-        none = self.writes(segment, block, blocks) == 0
-        if not none.any():
+        if not self._anchors and not (self.phase >= block).any():
             return None
-        return np.concatenate([none, np.zeros((len(none), number - short, blocks), bool)], 1)
+        size = np.full((len(self.phase), number), self.full)
+        for row, anchors in zip(size, self._anchors, strict=False):
+            write, first = anchors[:, : np.searchsorted(anchors[1], number, "right")]
+            opens = np.repeat(write - first * self.full, np.diff(first, append=number + 1)) + np.arange(number + 1) * self.full
+            row[:] = np.diff(opens)
+        place = np.arange(blocks) * block
+        none = place >= size[..., None]
+        none[:, 0] |= place + block <= self.phase[:, None]
+        return none if none.any() else None
 
     def online(self, writes: int) -> tuple[int, int] | None:
         """(number, first write) of the segment that is online after `writes` writes in rows of one phase; None: they differ."""
-        if not self._anchors:
-            phase = int(self.phase[0])
-            number = (max(writes, 1) - 1 + phase) // self.full
-            return number, max(0, number * self.full - phase)
-        number = self.sealed(np.full(len(self.phase), writes))
-        first = self.opens(number)
-        same = (number == number[0]).all() and (first == first[0]).all()
-        return (int(number[0]), int(first[0])) if same else None
+        last, found = max(writes, 1) - 1, set()
+        for anchors in self._anchors or [None]:
+            write, number = -int(self.phase[0]), 0
+            if anchors is not None:
+                write, number = anchors[:, anchors[0].searchsorted(last, "right") - 1].tolist()
+            more = (last - write) // self.full
+            found.add((number + more, max(0, write + more * self.full)))
+        return found.pop() if len(found) == 1 else None

@@ -113,7 +113,8 @@ class LMState:
         """
         out: dict[str, Tensor] = {}
         if self.clock.cuts:
-            out["cuts"] = torch.from_numpy(np.concatenate([c.tokens for c in self.clock.cuts]))
+            tokens = np.concatenate([c.tokens for c in self.clock.cuts])
+            out["cuts"] = torch.empty(len(tokens), dtype=torch.int64).copy_(torch.from_numpy(tokens))
         for i, layer in enumerate(self.layers):
             for name, leaf in layer.leaves(f"layers.{i}."):
                 if isinstance(leaf, Store):
