@@ -191,7 +191,7 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
     if cfg.segments == "content" and rows:
         used.add("cuts")
         cuts = read_cuts(tensors.get("cuts"), meta.get("cuts"), clock[0])
-    out = LMState(Clock(*clock, cuts), tuple(layer(i, s) for i, s in enumerate(empty.layers)))
+    out = LMState(Clock(clock[0], clock[1], cuts), tuple(layer(i, s) for i, s in enumerate(empty.layers)))
     for i, (state, mixer) in enumerate(zip(out.layers, mixers, strict=True)):
         if not _agrees(state, mixer, out.clock):
             raise ValueError(f"layer {i} does not hold what position {out.position.tolist()} implies")
