@@ -46,9 +46,8 @@ class Layout(NamedTuple):
     phase: int
 
     def extend(self, anchors: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """The anchors [2, more] that cuts at `tokens` add behind `anchors` [2, n]: writes and segments."""
-        after = np.unique((tokens[tokens >= self.sinks] - self.sinks) // self.rate + 1)
-        after = after[after > anchors[0, -1]]
+        """The anchors [2, more] that cuts at `tokens` add behind `anchors` [2, n]; cuts in one write give the same one again."""
+        after = (tokens[tokens >= self.sinks] - self.sinks) // self.rate + 1
         number = anchors[1, -1] + np.cumsum(-(-np.diff(after, prepend=anchors[0, -1]) // self.full))
         return np.stack([after, number])
 
