@@ -31,6 +31,7 @@ class LMConfig:
     mlp_dim      hidden width of the MLP (default: 8/3 d_model for swiglu, 4 d_model for gelu, rounded up to 16)
     tie          the output layer shares the embedding's weights
     norm_eps     epsilon of RMSNorm
+    cut_at       with segments="content": sessions and training cut at every token that holds this text (None: at none)
     layer        the keys of every mixing layer
     layers       the number of a block (from 0, or from -1 backwards; text, as in JSON) -> keys that differ in its layer
     """
@@ -44,6 +45,7 @@ class LMConfig:
     tie: bool = True
     norm_eps: float = 1e-6
     layers: dict[str, dict[str, Any]] = field(default_factory=dict, hash=False)
+    cut_at: str | None = "\n"
 
     def __post_init__(self) -> None:
         for key in ("vocab_size", "depth"):
@@ -52,6 +54,12 @@ class LMConfig:
             whole("mlp_dim", self.mlp_dim, 1)
         one_of("mlp", self.mlp, ["swiglu", "gelu"])
         require(isinstance(self.tie, bool), f"tie={self.tie!r} must be true or false")
+        require(
+            self.cut_at is None
+            or isinstance(self.cut_at, str)
+            and self.cut_at.encode("utf-8", "ignore").decode("utf-8") == self.cut_at != "",
+            f"cut_at={self.cut_at!r} must be a text, for example '\\n', or null for no cuts",
+        )
         eps = self.norm_eps
         require(
             isinstance(eps, int | float) and not isinstance(eps, bool) and 0 < eps < 1,
@@ -117,6 +125,11 @@ class LMConfig:
     def phases(self) -> int:
         """How many phases a row may have: the writes of the shortest segment."""
         return min(layer.updates for layer in self.memory_layers or [self.layer])
+
+    @property
+    def content(self) -> bool:
+        """Whether segments of any block end where the caller cuts."""
+        return any(layer.content for layer in self.memory_layers)
 
     @cached_property
     def followers(self) -> list[bool]:

@@ -57,7 +57,8 @@ class LayerConfig:
     memory         the update rule
     cache          the caching policy
     segment        C, written tokens a segment (a checkpoint is sealed at each segment's end)
-    segments       "constant": every checkpoint is kept; "logarithmic": O(log t) are
+    segments       "constant": every checkpoint is kept; "logarithmic": O(log t) are; "content": every one, and segments end
+                   where the caller cuts, or when they have C tokens
     start          "restart": a segment begins from the initial state; "carry": from the last one
     gate           "softmax" or "sigmoid" weights over checkpoints (sigmoid leaves the online memory at 1)
     top_k          checkpoints a token reads with cache="sparse"
@@ -66,7 +67,7 @@ class LayerConfig:
     router         "mean": a segment is found by the mean of its routing keys; "subblock:m": by its best m tokens
     router_dim     U, width of a routing key
     routing        "own", or "shared": scores are those of the last memory layer before this one with routing keys of its own
-    max_checkpoints, max_bytes: the most checkpoints that a row keeps in a layer, or the most bytes they take (constant segments)
+    max_checkpoints, max_bytes: the most checkpoints that a row keeps in a layer, or the most bytes they take (not logarithmic)
     evict          what goes when there are too many: the oldest ("age"), the least read ("use"), or two become one ("merge")
     checkpoint_dtype  how checkpoints are kept: "float32" (as the state is), "bfloat16", "int8" (a scale a row)
     memory_options, compress_options, cache_options: options of the update rule's own, of the compressor's, of the policy's
@@ -142,6 +143,16 @@ class LayerConfig:
         return self.segment // self.every
 
     @property
+    def phases(self) -> int:
+        """How many phases a row may have: the updates of a segment."""
+        return self.updates
+
+    @property
+    def content(self) -> bool:
+        """Whether segments end where the caller cuts."""
+        return self.segments == "content"
+
+    @property
     def subblock(self) -> int:
         """Tokens that one routing summary stands for."""
         return self.segment if self.router == "mean" else int(self.router.removeprefix("subblock:"))
@@ -173,7 +184,7 @@ class LayerConfig:
             self.short_conv == 0 or 2 <= self.short_conv <= 16,
             f"short_conv={self.short_conv} must be 0 for none, or a width from 2 to 16 tokens",
         )
-        one_of("segments", self.segments, ["constant", "logarithmic"])
+        one_of("segments", self.segments, ["constant", "logarithmic", "content"])
         one_of("start", self.start, ["restart", "carry"])
         one_of("gate", self.gate, ["softmax", "sigmoid"])
         one_of("gate_distance", self.gate_distance, ["none", "alibi"])
@@ -246,9 +257,9 @@ class LayerConfig:
             "max_checkpoints and max_bytes are both given; keep one of them",
         )
         require(
-            self.segments == "constant",
-            "max_checkpoints and max_bytes bound a bank that grows; logarithmic segments do not: set segments='constant', "
-            "or give no budget",
+            self.segments != "logarithmic",
+            "max_checkpoints and max_bytes bound a bank that grows; logarithmic segments do not: set segments='constant' or "
+            "'content', or give no budget",
         )
         require(
             self.evict != "use" or self.cache in ("gated", "soup", "sparse"),

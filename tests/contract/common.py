@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -68,9 +68,31 @@ def make_layer(cfg: dict[str, Any], block: int | None = None) -> Any:
     return layer
 
 
+def cutting(module: Any, cuts: Collection[int] | None) -> Any:
+    """The module, called with `cut` at the given tokens of every life (and at all padding, where it must not count)."""
+    if cuts is None:
+        return module
+
+    def hook(module: Any, args: Any, kwargs: Any) -> Any:
+        x, state = args[0], args[1] if len(args) > 1 else kwargs.get("state")
+        mask, reset = kwargs.get("mask"), kwargs.get("reset")
+        cut = torch.ones(x.shape[:2], dtype=torch.bool)
+        for b in range(x.shape[0]):
+            at = 0 if state is None else int(state.position[b])
+            for t in range(x.shape[1]):
+                if mask is None or mask[b, t]:
+                    at = 0 if reset is not None and reset[b, t] else at
+                    cut[b, t] = at in cuts
+                    at += 1
+        return args, kwargs | dict(cut=cut)
+
+    module.register_forward_pre_hook(hook, with_kwargs=True)
+    return module
+
+
 @cache
 def the_layer(case: Case) -> Any:
-    return make_layer(case.cfg, case.block)
+    return cutting(make_layer(case.cfg, case.block), case.cuts)
 
 
 def init_state(module: Any, batch: int, phase: int | Sequence[int] = 0) -> Any:
@@ -107,7 +129,7 @@ def gradients(loss: Tensor, x: Tensor, params: Mapping[str, Tensor]) -> tuple[Te
 def truth(case: Case) -> Truth:
     with torch.enable_grad():
         w, x = weights(the_layer(case)), STREAM.clone().requires_grad_()
-        y = oracle_layer.run(case.cfg, w, x, case.phase)
+        y = oracle_layer.run(case.cfg, w, x, case.phase, cuts=case.cuts or ())
         return Truth(y.detach(), *gradients((y * PROBE).sum(), x, w))
 
 

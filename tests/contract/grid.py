@@ -42,7 +42,9 @@ REST: dict[str, list[Any]] = dict(
     gate_distance=["none", "alibi"],
     group=[1, 2],  # writes an update
     budget=["none", "age2", "use2", "merge2", "merge1"],
+    cuts=["none", "never", "few", "many"],
 )
+CUTS = dict(never=(), few=(6, 13, 14, 30), many=(0, 1, 2, 5, 6, 9, 12, 16, 17, 18, 24, 31, 37))  # tokens of a stream
 
 
 def caches(memory: str) -> list[str]:
@@ -88,7 +90,8 @@ class Case:
     def cfg(self) -> dict[str, Any]:
         """Keys for `MemoryCaching(...)` and the oracle."""
         f = self.factor
-        plain = {k: v for k, v in f.items() if k not in ("phase", "variant", "block", "budget", "group")}
+        plain = {k: v for k, v in f.items() if k not in ("phase", "variant", "block", "budget", "group", "cuts")}
+        plain |= dict(segments="content") if f["cuts"] != "none" else {}
         every = f["rate"] * f["group"]
         budget = dict(max_checkpoints=int(f["budget"][-1]), evict=f["budget"][:-1]) if f["budget"] != "none" else {}
         return dict(
@@ -108,12 +111,19 @@ class Case:
         return self.factor["block"]
 
     @property
+    def cuts(self) -> tuple[int, ...] | None:
+        """The tokens of a stream at which it is cut; None where segments do not end by content."""
+        return CUTS.get(self.factor["cuts"])
+
+    @property
     def first_cut(self) -> int:
         """The token at whose write the first segment is sealed."""
         cfg = self.cfg
         delay = cfg["window"] if cfg["write_delay"] == "window" else 0
         every = cfg["compress_every"] or cfg["rate"]
-        return delay + cfg["sinks"] + cfg["segment"] - self.phase * every + every - 1
+        ends = [(t - cfg["sinks"]) // every + 1 for t in self.cuts or () if t >= cfg["sinks"]]
+        updates = min(cfg["segment"] // every - self.phase, *ends, LENGTH)
+        return delay + cfg["sinks"] + updates * every + every - 1
 
     def __str__(self) -> str:
         f = self.factor
@@ -122,7 +132,7 @@ class Case:
         batch = f"-o{f['variant']}-c{f['block']}"
         exact = f"{'-qk' if f['qk_norm'] else ''}-g{f['kv_heads'] or 2}-h{f['short_conv']}"
         pool = f"{f['compress'][:4]}{f['rate']}x{f['group']}{exact}"
-        routes = f"-{f['router'][:3]}-{f['gate_distance'][:3]}-{f['budget']}"
+        routes = f"-{f['router'][:3]}-{f['gate_distance'][:3]}-{f['budget']}-{f['cuts']}"
         return f"{names}-w{f['window']}{delay}-{pool}-s{f['sinks']}-p{f['phase']}-k{f['top_k']}-v{f['value_dim']}{batch}{routes}"
 
 
@@ -142,7 +152,9 @@ def allowed(f: dict[str, Any]) -> bool:
         return False
     if f["phase"] >= 4 // every or (f["compress"] == "identity") != (f["rate"] == 1):
         return False
-    if f["budget"] != "none" and f["segments"] == "logarithmic" or f["budget"] == "use2" and f["cache"] not in ROUTED:
+    if f["segments"] == "logarithmic" and (f["budget"], f["cuts"]) != ("none", "none"):
+        return False
+    if f["budget"] == "use2" and f["cache"] not in ROUTED:
         return False
     if f["memory"] in APART and f["start"] == "restart" and f["budget"][:5] == "merge":
         return False
@@ -156,7 +168,7 @@ def pairs(f: dict[str, Any]) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
         for name in ("position", "kv_heads", "qk_norm"):
             live.pop(name)
     if f["cache"] == "none":
-        for name in ("start", "segments", "phase", "budget"):
+        for name in ("start", "segments", "phase", "budget", "cuts"):
             live.pop(name)
     if f["cache"] not in ROUTED:
         for name in ("gate", "router", "gate_distance"):
@@ -180,7 +192,7 @@ def make() -> list[Case]:
             f = dict(memory=memory, cache=cache, start=start, segments=segments)
             f |= {name: draw.choice(values) for name, values in REST.items()}
             f["rate"] = 1 if f["compress"] == "identity" else 2
-            f["budget"] = f["budget"] if segments == "constant" else "none"
+            f |= dict(budget="none", cuts="none") if segments == "logarithmic" else {}
             if not allowed(f):
                 continue
             tried += 1

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import siltstone as st
 
-from .common import feed, generic, init_state
+from .common import cutting, feed, generic, init_state
 from .grid import Case
 
 VOCAB = 11
@@ -30,9 +30,13 @@ def make_model(keys: dict[str, Any], seed: int = 0) -> Any:
     return generic(st.LM(st.LMConfig.from_dict(keys)), seed).eval().requires_grad_(False)
 
 
+def new_model(case: Case) -> Any:
+    return cutting(make_model(model_config(case.cfg)), case.cuts)
+
+
 @cache
 def the_model(case: Case) -> Any:
-    return make_model(model_config(case.cfg))
+    return new_model(case)
 
 
 @cache

@@ -11,7 +11,7 @@ import siltstone as st
 from siltstone.model import attention, window
 
 from ..oracle import lm
-from .common import close, feed, gradients, named, weights
+from .common import close, cutting, feed, gradients, named, weights
 from .models import IDS, VOCAB, make_model, model_config
 
 LAYER: dict[str, Any] = dict(d_model=8, heads=2, head_dim=4, window=4, sinks=1, memory="gated", cache="gated", segment=4)
@@ -28,6 +28,10 @@ SHAPES: list[dict[str, Any]] = [
     dict(pattern="m", depth=2, routing="shared", memory="delta", gate_distance="alibi", gate="softmax"),
     dict(pattern="m", depth=3, gate="sigmoid", layers={"1": LED | DEEP, "2": LED | dict(cache="soup")}),
     dict(pattern="mm", depth=3, routing="shared", memory="linear", cache="sparse", max_checkpoints=2, evict="merge", top_k=1),
+    dict(
+        pattern="mwm", depth=3, routing="shared", segments="content", router="subblock:2", gate="softmax", rate=2, compress="mean"
+    ),
+    dict(pattern="amm", depth=3, segments="content", memory="gated_delta", max_checkpoints=2, evict="merge"),
     dict(pattern="am", depth=2, window=0, sinks=0, write_delay=0, memory="linear", cache="soup", start="carry"),
     dict(pattern="a", mlp="gelu", position="alibi", heads=4, kv_heads=2, value_dim=3),
     dict(pattern="a", mlp="gelu", position="alibi", qk_norm=True, short_conv=2),
@@ -48,6 +52,14 @@ SHAPES: list[dict[str, Any]] = [
 every_shape = pytest.mark.parametrize("keys", SHAPES, ids=lambda k: k["pattern"].replace(" ", "") + "-" + str(len(k)))
 
 
+CUTS = (0, 3, 9, 10, 11, 19)
+
+
+def cuts(keys: dict[str, Any]) -> tuple[int, ...] | None:
+    """The tokens at which a text is cut; None where segments do not end by content."""
+    return CUTS if keys.get("segments") == "content" else None
+
+
 def full(keys: dict[str, Any]) -> dict[str, Any]:
     """Every key, defaults too, for the oracle."""
     return st.LMConfig.from_dict(model_config(LAYER, **keys)).to_dict()
@@ -56,13 +68,14 @@ def full(keys: dict[str, Any]) -> dict[str, Any]:
 @every_shape
 def test_logits_and_gradients(keys: dict[str, Any]) -> None:
     cfg = full(keys)
-    model = make_model(cfg).requires_grad_(True)
+    model = cutting(make_model(cfg), cuts(keys)).requires_grad_(True)
     w = weights(model)
-    want = lm.run(cfg, w, IDS[0, :26].tolist())
+    want = lm.run(cfg, w, IDS[0, :26].tolist(), cuts=cuts(keys) or ())
     with torch.no_grad():
         logits, state = model(IDS[:1, :26])
         close(logits[0], want)
-        features, _ = model.features(IDS[:1, :26])
+        flags = None if cuts(keys) is None else torch.tensor([[t in CUTS for t in range(26)]])
+        features, _ = model.features(IDS[:1, :26], cut=flags)
         close(model.head(features)[0], want)
         assert state.position.tolist() == [26]
     zero = torch.zeros(1, requires_grad=True)
@@ -77,8 +90,8 @@ def test_logits_and_gradients(keys: dict[str, Any]) -> None:
 @every_shape
 def test_any_calls_with_padding_and_resets(keys: dict[str, Any]) -> None:
     cfg = full(keys)
-    model = make_model(cfg)
-    want = lm.run(cfg, weights(model), IDS[0, :26].tolist())
+    model = cutting(make_model(cfg), cuts(keys))
+    want = lm.run(cfg, weights(model), IDS[0, :26].tolist(), cuts=cuts(keys) or ())
     ids = torch.zeros(3, 33, dtype=torch.long)
     mask, reset = torch.zeros(3, 33, dtype=torch.bool), torch.zeros(3, 33, dtype=torch.bool)
     places = [[*range(2, 9), *range(12, 31)], [*range(15)], [*range(4, 30)]]
@@ -88,8 +101,8 @@ def test_any_calls_with_padding_and_resets(keys: dict[str, Any]) -> None:
     ids[1, 15:28], mask[1, 15:28], reset[1, 15] = IDS[0, :13], True, True
     reset[0, 10] = True  # at padding: ignored
     for donate in (False, True):
-        for cuts in ([], [3, 11, 20], range(1, 33)):
-            y, state = feed(model, ids, model.init_state(3), cuts, donate, mask=mask, reset=reset)
+        for calls in ([], [3, 11, 20], range(1, 33)):
+            y, state = feed(model, ids, model.init_state(3), calls, donate, mask=mask, reset=reset)
             for b, place in enumerate(places):
                 close(y[b, place], want[: len(place)])
             close(y[1, 15:28], want[:13])

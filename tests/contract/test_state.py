@@ -8,7 +8,7 @@ import torch
 
 from .common import close, feed, init_state
 from .grid import CHOSEN, Case
-from .models import IDS, after, make_model, model_config, same_bits, stepwise, the_model, through_bytes, whole
+from .models import IDS, after, make_model, model_config, new_model, same_bits, stepwise, the_model, through_bytes, whole
 
 every_pair = pytest.mark.parametrize("case", CHOSEN, ids=str)
 
@@ -102,7 +102,7 @@ def test_a_decoded_state_saved_and_read_again_goes_on_bit_by_bit(case: Case) -> 
 
 @every_pair
 def test_moving_and_detaching(case: Case) -> None:
-    model = make_model(model_config(case.cfg)).requires_grad_(True)
+    model = new_model(case).requires_grad_(True)
     y, state = model(IDS[:1, :20], init_state(model, 1, case.phase))
     kept = model(IDS[:1, 20:30], state.to(device="cpu", dtype=torch.float64))[0]
     cut = model(IDS[:1, 20:30], state.detach())[0]
@@ -116,7 +116,7 @@ def test_moving_and_detaching(case: Case) -> None:
 @every_pair
 def test_backward_works_after_the_stream_went_on(case: Case) -> None:
     """What a later call appends must not disturb what an earlier call keeps for its gradient."""
-    model = make_model(model_config(case.cfg)).requires_grad_(True)
+    model = new_model(case).requires_grad_(True)
     with torch.no_grad():
         _, state = model(IDS[:1, :12], init_state(model, 1, case.phase))
     for n in range(12, 20):
@@ -153,7 +153,7 @@ def test_rows_have_phases_of_their_own_and_keep_them() -> None:
     assert isinstance(state.phase, np.ndarray) and state.phase.dtype == np.int64
     for b, phase in enumerate(phases):
         for part in (slice(0, 22), slice(22, 40)):
-            close(y[b, part], lm.run(cfg, weights(model), IDS[0, part].tolist(), phase))
+            close(y[b, part], lm.run(cfg, weights(model), IDS[0, part].tolist(), phase, case.cuts or ()))
 
 
 @every_pair

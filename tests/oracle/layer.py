@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,7 @@ class Row:
         self.window: list[Token] = []
         self.recent: list[Tensor] = []  # inputs that the short convolution still reaches, the newest first
         self.pending: list[Token] = []
+        self.cuts: set[int] = set()  # tokens at which the caller cut
         self.bank = None
         if kind == "memory":
             self.memory = MEMORIES[cfg["memory"]](cfg, w)
@@ -37,6 +40,7 @@ class Row:
         self.t += offset
         self.window = [(j + offset, x) for j, x in self.window]
         self.pending = [(j + offset, x) for j, x in self.pending]
+        self.cuts = {j + offset for j in self.cuts}
 
     def convolved(self, x_D: Tensor) -> Tensor:
         """x_t + sum_i a_i x_{t-i}, with nothing before the row's first token: what all of the layer sees instead of x_t."""
@@ -60,16 +64,20 @@ class Row:
                     self.pending.append(left)
         if len(self.pending) == every(self.cfg):
             recent, r = [x for _, x in self.window], self.cfg["rate"]
+            cut = any(j in self.cuts for j, _ in self.pending)
             for i in range(0, len(self.pending) if self.bank is not None else 0, r):
-                self.bank.write(pool(self.cfg, self.w, [x for _, x in self.pending[i : i + r]], recent))
+                last = i + r == len(self.pending)
+                self.bank.write(pool(self.cfg, self.w, [x for _, x in self.pending[i : i + r]], recent), cut and last)
             self.pending = []
 
     def visible(self) -> list[Token]:
         """Tokens besides the sinks that are attended to exactly. Without a delay, pending lies inside the window."""
         return self.pending + self.window if self.cfg["write_delay"] == "window" else self.window
 
-    def step(self, x_D: Tensor) -> Tensor:
-        """y [D] of the next token."""
+    def step(self, x_D: Tensor, cut: bool = False) -> Tensor:
+        """y [D] of the next token. cut: the write that it is part of ends a segment."""
+        if cut:
+            self.cuts.add(self.t)
         if self.cfg.get("short_conv", 0):
             x_D = self.convolved(x_D)
         self.push(x_D)
@@ -88,7 +96,8 @@ class Row:
         return self.w["out.weight"] @ heads_HV.reshape(-1)
 
 
-def run(cfg: Config, w: Weights, x_TD: Tensor, phase: int = 0, kind: str = "memory") -> Tensor:
-    """y [T, D] of one row life."""
+def run(cfg: Config, w: Weights, x_TD: Tensor, phase: int = 0, kind: str = "memory", cuts: Collection[int] = ()) -> Tensor:
+    """y [T, D] of one row life, cut at some tokens."""
     row = Row(cfg, w, phase, kind)
-    return torch.stack([row.step(x_D) for x_D in x_TD]) if len(x_TD) else x_TD.new_zeros(0, x_TD.shape[-1])
+    outs = [row.step(x_D, t in cuts) for t, x_D in enumerate(x_TD)]
+    return torch.stack(outs) if outs else x_TD.new_zeros(0, x_TD.shape[-1])

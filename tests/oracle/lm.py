@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 from torch.nn.functional import gelu, silu
@@ -56,18 +58,18 @@ class Reader:
                 row.lead = lead if row.cfg.get("routing") == "shared" else None
                 lead = lead if row.lead is not None else row
 
-    def step(self, token: int) -> Tensor:
-        """Logits [vocabulary] after the next token."""
+    def step(self, token: int, cut: bool = False) -> Tensor:
+        """Logits [vocabulary] after the next token. cut: in every layer, the write that it is part of ends a segment."""
         eps = self.cfg["norm_eps"]
         x = self.w["embed.weight"][token]
         for block, row in zip(self.blocks, self.rows, strict=True):
-            x = x + row.step(rms(x, block["norm_mix.weight"], eps))
+            x = x + row.step(rms(x, block["norm_mix.weight"], eps), cut)
             x = x + mlp(self.cfg, below(block, "mlp."), rms(x, block["norm_mlp.weight"], eps))
         head = self.w["embed.weight"] if self.cfg["tie"] else self.w["unembed.weight"]
         return head @ rms(x, self.w["norm.weight"], eps)
 
 
-def run(cfg: Config, w: Weights, ids: list[int], phase: int = 0) -> Tensor:
-    """Logits [T, vocabulary] of one row life."""
+def run(cfg: Config, w: Weights, ids: list[int], phase: int = 0, cuts: Collection[int] = ()) -> Tensor:
+    """Logits [T, vocabulary] of one row life, cut at some tokens."""
     reader = Reader(cfg, w, phase)
-    return torch.stack([reader.step(token) for token in ids])
+    return torch.stack([reader.step(token, t in cuts) for t, token in enumerate(ids)])

@@ -28,8 +28,8 @@ class Entry:
 
 
 def live_spans(sealed: int, kind: str) -> list[Span]:
-    """Spans kept after `sealed` segments, oldest first. constant: every one; logarithmic: the binary digits of `sealed`."""
-    if kind == "constant":
+    """Spans kept after `sealed` segments, oldest first. logarithmic: the binary digits of `sealed`; else every one."""
+    if kind != "logarithmic":
         return [(i, i + 1) for i in range(sealed)]
     spans, start = [], 0
     for power in reversed(range(sealed.bit_length())):
@@ -69,6 +69,7 @@ class Bank:
         router = cfg.get("router", "mean")
         self.block = self.length if router == "mean" else int(router.split(":")[1]) // cfg["rate"]
         self.count = 0
+        self.ended = False  # the last write was the last one of its segment
         self.online = memory.init()
         self.segments: list[list[Tensor]] = [[]]
         self.keys: list[Blocks] = [self.empty()]  # the routing keys of every segment
@@ -80,10 +81,10 @@ class Bank:
         """No keys yet."""
         return [[] for _ in range(self.length // self.block)]
 
-    def write(self, c_D: Tensor) -> None:
-        """If the segment is full, seal it and begin the next; then write."""
+    def write(self, c_D: Tensor, cut: bool = False) -> None:
+        """If the segment is full, or was cut, seal it and begin the next; then write. cut: this write ends its segment."""
         full = self.length - self.phase if len(self.segments) == 1 else self.length
-        if self.cfg["cache"] != "none" and len(self.segments[-1]) == full:
+        if self.cfg["cache"] != "none" and (self.ended or len(self.segments[-1]) == full):
             self.ends.append(self.online)
             self.seal()
             self.segments.append([])
@@ -91,10 +92,12 @@ class Bank:
             self.online = self.memory.init() if self.cfg["start"] == "restart" else self.memory.cut(self.online)
         self.segments[-1].append(c_D)
         if "router.key.weight" in self.w:
-            place = (self.count + self.phase) % self.length if self.cfg["cache"] != "none" else 0
+            place = len(self.segments[-1]) - 1 + (self.phase if len(self.segments) == 1 else 0)
+            place = place if self.cfg["cache"] != "none" else 0
             self.keys[-1][place // self.block].append(l2(self.w["router.key.weight"] @ c_D))
         self.online = self.memory.write(self.online, c_D)
         self.count += 1
+        self.ended = cut
 
     def checkpoint(self, span: Span) -> State:
         """restart: from the initial state, all writes of the span, segment by segment. carry: the state at the span's end."""

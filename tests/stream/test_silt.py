@@ -29,6 +29,7 @@ KINDS: list[dict[str, Any]] = [
     {"segments": "logarithmic", "start": "carry", "memory": "gru", "cache": "gated"},
     {"memory": "deep", "cache": "soup", "write_delay": 0},
     {"cache": "none", "pattern": "mwa", "depth": 3},
+    {"segments": "content", "router": "subblock:4", "cut_at": "e"},
 ]
 
 

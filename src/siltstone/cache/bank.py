@@ -1,4 +1,4 @@
-"""The bank of sealed states with segments of constant length: every checkpoint is kept, appended, shared by forks."""
+"""The bank of sealed states: every checkpoint is kept, appended, shared by forks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..memory.base import Inputs, Memory, Written
 from ..model.plan import Plan
+from ..model.segments import Segments
 from ..state import State, Store
 from .base import Router
 from .codec import pack, rounded, unpack
@@ -138,7 +139,8 @@ class Bank(State):
             new = tuple(s.transpose(1, 2) for s in call.memory.stages(call.sealed_ends()))
             sums, means = call.sealed_sums(), ()
             if sums is not None and call.router is not None:
-                counts = plan.block_writes(call.width, call.router.block, call.router.blocks)
+                sealed = plan.sealed0[:, None] + np.arange(call.width)
+                counts = plan.segments.writes(sealed, call.router.block, call.router.blocks)
                 means = (sums / plan.host(np.maximum(counts, 1)).unsqueeze(-1),)
             store = shown = store.append((*pack(kind, new), *means), plan.pieces - 1)
             if kind != "float32" and torch.is_grad_enabled():
@@ -146,31 +148,33 @@ class Bank(State):
                 wide = unpack(self.store.leaves[:kept], call.dtype) + self.store.leaves[kept:]
                 shown = Store(wide, self.store.axes[: len(new)] + self.store.axes[kept:], self.store.count)
                 shown = shown.append((*rounded(kind, new), *means), plan.pieces - 1)
+        empty = self._empty(plan.segments, int(plan.seen.max(initial=0)), call.router)
         if whole:
-            return [self._view(shown, plan.seen, call.router, plan.runs.clock.phase)], Bank(store)
-        return [self._view(shown, seen, call.router, plan.runs.clock.phase) for seen in plan.seen.T], Bank(store)
+            return [self._view(shown, plan.seen, call.router, empty)], Bank(store)
+        return [self._view(shown, seen, call.router, empty) for seen in plan.seen.T], Bank(store)
 
-    def now(self, router: Router | None, number: int, phase: int, per_segment: int) -> View:
+    def now(self, router: Router | None, number: int, segments: Segments) -> View:
         """What rows that all hold `number` checkpoints see."""
-        return self._view(self.store, np.array([number]), router, np.array([phase]))
+        return self._view(self.store, np.array([number]), router, self._empty(segments, number, router))
 
     def used(self, mix: Any, asked: Tensor | None, queries: int) -> Bank:
         """Every checkpoint stays, however it is read."""
         return self
 
+    def _empty(self, segments: Segments, number: int, router: Router | None) -> Tensor | None:
+        """bool [R, number, J], sub-blocks that no write fell into; None: there are none, or another layer routes."""
+        found = segments.empty(number, router.block, router.blocks) if router is not None and router.leads else None
+        return None if found is None else torch.from_numpy(found).to(self.store.leaves[0].device)
+
     @staticmethod
-    def _view(store: Store, seen: np.ndarray, router: Router | None, phase: np.ndarray) -> View:
-        """seen [R], or [R, S] for all pieces at once."""
+    def _view(store: Store, seen: np.ndarray, router: Router | None, empty: Tensor | None) -> View:
+        """seen [R], or [R, S] for all pieces at once; empty [R, at least as many, J]."""
         width = int(seen.max(initial=0))
-        leaves, summary, empty, hidden = store.views(width), None, None, None
+        leaves, summary, hidden = store.views(width), None, None
         device = leaves[0].device
         if router is not None and router.leads:
             *leaves, summary = leaves
-            filled = phase[:, None] < np.arange(1, router.blocks + 1) * router.block
-            if width and not filled.all():
-                empty = torch.zeros(len(phase), width, router.blocks, dtype=torch.bool)
-                empty[:, 0] = torch.from_numpy(~filled)
-                empty = empty.to(device)
+            empty = None if empty is None else empty[:, :width]
         if seen.ndim == 1 and not (seen == width).all():
             hidden = torch.from_numpy(np.arange(width) >= seen[:, None]).to(device)
         return View(tuple(leaves), summary, empty, hidden, seen, seen=seen if seen.ndim == 2 else None)

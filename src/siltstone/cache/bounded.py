@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..memory.base import Memory
+from ..model.segments import Segments
 from ..state import State
 from .bank import Sealing, View
 from .base import Mix, Router
@@ -94,11 +95,10 @@ class Bounded(State):
         bank = dataclasses.replace(self, stages=unpack(self.stages, call.dtype))
         views: list[View] = []
         mixes: list[Mix | None] = []
-        phase = plan.runs.clock.phase
         if plan.dropped:
             bank, number = bank._seal(call, number, np.ones_like(number, bool), call.before, call.sum_before)
         for j in range(plan.shape[1]):
-            views.append(bank._view(number, phase, call.router, call.budget))
+            views.append(bank._view(number, call.router, call.budget))
             mixes.append(ask(j, views[-1]))
             asked = None if plan.asked is None else plan.asked[:, j]
             bank = bank.used(mixes[-1], asked, plan.slots * plan.geo.rate)
@@ -108,9 +108,9 @@ class Bounded(State):
                 bank, number = bank._seal(call, number, now, call.ends.map(lambda x, j=j: x[:, j]), sums)
         return views, mixes, dataclasses.replace(bank, stages=pack(kind, bank.stages))
 
-    def now(self, router: Router | None, number: int, phase: int, per_segment: int) -> View:
+    def now(self, router: Router | None, number: int, segments: Segments) -> View:
         """What rows that all hold as many checkpoints see after `number` segments."""
-        return self._view(np.array([number]), np.array([phase]), router, self.width)
+        return self._view(np.array([number]), router, self.width)
 
     def used(self, mix: Mix | None, asked: Tensor | None, queries: int) -> Bounded:
         """After queries were answered under `mix`; asked bool [R, Q], which of them count (None: all of `queries`)."""
@@ -128,7 +128,7 @@ class Bounded(State):
         mass = torch.nn.functional.pad(mass, (0, self.width - mass.shape[1]))
         return dataclasses.replace(self, mass=self.mass + mass, reads=self.reads + more)
 
-    def _view(self, number: np.ndarray, phase: np.ndarray, router: Router | None, budget: int) -> View:
+    def _view(self, number: np.ndarray, router: Router | None, budget: int) -> View:
         width = min(int(number.max(initial=0)), self.width)
         summary = empty = None
         if self.sums is not None and self.writes is not None:
@@ -177,10 +177,8 @@ class Bounded(State):
         last = torch.from_numpy(number).to(self.last.device).unsqueeze(1)
         writes = None
         if sums is not None and call.router is not None:
-            block, blocks = call.router.block, call.router.blocks
-            from_, to = np.arange(blocks) * block, np.arange(1, blocks + 1) * block
-            first = np.where(number == 0, call.plan.runs.clock.phase, 0)
-            writes = call.plan.host(np.clip(to - np.maximum(from_, first[:, None]), 0, None)).unsqueeze(1)
+            count = call.plan.segments.writes(number, call.router.block, call.router.blocks)
+            writes = call.plan.host(count).unsqueeze(1)
         fresh = None if self.mass is None else torch.zeros(last.shape, dtype=torch.float64, device=last.device)
         routing = None if sums is None else sums.unsqueeze(1)
         return Bounded(tuple(s.unsqueeze(2) for s in stages), last, torch.ones_like(last), routing, writes, fresh, fresh)

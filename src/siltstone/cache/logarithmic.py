@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..memory.base import Inputs, Memory
 from ..memory.chunked import MatrixState
+from ..model.segments import Segments
 from ..state import State
 from .bank import Sealing, View
 from .base import Mix, Router
@@ -95,13 +96,13 @@ class Slots(State):
         """Seal what the call seals; the views of its pieces, the gates over them, and the slots after it."""
         plan, kind = call.plan, call.memory.cfg.checkpoint_dtype
         bank = dataclasses.replace(self, stages=unpack(self.stages, call.dtype))
-        number, phase = plan.sealed0.copy(), plan.runs.clock.phase
+        number = plan.sealed0.copy()
         views: list[View] = []
         if plan.dropped:
             bank, number = bank._seal(call, number, np.ones_like(number, bool), call.before, call.sum_before)
         fading = bank._fading(call)
         for j in range(plan.shape[1]):
-            views.append(bank._view(number, phase, call.router, plan.geo.per_segment))
+            views.append(bank._view(number, call.router, plan.segments))
             if bank.runners is not None and bank.width:
                 bank = bank._run(call, j)
             if bank.fades is not None and fading is not None:
@@ -126,15 +127,15 @@ class Slots(State):
             return total
         return torch.cat([total[:, :1] + self.fades.online.unsqueeze(1), total[:, 1:]], 1)
 
-    def now(self, router: Router | None, number: int, phase: int, per_segment: int) -> View:
+    def now(self, router: Router | None, number: int, segments: Segments) -> View:
         """What rows that all hold `number` segments see."""
-        return self._view(np.array([number]), np.array([phase]), router, per_segment)
+        return self._view(np.array([number]), router, segments)
 
     def used(self, mix: Mix | None, asked: Tensor | None, queries: int) -> Slots:
         """Spans follow from the number of segments, not from how they are read."""
         return self
 
-    def _view(self, number: np.ndarray, phase: np.ndarray, router: Router | None, per_segment: int) -> View:
+    def _view(self, number: np.ndarray, router: Router | None, segments: Segments) -> View:
         width = max((int(n).bit_length() for n in number), default=0)
         level = np.arange(width)[None]
         live = (number[:, None] >> level) & 1 == 1
@@ -143,8 +144,8 @@ class Slots(State):
         first = ((number[:, None] >> level) - 1) << level
         if self.sums is not None and router is not None:
             size = router.block << level[..., None]
-            from_ = first[..., None] * per_segment + np.arange(router.blocks) * size
-            writes = np.clip(from_ + size - np.maximum(from_, phase[:, None, None]), 0, None)
+            from_ = first[..., None] * segments.full + np.arange(router.blocks) * size
+            writes = np.clip(from_ + size - np.maximum(from_, segments.phase[:, None, None]), 0, None)
             summary = self.sums[:, :width] / torch.from_numpy(np.maximum(writes, 1)).to(device).unsqueeze(-1)
             none = (writes == 0) & live[..., None]
             empty = torch.from_numpy(none).to(device) if none.any() else None

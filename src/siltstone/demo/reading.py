@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ..model.lm import LM
 from ..stream import Session
+from ..text import cut_table
 from .panel import Panel
 from .record import Record
 
@@ -61,10 +62,12 @@ def bits_per_byte(nats: np.ndarray, sizes: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def from_nothing_but(model: LM, ids: np.ndarray, start: int, context: int, count: int) -> np.ndarray:
+def from_nothing_but(
+    model: LM, ids: np.ndarray, start: int, context: int, count: int, cuts: torch.Tensor | None = None
+) -> np.ndarray:
     """Nats of tokens start..start+count, read from nothing but the `context` tokens before them."""
     row = torch.from_numpy(ids[start - context : start + count])[None]
-    logits, _ = model(row[:, :-1])
+    logits, _ = model(row[:, :-1], cut=None if cuts is None else cuts[row[:, :-1]])
     return F.cross_entropy(logits[0, context - 1 :].float(), row[0, context:], reduction="none").double().numpy()
 
 
@@ -76,7 +79,7 @@ class Race:
 
     def __init__(self, model: LM, tokenizer: Tokenizer, text: Reading, record: Record, seconds: float) -> None:
         self.model, self.text, self.record, self.seconds = model, text, record, seconds
-        self.session = Session(model, tokenizer)
+        self.session, self.cuts = Session(model, tokenizer), cut_table(model.cfg, tokenizer)
         rival = transformer_like(model.cfg, model.parameters_count)
         record.facts["transformer_parameters"] = rival.parameters_count
         self.rival: Session | None = Session(rival, tokenizer)
@@ -140,6 +143,6 @@ class Race:
         sizes = self.text.sizes[turn.start : end]
         sample = {"session": bits_per_byte(turn.nats[: self.sample], sizes)}
         for context in self.contexts:
-            nats = from_nothing_but(self.model, self.text.ids, turn.start, context, self.sample)
+            nats = from_nothing_but(self.model, self.text.ids, turn.start, context, self.sample, self.cuts)
             sample[str(context)] = bits_per_byte(nats, sizes)
         self.record.samples.append(sample)

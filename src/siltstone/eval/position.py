@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DataError, InputError
-from ..text import Tokenizer
+from ..text import Tokenizer, cut_table
 from .stream import stream_nats
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def by_position(
         raise InputError(f"buckets={edges} must be at least two rising positions, for example [0, 64, 128]")
 
     nats = np.zeros((len(kept), length))
-    for rows, start, found in stream_nats(model, kept, chunk, batch):
+    for rows, start, found in stream_nats(model, kept, chunk, batch, cuts=cut_table(model.cfg, tokenizer)):
         nats[rows, start + 1 : start + 1 + found.shape[1]] = found
     sizes = np.array([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)])
     counts = sizes[np.stack(kept)]

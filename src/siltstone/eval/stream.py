@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
@@ -22,10 +23,12 @@ def stream_nats(
     chunk: int = 512,
     batch: int = 8,
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    cuts: Tensor | None = None,
 ) -> Iterator[tuple[list[int], int, np.ndarray]]:
     """Minus the log-probability (nats) of every token but each document's first, given all before it in the document.
 
     documents   ids, one array each, of any lengths
+    cuts        bool [vocab_size], the tokens that end a segment (`siltstone.text.cut_table`)
     Yields (indices of `batch` documents or fewer, position p of the first input, nats float64 [B, n]): column c is about
     the token at position p + 1 + c, NaN where a document has ended.
     """
@@ -46,7 +49,8 @@ def stream_nats(
             tokens = torch.from_numpy(ids).to(device)
             with torch.no_grad(), autocast():
                 valid = None if mask.all() else torch.from_numpy(mask).to(device)
-                logits, state = model(tokens[:, :-1], state, mask=valid)
+                cut = None if cuts is None else cuts[torch.from_numpy(ids[:, :-1])]
+                logits, state = model(tokens[:, :-1], state, mask=valid, cut=cut)
                 nats = F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
             nats = nats.view(len(rows), width).double().cpu().numpy()
             yield rows, start, np.where(mask, nats, np.nan)
@@ -74,13 +78,15 @@ def score_documents(
     batch: int = 8,
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     stop: Callable[[], bool] = lambda: False,
+    cuts: Tensor | None = None,
 ) -> Score | None:
     """The cost of all documents together; None when `stop()` came true on the way.
 
     sizes   [vocab_size] bytes that each id stands for
+    cuts    see `stream_nats`
     """
     nats, tokens = 0.0, 0
-    for _, _, found in stream_nats(model, documents, chunk, batch, autocast):
+    for _, _, found in stream_nats(model, documents, chunk, batch, autocast, cuts):
         if stop():
             return None
         nats += float(np.nansum(found))

@@ -9,6 +9,7 @@ import torch
 from .plan import Geometry, Plan
 from .routing import Lead
 from .runs import Runs
+from .segments import Segments
 from .window import WindowPlan
 
 
@@ -19,16 +20,23 @@ class Context:
         self.runs, self.device, self.donate = runs, device, donate
         self.lead: Lead | None = None  # the routing that layers with routing="shared" follow
         self._plans: dict[Geometry, Plan] = {}
+        self._segments: dict[Geometry, Segments] = {}
         self._windows: dict[tuple[Geometry, torch.dtype], WindowPlan] = {}
 
     @cached_property
-    def tick(self) -> tuple[int, int] | None:
-        """(position, phase) where the call is one token for rows that all stand at the same place, else None."""
+    def tick(self) -> int | None:
+        """The position where the call is one token for rows that all stand at the same place and phase, else None."""
         runs, clock = self.runs, self.runs.clock
         if runs.width != 1 or runs.take is not None or not len(runs.length):
             return None
         position, phase = int(clock.position[0]), int(clock.phase[0])
-        return (position, phase) if (clock.position == position).all() and (clock.phase == phase).all() else None
+        return position if (clock.position == position).all() and (clock.phase == phase).all() else None
+
+    def segments(self, geo: Geometry) -> Segments:
+        """Which writes of the runs belong together."""
+        if geo not in self._segments:
+            self._segments[geo] = geo.segments(self.runs.clock)
+        return self._segments[geo]
 
     def plan(self, geo: Geometry) -> Plan:
         """Which token is written when, and read by whom."""

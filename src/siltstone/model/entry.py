@@ -13,8 +13,8 @@ from .runs import Clock, Runs, plan_runs
 from .stream_state import LMState, restore
 
 
-def start_clock(batch: int, phase: Any, limit: int) -> Clock:
-    """A clock at position 0, its phases checked: 0 <= phase < limit."""
+def start_clock(batch: int, phase: Any, limit: int, content: bool) -> Clock:
+    """A clock at position 0, its phases checked: 0 <= phase < limit. content: it keeps cuts."""
     if not isinstance(batch, int) or batch < 0:
         raise InputError(f"batch={batch!r} must be a whole number of rows")
     if phase is not None:
@@ -23,24 +23,31 @@ def start_clock(batch: int, phase: Any, limit: int) -> Clock:
             raise InputError(
                 f"phase must be {batch} whole numbers from 0 to {limit - 1} (writes a segment, less one), and {phase!r} was given"
             )
-    return Clock.start(batch, phase)
+    return Clock.start(batch, phase, content)
 
 
-def init_state(phases: int, mixers: Sequence[Any], batch: int, phase: Any) -> LMState:
-    """Rows that have seen nothing. phases: how many there are, the writes of the shortest segment."""
-    return LMState(start_clock(batch, phase, phases), tuple(m.init(batch) for m in mixers))
+def init_state(cfg: Any, mixers: Sequence[Any], batch: int, phase: Any) -> LMState:
+    """Rows that have seen nothing. cfg: the model's configuration, or the layer's."""
+    return LMState(start_clock(batch, phase, cfg.phases, cfg.content), tuple(m.init(batch) for m in mixers))
 
 
-def load_state(phases: int, mixers: Sequence[Any], tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
+def load_state(cfg: Any, mixers: Sequence[Any], tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
     """A saved state; ValueError where it does not fit these mixers."""
     rows = meta.get("position")
     if not isinstance(rows, list):
         raise ValueError("the state's description lacks 'position'")
-    return restore(init_state(phases, mixers, len(rows), None), tensors, meta, phases, mixers)
+    return restore(init_state(cfg, mixers, len(rows), None), tensors, meta, cfg, mixers)
 
 
-def enter(shape: tuple[int, int], state: LMState, mask: Tensor | None, reset: Tensor | None) -> Runs:
-    """The call's runs; InputError where the state has another number of rows."""
+def enter(
+    cfg: Any, shape: tuple[int, int], state: LMState, mask: Tensor | None, reset: Tensor | None, cut: Tensor | None
+) -> Runs:
+    """The call's runs; InputError where the state has another number of rows, and for cuts that these segments do not take."""
+    if cut is not None and not cfg.content:
+        raise InputError(
+            "cut was given, and no layer has segments='content': segments end after so many tokens; leave it out, or configure "
+            "segments='content'"
+        )
     if len(state) != shape[0]:
         raise InputError(f"the state has {len(state)} rows and the input {shape[0]}; use state.select(rows), or a fresh state")
-    return plan_runs(shape, state.clock, mask, reset)
+    return plan_runs(shape, state.clock, mask, reset, cut)

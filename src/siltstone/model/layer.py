@@ -26,15 +26,14 @@ class MemoryCaching(nn.Module):
         super().__init__()
         self.cfg = LayerConfig.from_keys({"d_model": d_model, **keys})
         self.mix = Mixer(self.cfg)
-        self._phases = self.cfg.segment // self.cfg.rate
 
     def init_state(self, batch: int, phase: Any = None) -> LMState:
         """Rows that have seen nothing. phase [batch], in writes: how much earlier than `segment` the first cut comes."""
-        return entry.init_state(self._phases, [self.mix], batch, phase)
+        return entry.init_state(self.cfg, [self.mix], batch, phase)
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
         """A state from `state.tensors()` and `state.meta()`; ValueError where they do not fit."""
-        return entry.load_state(self._phases, [self.mix], tensors, meta)
+        return entry.load_state(self.cfg, [self.mix], tensors, meta)
 
     def forward(
         self,
@@ -43,17 +42,19 @@ class MemoryCaching(nn.Module):
         mask: Tensor | None = None,
         reset: Tensor | None = None,
         donate: bool = False,
+        cut: Tensor | None = None,
     ) -> tuple[Tensor, LMState]:
         """x [B, T, D] -> y [B, T, D] and the state after.
 
         mask bool [B, T], False = padding (y is 0 there); reset bool [B, T], True = a new document begins.
-        donate: the caller gives `state` up, and it may be updated in place.
+        donate: the caller gives `state` up, and it may be updated in place. cut bool [B, T], True = the write that this
+        token is part of ends its segment (segments="content" only).
         """
         if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[-1] != self.cfg.d_model or not torch.is_floating_point(x):
             given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise InputError(f"x must be a float tensor [batch, tokens, {self.cfg.d_model}], and {given} was given")
         state = self.init_state(len(x)) if state is None else state
-        runs = entry.enter((x.shape[0], x.shape[1]), state, mask, reset)
+        runs = entry.enter(self.cfg, (x.shape[0], x.shape[1]), state, mask, reset, cut)
         if not runs.width:
             return x * 0.0, state
         before = state.layers[0]

@@ -53,11 +53,11 @@ class LM(nn.Module):
 
     def init_state(self, batch: int, phase: Any = None) -> LMState:
         """Rows that have seen nothing. phase [batch], in writes: how much earlier than `segment` the first cut comes."""
-        return entry.init_state(self.cfg.phases, [b.mix for b in self._layers], batch, phase)
+        return entry.init_state(self.cfg, [b.mix for b in self._layers], batch, phase)
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
         """A state from `state.tensors()` and `state.meta()`; ValueError where they do not fit this model."""
-        return entry.load_state(self.cfg.phases, [b.mix for b in self._layers], tensors, meta)
+        return entry.load_state(self.cfg, [b.mix for b in self._layers], tensors, meta)
 
     def features(
         self,
@@ -66,11 +66,12 @@ class LM(nn.Module):
         mask: Tensor | None = None,
         reset: Tensor | None = None,
         donate: bool = False,
+        cut: Tensor | None = None,
     ) -> tuple[Tensor, LMState]:
         """ids [B, T] -> normalised hidden states [B, T, D] and the state after; see `forward`."""
         self._check(ids)
         state = self.init_state(len(ids)) if state is None else state
-        runs = entry.enter((ids.shape[0], ids.shape[1]), state, mask, reset)
+        runs = entry.enter(self.cfg, (ids.shape[0], ids.shape[1]), state, mask, reset, cut)
         if not runs.width:
             return self.embed(ids) * 0.0, state
         context = Context(runs, ids.device, donate)
@@ -92,6 +93,7 @@ class LM(nn.Module):
         mask: Tensor | None = None,
         reset: Tensor | None = None,
         donate: bool = False,
+        cut: Tensor | None = None,
     ) -> tuple[Tensor, LMState]:
         """One call.
 
@@ -100,11 +102,13 @@ class LM(nn.Module):
         mask     bool [B, T], False = padding: skipped, as if it were not there (None: all valid)
         reset    bool [B, T], True = a new document begins with this token: the row forgets everything before it
         donate   the caller gives `state` up, and it may be updated in place
+        cut      bool [B, T], True = in every memory layer the write that this token is part of ends its segment
+                 (segments="content" only; of no effect at padding and sinks)
         returns  logits [B, T, vocab_size] (of no meaning at padding) and the state after
 
-        Raises InputError for ids out of range, and for shapes that do not fit.
+        Raises InputError for ids out of range, for shapes that do not fit, and for cuts where segments are not by content.
         """
-        hidden, state = self.features(ids, state, mask, reset, donate)
+        hidden, state = self.features(ids, state, mask, reset, donate, cut)
         return self.head(hidden), state
 
     def _check(self, ids: Tensor) -> None:

@@ -69,6 +69,7 @@ class Mixer(nn.Module):
             per_segment=cfg.updates if self.cache.keeps else ENDLESS,
             align=max(1, rule.align(options) // cfg.group),
             chunk=max(1, self.memory.chunk // cfg.group),
+            content=cfg.content and self.cache.keeps,
         )
         self.conv = ShortConv(cfg)
         self.window = WindowAttention(cfg, self.geo) if cfg.window else None
@@ -98,7 +99,7 @@ class Mixer(nn.Module):
         bank: reading.AnyBank | None = None
         if self.cache.keeps and cfg.bounded:
             bank = Bounded.empty(self.memory, batch, routing)
-        elif self.cache.keeps and cfg.segments == "constant":
+        elif self.cache.keeps and cfg.segments != "logarithmic":
             bank = Bank.empty(self.memory, batch, routing)
         elif self.cache.keeps:
             bank = Slots.empty(self.memory, batch, routing, cfg.start == "restart")

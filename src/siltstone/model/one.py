@@ -18,7 +18,8 @@ from ..cache.logarithmic import Slots
 from ..cache.read import stage_sum
 from .context import Context
 from .reading import cached
-from .routing import Lead, follow, held
+from .routing import Lead, follow
+from .segments import held
 from .window import put
 
 if TYPE_CHECKING:
@@ -29,19 +30,21 @@ def possible(mixer: Mixer, context: Context) -> bool:
     """Whether this call is such a token, and seals nothing."""
     if context.tick is None:
         return False
-    position, phase = context.tick
-    before, after = (mixer.geo.written(n) for n in (position, position + 1))
-    return bool(mixer.geo.sealed(before, phase) == mixer.geo.sealed(after, phase))
+    segments = context.segments(mixer.geo)
+    before, after = (segments.online(int(mixer.geo.written(n))) for n in (context.tick, context.tick + 1))
+    return before is not None and before == after
 
 
 def memory(mixer: Mixer, x: Tensor, state: LayerState, after: LayerState, context: Context) -> Tensor | None:
     """x [B, 1, D] -> what memory and bank say [B, 1, H, V], or None before the first write. Fills in `after`."""
     assert context.tick is not None
-    geo, rule = mixer.geo, mixer.memory
-    position, phase = context.tick
+    geo, rule, position = mixer.geo, mixer.memory, context.tick
     before, writes = int(geo.written(position)), int(geo.written(position + 1))
-    segment = int(geo.sealed(writes, phase))
-    since = writes - int(geo.opens(segment, phase))
+    segments = context.segments(geo)
+    online = segments.online(writes)
+    assert online is not None
+    segment, since = online[0], writes - online[1]
+    place = int(segments.phase[0]) * (segment == 0) + since - 1  # of the last write in its segment
     if writes > before:
         block = _leaving(mixer, x, state, position, before).unflatten(1, (-1, mixer.cfg.rate))
         c = mixer.compress(block, _window(mixer, x, state, position)) if mixer.compress.sees_window else mixer.compress(block)
@@ -53,12 +56,12 @@ def memory(mixer: Mixer, x: Tensor, state: LayerState, after: LayerState, contex
             if isinstance(after.bank, Slots):
                 after.bank = after.bank.step(rule, inputs, shift)
         if mixer.router is not None and state.summary is not None:
-            block = (writes - 1 + phase) % geo.per_segment // mixer.router.block
-            place = (0, 0, block, mixer.router.blocks - 1 - block)
-            after.summary = state.summary + F.pad(mixer.router.keys(c).mean(1, keepdim=True), place)
+            block = place // mixer.router.block
+            pad = (0, 0, block, mixer.router.blocks - 1 - block)
+            after.summary = state.summary + F.pad(mixer.router.keys(c).mean(1, keepdim=True), pad)
     if geo.ring_input:
         after.input = put(state.input, x, position % geo.ring_input, context.donate)
-    return _read(mixer, x, after, segment, phase, since, context) if writes else None
+    return _read(mixer, x, after, segment, place, context) if writes else None
 
 
 def _window(mixer: Mixer, x: Tensor, state: LayerState, position: int) -> Tensor:
@@ -82,7 +85,7 @@ def _leaving(mixer: Mixer, x: Tensor, state: LayerState, position: int, write: i
     return old if geo.delay else torch.cat([old, x], 1)
 
 
-def _read(mixer: Mixer, x: Tensor, after: LayerState, segment: int, phase: int, since: int, context: Context) -> Tensor:
+def _read(mixer: Mixer, x: Tensor, after: LayerState, segment: int, place: int, context: Context) -> Tensor:
     rule, router = mixer.memory, mixer.router
     z = rule.queries(x).transpose(1, 2)
     own = rule.stages(after.online)
@@ -90,13 +93,13 @@ def _read(mixer: Mixer, x: Tensor, after: LayerState, segment: int, phase: int, 
     if router is not None and after.summary is not None:
         context.lead = Lead(router, router.queries(x), x, after.summary)
     if after.bank is not None and segment:
-        view = after.bank.now(router, segment, phase, mixer.geo.per_segment)
+        view = after.bank.now(router, segment, context.segments(mixer.geo))
         if router is not None and context.lead is not None:
             if router.leads:
                 context.lead.views.append(view)
             else:
                 follow([view], context.lead, 0)
-            mix = mixer.cache.mix(router, _asked(router, context.lead, view, segment, phase, since))
+            mix = mixer.cache.mix(router, _asked(router, context.lead, view, place))
             after.bank = after.bank.used(mix, None, 1)
     gate = None if mix.online is None else mix.online.transpose(1, 2).unsqueeze(-1).to(z.dtype)
     out = z
@@ -110,12 +113,11 @@ def _read(mixer: Mixer, x: Tensor, after: LayerState, segment: int, phase: int, 
     return out.transpose(1, 2)
 
 
-def _asked(router: Router, lead: Lead, view: View, segment: int, phase: int, since: int) -> Asked:
+def _asked(router: Router, lead: Lead, view: View, place: int) -> Asked:
     assert view.summary is not None
     keys, online = lead.router, None
     if router.softmax:
-        start = 0 if segment else phase
-        count = held(np.array(start + since - 1), np.array(start), keys)
+        count = held(np.array(place), np.array(0), keys.block, keys.blocks)  # beyond the first segment, which begins at place 0
         means = lead.before / torch.from_numpy(np.maximum(count, 1)).to(lead.u.device).unsqueeze(-1)
         empty = torch.from_numpy(count == 0).to(lead.u.device)[None, None] if (count == 0).any() else None
         online = keys.scores(lead.u, means.unsqueeze(1), empty).squeeze(-1)

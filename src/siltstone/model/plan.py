@@ -4,7 +4,7 @@ What is called a write here is an update of the memory: `rate` is the tokens an 
 a group of several writes.
 
 With n tokens of a life seen, left(n) = max(0, n - delay - sinks) have gone towards memory and M(n) = left(n) // rate
-are written. Write m takes tokens sinks + m*rate ... and belongs to segment (m + phase) // per_segment.
+are written. Write m takes tokens sinks + m*rate ... and belongs to a segment (see segments.py).
 
 The queries of a run are cut into *pieces*, one a segment that is online meanwhile. Inside a piece, write slot l is
 followed by the `rate` query slots l*rate ... l*rate + rate-1 that see writes up to slot l. A piece that begins in the
@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .runs import Runs
+from .runs import Clock, Runs
+from .segments import Segments
 
 ENDLESS = 1 << 60
 
@@ -38,6 +39,7 @@ class Geometry:
     per_segment: int = ENDLESS
     align: int = 1
     chunk: int = 64
+    content: bool = False
 
     @property
     def ring(self) -> int:
@@ -53,13 +55,9 @@ class Geometry:
         """M(n), the writes made after n tokens."""
         return np.maximum(0, seen - self.delay - self.sinks) // self.rate
 
-    def sealed(self, writes: Any, phase: Any) -> Any:
-        """Checkpoints sealed once `writes` writes are made; also the number of the online segment."""
-        return (np.maximum(writes, 1) - 1 + phase) // self.per_segment
-
-    def opens(self, segment: Any, phase: Any) -> Any:
-        """Number of a segment's first write."""
-        return np.maximum(0, segment * self.per_segment - phase) if self.per_segment < ENDLESS else np.zeros_like(segment)
+    def segments(self, clock: Clock) -> Segments:
+        """Which writes of rows belong together."""
+        return Segments(self.per_segment, clock.phase, clock.cuts if self.content else (), self.sinks, self.rate)
 
 
 class Take:
@@ -95,21 +93,23 @@ class Plan:
     pieces           [R] pieces that each run has, the dropped one included
     writes0, writes  [R] writes made before the call, and in it
     slots            L, write slots of a piece
+    segments         which writes of the runs belong together
     """
 
     def __init__(self, runs: Runs, geo: Geometry, device: torch.device):
         self.runs, self.geo, self.device = runs, geo, device
-        pos, n, phase, r = runs.clock.position, runs.length, runs.clock.phase, geo.rate
+        self.segments = segments = geo.segments(runs.clock)
+        pos, n, r = runs.clock.position, runs.length, geo.rate
         away = geo.delay + geo.sinks
         self.writes0 = geo.written(pos)
         self.writes = geo.written(pos + n) - self.writes0
-        self.sealed0 = geo.sealed(self.writes0, phase)
+        self.sealed0 = segments.sealed(self.writes0)
         begin = np.minimum(np.maximum(0, away + r - 1 - pos), n)
         self.active = begin < n
-        self.pieces = np.where(self.active, geo.sealed(self.writes0 + self.writes, phase) - self.sealed0 + 1, 1)
+        self.pieces = np.where(self.active, segments.sealed(self.writes0 + self.writes) - self.sealed0 + 1, 1)
 
         def opening(j: Any) -> Any:  # token at which segment sealed0 + j gets its first write
-            return (geo.opens(self.sealed0[:, None] + j, phase[:, None]) + 1) * r + away - 1 - pos[:, None]
+            return (segments.opens(self.sealed0[:, None] + j) + 1) * r + away - 1 - pos[:, None]
 
         self.dropped = int(bool(self.pieces.size and (self.pieces > 1).all() and (opening(np.array([[1]]))[:, 0] <= begin).all()))
         j = np.arange(self.dropped, int(self.pieces.max(initial=1)))[None]
@@ -123,7 +123,7 @@ class Plan:
         busy = self.stop > self.start
         gone = np.maximum(pos[:, None] + at + 1 - away, 0)
         offset = np.where(busy, gone % r, 0)
-        opened = geo.opens(self.sealed0[:, None] + j, phase[:, None])
+        opened = segments.opens(self.sealed0[:, None] + j)
         self.since = np.where(busy, gone // r - 1 - opened, 0)
         self.shift = self.since % geo.align
         self.first = gone // r - 1 - self.shift
@@ -222,16 +222,15 @@ class Plan:
         """[R, S, L] writes that the segment holds at each slot, at least 1."""
         return self.host(np.maximum(self.since[..., None] + np.arange(self.slots) - self.shift[..., None] + 1, 1))
 
-    def block_writes(self, number: int, block: int, blocks: int) -> np.ndarray:
-        """[R, number, J] writes of each sub-block of the segments that the call seals first, once they are full."""
-        segment = self.sealed0[:, None, None] + np.arange(number)[None, :, None]
-        from_, to = np.arange(blocks) * block, np.arange(1, blocks + 1) * block
-        return np.clip(to - np.maximum(from_, np.where(segment == 0, self.runs.clock.phase[:, None, None], 0)), 0, None)
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """The place in its segment of each piece's first write [R, S], and of each write slot [R, S, L].
 
-    def places(self) -> np.ndarray:
-        """[R, S, L] the place of each write slot in its segment, counted from where a segment of full length would begin."""
-        write = self.first[..., None] + np.arange(self.slots) + self.runs.clock.phase[:, None, None]
-        return write % self.geo.per_segment
+        Places count from where a segment of full length would begin; slots that hold no write may lie outside the segment.
+        """
+        segment = self.sealed0[:, None] + np.arange(self.dropped, self.dropped + self.shape[1])
+        start = self.segments.begins(segment)
+        slot = np.arange(self.slots) + self.first[..., None]
+        return start, start[..., None] + slot - self.segments.opens(segment)[..., None]
 
     @cached_property
     def asked(self) -> Tensor | None:

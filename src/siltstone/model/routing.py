@@ -11,6 +11,7 @@ from torch import Tensor
 from ..cache.bank import View
 from ..cache.base import Router
 from .plan import Plan
+from .segments import held
 
 
 @dataclass
@@ -23,12 +24,6 @@ class Lead:
     keys: Tensor
     before: Tensor
     views: list[View] = field(default_factory=list)
-
-
-def held(place: np.ndarray, start: np.ndarray, router: Router) -> np.ndarray:
-    """Writes of each sub-block [..., J] of a segment that begins at place `start` and has got to `place` (inclusive) [...]."""
-    from_, to = np.arange(router.blocks) * router.block, np.arange(1, router.blocks + 1) * router.block
-    return np.clip(np.minimum(place[..., None] + 1, to) - np.maximum(from_, start[..., None]), 0, None)
 
 
 class Routing:
@@ -53,7 +48,7 @@ class Routing:
                     scores = _first(scores, (asked * before[:, None, None].to(asked.dtype)).sum(-1))
                 self.online = (scores / plan.held.unsqueeze(-1)).flatten(2)
         else:
-            member = plan.host(plan.places()[..., None] // router.block == np.arange(router.blocks)).to(keys.dtype)
+            member = plan.host(plan.places()[1][..., None] // router.block == np.arange(router.blocks)).to(keys.dtype)
             self.sums = member.transpose(-1, -2) @ keys
             if softmax:
                 self.online = self._best(router, keys, member, before if goes_on else None, plan)
@@ -67,9 +62,8 @@ class Routing:
         each = (u @ keys.to(u.dtype).transpose(-1, -2)).masked_fill(late, 0.0) @ member.to(u.dtype)
         if before is not None:
             each = _first(each, (u[:, 0] @ before.to(u.dtype).transpose(-1, -2)).unsqueeze(1))
-        segment = plan.sealed0[:, None] + plan.dropped + np.arange(plan.shape[1])
-        start = np.where(segment == 0, plan.runs.clock.phase[:, None], 0)
-        count = held(plan.places(), start[..., None], router)
+        start, place = plan.places()
+        count = held(place, start[..., None], router.block, router.blocks)
         count = np.where(count.sum(-1, keepdims=True) > 0, count, 1)  # slots that hold no write of theirs are asked in vain
         counts = plan.host(np.repeat(count, rate, 2))
         return router.best((each / counts.clamp(min=1)).flatten(0, 1), (counts == 0).flatten(0, 1)).unflatten(0, u.shape[:2])

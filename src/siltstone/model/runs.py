@@ -7,6 +7,7 @@ Positions live on the host (numpy): planning a call costs no wait for a device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,25 +17,37 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..state import State
+from .segments import Cuts
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Where each row stands: `position` tokens of its life so far, `phase` writes by which its first cut comes early."""
+    """Where each row stands: `position` tokens of its life so far, `phase` writes by which its first segment ends early.
+
+    cuts   where each row's life was cut, () unless segments end by content
+    """
 
     position: np.ndarray
     phase: np.ndarray
+    cuts: tuple[Cuts, ...] = ()
 
     @classmethod
-    def start(cls, batch: int, phase: Any = None) -> Clock:
+    def start(cls, batch: int, phase: Any = None, content: bool = False) -> Clock:
         """Rows at position 0."""
         zero = np.zeros(batch, np.int64)
-        return cls(zero, zero.copy() if phase is None else np.asarray(phase, np.int64).reshape(batch).copy())
+        phase = zero.copy() if phase is None else np.asarray(phase, np.int64).reshape(batch).copy()
+        return cls(zero, phase, (Cuts(),) * batch if content else ())
 
     def select(self, rows: Any) -> Clock:
         """The given rows."""
         index = np.asarray(rows, np.int64)
-        return Clock(self.position[index], self.phase[index])
+        return Clock(self.position[index], self.phase[index], tuple(self.cuts[i] for i in index) if self.cuts else ())
+
+    @staticmethod
+    def cat(clocks: Sequence[Clock]) -> Clock:
+        """Rows of several clocks, one after the other."""
+        position, phase = (np.concatenate([getattr(c, name) for c in clocks]) for name in ("position", "phase"))
+        return Clock(position, phase, tuple(cut for c in clocks for cut in c.cuts))
 
 
 @dataclass(frozen=True)
@@ -43,7 +56,7 @@ class Runs:
 
     row       [R] the row that each run belongs to
     fresh     [R] the run begins a new life: nothing before it counts
-    clock     where each run stands before its first token
+    clock     where each run stands before its first token, and its cuts, those of this call included
     length    [R] tokens of each run
     take      [R, T'] position in the flattened [B*T] of each run's tokens, or None: runs are the rows, whole
     last      [B] the run in which each row ends, -1 where a row has no token
@@ -102,13 +115,18 @@ class Runs:
         position = before.position.copy()
         moved = self.last >= 0
         position[moved] = end[self.last[moved]]
-        return Clock(position, before.phase)
+        cuts = self.clock.cuts
+        if self.take is not None:
+            cuts = tuple(c if r < 0 else cuts[r] for c, r in zip(before.cuts, self.last, strict=True)) if before.cuts else ()
+        return Clock(position, before.phase, cuts)
 
 
-def plan_runs(shape: tuple[int, int], clock: Clock, mask: Tensor | None, reset: Tensor | None) -> Runs:
+def plan_runs(shape: tuple[int, int], clock: Clock, mask: Tensor | None, reset: Tensor | None, cut: Tensor | None = None) -> Runs:
     """Split a call into runs."""
     rows, tokens = shape
-    valid, begins = _host("mask", mask, shape), _host("reset", reset, shape)
+    valid, begins, ends = _host("mask", mask, shape), _host("reset", reset, shape), _host("cut", cut, shape)
+    if ends is not None and not ends.any():
+        ends = None
     if valid is not None and valid.all():
         valid = None
     if begins is not None and not (begins & valid if valid is not None else begins).any():
@@ -116,6 +134,9 @@ def plan_runs(shape: tuple[int, int], clock: Clock, mask: Tensor | None, reset: 
     every = np.arange(rows)
     if valid is None and begins is None:
         length = np.full(rows, tokens, np.int64)
+        if ends is not None:
+            added = zip(clock.cuts, clock.position, ends, strict=True)
+            clock = Clock(clock.position, clock.phase, tuple(c.add(p + np.flatnonzero(e)) for c, p, e in added))
         return Runs(every, np.zeros(rows, bool), clock, length, None, every if tokens else np.full(rows, -1), shape)
     valid = np.ones(shape, bool) if valid is None else valid
     row, fresh, pieces = [], [], []
@@ -138,7 +159,13 @@ def plan_runs(shape: tuple[int, int], clock: Clock, mask: Tensor | None, reset: 
         take[r, : len(piece)] = piece
         take[r, len(piece) :] = piece[-1]
     row_, fresh_ = np.array(row, np.int64), np.array(fresh, bool)
-    start = Clock(np.where(fresh_, 0, clock.position[row_]), clock.phase[row_])
+    position, known = np.where(fresh_, 0, clock.position[row_]), ()
+    if clock.cuts:
+        known = tuple(Cuts() if new else clock.cuts[b] for b, new in zip(row, fresh, strict=True))
+    if ends is not None:
+        flags = (ends.reshape(-1)[piece] for piece in pieces)
+        known = tuple(c.add(p + np.flatnonzero(e)) for c, p, e in zip(known, position, flags, strict=True))
+    start = Clock(position, clock.phase[row_], known)
     return Runs(row_, fresh_, start, length, take, last, shape)
 
 

@@ -17,6 +17,7 @@ from ..state import State, Store
 from .attention import AttentionState
 from .mixer import LayerState
 from .runs import Clock
+from .segments import Cuts
 from .windowed import WindowedState
 
 
@@ -48,7 +49,7 @@ class LMState:
     @staticmethod
     def cat(states: Sequence[LMState]) -> LMState:
         """Rows of several states, one after the other."""
-        clock = Clock(np.concatenate([s.position for s in states]), np.concatenate([s.phase for s in states]))
+        clock = Clock.cat([s.clock for s in states])
         layers = zip(*(s.layers for s in states), strict=True)
         return LMState(clock, tuple(type(x[0]).cat(x) for x in layers))
 
@@ -67,11 +68,16 @@ class LMState:
     @property
     def nbytes(self) -> int:
         """Live bytes."""
-        return sum(x.nbytes for x in self.layers)
+        return sum(x.nbytes for x in self.layers) + self._cut_bytes
+
+    @property
+    def _cut_bytes(self) -> int:
+        return sum(c.tokens.nbytes for c in self.clock.cuts)
 
     def parts(self) -> dict[str, int]:
-        """Live bytes by part: window (with all other inputs that are kept), memory, checkpoints, routing, attention."""
+        """Live bytes by part: window (and other inputs that are kept), memory, checkpoints (and cuts), routing, attention."""
         out: dict[str, int] = {part: 0 for part in ("window", "memory", "checkpoints", "routing", "attention")}
+        out["checkpoints"] = self._cut_bytes
         for layer in self.layers:
             if isinstance(layer, AttentionState):
                 out["attention"] += layer.cache.nbytes
@@ -101,8 +107,14 @@ class LMState:
         return out
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every live tensor by name, contiguous; stores are cut to the entries of the longest row."""
+        """Every live tensor by name, contiguous; stores are cut to the entries of the longest row.
+
+        Where segments end by content, `cuts` int64 are the tokens at which rows were cut, one row after the other.
+        """
         out: dict[str, Tensor] = {}
+        if self.clock.cuts:
+            tokens = np.concatenate([c.tokens for c in self.clock.cuts])
+            out["cuts"] = torch.empty(len(tokens), dtype=torch.int64).copy_(torch.from_numpy(tokens))
         for i, layer in enumerate(self.layers):
             for name, leaf in layer.leaves(f"layers.{i}."):
                 if isinstance(leaf, Store):
@@ -119,10 +131,11 @@ class LMState:
             for name, leaf in layer.leaves(f"layers.{i}."):
                 if isinstance(leaf, Store):
                     counts[name] = leaf.count.tolist()
-        return {"position": self.position.tolist(), "phase": self.phase.tolist(), "counts": counts}
+        out = {"position": self.position.tolist(), "phase": self.phase.tolist(), "counts": counts}
+        return out | ({"cuts": [len(c.tokens) for c in self.clock.cuts]} if self.clock.cuts else {})
 
 
-def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], phases: int, mixers: Sequence[Any]) -> LMState:
+def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cfg: Any, mixers: Sequence[Any]) -> LMState:
     """Fill an empty state of the right number of rows with saved tensors.
 
     Raises ValueError where they do not fit the model, or each other: a bank must hold what its position implies.
@@ -172,9 +185,13 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], ph
 
         return state.map(leaf)
 
-    out = LMState(Clock(*clock), tuple(layer(i, s) for i, s in enumerate(empty.layers)))
-    if (out.phase >= phases).any():
-        raise ValueError(f"phase must be below {phases}, the writes of a segment")
+    if (clock[1] >= cfg.phases).any():
+        raise ValueError(f"phase must be below {cfg.phases}, the writes of a segment")
+    cuts: tuple[Cuts, ...] = ()
+    if cfg.content and rows:
+        used.add("cuts")
+        cuts = read_cuts(tensors.get("cuts"), meta.get("cuts"), clock[0])
+    out = LMState(Clock(clock[0], clock[1], cuts), tuple(layer(i, s) for i, s in enumerate(empty.layers)))
     for i, (state, mixer) in enumerate(zip(out.layers, mixers, strict=True)):
         if not _agrees(state, mixer, out.clock):
             raise ValueError(f"layer {i} does not hold what position {out.position.tolist()} implies")
@@ -184,13 +201,27 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], ph
     return out
 
 
+def read_cuts(tokens: Any, counts: Any, position: np.ndarray) -> tuple[Cuts, ...]:
+    """Each row's cuts from a saved state: whole numbers, ascending, before its position."""
+    fits = isinstance(tokens, Tensor) and tokens.dtype == torch.int64 and tokens.dim() == 1
+    fits = fits and isinstance(counts, list) and len(counts) == len(position)
+    fits = fits and all(isinstance(n, int) and 0 <= n <= len(tokens) for n in counts) and sum(counts) == len(tokens)
+    if not fits:
+        raise ValueError(f"cuts must be whole numbers in one row, with the count of each of {len(position)} rows")
+    rows = np.split(tokens.cpu().numpy(), np.cumsum(counts)[:-1])
+    for row, end in zip(rows, position, strict=True):
+        if len(row) and not (row[0] >= 0 and row[-1] < end and (row[1:] > row[:-1]).all()):
+            raise ValueError(f"cuts must be ascending tokens before the row's position {end}")
+    return tuple(Cuts(row) for row in rows)
+
+
 def _agrees(state: State, mixer: Any, clock: Clock) -> bool:
     """Whether a layer keeps as many checkpoints, or keys and values, as rows at these positions have."""
     if isinstance(state, AttentionState):
         return bool((state.cache.count == clock.position).all())
     if not isinstance(state, LayerState) or state.bank is None:
         return True
-    sealed = mixer.geo.sealed(mixer.geo.written(clock.position), clock.phase)
+    sealed = mixer.geo.segments(clock).sealed(mixer.geo.written(clock.position))
     if isinstance(state.bank, Bank):
         return bool((state.bank.store.count == sealed).all())
     if isinstance(state.bank, Bounded):

@@ -198,7 +198,7 @@ class WindowAttention(Heads):
             q_sink = rope.rotate(q_sink, plan.angles(cfg.key_dim, sink=True)) if cfg.sinks else q_sink
         q, k = asked.split([cfg.heads, cfg.key_heads], 2)
         if context.tick is not None and not cfg.sinks:
-            slot = context.tick[0] % self.geo.ring
+            slot = context.tick % self.geo.ring
             after = WindowState(put(state.key, k, slot, context.donate), put(state.value, v, slot, context.donate))
             keys, values = after.key.transpose(1, 2).to(x.dtype), after.value.transpose(1, 2).to(x.dtype)
             return self.attend(q.transpose(1, 2), keys, values, plan.slots_bias(self.linear)).transpose(1, 2), after

@@ -6,10 +6,15 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..config import LayerConfig, LMConfig
+from ..model.segments import Cuts, Segments
 
 if TYPE_CHECKING:
     from .session import Session
+
+UNCUT = Cuts()
 
 
 @dataclass
@@ -77,34 +82,49 @@ def growth(cfg: LMConfig) -> str:
         return f"O(t/C): one checkpoint every C = {min(constant)} tokens"
     if any(layer.segments == "logarithmic" for layer in sealing):
         return "O(log t): logarithmic segments"
+    content = [layer.segment for layer in sealing if layer.content and not layer.bounded]
+    if content:
+        return f"O(cuts + t/C): one checkpoint a cut, and every C = {min(content)} tokens where there is none"
     return "O(1): a budget of checkpoints" if sealing else "O(1): nothing is sealed"
 
 
-def sealed(cfg: LayerConfig, position: int, phase: int = 0) -> int:
+def _segments(cfg: LayerConfig, phase: int, cuts: Cuts) -> Segments:
+    return Segments(cfg.updates, np.array([phase]), (cuts,) if cfg.content else (), cfg.sinks, cfg.every)
+
+
+def _tokens(cfg: LayerConfig, phase: int, cuts: Cuts, edges: list[int]) -> list[int]:
+    """The token at which each of these segments begins."""
+    return [cfg.sinks + int(m) * cfg.every for m in _segments(cfg, phase, cuts).opens(np.array([edges]))[0]]
+
+
+def sealed(cfg: LayerConfig, position: int, phase: int = 0, cuts: Cuts = UNCUT) -> int:
     """Segments that a memory layer has sealed at a position."""
     if cfg.cache == "none":
         return 0
     writes = max(0, position - cfg.delay - cfg.sinks) // cfg.every
-    return (max(writes, 1) - 1 + phase) // cfg.updates
+    return int(_segments(cfg, phase, cuts).sealed(np.array([writes]))[0])
 
 
-def spans(cfg: LayerConfig, position: int, phase: int = 0, kept: list[tuple[int, int]] | None = None) -> list[tuple[int, int]]:
+def spans(
+    cfg: LayerConfig, position: int, phase: int = 0, cuts: Cuts = UNCUT, kept: list[tuple[int, int]] | None = None
+) -> list[tuple[int, int]]:
     """Tokens [first, end) that each live checkpoint of a memory layer covers, oldest first.
 
     kept: with a budget, the last segment of each checkpoint and how many it holds, which depend on the text.
     """
-    number = sealed(cfg, position, phase)
+    number = sealed(cfg, position, phase, cuts)
     if kept is not None:
-        ends = [[cfg.sinks + max(0, e * cfg.updates - phase) * cfg.every for e in (a + 1 - n, a + 1)] for a, n in kept[:number]]
-        return [(first, end) for first, end in ends]
-    if cfg.segments == "constant":
+        whole = [(max(0, last + 1 - held), last + 1) for last, held in kept[:number]]
+        tokens = [_tokens(cfg, phase, cuts, list(pair)) for pair in whole]
+        return [(first, end) for first, end in tokens]
+    if cfg.segments != "logarithmic":
         edges = list(range(number + 1))
     else:  # the binary digits of the number
         edges = [0]
         for bit in reversed(range(number.bit_length())):
             if number >> bit & 1:
                 edges.append(edges[-1] + (1 << bit))
-    tokens = [cfg.sinks + max(0, e * cfg.updates - phase) * cfg.every for e in edges]
+    tokens = _tokens(cfg, phase, cuts, edges)
     return list(zip(tokens[:-1], tokens[1:], strict=True))
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, PositionError, TokenizerError
-from ..text import StreamDecoder, Tokenizer
+from ..text import StreamDecoder, Tokenizer, cut_table
 from .interrupt import shielded
 from .receipt import Counters
 from .sampling import StopStrings, check_options, sample
@@ -53,6 +53,7 @@ class Session:
 
     Text goes in by `append`; `logits` are those after its last token. Calls are cut in chunks of 512 tokens and nothing
     else depends on how a text was cut (up to rounding). Ctrl-C never tears a step: it takes effect between two calls.
+    With segments="content" every token that holds the model's `cut_at` (a line end, by default) ends a segment.
 
     counters    tokens appended, restored from a file, recomputed by going back
     notes       a dictionary of the caller's own, ready for JSON, saved with the session
@@ -68,6 +69,7 @@ class Session:
         self.counters = Counters()
         self.notes: dict[str, Any] = {}
         self._state: LMState = model.init_state(1)
+        self._cuts = cut_table(model.cfg, tokenizer)
         self._logits: Tensor | None = None
         self._sampler = torch.Generator().manual_seed(0)
         self._marks: list[weakref.ref[Mark]] = []
@@ -269,7 +271,8 @@ class Session:
     def _call(self, ids: Tensor, state: LMState, scored: bool = True, donate: bool = False) -> tuple[Tensor, LMState]:
         """Logits [tokens, vocab_size] (only the last one's unless scored) and the state after."""
         batch = ids[None].to(self.model.embed.weight.device)
-        hidden, state = self.model.features(batch, state, donate=donate)
+        cut = None if self._cuts is None else self._cuts[ids][None]
+        hidden, state = self.model.features(batch, state, donate=donate, cut=cut)
         logits = self.model.head(hidden if scored else hidden[:, -1:])
         return logits[0], state
 

@@ -6,13 +6,17 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from .. import __version__
 from ..config import LMConfig
 from ..errors import ConfigError, SessionCorrupt, SessionMismatch
+from ..model.segments import Cuts
+from ..model.stream_state import read_cuts
 from . import silt
-from .receipt import growth, kv_cache_bytes, sealed, spans
+from .receipt import UNCUT, growth, kv_cache_bytes, sealed, spans
 from .session import Session
 
 if TYPE_CHECKING:
@@ -136,11 +140,12 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (ConfigError, TypeError) as error:
         raise SessionMismatch(f"{path} was written by a model that this Siltstone cannot build: {error}") from None
     size = os.path.getsize(path)
-    phase, stream, version = header["state"].get("phase"), header["notes"].get("stream"), header.get("written_by")
-    first = phase[0] if isinstance(phase, list) and phase and isinstance(phase[0], int) else 0
+    stream, version = header["notes"].get("stream"), header.get("written_by")
     position, memories = header["position"], cfg.memory_layers
+    first, cuts = _segmented(path, header, tensors, cfg)
     element = {"float64": 8, "float32": 4}.get(header["dtype"], 2)
-    if any(layer.segments == "constant" and not layer.bounded and sealed(layer, position, first) > size for layer in memories):
+    growing = [layer for layer in memories if layer.segments != "logarithmic" and not layer.bounded]
+    if any(sealed(layer, position, first, cuts) > size for layer in growing):
         raise SessionCorrupt(f"{path} claims position {position}, and its {size} bytes cannot hold the checkpoints of that")
     banks: dict[tuple[tuple[int, int], ...], list[int]] = {}
     for block, (kind, layer) in enumerate(zip(cfg.kinds, cfg.layer_configs, strict=True)):
@@ -150,7 +155,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
                 names = (f"{_PREFIX}layers.{block}.bank.{leaf}" for leaf in ("last", "span"))
                 last, span = (tensors[name].flatten().tolist() if name in tensors else [] for name in names)
                 kept = list(zip(last, span, strict=False))
-            banks.setdefault(tuple(spans(layer, position, first, kept)), []).append(block)
+            banks.setdefault(tuple(spans(layer, position, first, cuts, kept)), []).append(block)
     parts = {str(k): v for k, v in header["parts"].items() if isinstance(v, int)}
     parts["logits and sampler"] = sum(x.nbytes for name, x in tensors.items() if not name.startswith(_PREFIX))
     return {
@@ -172,6 +177,21 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "stream": stream if isinstance(stream, dict) and isinstance(stream.get("offset"), int) else None,
         "notes": header["notes"],
     }
+
+
+def _segmented(path: Any, header: dict[str, Any], tensors: dict[str, Tensor], cfg: LMConfig) -> tuple[int, Cuts]:
+    """The session's phase and cuts. Raises SessionCorrupt where they, or its position, make no sense."""
+    position, phase = header["position"], header["state"].get("phase")
+    first = phase[0] if isinstance(phase, list) and phase and isinstance(phase[0], int) else 0
+    try:
+        if not 0 <= position < 1 << 62 or not 0 <= first < cfg.phases:
+            raise ValueError(f"position {position} and phase {first}")
+        if not cfg.content:
+            return first, UNCUT
+        (cuts,) = read_cuts(tensors.get(_PREFIX + "cuts"), header["state"].get("cuts"), np.array([position]))
+    except ValueError as error:
+        raise SessionCorrupt(f"{path} describes no session: {error}"[:300]) from None
+    return first, cuts
 
 
 __all__ = ["describe", "described", "load", "save", "weights_fingerprint"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .cuts import cut_table
 from .files import find_files, read_blocks, split_text
 from .load import load_tokenizer, tokenizer_from_json
 from .tokenizer import ByteTokenizer, StreamDecoder, Tokenizer
@@ -16,6 +17,7 @@ __all__ = [
     "ByteTokenizer",
     "StreamDecoder",
     "Tokenizer",
+    "cut_table",
     "find_files",
     "load_tokenizer",
     "read_blocks",

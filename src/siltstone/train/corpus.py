@@ -35,6 +35,7 @@ class Corpus:
     documents   in the order of the file
     sizes       [vocab_size] uint8 or wider: bytes that each id stands for
     key         hash of the texts and the tokenizer
+    tokenizer   what the ids are ids of
     """
 
     def __init__(self, path: Path, tokenizer: Tokenizer) -> None:
@@ -43,6 +44,7 @@ class Corpus:
         self.documents = [Document(**d) for d in index["documents"]]
         self.ids: np.ndarray = np.memmap(path, dtype=index["dtype"], mode="r")
         self.sizes = np.array([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)], np.int64)
+        self.tokenizer = tokenizer
         self.ends = tokenizer.eos_id is not None
 
     @property

@@ -12,6 +12,7 @@ from ..eval.stream import Score, score_documents
 from ..io import write_json
 from ..model.lm import LM
 from ..stream.interrupt import Interrupts
+from ..text import cut_table
 from .precision import autocast, chosen, chosen_device
 from .report import Display, Metrics
 from .setup import METRICS, RECEIPT, Run
@@ -108,7 +109,10 @@ def _validate(run: Run, trainer: Trainer, stop: Interrupts, metrics: Metrics, di
     documents = [valid.document(i, share) for i in range(len(valid.documents))]
     cast = autocast(recipe.precision, trainer.device)
     trainer.model.eval()
-    score = score_documents(trainer.model, documents, valid.sizes, recipe.length, recipe.batch, cast, stop=lambda: stop.asked)
+    cuts = cut_table(run.cfg, run.tokenizer)
+    score = score_documents(
+        trainer.model, documents, valid.sizes, recipe.length, recipe.batch, cast, stop=lambda: stop.asked, cuts=cuts
+    )
     trainer.model.train()
     if score is not None:
         metrics.write({"step": trainer.step, "valid_bits_per_byte": score.bits_per_byte, "valid_bytes": score.bytes})

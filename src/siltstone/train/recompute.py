@@ -36,19 +36,20 @@ def features(
     reset: Tensor | None = None,
     tokens: int | None = None,
     mask: Tensor | None = None,
+    cut: Tensor | None = None,
 ) -> tuple[Tensor, LMState]:
     """`model.features` in calls of `tokens` tokens (default: a segment), each of them run again in the backward pass.
 
-    ids, state, reset, mask and what is returned are those of `model.features`. Costs one more forward pass.
+    ids, state, reset, mask, cut and what is returned are those of `model.features`. Costs one more forward pass.
     Raises InputError for `tokens` below 1.
     """
     parts = _stretches(model, ids.shape[-1], tokens)
-    if not parts or any(flag is not None and flag.shape != ids.shape for flag in (mask, reset)):
-        return model.features(ids, state, mask, reset)  # which refuses what does not fit
+    if not parts or any(flag is not None and flag.shape != ids.shape for flag in (mask, reset, cut)):
+        return model.features(ids, state, mask, reset, cut=cut)  # which refuses what does not fit
     now = _taken_apart(model.init_state(len(ids)) if state is None else state)
     out = []
     for part in parts:
-        here = [None if flag is None else flag[:, part] for flag in (mask, reset)]
+        here = [None if flag is None else flag[:, part] for flag in (mask, reset, cut)]
         hidden, now = checkpoint(_stretch, model, ids[:, part], now, *here, use_reentrant=False, preserve_rng_state=False)
         out.append(hidden)
     return torch.cat(out, 1), _put_together(now)
@@ -73,9 +74,11 @@ def _stretches(model: LM, length: int, tokens: int | None) -> list[slice]:
     return [slice(at, min(at + size, length)) for at in range(0, length, size)]
 
 
-def _stretch(model: LM, ids: Tensor, before: LMState, mask: Tensor | None, reset: Tensor | None) -> tuple[Tensor, LMState]:
+def _stretch(
+    model: LM, ids: Tensor, before: LMState, mask: Tensor | None, reset: Tensor | None, cut: Tensor | None
+) -> tuple[Tensor, LMState]:
     """One call, from a state taken apart to a state taken apart."""
-    hidden, after = model.features(ids, _put_together(before), mask, reset)
+    hidden, after = model.features(ids, _put_together(before), mask, reset, cut=cut)
     return hidden, _taken_apart(after, None if reset is not None and bool(reset.any()) else before)
 
 

@@ -20,7 +20,7 @@ from ..config import LMConfig
 from ..errors import CheckpointError, ConfigError, DataError
 from ..io import atomic_file, sweep, write_json, write_text
 from ..io.atomic import make_folder
-from ..text import Tokenizer, load_tokenizer
+from ..text import Tokenizer, cut_table, load_tokenizer
 from .corpus import Corpus, build_corpus, corpus_key, hashed_files, open_corpus
 from .recipe import Recipe
 
@@ -84,6 +84,7 @@ def begin(
     cfg = configure(found.vocab_size)
     if cfg.vocab_size < found.vocab_size:
         raise ConfigError(f"vocab_size={cfg.vocab_size} is less than the tokenizer's {found.vocab_size} ids; leave it out")
+    cut_table(cfg, found)  # a text that no token holds is refused before any work is done
     train = build_corpus(files, found, folder / DATA)
     checked = build_corpus(held_out, found, folder / DATA) if held_out else None
     run = Run(folder, cfg, found, train, checked, recipe, torch.get_num_threads(), device, str(tokenizer))

@@ -17,6 +17,7 @@ from ..io import read_tensors, write_tensors
 from ..memory.base import wide
 from ..model.lm import LM
 from ..model.stream_state import LMState
+from ..text import cut_table
 from . import recompute
 from .corpus import Corpus
 from .precision import autocast
@@ -29,6 +30,9 @@ VERSION = 1
 class Trainer:
     """Truncated backpropagation through time, over rows that carry their states from step to step.
 
+    With segments="content" it cuts where a session does: at the model's `cut_at`. A document's end needs no cut: what
+    follows it begins a new life, or goes on from another text's state.
+
     step      optimiser steps made
     tokens    tokens trained on
     state     of the rows, after the last step
@@ -40,6 +44,7 @@ class Trainer:
         self.state: LMState | None = None
         self.step = self.tokens = 0
         self.device = next(model.parameters()).device
+        self._cuts = cut_table(model.cfg, corpus.tokenizer)
         self._autocast = autocast(recipe.precision, self.device)
         self._named = dict(model.named_parameters())
         matrices = [p for n, p in self._named.items() if p.dim() >= 2 and not n.endswith("norm")]  # a norm may be [heads, V]
@@ -57,7 +62,8 @@ class Trainer:
         targets = torch.from_numpy(piece.targets).to(self.device)
         reset = torch.from_numpy(piece.reset).to(self.device) if piece.reset.any() else None
         with self._autocast():
-            loss, state = self._loss(ids, targets, self._begin(piece), reset)
+            cut = None if self._cuts is None else self._cuts[torch.from_numpy(piece.ids)]
+            loss, state = self._loss(ids, targets, self._begin(piece), reset, cut)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._named.values(), self.recipe.clip)
         nats, rate = float(loss.detach()), self.recipe.rate(fraction)
@@ -74,12 +80,14 @@ class Trainer:
         bits = nats * ids.numel() / math.log(2)
         return {"loss": nats, "bits": bits, "bytes": piece.bytes, "lr": rate, "grad_norm": float(norm)}
 
-    def _loss(self, ids: Tensor, targets: Tensor, state: LMState, reset: Tensor | None) -> tuple[Tensor, LMState]:
+    def _loss(
+        self, ids: Tensor, targets: Tensor, state: LMState, reset: Tensor | None, cut: Tensor | None
+    ) -> tuple[Tensor, LMState]:
         """Mean cost of a token, nats, and the rows' states after them."""
         if self.recipe.recompute == "segment":
-            hidden, state = recompute.features(self.model, ids, state, reset)
+            hidden, state = recompute.features(self.model, ids, state, reset, cut=cut)
             return recompute.cross_entropy(self.model, hidden, targets), state
-        logits, state = self.model(ids, state, reset=reset)
+        logits, state = self.model(ids, state, reset=reset, cut=cut)
         return F.cross_entropy(wide(logits).flatten(0, 1), targets.flatten()), state
 
     def _begin(self, piece: Piece) -> LMState:
