@@ -167,9 +167,9 @@ def test_watching_changes_nothing_and_passes_everything_through() -> None:
     first = mixers[0].cache
     original = first.mix
 
-    def extended(router: Any, scores: Any, online: Any, hidden: Any, newest_last: bool, weight: Any = None) -> Mix:
+    def extended(router: Any, asked: Asked, weight: Any = None) -> Mix:
         assert weight == 3
-        return original(router, scores, online, hidden, newest_last)
+        return original(router, asked)
 
     calls: list[tuple[int, Call]] = []
     with watched(model, lambda layer, call: calls.append((layer, call))):
@@ -179,6 +179,6 @@ def test_watching_changes_nothing_and_passes_everything_through() -> None:
     assert all("mix" not in vars(m.cache) for m in mixers) and torch.equal(model(ROWS)[0], want) and len(calls) == len(seen)
     first.mix = extended  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError), watched(model, lambda layer, call: calls.append((layer, call))):
-        first.mix(mixers[0].router, torch.zeros(1, 1, 2), None, hidden=None, newest_last=False, weight=3)
+        first.mix(mixers[0].router, asked=Asked(torch.zeros(1, 1, 2), newest_last=False), weight=3)
         raise ZeroDivisionError
-    assert first.mix is extended and calls[-1][1].newest_last is False
+    assert first.mix is extended and calls[-1][1].asked.newest_last is False
