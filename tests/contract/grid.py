@@ -17,8 +17,9 @@ MEMORIES = [
 ]  # fmt: skip
 INNER = ("deep", "titans", "slots")  # with an inner batch
 APART = ("mlstm", "slots")  # whose states do not add up
+KEYLESS = ("gru", "lstm", "slstm", "min_gru", "min_lstm")  # without keys and values to be surprised by
 EQUAL = ("deep", "titans")  # with values as wide as keys
-CACHES = ["none", "residual", "gated", "soup", "sparse"]
+CACHES = ["none", "residual", "gated", "soup", "sparse", "exact"]
 ROUTED = ("gated", "soup", "sparse")
 STARTS = ["restart", "carry"]
 SEGMENTS = ["constant", "logarithmic"]
@@ -43,7 +44,8 @@ REST: dict[str, list[Any]] = dict(
 
 def caches(memory: str) -> list[str]:
     """The caches that an update rule works with."""
-    return [cache for cache in CACHES if (memory, cache) != ("mlstm", "soup")]
+    without = {"mlstm": ["soup"]} | dict.fromkeys(KEYLESS, ["exact"])
+    return [cache for cache in CACHES if cache not in without.get(memory, [])]
 
 
 def options(memory: str, variant: int) -> dict[str, Any]:
@@ -90,6 +92,7 @@ class Case:
             d_model=WIDTH, heads=2, head_dim=4, segment=4, router_dim=4,
             compress_options=dict(queries=2) if f["compress"] == "attention" else {},
             memory_options=options(f["memory"], f["variant"]),
+            cache_options=dict(writes=2 * f["top_k"] - 1) if f["cache"] == "exact" else {},
         ) | plain | budget  # fmt: skip
 
     @property
@@ -124,6 +127,8 @@ def allowed(f: dict[str, Any]) -> bool:
         return False
     if f["phase"] >= 4 // f["rate"] or (f["compress"] == "identity") != (f["rate"] == 1):
         return False
+    if f["cache"] == "exact" and f["window"] == 0:
+        return False
     if f["budget"] != "none" and f["segments"] == "logarithmic" or f["budget"] == "use2" and f["cache"] not in ROUTED:
         return False
     if f["memory"] in APART and f["start"] == "restart" and f["budget"][:5] == "merge":
@@ -134,13 +139,13 @@ def allowed(f: dict[str, Any]) -> bool:
 def pairs(f: dict[str, Any]) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
     """The pairs of values that a case puts to the test; values without an effect do not count."""
     live = dict(f)
-    if f["cache"] == "none":
+    if f["cache"] in ("none", "exact"):
         for name in ("start", "segments", "phase", "budget"):
             live.pop(name)
     if f["cache"] not in ROUTED:
         for name in ("gate", "router", "gate_distance"):
             live.pop(name)
-    if f["cache"] != "sparse":
+    if f["cache"] not in ("sparse", "exact"):
         live.pop("top_k")
     if not options(f["memory"], 0):
         live.pop("variant")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .caches import Asked, read
+from .caches import Asked, Store, read
 from .compressors import pool
 from .memories import MEMORIES, rms
 from .segments import Bank
@@ -27,9 +27,11 @@ class Row:
         self.window: list[Token] = []
         self.pending: list[Token] = []
         self.bank = None
+        self.store: Store | None = None
         if kind == "memory":
             self.memory = MEMORIES[cfg["memory"]](cfg, w)
             self.bank = Bank(cfg, w, self.memory, phase)
+            self.store = Store(cfg["cache_options"]["writes"]) if cfg["cache"] == "exact" else None
 
     def shift(self, offset: int) -> None:
         """Pretend that `offset` more tokens went by before what the window holds."""
@@ -53,7 +55,10 @@ class Row:
                     self.pending.append(left)
         if len(self.pending) == self.cfg["rate"]:
             if self.bank is not None:
-                self.bank.write(pool(self.cfg, self.w, [x for _, x in self.pending]))
+                c_D = pool(self.cfg, self.w, [x for _, x in self.pending])
+                if self.store is not None:
+                    self.store.offer(self.memory.surprise(self.bank.online, c_D), self.pending)
+                self.bank.write(c_D)
             self.pending = []
 
     def visible(self) -> list[Token]:
@@ -65,7 +70,9 @@ class Row:
         self.push(x_D)
         heads_HV = torch.zeros((), dtype=x_D.dtype)
         if self.kind == "attention" or self.cfg["window"] > 0:
-            heads_HV = heads_HV + attend(self.cfg, self.w["window.qkv.weight"], x_D, self.t, self.sinks, self.visible())
+            seen = self.visible()
+            stored = [] if self.store is None else self.store.beyond(seen)
+            heads_HV = heads_HV + attend(self.cfg, self.w["window.qkv.weight"], x_D, self.t, self.sinks, seen, stored)
         if self.bank is not None:
             out_HV = torch.zeros(self.memory.H, self.memory.V, dtype=x_D.dtype)
             if self.bank.count > 0:

@@ -83,7 +83,7 @@ class Bank:
     def write(self, c_D: Tensor) -> None:
         """If the segment is full, seal it and begin the next; then write."""
         full = self.length - self.phase if len(self.segments) == 1 else self.length
-        if self.cfg["cache"] != "none" and len(self.segments[-1]) == full:
+        if self.cfg["cache"] not in ("none", "exact") and len(self.segments[-1]) == full:
             self.ends.append(self.online)
             self.seal()
             self.segments.append([])

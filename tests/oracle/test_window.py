@@ -59,7 +59,7 @@ def test_equal_keys_average_the_values() -> None:
     cfg = BASE | dict(d_model=2, heads=1, head_dim=2)
     qkv = torch.cat([torch.zeros(4, 2), torch.eye(2)]).double()
     tokens = [(j, torch.tensor([float(j), 1.0], dtype=torch.float64)) for j in range(3)]
-    assert torch.equal(attend(cfg, qkv, tokens[2][1], 2, [], tokens), torch.tensor([[1.0, 1.0]], dtype=torch.float64))
+    assert torch.equal(attend(cfg, qkv, tokens[2][1], 2, [], tokens, []), torch.tensor([[1.0, 1.0]], dtype=torch.float64))
 
 
 def test_full_attention_is_torchs() -> None:

@@ -43,19 +43,21 @@ def distance_to(cfg: Config, t: int, j: int, is_sink: bool) -> int:
     return min(t, cfg["window"] + cfg["rate"] - 2 + cfg["sinks"]) - j
 
 
-def attend(cfg: Config, qkv: Tensor, x_D: Tensor, t: int, sinks: list[Token], others: list[Token]) -> Tensor:
+def attend(cfg: Config, qkv: Tensor, x_D: Tensor, t: int, sinks: list[Token], others: list[Token], stored: list[Token]) -> Tensor:
     """softmax(<R(distance) q_t, k_j> / sqrt(K)) v_j over sinks and other visible tokens (t itself among them) -> [H, V].
 
+    Stored tokens are seen where the last sink is seen (or would be, the token just before those that are no sinks).
     `qkv` [H*K + H*K + H*V, D] holds the three projections, in this order, each head-major.
     """
     H, K, V = sizes(cfg)
     to_q, to_k, to_v = qkv.split([H * K, H * K, H * V])
     q_HK = (to_q @ x_D).view(H, K)
     logits, values = [], []
-    for is_sink, tokens in ((True, sinks), (False, others)):
+    for kind, tokens in (("sink", sinks), ("stored", stored), ("other", others)):
         for j, x_j in tokens:
+            place = cfg["sinks"] - 1 if kind == "stored" else j
             k_HK = (to_k @ x_j).view(H, K)
-            turned = rotate(q_HK, distance_to(cfg, t, j, is_sink)) if cfg["position"] == "rope" else q_HK
+            turned = rotate(q_HK, distance_to(cfg, t, place, kind != "other")) if cfg["position"] == "rope" else q_HK
             logits.append((turned * k_HK).sum(-1) / math.sqrt(K))
             values.append((to_v @ x_j).view(H, V))
     if not logits:

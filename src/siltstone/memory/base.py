@@ -110,6 +110,13 @@ class Memory(nn.Module):
         skip = torch.full((len(first), 1), shift, device=first.device)
         return self.scan({k: slot(v) for k, v in inputs.items()}, valid, skip, state).ends.map(lambda x: x[:, 0])
 
+    def predicted(self, inputs: Inputs) -> tuple[Tensor, Tensor] | None:
+        """What a write has its key answer: the key as a query [..., H, in of stage 0], and the value [..., H, V].
+
+        None: this rule has no keys and values.
+        """
+        return None
+
     @abstractmethod
     def stages(self, state: State) -> tuple[Tensor, ...]:
         """The matrices of each stage, [..., H, in, out], of a state with leaves [..., ...]."""

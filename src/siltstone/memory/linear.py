@@ -69,6 +69,10 @@ class Linear(MatrixMemory):
             found["value"] = torch.cat([value, value.new_ones(*value.shape[:-1], 1)], -1)
         return found
 
+    def predicted(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """See Memory.predicted."""
+        return inputs["key"], inputs["value"][..., : self.val_dim]
+
     def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
         """f(q) S / (f(q) z + 1e-6)."""
         return z[..., :-1] / (z[..., -1:] + 1e-6) if self.options.normalise else z

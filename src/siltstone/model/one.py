@@ -16,10 +16,11 @@ from ..cache.bank import View
 from ..cache.base import Asked, Mix, Router
 from ..cache.logarithmic import Slots
 from ..cache.read import stage_sum
+from . import exact
 from .context import Context
 from .reading import cached
 from .routing import Lead, follow, held
-from .window import put
+from .window import Further, put
 
 if TYPE_CHECKING:
     from .mixer import LayerState, Mixer
@@ -34,8 +35,13 @@ def possible(mixer: Mixer, context: Context) -> bool:
     return bool(mixer.geo.sealed(before, phase) == mixer.geo.sealed(after, phase))
 
 
-def memory(mixer: Mixer, x: Tensor, state: LayerState, after: LayerState, context: Context) -> Tensor | None:
-    """x [B, 1, D] -> what memory and bank say [B, 1, H, V], or None before the first write. Fills in `after`."""
+def memory(
+    mixer: Mixer, x: Tensor, state: LayerState, after: LayerState, context: Context
+) -> tuple[Tensor | None, Further | None]:
+    """x [B, 1, D] -> what memory and bank say [B, 1, H, V], and what the window sees besides; None before the first write.
+
+    Fills in `after`.
+    """
     assert context.tick is not None
     geo, rule = mixer.geo, mixer.memory
     position, phase = context.tick
@@ -43,10 +49,14 @@ def memory(mixer: Mixer, x: Tensor, state: LayerState, after: LayerState, contex
     segment = int(geo.sealed(writes, phase))
     since = writes - int(geo.opens(segment, phase))
     if writes > before:
-        c = mixer.compress(_leaving(mixer, x, state, position, before).unsqueeze(1))
+        tokens = _leaving(mixer, x, state, position, before)
+        c = mixer.compress(tokens.unsqueeze(1))
         inputs = {k: v.squeeze(1) for k, v in rule.inputs(c).items()}
         shift = (since - 1) % rule.align(rule.options)
         after.online = rule.step(inputs, shift, state.online)
+        if state.kept is not None and mixer.window is not None:
+            surprise = exact.surprise(rule, inputs, state.online)
+            after.kept = exact.one_more(mixer.window, state.kept, surprise, before, tokens)
         if isinstance(state.bank, Slots):
             after.bank = state.bank.step(rule, inputs, shift)
         if mixer.router is not None and state.summary is not None:
@@ -55,7 +65,10 @@ def memory(mixer: Mixer, x: Tensor, state: LayerState, after: LayerState, contex
             after.summary = state.summary + F.pad(mixer.router.keys(c), place)
     if geo.ring_input:
         after.input = put(state.input, x, position % geo.ring_input, context.donate)
-    return _read(mixer, x, after, segment, phase, since, context) if writes else None
+    if not writes:
+        return None, None
+    further = None if after.kept is None else exact.now(geo, after.kept, position)
+    return _read(mixer, x, after, segment, phase, since, context), further
 
 
 def _leaving(mixer: Mixer, x: Tensor, state: LayerState, position: int, write: int) -> Tensor:

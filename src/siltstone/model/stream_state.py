@@ -71,7 +71,7 @@ class LMState:
         return sum(x.nbytes for x in self.layers)
 
     def parts(self) -> dict[str, int]:
-        """Live bytes by part: window, memory, checkpoints, routing, attention."""
+        """Live bytes by part: window, memory, checkpoints (or writes kept word for word), routing, attention."""
         out: dict[str, int] = {part: 0 for part in ("window", "memory", "checkpoints", "routing", "attention")}
         for layer in self.layers:
             if isinstance(layer, AttentionState):
@@ -80,7 +80,7 @@ class LMState:
                 out["window"] += layer.nbytes
             elif isinstance(layer, LayerState):
                 routing = 0 if layer.summary is None else layer.summary.nbytes
-                bank = 0 if layer.bank is None else layer.bank.nbytes
+                bank = sum(0 if x is None else x.nbytes for x in (layer.bank, layer.kept))
                 out["routing"] += routing
                 out["memory"] += layer.online.nbytes
                 out["checkpoints"] += bank
@@ -188,6 +188,11 @@ def _agrees(state: State, mixer: Any, clock: Clock) -> bool:
     """Whether a layer keeps as many checkpoints, or keys and values, as rows at these positions have."""
     if isinstance(state, AttentionState):
         return bool((state.cache.count == clock.position).all())
+    if isinstance(state, LayerState) and state.kept is not None:
+        kept, written = state.kept, mixer.geo.written(clock.position)
+        number = kept.number.cpu().numpy()
+        full = ((number >= 0) & (number < written[:, None])).sum(1) == np.minimum(written, number.shape[1])
+        return bool(full.all() and ((number < 0) == (kept.surprise == -torch.inf).cpu().numpy()).all())
     if not isinstance(state, LayerState) or state.bank is None:
         return True
     sealed = mixer.geo.sealed(mixer.geo.written(clock.position), clock.phase)

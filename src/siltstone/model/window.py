@@ -39,6 +39,18 @@ class WindowState(State):
     sink_value: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Further:
+    """Tokens besides those of the window, for each block of queries, seen at the distance of the last sink.
+
+    key [R, n, H, J, K] (not rotated), value [R, n, H, J, V], bias [R, n, 1, Q, J]: 0 where visible, else -inf.
+    """
+
+    key: Tensor
+    value: Tensor
+    bias: Tensor
+
+
 class Ring:
     """Reading and writing rings of `entries` slots in one call: history [R, E, ...] in order of time, and back."""
 
@@ -100,9 +112,19 @@ class WindowPlan:
         if (width, sink) not in self._angles:
             at = self.pos[:, None] + np.arange(self.runs.width)[None]
             if sink:
-                at = np.minimum(at, self.geo.window + self.geo.rate - 2 + self.geo.sinks)
+                at = np.minimum(at, self.edge)
             self._angles[width, sink] = rope.rotation(at, width, self.dtype, self.device)
         return self._angles[width, sink]
+
+    @property
+    def edge(self) -> int:
+        """The position from which on no sink drifts further away."""
+        return self.geo.window + self.geo.rate - 2 + self.geo.sinks
+
+    def last_sink(self, width: int, at: int | None = None) -> tuple[Tensor, Tensor]:
+        """Rotation of keys that stand where the last sink does; at: towards a query rotated by its own position."""
+        moved = 0 if at is None else at - min(at, self.edge)
+        return rope.rotation(np.array([[self.geo.sinks - 1 + moved]]), width, self.dtype, self.device)
 
     @cached_property
     def sink_take(self) -> Tensor:
@@ -168,7 +190,16 @@ class WindowAttention(nn.Module):
             like.new_zeros(batch, cfg.sinks, cfg.heads, cfg.val_dim),
         )
 
-    def forward(self, x: Tensor, state: WindowState, context: Context) -> tuple[Tensor, WindowState]:
+    def written(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys (not rotated) and values [..., H, K or V] of tokens x [..., D]."""
+        cfg = self.cfg
+        found = F.linear(x, self.qkv.weight[cfg.heads * cfg.key_dim :])
+        k, v = found.split([cfg.heads * cfg.key_dim, cfg.heads * cfg.val_dim], -1)
+        return k.unflatten(-1, (cfg.heads, -1)), v.unflatten(-1, (cfg.heads, -1))
+
+    def forward(
+        self, x: Tensor, state: WindowState, context: Context, further: Further | None = None
+    ) -> tuple[Tensor, WindowState]:
         """One call over runs."""
         cfg, plan = self.cfg, context.window(self.geo, x.dtype)
         asked, v = self.qkv(x).split([2 * cfg.heads * cfg.key_dim, cfg.heads * cfg.val_dim], -1)
@@ -176,13 +207,18 @@ class WindowAttention(nn.Module):
         q_sink = asked[:, :, : cfg.heads]
         if cfg.position == "rope":
             asked = rope.rotate(asked, plan.angles(cfg.key_dim))
-            q_sink = rope.rotate(q_sink, plan.angles(cfg.key_dim, sink=True)) if cfg.sinks else q_sink
+            q_sink = rope.rotate(q_sink, plan.angles(cfg.key_dim, sink=True)) if cfg.sinks or further is not None else q_sink
         q, k = asked.split(cfg.heads, 2)
         if context.tick is not None and not cfg.sinks:
             slot = context.tick[0] % self.geo.ring
             after = WindowState(put(state.key, k, slot, context.donate), put(state.value, v, slot, context.donate))
             keys, values = after.key.transpose(1, 2).to(x.dtype), after.value.transpose(1, 2).to(x.dtype)
             bias = plan.slots_bias
+            if further is not None:
+                far = self._placed(further.key[:, 0], plan, context.tick[0])
+                near = keys.new_zeros(1, 1, 1, keys.shape[2]) if bias is None else bias
+                bias = torch.cat([further.bias[:, 0].to(x.dtype), near.expand(len(x), -1, -1, -1)], -1)
+                keys, values = torch.cat([far, keys], 2), torch.cat([further.value[:, 0].to(x.dtype), values], 2)
             out = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=bias, scale=cfg.key_dim**-0.5)
             return out.transpose(1, 2), after
         keys, values = plan.ring.extend(state.key, k), plan.ring.extend(state.value, v)
@@ -194,9 +230,23 @@ class WindowAttention(nn.Module):
             after.sink_value = (
                 torch.cat([state.sink_value, v], 1).flatten(0, 1).index_select(0, plan.sink_take).unflatten(0, shape)
             )
-        return self._attend(q, q_sink, keys, values, after, plan), after
+        return self._attend(q, q_sink, keys, values, after, plan, further), after
 
-    def _attend(self, q: Tensor, q_sink: Tensor, keys: Tensor, values: Tensor, sinks: WindowState, plan: WindowPlan) -> Tensor:
+    def _placed(self, key: Tensor, plan: WindowPlan, at: int | None = None) -> Tensor:
+        """Keys [..., K], rotated to where the last sink stands."""
+        key = key.to(plan.dtype)
+        return rope.rotate(key, plan.last_sink(key.shape[-1], at)) if self.cfg.position == "rope" else key
+
+    def _attend(
+        self,
+        q: Tensor,
+        q_sink: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        sinks: WindowState,
+        plan: WindowPlan,
+        further: Further | None,
+    ) -> Tensor:
         runs, tokens = q.shape[:2]
         block, n, ring = plan.block, plan.blocks, self.geo.ring
         short = n * block - tokens
@@ -206,15 +256,22 @@ class WindowAttention(nn.Module):
         q = q.unflatten(1, (n, block)).transpose(2, 3)
         keys = keys.unfold(1, ring + block, block).permute(0, 1, 2, 4, 3)
         values = values.unfold(1, ring + block, block).permute(0, 1, 2, 4, 3)
+        fixed = [] if further is None else [(self._placed(further.key, plan), further.value.to(values.dtype))]
         if sinks.sink_key is not None and sinks.sink_value is not None:
+            key, value = (x.transpose(1, 2)[:, None].expand(-1, n, -1, -1, -1) for x in (sinks.sink_key, sinks.sink_value))
+            fixed.append((key, value))
+        if fixed:
+            far = torch.cat([key for key, _ in fixed], -2)
             q = torch.cat([q, q_sink.unflatten(1, (n, block)).transpose(2, 3)], -1)
-            fixed = F.pad(sinks.sink_key, (sinks.sink_key.shape[-1], 0)).transpose(1, 2)[:, None].expand(-1, n, -1, -1, -1)
-            keys = torch.cat([fixed, F.pad(keys, (0, keys.shape[-1]))], -2)
-            values = torch.cat([sinks.sink_value.transpose(1, 2)[:, None].expand(-1, n, -1, -1, -1), values], -2)
+            keys = torch.cat([F.pad(far, (far.shape[-1], 0)), F.pad(keys, (0, keys.shape[-1]))], -2)
+            values = torch.cat([*(value for _, value in fixed), values], -2)
         outs = []
         for first, last, bias in plan.bands:
             part = (runs, last - first)
-            bias = bias.expand(*part, -1, -1, -1).flatten(0, 1)
+            bias = bias.expand(*part, -1, -1, -1)
+            if further is not None:
+                bias = torch.cat([further.bias[:, first:last].to(bias.dtype), bias], -1)
+            bias = bias.flatten(0, 1)
             qb, kb, vb = (z[:, first:last].flatten(0, 1) for z in (q, keys, values))
             o = F.scaled_dot_product_attention(qb, kb, vb, attn_mask=bias, scale=self.cfg.key_dim**-0.5)
             outs.append(o.unflatten(0, part))

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..config import LayerConfig, LMConfig
+from ..registry import member
 
 if TYPE_CHECKING:
     from .session import Session
@@ -71,7 +72,7 @@ def growth(cfg: LMConfig) -> str:
     """How a session's state grows with its position t (C tokens a segment)."""
     if "attention" in cfg.kinds:
         return "O(t): the pattern has full attention layers"
-    if "memory" not in cfg.kinds or cfg.layer.cache == "none":
+    if "memory" not in cfg.kinds or not member("cache", cfg.layer.cache).keeps:
         return "O(1): nothing is sealed"
     if cfg.layer.segments == "logarithmic":
         return "O(log t): logarithmic segments"
@@ -80,7 +81,7 @@ def growth(cfg: LMConfig) -> str:
 
 def sealed(cfg: LayerConfig, position: int, phase: int = 0) -> int:
     """Segments that a memory layer has sealed at a position."""
-    if cfg.cache == "none":
+    if not member("cache", cfg.cache).keeps:
         return 0
     writes = max(0, position - cfg.delay - cfg.sinks) // cfg.rate
     return (max(writes, 1) - 1 + phase) // (cfg.segment // cfg.rate)
