@@ -11,6 +11,7 @@ import siltstone as st
 
 from ..oracle import lm
 from .common import close, feed, gradients, named, weights
+from .grid import inner
 from .models import IDS, VOCAB, make_model, model_config
 
 LAYER: dict[str, Any] = dict(d_model=8, heads=2, head_dim=4, window=4, sinks=1, memory="gated", cache="gated", segment=4)
@@ -24,6 +25,7 @@ SHAPES: list[dict[str, Any]] = [
     dict(pattern="mwm", depth=3, routing="shared", gate="softmax", router="subblock:2", segments="logarithmic", norm_eps=1e-5),
     dict(pattern="m", depth=2, routing="shared", memory="delta", gate_distance="alibi", gate="softmax"),
     dict(pattern="mm", depth=3, routing="shared", memory="linear", cache="sparse", max_checkpoints=2, evict="merge", top_k=1),
+    dict(pattern="mam", depth=3, memory="titans", cache="exact", cache_options=dict(writes=2), memory_options=inner("titans")),
     dict(pattern="am", depth=2, window=0, sinks=0, write_delay=0, memory="linear", cache="soup", start="carry"),
 ]
 every_shape = pytest.mark.parametrize("keys", SHAPES, ids=lambda k: k["pattern"].replace(" ", "") + "-" + str(len(k)))
