@@ -135,7 +135,8 @@ def test_a_store_that_its_position_does_not_imply_is_refused() -> None:
     _, state = model(IDS[:1, :20])
     tensors, meta = state.tensors(), state.meta()
     model.load_state(tensors, meta)
-    for name, by in (("number", 17), ("number", -1), ("surprise", -torch.inf)):
+    last = kept(state)[1]
+    for name, by in (("number", 17), ("number", last), ("number", -1), ("surprise", -torch.inf)):
         full = f"layers.0.kept.{name}"
         with pytest.raises(ValueError, match="does not hold what position"):
             model.load_state(tensors | {full: tampered(tensors[full], by)}, meta)

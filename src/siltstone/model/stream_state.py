@@ -189,10 +189,11 @@ def _agrees(state: State, mixer: Any, clock: Clock) -> bool:
     if isinstance(state, AttentionState):
         return bool((state.cache.count == clock.position).all())
     if isinstance(state, LayerState) and state.kept is not None:
-        kept, written = state.kept, mixer.geo.written(clock.position)
-        number = kept.number.cpu().numpy()
+        number, nothing = state.kept.number.cpu().numpy(), (state.kept.surprise == -torch.inf).cpu().numpy()
+        written = mixer.geo.written(clock.position)
         full = ((number >= 0) & (number < written[:, None])).sum(1) == np.minimum(written, number.shape[1])
-        return bool(full.all() and ((number < 0) == (kept.surprise == -torch.inf).cpu().numpy()).all())
+        ordered = (number[:, :-1] < number[:, 1:]) | nothing[:, :-1]
+        return bool(full.all() and ordered.all() and ((number < 0) == nothing).all())
     if not isinstance(state, LayerState) or state.bank is None:
         return True
     sealed = mixer.geo.sealed(mixer.geo.written(clock.position), clock.phase)
