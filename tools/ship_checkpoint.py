@@ -65,7 +65,7 @@ def main() -> None:
         "window-only twin": by_position(twin.eval(), tok, texts, length=length),
     }
     ours, other = curves.values()
-    window = model.cfg.layer.window
+    window = model.cfg.widest_window
     beyond = [by_position(m, tok, texts, length=length, buckets=[window, length]) for m in (model, twin)]
     gains = [o - m for m, o in zip(beyond[0]["buckets"][0]["each"], beyond[1]["buckets"][0]["each"], strict=True)]
     receipts = [json.loads((run / "receipt.json").read_text("utf-8")) for run in (args.run, args.twin)]

@@ -73,7 +73,14 @@ def validate_layer(cfg: LayerConfig) -> None:
     for family in FAMILIES:
         cls = member(family, getattr(cfg, family))
         cls.check(cfg, options(cls, getattr(cfg, f"{family}_options")))
-    if cfg.bounded and cfg.evict == "merge" and cfg.start == "restart" and not member("memory", cfg.memory).adds_up:
+    rule = member("memory", cfg.memory)
+    batch = getattr(options(rule, cfg.memory_options), "inner_batch", cfg.group)
+    if batch % cfg.group:
+        raise ConfigError(
+            f"memory_options inner_batch={batch} is not a multiple of the {cfg.group} writes at once that compress_every="
+            f"{cfg.compress_every} with rate={cfg.rate} makes; choose inner_batch={-(-batch // cfg.group) * cfg.group}"
+        )
+    if cfg.bounded and cfg.evict == "merge" and cfg.start == "restart" and not rule.adds_up:
         raise ConfigError(
             f"evict='merge' adds up what restarted segments hold, and states of memory={cfg.memory!r} do not add up; "
             "set evict='age' or 'use', or start='carry'"

@@ -6,4 +6,5 @@ S pieces: a run cut at segment ends L write slots of a piece          Q query sl
 G groups that a scan runs side by side (rows, or rows times pieces)
 N checkpoints                       W window, tokens                  E entries of a ring
 H heads   K key width   V value width   F hidden width of a deep memory   U routing width   D model width
+J heads of the keys and values of exact attention, H / J of them share one
 """

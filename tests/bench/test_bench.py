@@ -12,6 +12,7 @@ from siltstone.bench import layers, models
 from siltstone.bench.run import cells, line
 from siltstone.bench.timing import Row, interleaved
 from siltstone.cli.app import app
+from siltstone.model.lm import LM
 
 
 def test_rounds_are_interleaved_and_warm_ones_not_counted() -> None:
@@ -70,7 +71,7 @@ def test_layer_rows_at_toy_sizes() -> None:
 
 def test_a_filled_state_stands_where_it_says() -> None:
     ours, peer = models.pair(torch.float32, cache="sparse", depth=1, d_model=32, heads=2)
-    for model in (ours, peer):
+    for model in (ours, peer, LM(peer.cfg.replace(short_conv=3, kv_heads=1, position="alibi"))):
         state = models.at_position(model, 5000)
         with torch.no_grad():
             logits, after = model(torch.zeros(1, 1, dtype=torch.long), state)

@@ -62,8 +62,9 @@ def make_layer(cfg: dict[str, Any], block: int | None = None) -> Any:
     torch.manual_seed(0)
     layer = generic(st.MemoryCaching(**cfg))
     if block is not None and cfg["memory"] not in INNER:
-        layer.mix.memory.chunk = block
-        layer.mix.geo = replace(layer.mix.geo, chunk=block)
+        group = layer.cfg.group
+        layer.mix.memory.chunk = max(1, block // group) * group
+        layer.mix.geo = replace(layer.mix.geo, chunk=max(1, block // group))
     return layer
 
 

@@ -30,7 +30,10 @@ REST: dict[str, list[Any]] = dict(
     sinks=[0, 2],
     gate=["softmax", "sigmoid"],
     window=[3, 5, 0],
-    position=["rope", "none"],
+    position=["rope", "alibi", "none"],
+    kv_heads=[None, 1],
+    qk_norm=[False, True],
+    short_conv=[0, 3],
     phase=[0, 1],
     top_k=[1, 2],
     value_dim=[None, 3],
@@ -38,6 +41,7 @@ REST: dict[str, list[Any]] = dict(
     block=[64, 3],
     router=["mean", "subblock:2"],
     gate_distance=["none", "alibi"],
+    group=[1, 2],  # writes an update
     budget=["none", "age2", "use2", "merge2", "merge1"],
 )
 
@@ -86,11 +90,13 @@ class Case:
     def cfg(self) -> dict[str, Any]:
         """Keys for `MemoryCaching(...)` and the oracle."""
         f = self.factor
-        plain = {k: v for k, v in f.items() if k not in ("phase", "variant", "block", "budget")}
+        plain = {k: v for k, v in f.items() if k not in ("phase", "variant", "block", "budget", "group")}
+        every = f["rate"] * f["group"]
         budget = dict(max_checkpoints=int(f["budget"][-1]), evict=f["budget"][:-1]) if f["budget"] != "none" else {}
         return dict(
             d_model=WIDTH, heads=2, head_dim=4, segment=4, router_dim=4,
-            compress_options=dict(queries=2) if f["compress"] == "attention" else {},
+            compress_options=dict(queries=2, context=seeing(f)) if f["compress"] == "attention" else {},
+            compress_every=every if f["group"] > 1 else None,
             memory_options=options(f["memory"], f["variant"]),
             cache_options=dict(writes=2 * f["top_k"] - 1) if f["cache"] == "exact" else {},
         ) | plain | budget  # fmt: skip
@@ -109,23 +115,35 @@ class Case:
         """The token at whose write the first segment is sealed."""
         cfg = self.cfg
         delay = cfg["window"] if cfg["write_delay"] == "window" else 0
-        return delay + cfg["sinks"] + cfg["segment"] - self.phase * cfg["rate"] + cfg["rate"] - 1
+        every = cfg["compress_every"] or cfg["rate"]
+        return delay + cfg["sinks"] + cfg["segment"] - self.phase * every + every - 1
 
     def __str__(self) -> str:
         f = self.factor
         delay = "" if f["write_delay"] == "window" else "-at_once"
         names = f"{f['memory']}-{f['cache']}-{f['start']}-{f['segments'][:3]}-{f['gate'][:4]}-{f['position']}"
         batch = f"-o{f['variant']}-c{f['block']}"
-        pool = f"{f['compress'][:4]}{f['rate']}"
+        exact = f"{'-qk' if f['qk_norm'] else ''}-g{f['kv_heads'] or 2}-h{f['short_conv']}"
+        pool = f"{f['compress'][:4]}{f['rate']}x{f['group']}{exact}"
         routes = f"-{f['router'][:3]}-{f['gate_distance'][:3]}-{f['budget']}"
         return f"{names}-w{f['window']}{delay}-{pool}-s{f['sinks']}-p{f['phase']}-k{f['top_k']}-v{f['value_dim']}{batch}{routes}"
 
 
+def seeing(f: dict[str, Any]) -> bool:
+    """Whether the attention compressor sees the window."""
+    return f["variant"] == 2 and f["write_delay"] == "window"
+
+
 def allowed(f: dict[str, Any]) -> bool:
     """Combinations that the configuration accepts."""
-    if f["window"] == 0 and (f["write_delay"] == "window" or f["sinks"] > 0 or f["rate"] > 1):
+    every = f["rate"] * f["group"]
+    if f["window"] == 0 and (f["write_delay"] == "window" or f["sinks"] > 0 or every > 1):
         return False
-    if f["phase"] >= 4 // f["rate"] or (f["compress"] == "identity") != (f["rate"] == 1):
+    if every > 2 and f["router"] != "mean":
+        return False
+    if f["memory"] in INNER and options(f["memory"], f["variant"])["inner_batch"] % f["group"]:
+        return False
+    if f["phase"] >= 4 // every or (f["compress"] == "identity") != (f["rate"] == 1):
         return False
     if f["cache"] == "exact" and f["window"] == 0:
         return False
@@ -139,6 +157,9 @@ def allowed(f: dict[str, Any]) -> bool:
 def pairs(f: dict[str, Any]) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
     """The pairs of values that a case puts to the test; values without an effect do not count."""
     live = dict(f)
+    if f["window"] == 0:
+        for name in ("position", "kv_heads", "qk_norm"):
+            live.pop(name)
     if f["cache"] in ("none", "exact"):
         for name in ("start", "segments", "phase", "budget"):
             live.pop(name)

@@ -48,7 +48,11 @@ def test_a_call_of_many_blocks(case: Case, monkeypatch: pytest.MonkeyPatch) -> N
 DEEP = dict(memory="deep", memory_options=dict(inner_batch=4, expansion=2, rate=0.5))
 
 
-@pytest.mark.parametrize("keys", [{}, dict(rate=3, compress="mean", segment=6, sinks=2), DEEP | dict(write_delay=0)])
+MEAN = dict(rate=3, compress="mean", segment=6, sinks=2)
+ALIBI = dict(position="alibi", kv_heads=1, qk_norm=True, compress_every=2, write_delay=0, short_conv=2)
+
+
+@pytest.mark.parametrize("keys", [{}, MEAN, ALIBI, DEEP | dict(write_delay=0)], ids=["plain", "mean", "alibi", "deep"])
 def test_hundreds_of_tokens(keys: dict[str, Any]) -> None:
     """More than two blocks of queries, in one call and in four."""
     cfg = config(7, **keys)

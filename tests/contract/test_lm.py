@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import siltstone as st
+from siltstone.model import attention, window
 
 from ..oracle import lm
 from .common import close, feed, gradients, named, weights
@@ -15,6 +16,8 @@ from .grid import inner
 from .models import IDS, VOCAB, make_model, model_config
 
 LAYER: dict[str, Any] = dict(d_model=8, heads=2, head_dim=4, window=4, sinks=1, memory="gated", cache="gated", segment=4)
+DEEP = dict(memory="deep", memory_options=dict(inner_batch=2, expansion=2, rate=0.5))
+LED = dict(routing="shared", gate="softmax")
 SHAPES: list[dict[str, Any]] = [
     dict(pattern="m", mlp="swiglu", tie=True),
     dict(pattern="w", mlp="gelu", tie=False, rate=2, compress="mean"),
@@ -24,10 +27,26 @@ SHAPES: list[dict[str, Any]] = [
     dict(pattern="wm", depth=2, mlp="gelu", tie=True, memory="gru", cache="residual", value_dim=3, segments="logarithmic"),
     dict(pattern="mwm", depth=3, routing="shared", gate="softmax", router="subblock:2", segments="logarithmic", norm_eps=1e-5),
     dict(pattern="m", depth=2, routing="shared", memory="delta", gate_distance="alibi", gate="softmax"),
+    dict(pattern="m", depth=3, gate="sigmoid", layers={"1": LED | DEEP, "2": LED | dict(cache="soup")}),
     dict(pattern="mm", depth=3, routing="shared", memory="linear", cache="sparse", max_checkpoints=2, evict="merge", top_k=1),
     dict(pattern="mam", depth=3, memory="titans", cache="exact", cache_options=dict(writes=2), memory_options=inner("titans")),
     dict(pattern="am", depth=2, window=0, sinks=0, write_delay=0, memory="linear", cache="soup", start="carry"),
-]
+    dict(pattern="a", mlp="gelu", position="alibi", heads=4, kv_heads=2, value_dim=3),
+    dict(pattern="a", mlp="gelu", position="alibi", qk_norm=True, short_conv=2),
+    dict(pattern="wa", depth=2, sinks=2, kv_heads=1, qk_norm=True, short_conv=4),
+    dict(pattern="wm", depth=2, position="alibi", sinks=3, heads=4, kv_heads=2, rate=2, compress="mean"),
+    dict(pattern="m", position="alibi", window=2, rate=3, compress="conv", segment=6, qk_norm=True),
+    dict(pattern="ma", depth=2, position="none", sinks=2, kv_heads=1, rate=2, compress="mean", short_conv=2),
+    dict(
+        pattern="mw am", depth=5, position="alibi", kv_heads=1, segment=8, memory_options=dict(decay="channel"),
+        layers={
+            "0": dict(memory="titans", memory_options=dict(inner_batch=2, expansion=2, rate=0.3), window=3, start="carry"),
+            "1": dict(window=7, sinks=0, short_conv=3),
+            "2": dict(position="rope", heads=4, qk_norm=True),
+            "-1": dict(memory="delta", cache="sparse", top_k=1, window=2, rate=2, compress="mean", write_delay=0, kv_heads=2),
+        },
+    ),
+]  # fmt: skip
 every_shape = pytest.mark.parametrize("keys", SHAPES, ids=lambda k: k["pattern"].replace(" ", "") + "-" + str(len(k)))
 
 
@@ -77,6 +96,15 @@ def test_any_calls_with_padding_and_resets(keys: dict[str, Any]) -> None:
                 close(y[b, place], want[: len(place)])
             close(y[1, 15:28], want[:13])
             assert state.position.tolist() == [26, 13, 26]
+
+
+@every_shape
+def test_attention_in_small_blocks(keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of a few queries: the oracle's outputs and gradients hold where one follows the other."""
+    monkeypatch.setattr(window, "BLOCK", 4)
+    monkeypatch.setattr(attention, "BLOCK", 3)
+    test_logits_and_gradients(keys)
+    test_any_calls_with_padding_and_resets(keys)
 
 
 def test_unused_parameters_are_the_only_ones_without_a_gradient() -> None:

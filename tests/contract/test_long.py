@@ -24,6 +24,7 @@ def test_many_writes_in_a_segment(memory: str, rate: int) -> None:
     cfg = LONG | dict(memory=memory, memory_options=inner(memory, batch=16, expansion=1, rate=0.3))
     if rate > 1:
         cfg |= dict(rate=rate, compress="mean", segment=33 * rate, start="restart")
+    cfg |= dict(position=["rope", "alibi", "none"][MEMORIES.index(memory) % 3])
     layer, x = make_layer(cfg), randn(140, 8, seed=4)
     w = weights(layer)
     x.requires_grad_()

@@ -70,9 +70,12 @@ BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, 
         ({"memory": ["gated"]}, ["memory=['gated']", "choose one of"]),
         ({"name": "x"}, ["'name'", "not a key"]),
         ({"segment": 8.0}, ["segment=8.0", "whole number"]),
+        ({"compress": "mean", "rate": 4, "compress_every": 6}, ["compress_every=6", "rate=4", "compress_every=8"]),
+        ({"compress_every": 3}, ["segment=8", "compress_every=3", "segment=6"]),
+        ({"memory": "deep", "memory_options": {"inner_batch": 3}, "compress_every": 2}, ["inner_batch=3", "2 writes at once"]),
         ({"router": "median"}, ["router='median'", "subblock:m"]),
         ({"router": "subblock:3"}, ["router='subblock:3'", "divide a segment (segment=8)"]),
-        ({"router": "subblock:2", "rate": 4, "compress": "mean"}, ["sub-blocks of 2 tokens", "rate=4"]),
+        ({"router": "subblock:2", "rate": 4, "compress": "mean"}, ["sub-blocks of 2 tokens", "every 4 tokens"]),
         ({"temperature": 0}, ["temperature=0", "above 0"]),
         ({"gate_distance": "alibbi"}, ["gate_distance='alibbi'", "did you mean 'alibi'"]),
         ({"routing": "common"}, ["routing='common'", "shared"]),
@@ -88,6 +91,24 @@ BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, 
         ({"cache": "exact", "cache_options": {"writes": True}}, ["writes=True", "at least 1"]),
         ({"cache": "exact", "window": 0, "write_delay": 0}, ["cache='exact'", "window of at least 1", "cache='none'"]),
         ({"cache": "exact", "memory": "gru"}, ["cache='exact'", "memory='gru'", "memory='gated_delta'"]),
+        ({"heads": 4, "kv_heads": 3}, ["kv_heads=3", "heads=4", "divisor"]),
+        ({"kv_heads": 0}, ["kv_heads=0", "at least 1"]),
+        ({"qk_norm": 1}, ["qk_norm=1", "true or false"]),
+        ({"short_conv": 1}, ["short_conv=1", "0 for none", "2 to 16"]),
+        ({"short_conv": 17}, ["short_conv=17", "2 to 16"]),
+        ({"layers": [{"window": 4}]}, ["layers=[{", "must map", '{"0": {"window": 64}}']),
+        ({"layers": {"0": 4}}, ["layers={'0': 4}", "must map"]),
+        ({"layers": {"2": {"window": 4}}}, ["no block '2'", "0 to 1", "-1 to -2"]),
+        ({"layers": {"9" * 5000: {}}}, ["no block '999"]),
+        ({"layers": {"-3": {"window": 4}}}, ["no block '-3'"]),
+        ({"layers": {"all": {"window": 4}}}, ["no block 'all'"]),
+        ({"layers": {"1": {"window": 4}, -1: {"rate": 1}}}, ["layers['-1'] and layers['1']", "join"]),
+        ({"layers": {"0": {"d_model": 8}}}, ["layers['0']", "d_model", "leave it out"]),
+        ({"layers": {"0": {"windw": 4}}}, ["'windw' is not a key of layers['0']", "did you mean 'window'"]),
+        ({"layers": {"0": {"depth": 4}}}, ["'depth' is not a key of layers['0']"]),
+        ({"layers": {"0": {"rate": 2}}}, ["layers['0']: ", "identity", "rate=2", "mean"]),
+        ({"layers": {"1": {"routing": "shared", "segment": 16}}}, ["block 1", "block 0", "segment differ", "routing='own'"]),
+        ({"pattern": "mw", "layers": {"-1": {"window": 0, "write_delay": 0}}}, ["window=0", "pattern"]),
     ],
 )
 def test_impossible_keys_are_refused_with_the_mend(keys: dict[str, Any], words: list[str]) -> None:
@@ -114,7 +135,30 @@ def test_a_configuration_survives_its_dictionary() -> None:
     assert cfg.kinds == ["memory", "window"]
 
 
+def test_blocks_may_differ() -> None:
+    keys = BASE | {"depth": 3, "pattern": "m wm", "memory_options": {"decay": "channel"}}
+    cfg = LMConfig.from_dict(keys | {"layers": {0: {"memory": "delta", "window": 6}, "-1": {"segment": 4}, "1": {}}})
+    first, second, third = cfg.layer_configs
+    assert (first.memory, first.memory_options, first.window) == ("delta", {}, 6)
+    assert second == cfg.layer and (third.segment, third.memory_options) == (4, {"decay": "channel"})
+    assert cfg.layers == {"0": {"memory": "delta", "window": 6}, "-1": {"segment": 4}}
+    assert LMConfig.from_dict(json.loads(json.dumps(cfg.to_dict()))) == cfg and hash(cfg) == hash(cfg.replace(depth=3))
+    assert cfg.replace(window=5).layer_configs[0].window == 6 and cfg.replace(window=5).layer_configs[1].window == 5
+    assert cfg.replace(layers={}) == LMConfig.from_dict(keys) != cfg
+    assert cfg.memory_layers == [first, third] and cfg.phases == 4 and cfg.widest_window == 6
+    assert (
+        cfg.differences == "; block 0: memory delta, window 6; block -1: segment 4" and cfg.replace(layers={}).differences == ""
+    )
+    windows = {"window": 0, "write_delay": 0, "pattern": "mw", "depth": 4, "layers": {"1": {"window": 4}, "3": {"window": 5}}}
+    assert [layer.window for layer in LMConfig.from_dict(BASE | windows).layer_configs] == [0, 4, 0, 5]
+    with pytest.raises(ConfigError, match="window=0 leaves a window layer"):
+        LMConfig.from_dict(BASE | windows | {"depth": 10**12})  # refused before anything is made of all blocks
+    cfg.to_dict()["layers"]["0"]["window"] = 7
+    assert cfg.layers["0"]["window"] == 6
+
+
 def test_settings_of_the_command_line() -> None:
+    assert parse_setting('layers={"0": {"memory": "delta"}}') == ("layers", {"0": {"memory": "delta"}})
     assert parse_setting("window=64") == ("window", 64)
     assert parse_setting("memory=gated") == ("memory", "gated")
     assert parse_setting('memory_options={"rate": 0.5}') == ("memory_options", {"rate": 0.5})

@@ -10,9 +10,11 @@ from torch import Tensor
 from .window import Config, Weights
 
 
-def pool(cfg: Config, w: Weights, xs: list[Tensor]) -> Tensor:
-    """xs, r tokens [D], oldest first -> [D]."""
-    return {"identity": identity, "mean": mean, "conv": conv, "gated": gated, "attention": attention}[cfg["compress"]](cfg, w, xs)
+def pool(cfg: Config, w: Weights, xs: list[Tensor], recent: list[Tensor]) -> Tensor:
+    """xs, r tokens [D], oldest first, and the tokens in the window -> [D]."""
+    if cfg["compress"] == "attention":
+        return attention(cfg, w, xs, recent)
+    return {"identity": identity, "mean": mean, "conv": conv, "gated": gated}[cfg["compress"]](cfg, w, xs)
 
 
 def identity(cfg: Config, w: Weights, xs: list[Tensor]) -> Tensor:
@@ -40,16 +42,23 @@ def gated(cfg: Config, w: Weights, xs: list[Tensor]) -> Tensor:
     return total / norm
 
 
-def attention(cfg: Config, w: Weights, xs: list[Tensor]) -> Tensor:
-    """m learned queries, each with keys and values of its own width D / m, side by side and projected."""
+def attention(cfg: Config, w: Weights, xs: list[Tensor], recent: list[Tensor]) -> Tensor:
+    """m queries, each with keys and values of its own width D / m, side by side and projected.
+
+    The queries are learned; with context, what they are depends on the mean of the window too.
+    """
     D, m = cfg["d_model"], cfg["compress_options"]["queries"]
     U, found = D // m, []
+    more_D = torch.zeros(D, dtype=xs[0].dtype)
+    if cfg["compress_options"].get("context"):
+        more_D = w["compress.context.weight"] @ mean(cfg, w, recent)
     for j in range(m):
         to_key, to_value = (
             w["compress.project.weight"][j * U : (j + 1) * U],
             w["compress.project.weight"][D + j * U : D + (j + 1) * U],
         )
-        logits = [(w["compress.seed"][j] @ (to_key @ x_D)) / math.sqrt(U) + w["compress.place"][j, i] for i, x_D in enumerate(xs)]
+        seed_U = w["compress.seed"][j] + more_D[j * U : (j + 1) * U]
+        logits = [(seed_U @ (to_key @ x_D)) / math.sqrt(U) + w["compress.place"][j, i] for i, x_D in enumerate(xs)]
         weights_r = torch.softmax(torch.stack(logits), dim=0)
         found.append(sum((a * (to_value @ x_D) for a, x_D in zip(weights_r, xs, strict=True)), torch.zeros(U, dtype=xs[0].dtype)))
     return w["compress.out.weight"] @ torch.cat(found)

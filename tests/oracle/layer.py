@@ -9,14 +9,14 @@ from .caches import Asked, Store, read
 from .compressors import pool
 from .memories import MEMORIES, rms
 from .segments import Bank
-from .window import Config, Token, Weights, attend
+from .window import Config, Token, Weights, attend, every
 
 
 class Row:
     """The state of one row. kind: "memory", "window" (no memory) or "attention" (every token stays in the window)."""
 
     def __init__(self, cfg: Config, w: Weights, phase: int = 0, kind: str = "memory"):
-        self.cfg = cfg if kind == "memory" else {**cfg, "rate": 1, "write_delay": "window"}
+        self.cfg = cfg if kind == "memory" else {**cfg, "rate": 1, "compress_every": None, "write_delay": "window"}
         if kind == "attention":
             self.cfg = {**self.cfg, "sinks": 0}
         self.w, self.kind = w, kind
@@ -25,6 +25,7 @@ class Row:
         self.asked: Asked | None = None
         self.sinks: list[Token] = []
         self.window: list[Token] = []
+        self.recent: list[Tensor] = []  # inputs that the short convolution still reaches, the newest first
         self.pending: list[Token] = []
         self.bank = None
         self.store: Store | None = None
@@ -39,8 +40,14 @@ class Row:
         self.window = [(j + offset, x) for j, x in self.window]
         self.pending = [(j + offset, x) for j, x in self.pending]
 
+    def convolved(self, x_D: Tensor) -> Tensor:
+        """x_t + sum_i a_i x_{t-i}, with nothing before the row's first token: what all of the layer sees instead of x_t."""
+        width = self.cfg.get("short_conv", 0)
+        self.recent = [x_D, *self.recent][:width]
+        return x_D + sum((a_D * x for a_D, x in zip(self.w["conv.taps"], self.recent, strict=False)), torch.zeros_like(x_D))
+
     def push(self, x_D: Tensor) -> None:
-        """Into the window; what leaves it (or the token itself, without a delay) joins pending; r pending ones are written."""
+        """Into the window; what leaves it (without a delay: this token) joins pending; when enough are, they are written."""
         delayed = self.cfg["write_delay"] == "window"
         token = (self.t, x_D)
         if self.t < self.cfg["sinks"]:
@@ -53,11 +60,13 @@ class Row:
                 left = self.window.pop(0)
                 if delayed:
                     self.pending.append(left)
-        if len(self.pending) == self.cfg["rate"]:
-            if self.bank is not None:
-                c_D = pool(self.cfg, self.w, [x for _, x in self.pending])
+        if len(self.pending) == every(self.cfg):
+            recent, r = [x for _, x in self.window], self.cfg["rate"]
+            for i in range(0, len(self.pending) if self.bank is not None else 0, r):
+                tokens = self.pending[i : i + r]
+                c_D = pool(self.cfg, self.w, [x for _, x in tokens], recent)
                 if self.store is not None:
-                    self.store.offer(self.memory.surprise(self.bank.online, c_D), self.pending)
+                    self.store.offer(self.memory.surprise(self.bank.online, c_D), tokens)
                 self.bank.write(c_D)
             self.pending = []
 
@@ -67,12 +76,14 @@ class Row:
 
     def step(self, x_D: Tensor) -> Tensor:
         """y [D] of the next token."""
+        if self.cfg.get("short_conv", 0):
+            x_D = self.convolved(x_D)
         self.push(x_D)
         heads_HV = torch.zeros((), dtype=x_D.dtype)
         if self.kind == "attention" or self.cfg["window"] > 0:
             seen = self.visible()
             stored = [] if self.store is None else self.store.beyond(seen)
-            heads_HV = heads_HV + attend(self.cfg, self.w["window.qkv.weight"], x_D, self.t, self.sinks, seen, stored)
+            heads_HV = heads_HV + attend(self.cfg, self.w, x_D, self.t, self.sinks, seen, stored)
         if self.bank is not None:
             out_HV = torch.zeros(self.memory.H, self.memory.V, dtype=x_D.dtype)
             if self.bank.count > 0:

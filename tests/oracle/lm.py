@@ -25,6 +25,21 @@ def mlp(cfg: Config, w: Weights, x_D: Tensor) -> Tensor:
     return w["down.weight"] @ hidden
 
 
+def block_configs(cfg: Config) -> list[Config]:
+    """The layer's keys of each block: `layers` changes some, by number from the first or (negative) from behind the last.
+
+    Another member without options of its own does not take over those of the one it replaces.
+    """
+    configs = []
+    for i in range(cfg["depth"]):
+        changed = {**cfg.get("layers", {}).get(str(i), {}), **cfg.get("layers", {}).get(str(i - cfg["depth"]), {})}
+        for family in ("memory", "compress", "cache"):
+            if changed.get(family, cfg[family]) != cfg[family]:
+                changed.setdefault(f"{family}_options", {})
+        configs.append({**cfg, **changed})
+    return configs
+
+
 class Reader:
     """One row of the model's state."""
 
@@ -33,11 +48,13 @@ class Reader:
         pattern = cfg["pattern"].replace(" ", "")
         kinds = [KINDS[pattern[i % len(pattern)]] for i in range(cfg["depth"])]
         self.blocks = [below(w, f"blocks.{i}.") for i in range(cfg["depth"])]
-        self.rows = [Row(cfg, below(b, "mix."), phase, kind) for b, kind in zip(self.blocks, kinds, strict=True)]
-        memories = [row for row in self.rows if row.kind == "memory"]
-        if cfg.get("routing") == "shared":
-            for row in memories[1:]:
-                row.lead = memories[0]
+        made = zip(block_configs(cfg), self.blocks, kinds, strict=True)
+        self.rows = [Row(layer, below(b, "mix."), phase, kind) for layer, b, kind in made]
+        lead = None
+        for row in self.rows:
+            if row.kind == "memory" and row.cfg["cache"] in ("gated", "soup", "sparse"):
+                row.lead = lead if row.cfg.get("routing") == "shared" else None
+                lead = lead if row.lead is not None else row
 
     def step(self, token: int) -> Tensor:
         """Logits [vocabulary] after the next token."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .memories import Matrix, State, l2
-from .window import Config, Weights
+from .window import Config, Weights, every
 
 Span = tuple[int, int]  # segments a .. b-1
 Blocks = list[list[Tensor]]  # routing keys [U], by sub-block
@@ -64,7 +64,7 @@ class Bank:
 
     def __init__(self, cfg: Config, w: Weights, memory: Matrix, phase: int = 0):
         self.cfg, self.w, self.memory = cfg, w, memory
-        self.phase = phase
+        self.phase = phase * every(cfg) // cfg["rate"]  # in writes
         self.length = cfg["segment"] // cfg["rate"]
         router = cfg.get("router", "mean")
         self.block = self.length if router == "mean" else int(router.split(":")[1]) // cfg["rate"]

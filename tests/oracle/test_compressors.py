@@ -15,8 +15,8 @@ def vec(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def pooled(name: str, w: dict[str, Tensor], *xs: Tensor, **options: Any) -> list[float]:
-    return pool(dict(d_model=2, compress=name, compress_options=options), w, list(xs)).tolist()
+def pooled(name: str, w: dict[str, Tensor], *xs: Tensor, recent: tuple[Tensor, ...] = (), **options: Any) -> list[float]:
+    return pool(dict(d_model=2, compress=name, compress_options=options), w, list(xs), list(recent)).tolist()
 
 
 ZERO, EYE = torch.zeros(2, 2).double(), torch.eye(2).double()
@@ -52,3 +52,17 @@ def test_attention_reads_keys_with_learned_queries() -> None:
     assert torch.allclose(vec(*got), vec(2, 4))  # the first query sees all alike, the second the larger key
     w["compress.place"] = torch.stack([vec(0, 60), vec(0, 0)])
     assert torch.allclose(vec(*pooled("attention", w, vec(3, 4), vec(1, 0), queries=2)), vec(1, 4))
+
+
+def test_attention_with_context_asks_what_the_window_says() -> None:
+    """One query: nothing of its own, and ten times the mean of the window."""
+    w = {
+        "compress.seed": torch.zeros(1, 2).double(),
+        "compress.place": torch.zeros(1, 2).double(),
+        "compress.project.weight": torch.cat([EYE, EYE]),
+        "compress.out.weight": EYE,
+        "compress.context.weight": 10 * EYE,
+    }
+    block, window = (vec(20, 0), vec(0, 20)), (vec(3, 0), vec(1, 0))
+    assert torch.allclose(vec(*pooled("attention", w, *block, recent=window, queries=1, context=True)), vec(20, 0))
+    assert torch.allclose(vec(*pooled("attention", w, *block, recent=window, queries=1)), vec(10, 10))

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import embedding, rms_norm
 
 from .layer import run as run_layer
-from .lm import run
+from .lm import below, block_configs, mlp, run
 from .weights import BASE, layer_weights
 from .window import Config, Weights
 
@@ -44,6 +44,22 @@ def test_one_block_is_written_out(mlp: str, tie: bool, pattern: str) -> None:
     x = x + hidden @ w["blocks.0.mlp.down.weight"].T
     want = rms_norm(x, (8,), w["norm.weight"], 1e-5) @ w["embed.weight" if tie else "unembed.weight"].T
     assert torch.allclose(run(cfg, w, ids.tolist()), want, rtol=0, atol=1e-12)
+
+
+def test_blocks_differ_where_the_configuration_says_so() -> None:
+    cfg = BASE | dict(pattern="m", depth=2, mlp="swiglu", tie=True, norm_eps=1e-6, memory="linear")
+    cfg |= dict(memory_options=dict(feature="elu"), layers={"-1": dict(memory="delta", window=2, short_conv=2)})
+    w = model_weights(cfg)
+    w |= {f"blocks.1.mix.{n}": p for n, p in layer_weights(block_configs(cfg)[1], seed=1).items()}
+    x = embedding(torch.tensor([3, 1, 4, 1, 5, 9, 2, 6, 5]), w["embed.weight"])
+    keys = [cfg, BASE | dict(memory="delta", memory_options={}, window=2, short_conv=2)]
+    for i in range(2):
+        part = below(w, f"blocks.{i}.")
+        x = x + run_layer(keys[i], below(part, "mix."), rms_norm(x, (8,), part["norm_mix.weight"], 1e-6))
+        z = rms_norm(x, (8,), part["norm_mlp.weight"], 1e-6)
+        x = x + torch.stack([mlp(cfg, below(part, "mlp."), z_D) for z_D in z])
+    want = rms_norm(x, (8,), w["norm.weight"], 1e-6) @ w["embed.weight"].T
+    assert torch.allclose(run(cfg, w, [3, 1, 4, 1, 5, 9, 2, 6, 5]), want, rtol=0, atol=1e-12)
 
 
 def test_patterns_repeat_and_logits_are_causal() -> None:

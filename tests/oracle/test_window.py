@@ -7,11 +7,11 @@ import math
 
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import conv1d, pad, rms_norm, scaled_dot_product_attention
 
 from .layer import Row, run
 from .weights import BASE, layer_weights, stream
-from .window import attend, distance_to, rotate, turns
+from .window import attend, distance_to, rotate, slope, turns
 
 
 def test_turns_are_the_usual_frequencies() -> None:
@@ -57,9 +57,9 @@ def test_sinks_stay_just_behind_the_farthest_key() -> None:
 
 def test_equal_keys_average_the_values() -> None:
     cfg = BASE | dict(d_model=2, heads=1, head_dim=2)
-    qkv = torch.cat([torch.zeros(4, 2), torch.eye(2)]).double()
+    w = {"window.qkv.weight": torch.cat([torch.zeros(4, 2), torch.eye(2)]).double()}
     tokens = [(j, torch.tensor([float(j), 1.0], dtype=torch.float64)) for j in range(3)]
-    assert torch.equal(attend(cfg, qkv, tokens[2][1], 2, [], tokens, []), torch.tensor([[1.0, 1.0]], dtype=torch.float64))
+    assert torch.equal(attend(cfg, w, tokens[2][1], 2, [], tokens), torch.tensor([[1.0, 1.0]], dtype=torch.float64))
 
 
 def test_full_attention_is_torchs() -> None:
@@ -93,8 +93,52 @@ def test_rotary_attention_is_the_textbooks() -> None:
     assert (run(cfg, w, x, kind="attention") - want).abs().max() < 1e-6
 
 
+def test_linear_biases_are_torchs_with_a_mask() -> None:
+    cfg = BASE | dict(position="alibi")
+    w, x = layer_weights(cfg), stream(9)
+    q, k, v = (w["window.qkv.weight"] @ x.T).view(3, 2, 4, 9).transpose(2, 3)
+    distance = (torch.arange(9)[:, None] - torch.arange(9)).double()
+    bias = -torch.tensor([1 / 16, 1 / 256]).double()[:, None, None] * distance  # the slopes of two heads
+    bias = bias.masked_fill(distance < 0, -math.inf)
+    want = scaled_dot_product_attention(q, k, v, attn_mask=bias).permute(1, 0, 2).reshape(9, 8) @ w["out.weight"].T
+    assert torch.allclose(run(cfg, w, x, kind="attention"), want, rtol=0, atol=1e-13)
+
+
+def test_eight_heads_have_the_papers_slopes() -> None:
+    assert [slope(h, 8) for h in range(8)] == [2.0 ** -(h + 1) for h in range(8)]
+
+
+def test_shared_keys_are_repeated_keys() -> None:
+    cfg = BASE | dict(heads=4, head_dim=2, kv_heads=2, position="none")
+    w, x = layer_weights(cfg), stream(9)
+    q, k, v = (w["window.qkv.weight"] @ x.T).split([8, 4, 4])
+    q, k, v = (z.view(-1, 2, 9).transpose(1, 2) for z in (q, k, v))
+    k, v = k[[0, 0, 1, 1]], v[[0, 0, 1, 1]]
+    want = scaled_dot_product_attention(q, k, v, is_causal=True).permute(1, 0, 2).reshape(9, 8) @ w["out.weight"].T
+    assert torch.allclose(run(cfg, w, x, kind="attention"), want, rtol=0, atol=1e-13)
+
+
+def test_queries_and_keys_are_normalised_before_they_are_turned() -> None:
+    cfg = BASE | dict(position="rope", qk_norm=True)
+    w, x = layer_weights(cfg), stream(9)
+    q, k, v = (w["window.qkv.weight"] @ x.T).view(3, 2, 4, 9).transpose(2, 3)
+    q, k = rms_norm(q, (4,), w["window.q_norm"], 1e-6), rms_norm(k, (4,), w["window.k_norm"], 1e-6)
+    q, k = (torch.stack([rotate(z[:, t], t) for t in range(9)], 1) for z in (q, k))
+    want = scaled_dot_product_attention(q, k, v, is_causal=True).permute(1, 0, 2).reshape(9, 8) @ w["out.weight"].T
+    assert torch.allclose(run(cfg, w, x, kind="attention"), want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["memory", "window", "attention"])
+def test_the_short_convolution_is_torchs(kind: str) -> None:
+    cfg = BASE | dict(short_conv=3)
+    w, x = layer_weights(cfg), stream(9)
+    taps = w["conv.taps"].flip(0).T[:, None]  # torch's lie in order of time, [D, 1, width]
+    convolved = x + conv1d(pad(x.T, (2, 0)), taps, groups=8).T
+    assert torch.allclose(run(cfg, w, x, kind=kind), run(BASE, w, convolved, kind=kind), rtol=0, atol=1e-13)
+
+
 def test_a_shifted_row_goes_on_as_before() -> None:
-    cfg = BASE | dict(sinks=2, window=4)
+    cfg = BASE | dict(sinks=2, window=4, short_conv=2)
     w, x = layer_weights(cfg), stream(24)
     row = Row(cfg, w)
     near = [row.step(x_D) for x_D in x]

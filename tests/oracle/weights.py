@@ -22,7 +22,11 @@ def layer_weights(cfg: Config, seed: int = 0) -> Weights:
     D, R = cfg["d_model"], cfg["router_dim"]
     shapes: dict[str, tuple[int, ...]] = {"out.weight": (D, H * V), "norm": (H, V)}
     if cfg["window"]:
-        shapes["window.qkv.weight"] = (H * (2 * K + V), D)
+        shapes["window.qkv.weight"] = (H * K + (cfg.get("kv_heads") or H) * (K + V), D)
+    if cfg.get("qk_norm"):
+        shapes |= {"window.q_norm": (K,), "window.k_norm": (K,)}
+    if cfg.get("short_conv"):
+        shapes["conv.taps"] = (cfg["short_conv"], D)
     rule = cfg["memory"]
     if rule in ("gru", "lstm"):
         wide = {"gru": 3, "lstm": 4}[rule] * H * V

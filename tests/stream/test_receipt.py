@@ -24,6 +24,8 @@ def test_timeline() -> None:
 def test_kv_cache() -> None:
     cfg = st.presets.nano(259, value_dim=16)  # 3 blocks, 3 heads, keys of 32
     assert kv_cache_bytes(cfg, 1000, 4) == 3 * 3 * (32 + 16) * 4 * 1000
+    cfg = cfg.replace(kv_heads=1, layers={"0": {"kv_heads": 3}})
+    assert kv_cache_bytes(cfg, 1000, 4) == (3 + 1 + 1) * (32 + 16) * 4 * 1000
 
 
 @pytest.mark.parametrize(
@@ -35,11 +37,14 @@ def test_kv_cache() -> None:
         ({"cache": "exact"}, "O(1)"),
         ({"pattern": "w"}, "O(1)"),
         ({"pattern": "ma", "segments": "logarithmic"}, "O(t)"),
+        ({"layers": {"1": {"segments": "constant", "segment": 32}}}, "O(t/C): one checkpoint every C = 32 tokens"),
+        ({"cache": "none", "layers": {"2": {"cache": "gated"}}}, "O(log t)"),
+        ({"pattern": "mmw", "cache": "none", "layers": {"2": {"cache": "gated"}}}, "O(1)"),
     ],
     ids=str,
 )
 def test_growth(keys: dict[str, Any], words: str) -> None:
-    assert growth(st.presets.nano(259, **keys)).startswith(words + ":")
+    assert growth(st.presets.nano(259, **keys)).startswith(words if ":" in words else words + ":")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 
 from siltstone.checkpoint import load
 from siltstone.cli.app import main
+from siltstone.io import read_tensors
 from siltstone.train import Trainer
 
 from .conftest import SMALL, write_texts
@@ -146,6 +147,20 @@ def test_standard_input_and_a_configuration_file(
     assert model.cfg.layer.top_k == 3
     assert model.cfg.layer.segment == 8
     assert here("--resume", "--out", tmp_path / "run", "--steps", "3", "-q") == 0
+
+
+def test_a_model_whose_blocks_differ(texts: Path, tmp_path: Path) -> None:
+    config = tmp_path / "model.toml"
+    config.write_text("".join(f"{key} = {value}\n" for key, value in SMALL.items()) + "[layers.0]\nsegment = 4\n")
+    keys = ["--config", config, "--set", "kv_heads=1", "--set", "position=alibi", "--set", "short_conv=4"]
+    assert here(texts, *QUICK[len(SETTINGS) :], *keys, "--steps", "4", "--out", tmp_path / "run") == 0
+    model, _ = load(tmp_path / "run")
+    assert [layer.segment for layer in model.cfg.layer_configs] == [4, 8] and model.cfg.layer.short_conv == 4
+    assert any(bool(p.any()) for name, p in model.named_parameters() if name.endswith("conv.taps"))
+    given = ["--set", 'layers={"0": {"segment": 16}}']
+    assert here(texts, *QUICK[len(SETTINGS) :], *keys, *given, "--resume", "--out", tmp_path / "run") == 2
+    _, meta = read_tensors(tmp_path / "run" / "resume.safetensors")
+    assert max(json.loads(meta["meta"])["state"]["phase"]) < 4
 
 
 def test_minutes(texts: Path, tmp_path: Path) -> None:

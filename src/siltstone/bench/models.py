@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -41,7 +42,7 @@ def at_position(model: LM, position: int, scale: float = 0.02) -> LMState:
     for layer, mix in zip(state.layers, mixers, strict=True):
         if isinstance(layer, AttentionState):
             leaves = tuple(torch.randn(*x.shape[:2], position, x.shape[3], dtype=x.dtype) * scale for x in layer.cache.leaves)
-            layers.append(AttentionState(Store(leaves, (2, 2), np.array([position]))))
+            layers.append(replace(layer, cache=Store(leaves, (2, 2), np.array([position]))))
             continue
         filled: Any = layer.map(lambda x: x if isinstance(x, Store) else torch.randn_like(x) * scale)
         bank = getattr(filled, "bank", None)

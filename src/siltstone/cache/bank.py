@@ -78,6 +78,7 @@ class Sealing:
     before: State
     sum_before: Tensor | None
     inputs: Inputs
+    valid: Tensor | None
     skip: Tensor
     written: Written
     budget: int

@@ -81,9 +81,9 @@ class Router(nn.Module):
         self.log_scale = nn.Parameter(torch.full((cfg.heads,), -math.log(cfg.temperature)))
         self.bias = nn.Parameter(torch.zeros(cfg.heads))
         self.online = nn.Parameter(torch.zeros(cfg.heads))
-        self.block = cfg.subblock // cfg.rate
+        self.block = cfg.subblock // cfg.every  # in updates of the memory
         self.blocks = cfg.segment // cfg.subblock
-        self.spread = math.sqrt(self.block)
+        self.spread = math.sqrt(cfg.subblock // cfg.rate)
         self.softmax = cfg.gate == "softmax"
         self.slopes = [2.0 ** (-8 * (h + 1) / cfg.heads) for h in range(cfg.heads)] if cfg.gate_distance == "alibi" else None
 

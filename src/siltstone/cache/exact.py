@@ -2,8 +2,8 @@
 
 M is the memory just before the write, k and v the rule's key and value of it: what a compressed memory predicts badly is kept
 word for word. Of equal surprises the most recent write wins; surprise selects, and carries no gradient. A write stands for
-`rate` tokens, whose keys and values in the window are what is kept. They are attended to in the window's own softmax, with
-position="rope" at the distance of the last sink, window + rate - 1: their own has no bound. There are no checkpoints.
+`rate` tokens, whose keys and values in the window are what is kept. They are attended to in the window's own softmax, at the
+distance of the last sink, window + compress_every - 1 tokens: their own has no bound. There are no checkpoints.
 Source: arXiv 2505.23666 (a sparse cache of pairs that linear attention recalls badly; there they are not written as well), with
 the loss of arXiv 2501.00663, eq. 12, for the surprise.
 """
@@ -63,8 +63,8 @@ class Exact(CachePolicy):
         return Kept(
             wide(like.new_zeros(batch, n)) - torch.inf,
             torch.full((batch, n), -1, device=like.device),
-            like.new_zeros(batch, n, cfg.rate, cfg.heads, cfg.key_dim),
-            like.new_zeros(batch, n, cfg.rate, cfg.heads, cfg.val_dim),
+            like.new_zeros(batch, n, cfg.rate, cfg.key_heads, cfg.key_dim),
+            like.new_zeros(batch, n, cfg.rate, cfg.key_heads, cfg.val_dim),
         )
 
 
@@ -72,8 +72,8 @@ class Exact(CachePolicy):
 class Kept(State):
     """The writes that are kept, in order of time, behind the empty places (surprise -inf, number -1, zeros).
 
-    surprise [B, N], float32 or wider; number int64 [B, N] of the write in the row's life; key [B, N, rate, H, K] (not rotated)
-    and value [B, N, rate, H, V] of its tokens.
+    surprise [B, N], float32 or wider; number int64 [B, N] of the write in the row's life; key [B, N, rate, J, K] (not rotated)
+    and value [B, N, rate, J, V] of its tokens.
     """
 
     surprise: Tensor

@@ -5,12 +5,15 @@ where bit l of n is set. Sealing segment n merges the spans of its trailing ones
 
 start = "carry": the merged checkpoint is simply the newest state. start = "restart": it must hold the writes of its
 whole span, so that each slot keeps a *runner*, the state that began where the span begins and is still written to; when
-spans merge, the runner of the oldest is what the new checkpoint is. Works for any rule, at O(log t) writes a token.
+spans merge, the runner of the oldest is what the new checkpoint is. Works for any rule, at O(log t) writes a token. Where a
+rule's writes do no more than fade a state and add to it (`Memory.merges`), two spans merge as S = e^{f'} S_older + S_newer, with
+f' the newer one's log decay, and there are no runners.
 Source: arXiv 2602.24281, section 3.4; arXiv 2506.04761 (Fenwick tree of states).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -29,15 +32,25 @@ from .codec import pack, rounded, unpack
 
 
 @dataclass
-class Slots(State):
-    """stages: packed matrices [B, H, X, in, out]; sums [B, X, J, U] of routing keys; runners: leaves [B, X, ...]; or None.
+class Fades(State):
+    """Log decays of each span, [B, X, ...], and of the online segment so far, [B, ...]."""
 
+    spans: Tensor
+    online: Tensor
+
+
+@dataclass
+class Slots(State):
+    """stages: packed matrices [B, H, X, in, out]; sums [B, X, J, U] of routing keys, or None.
+
+    To merge with, where segments restart: runners, leaves [B, X, ...], or fades.
     A span of 2^l segments has J sub-blocks like a segment, each 2^l times as long.
     """
 
     stages: tuple[Tensor, ...]
     sums: Tensor | None
     runners: State | None
+    fades: Fades | None = None
 
     @classmethod
     def empty(cls, memory: Memory, batch: int, routing: tuple[int, int] | None, restart: bool) -> Slots:
@@ -46,6 +59,9 @@ class Slots(State):
         first = memory.stages(start)
         stages = pack(memory.cfg.checkpoint_dtype, tuple(s.unsqueeze(2)[:, :, :0] for s in first))
         sums = None if routing is None else first[0].new_zeros(batch, 0, *routing)
+        if restart and memory.merges is not None and memory.cfg.checkpoint_dtype == "float32":
+            zero = first[0].new_zeros(batch, 0, *memory.merges)
+            return cls(stages, sums, None, Fades(zero, zero.new_zeros(batch, *memory.merges)))
         return cls(stages, sums, start.map(lambda x: x.unsqueeze(1)[:, :0]) if restart else None)
 
     @property
@@ -66,7 +82,8 @@ class Slots(State):
 
         sums = None if self.sums is None else pad(self.sums, 1)
         runners = None if self.runners is None else self.runners.map(lambda x: pad(x, 1))
-        return Slots(tuple(pad(s, 2) for s in self.stages), sums, runners)
+        fades = None if self.fades is None else Fades(pad(self.fades.spans, 1), self.fades.online)
+        return Slots(tuple(pad(s, 2) for s in self.stages), sums, runners, fades)
 
     @classmethod
     def cat(cls, states: Sequence[Self]) -> Self:
@@ -77,24 +94,37 @@ class Slots(State):
     def advance(self, call: Sealing, ask: Ask) -> tuple[list[View], list[Mix | None], Slots]:
         """Seal what the call seals; the views of its pieces, the gates over them, and the slots after it."""
         plan, kind = call.plan, call.memory.cfg.checkpoint_dtype
-        bank, number, phase = (
-            Slots(unpack(self.stages, call.dtype), self.sums, self.runners),
-            plan.sealed0.copy(),
-            plan.runs.clock.phase,
-        )
+        bank = dataclasses.replace(self, stages=unpack(self.stages, call.dtype))
+        number, phase = plan.sealed0.copy(), plan.runs.clock.phase
         views: list[View] = []
         if plan.dropped:
             bank, number = bank._seal(call, number, np.ones_like(number, bool), call.before, call.sum_before)
+        fading = bank._fading(call)
         for j in range(plan.shape[1]):
             views.append(bank._view(number, phase, call.router, plan.geo.per_segment))
             if bank.runners is not None and bank.width:
                 bank = bank._run(call, j)
+            if bank.fades is not None and fading is not None:
+                going = torch.from_numpy(j < plan.pieces - plan.dropped).to(fading.device).view(-1, *(1,) * (fading.dim() - 2))
+                bank.fades = Fades(bank.fades.spans, torch.where(going, fading[:, j], bank.fades.online))
             now = plan.dropped + j < plan.pieces - 1
             if now.any():
                 sums = None if call.sums is None else call.sums[:, j]
                 bank, number = bank._seal(call, number, now, call.ends.map(lambda x, j=j: x[:, j]), sums)
         mixes = [ask(j, view) for j, view in enumerate(views)]
-        return views, mixes, Slots(pack(kind, bank.stages), bank.sums, bank.runners)
+        return views, mixes, dataclasses.replace(bank, stages=pack(kind, bank.stages))
+
+    def _fading(self, call: Sealing) -> Tensor | None:
+        """[R, S, ...] log decay of the online segment after each piece."""
+        if self.fades is None:
+            return None
+        each = call.memory.fading(call.inputs)
+        if call.valid is not None:
+            each = each * call.valid.view(*call.valid.shape, *(1,) * (each.dim() - 3))
+        total = each.sum(2)
+        if call.plan.dropped:
+            return total
+        return torch.cat([total[:, :1] + self.fades.online.unsqueeze(1), total[:, 1:]], 1)
 
     def now(self, router: Router | None, number: int, phase: int, per_segment: int) -> View:
         """What rows that all hold `number` segments see."""
@@ -131,24 +161,26 @@ class Slots(State):
             apart = self.runners.matrix - call.before.matrix.unsqueeze(1) if first else self.runners.matrix
             moved = call.written.follow(group, apart)
             if moved is not None:
-                return Slots(self.stages, self.sums, MatrixState(moved + call.ends.matrix[:, j].unsqueeze(1)))
+                return dataclasses.replace(self, runners=MatrixState(moved + call.ends.matrix[:, j].unsqueeze(1)))
 
         def each(x: Tensor) -> Tensor:
             return x[:, j : j + 1].unsqueeze(1).expand(-1, width, *(-1,) * (x.dim() - 1)).flatten(0, 1)
 
-        valid = None if call.plan.valid is None else each(call.plan.valid)
+        valid = None if call.valid is None else each(call.valid)
         inputs = {k: each(x) for k, x in call.inputs.items()}
         written = call.memory.scan(inputs, valid, each(call.skip), self.runners.map(lambda x: x.flatten(0, 1)))
-        return Slots(self.stages, self.sums, written.ends.map(lambda x: x[:, 0].unflatten(0, (-1, width))))
+        return dataclasses.replace(self, runners=written.ends.map(lambda x: x[:, 0].unflatten(0, (-1, width))))
 
     def step(self, memory: Memory, inputs: Inputs, shift: int) -> Slots:
-        """One write, inputs [B, ...], into every runner."""
+        """One write, inputs [B, ...], into every runner, or what it fades."""
+        if self.fades is not None:
+            return dataclasses.replace(self, fades=Fades(self.fades.spans, self.fades.online + memory.fading(inputs)))
         if self.runners is None or not self.width:
             return self
         width = self.width
         each = {k: v.unsqueeze(1).expand(-1, width, *(-1,) * (v.dim() - 1)).flatten(0, 1) for k, v in inputs.items()}
         runners = memory.step(each, shift, self.runners.map(lambda x: x.flatten(0, 1)))
-        return Slots(self.stages, self.sums, runners.map(lambda x: x.unflatten(0, (-1, width))))
+        return dataclasses.replace(self, runners=runners.map(lambda x: x.unflatten(0, (-1, width))))
 
     def _seal(
         self, call: Sealing, number: np.ndarray, now: np.ndarray, state: State, sums: Tensor | None
@@ -177,15 +209,30 @@ class Slots(State):
 
             block = type(state)(**{n: pick(getattr(state, n), getattr(runners, n)) for n in vars(state)})
             runners = type(state)(**{n: put(getattr(runners, n), getattr(block, n), 1) for n in vars(state)})
-        new = rounded(call.memory.cfg.checkpoint_dtype, call.memory.stages(block))
+        matrices, fades = call.memory.stages(block), bank.fades
+        most = int(np.where(now, merged, 0).max(initial=0))
+
+        def at(folded: list[Tensor]) -> Tensor:
+            """Of what has been merged with 0, 1, 2 ... levels, each row's own."""
+            each = torch.stack(folded, 1)
+            index = source.clamp(max=most).view(-1, *(1,) * (each.dim() - 1)).expand(-1, 1, *each.shape[2:])
+            return each.gather(1, index)[:, 0]
+
+        if fades is not None:
+            whole, faded = [matrices[0]], [fades.online]
+            for level in range(most):
+                keep = faded[-1].exp().unsqueeze(-1)
+                keep = keep if keep.dim() == whole[-1].dim() else keep.unsqueeze(-1)
+                whole.append(torch.addcmul(whole[-1], keep, bank.stages[0][:, :, level]))
+                faded.append(faded[-1] + fades.spans[:, level])
+            matrices, fades = (at(whole),), Fades(put(fades.spans, at(faded), 1), fades.online)
+        new = rounded(call.memory.cfg.checkpoint_dtype, matrices)
         stages = tuple(put(o, n, 2) for o, n in zip(bank.stages, new, strict=True))
         total = None
         if bank.sums is not None and sums is not None:
             folded = [sums]
-            for level in range(int(np.where(now, merged, 0).max(initial=0))):  # 2 J sub-blocks, neighbours together
+            for level in range(most):  # 2 J sub-blocks, neighbours together
                 both = torch.cat([bank.sums[:, level], folded[-1]], 1)
                 folded.append(both.unflatten(1, (-1, 2)).sum(2))
-            each = torch.stack(folded, 1)
-            at = source.clamp(max=len(folded) - 1).view(-1, 1, 1, 1).expand(-1, 1, *each.shape[2:])
-            total = put(bank.sums, each.gather(1, at)[:, 0], 1)
-        return Slots(stages, total, runners), number + now
+            total = put(bank.sums, at(folded), 1)
+        return Slots(stages, total, runners, fades), number + now

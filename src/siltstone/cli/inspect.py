@@ -66,13 +66,16 @@ def _print(file: Path, found: dict[str, Any]) -> None:
     console.print(
         table("State", ["part", "bytes", "share"], [[k, f"{v:,}", f"{v / whole:.1%}"] for k, v in found["parts"].items()])
     )
-    points = found["checkpoints"]
-    layers = found["memory_layers"]
-    title = f"Checkpoints: {len(points)} in {'the memory layer' if layers == 1 else f'each of {layers} memory layers'}"
-    if not points:
-        console.print(Text(title, style="bold"))
-        return
-    rows = [[str(i), f"{a:,}", f"{b:,}", f"{b - a:,}"] for i, (a, b) in enumerate(points)]
-    if len(rows) > 16:
-        rows = [*rows[:8], ["…"] * 4, *rows[-8:]]
-    console.print(table(title, ["checkpoint", "first token", "end", "tokens"], rows))
+    layers, banks = found["memory_layers"], found["banks"]
+    for bank in banks or [{"blocks": [], "checkpoints": []}]:
+        points, blocks = bank["checkpoints"], ", ".join(map(str, bank["blocks"]))
+        where = "the memory layer" if layers == 1 else f"each of {layers} memory layers"
+        where = where if len(banks) < 2 else f"block{'s' * (len(bank['blocks']) > 1)} {blocks}"
+        title = f"Checkpoints: {len(points)} in {where}"
+        if not points:
+            console.print(Text(title, style="bold"))
+            continue
+        rows = [[str(i), f"{a:,}", f"{b:,}", f"{b - a:,}"] for i, (a, b) in enumerate(points)]
+        if len(rows) > 16:
+            rows = [*rows[:8], ["…"] * 4, *rows[-8:]]
+        console.print(table(title, ["checkpoint", "first token", "end", "tokens"], rows))

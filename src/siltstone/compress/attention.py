@@ -2,6 +2,8 @@
 
     c = concat_j [ sum_i softmax_i(<p_j, x_i W_k^j> / sqrt(U) + b_ji) x_i W_v^j ] W_o,   j = 1..m, U = D / m
 
+With `context` the queries are p_j + x' W_c^j, x' the mean of the window's tokens at the time of the write: what is kept of a
+block depends on what is being read now.
 Source: arXiv 1810.00825, section 3.2 (pooling by multihead attention with learned seeds), with a bias b a query and
 place, so that the order of a block counts.
 """
@@ -21,9 +23,10 @@ from .base import Compress
 
 @dataclass(frozen=True)
 class AttentionOptions:
-    """queries: m, how many learned queries share the width."""
+    """queries: m, how many learned queries share the width. context: the queries depend on the recent window too."""
 
     queries: int = 4
+    context: bool = False
 
 
 class AttentionPool(Compress):
@@ -39,6 +42,8 @@ class AttentionPool(Compress):
         self.place = nn.Parameter(torch.zeros(self.queries, cfg.rate))
         self.project = nn.Linear(cfg.d_model, 2 * cfg.d_model, bias=False)
         self.out = nn.Linear(cfg.d_model, cfg.d_model, bias=False)
+        self.sees_window = options.context
+        self.context = nn.Linear(cfg.d_model, cfg.d_model, bias=False) if options.context else None
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: Any) -> None:
@@ -48,9 +53,19 @@ class AttentionPool(Compress):
             raise ConfigError(
                 f"compress_options queries={number!r} must be a whole number that divides d_model={cfg.d_model}, for example 1"
             )
+        if not isinstance(options.context, bool):
+            raise ConfigError(f"compress_options context={options.context!r} must be true or false")
+        if options.context and cfg.write_delay == 0:
+            raise ConfigError(
+                "compress_options context=true looks at the tokens that came after the block, and write_delay=0 writes before "
+                "they come; set write_delay='window'"
+            )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[R, M, rate, D] -> [R, M, D]."""
+    def forward(self, x: Tensor, recent: Tensor | None = None) -> Tensor:
+        """[R, M, rate, D], recent [R, M, D] (with `context`) -> [R, M, D]."""
+        seed = self.seed.to(x.dtype)
+        if self.context is not None and recent is not None:
+            seed = (seed + self.context(recent).unflatten(-1, seed.shape)).unsqueeze(2)
         key, value = self.project(x).unflatten(-1, (2, self.queries, -1)).unbind(-3)
-        scores = (key * self.seed.to(x.dtype)).sum(-1) * self.seed.shape[-1] ** -0.5 + self.place.to(x.dtype).T
+        scores = (key * seed).sum(-1) * self.seed.shape[-1] ** -0.5 + self.place.to(x.dtype).T
         return self.out((scores.softmax(2).unsqueeze(-1) * value).sum(2).flatten(-2))

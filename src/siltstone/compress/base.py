@@ -12,10 +12,14 @@ from ..registry import NoOptions
 
 
 class Compress(nn.Module):
-    """`rate` tokens become one: x [R, M, rate, D] -> [R, M, D]. Subclasses define `name` and `forward`."""
+    """`rate` tokens become one: x [R, M, rate, D] -> [R, M, D]. Subclasses define `name` and `forward`.
+
+    sees_window   `forward` takes `recent` [R, M, D] too: the mean of the window's tokens when each write is made
+    """
 
     name: ClassVar[str]
     Options: ClassVar[type] = NoOptions
+    sees_window: bool = False
 
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__()
@@ -26,5 +30,5 @@ class Compress(nn.Module):
         """Raise ConfigError where this compressor cannot work with the layer's other keys."""
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, recent: Tensor | None = None) -> Tensor:
         """[R, M, rate, D] -> [R, M, D]."""

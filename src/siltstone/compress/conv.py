@@ -24,6 +24,6 @@ class Conv(Compress):
         super().__init__(cfg, options)
         self.taps = nn.Parameter(torch.full((cfg.rate, cfg.d_model), 1 / cfg.rate))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, recent: Tensor | None = None) -> Tensor:
         """[R, M, rate, D] -> [R, M, D]."""
         return (x * self.taps.to(x.dtype)).sum(2)

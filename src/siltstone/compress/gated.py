@@ -25,7 +25,7 @@ class GatedPool(Compress):
         self.gate = nn.Linear(cfg.d_model, cfg.d_model, bias=False)
         self.place = nn.Parameter(torch.zeros(cfg.rate, cfg.d_model))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, recent: Tensor | None = None) -> Tensor:
         """[R, M, rate, D] -> [R, M, D]."""
         gates = (self.gate(x) + self.place.to(x.dtype)).softmax(2)
         return (gates * x).sum(2)

@@ -24,6 +24,6 @@ class Identity(Compress):
                 f"compress='identity' writes every token, so rate={cfg.rate} must be 1; or choose another, as compress='mean'"
             )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, recent: Tensor | None = None) -> Tensor:
         """[R, M, 1, D] -> [R, M, D]."""
         return x.squeeze(2)

@@ -14,6 +14,6 @@ class Mean(Compress):
 
     name: ClassVar[str] = "mean"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, recent: Tensor | None = None) -> Tensor:
         """[R, M, rate, D] -> [R, M, D]."""
         return x.mean(2)

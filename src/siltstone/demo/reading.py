@@ -81,7 +81,7 @@ class Race:
         record.facts["transformer_parameters"] = rival.parameters_count
         self.rival: Session | None = Session(rival, tokenizer)
         self.spent = 0.0  # by the transformer
-        window = model.cfg.layer.window
+        window = model.cfg.widest_window
         self.contexts = [window, 4 * window, 16 * window] if window else []  # to compare the whole session with
         self.sample = min(CHUNK, 2 * window)  # tokens, in every third turn
         record.facts |= {"chunk": CHUNK, "sample": self.sample}

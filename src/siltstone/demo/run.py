@@ -53,7 +53,7 @@ def demonstrate(
     for path in filter(None, (out, picture)):
         _check_place(path)
     model, tokenizer = load(run)
-    proof = 2 * min(model.cfg.layer.segment, 256)
+    proof = 2 * min(max(layer.segment for layer in model.cfg.layer_configs), 256)
     text = reading(tokenizer, tokens + proof, run)
     told, ids = text.ids[-proof:], text.ids[: max(1, min(tokens, len(text.ids) - proof))]
     text = type(text)(ids, text.sizes[: len(ids)], text.source)
@@ -128,14 +128,14 @@ def _facts(model: LM, run: Path, source: str, tokens: int, size: int) -> dict[st
     pattern = " and ".join(kinds[k] for k in sorted(set(cfg.pattern.replace(" ", ""))))
     return {
         "model": f"A model of {model.parameters_count:,} parameters: {cfg.depth} {pattern} layers, window {layer.window}, "
-        f"{layer.memory} memory, {layer.cache} cache, {layer.segments} segments of {layer.segment}",
+        f"{layer.memory} memory, {layer.cache} cache, {layer.segments} segments of {layer.segment}{cfg.differences}",
         "text": f"{source}, {tokens:,} tokens ({human(size)})",
         "machine": f"{threads} thread{'s' * (threads > 1)}, {dtype}, torch {torch.__version__}, "
         f"Python {platform.python_version()}, {platform.machine()}",
         "checkpoint": run.name,
         "siltstone": __version__,
         "growth": growth(cfg),
-        "window": layer.window,
+        "window": cfg.widest_window,
         "parameters": model.parameters_count,
         "cache_bytes_a_token": kv_cache_bytes(cfg, 1, element),
     }

@@ -29,9 +29,12 @@ class Written:
 
     ends: State
 
-    def read(self, stage: int, z: Tensor) -> Tensor:
-        """z [G, S, H, L*rate, in] through the matrices of one stage, as they stand at each query: [..., out]."""
-        raise NotImplementedError(f"{type(self).__name__} must define read(stage, z)")
+    def read(self, stage: int, z: Tensor, group: int = 1) -> Tensor:
+        """z [G, S, H, L*rate, in] through the matrices of one stage, as they stand at each query: [..., out].
+
+        `rate` queries follow each write slot; with `group` writes made together, all of its group's queries see all of them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define read(stage, z, group)")
 
     def follow(self, group: slice, apart: Tensor) -> Tensor | None:
         """What the writes of some groups (one piece each) make of a difference between two states [.., X, H, K, V].
@@ -47,6 +50,7 @@ class Memory(nn.Module):
     stages_count     how many matrices a read passes through
     read_is_linear   whether blending weights equals blending outputs
     adds_up          whether what several states hold beyond the first one adds up, as in merged checkpoints
+    merges           shape of a write's log decays, where writes do no more than S <- e^f S + ... to a matrix; else None
     chunk            write slots that a scan handles as one block
     """
 
@@ -55,6 +59,7 @@ class Memory(nn.Module):
     stages_count: ClassVar[int] = 1
     read_is_linear: bool = True
     adds_up: ClassVar[bool] = True
+    merges: tuple[int, ...] | None = None
     chunk: int = 64
 
     def __init__(self, cfg: LayerConfig, options: Any):
@@ -117,6 +122,10 @@ class Memory(nn.Module):
         """
         return None
 
+    def fading(self, inputs: Inputs) -> Tensor:
+        """The log decays of each write, [..., *merges], for rules that merge."""
+        raise NotImplementedError(f"{type(self).__name__} has merges, and must define fading(inputs)")
+
     @abstractmethod
     def stages(self, state: State) -> tuple[Tensor, ...]:
         """The matrices of each stage, [..., H, in, out], of a state with leaves [..., ...]."""
@@ -124,6 +133,12 @@ class Memory(nn.Module):
     def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
         """What follows a stage: z [..., out] -> the next stage's input, or after the last one the result."""
         return z
+
+
+def last_seen(slots: int, queries: int, group: int, device: torch.device) -> Tensor:
+    """[queries] the last write slot that each query sees."""
+    slot = torch.arange(queries, device=device) * slots // queries
+    return (slot // group + 1) * group - 1
 
 
 def wide(x: Tensor) -> Tensor:

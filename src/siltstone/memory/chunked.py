@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..config import LayerConfig
 from ..norm import l2
 from ..state import State
-from .base import Inputs, Memory, Written, wide
+from .base import Inputs, Memory, Written, last_seen, wide
 
 
 @dataclass
@@ -99,29 +99,29 @@ class ChunkRead:
     def __init__(self, keys: Tensor, values: Tensor, decay: Tensor | None, before: Tensor):
         self.keys, self.values, self.decay, self.before = keys, values, decay, before
 
-    def read(self, z: Tensor) -> Tensor:
+    def read(self, z: Tensor, group: int = 1) -> Tensor:
         """z [G, S, H, L*rate, K] -> [G, S, H, L*rate, V]."""
         n, c = self.keys.shape[3:5]
         z = z.unflatten(3, (n, -1)).contiguous()
-        rate = z.shape[4] // c
+        each = z.shape[4] == c and group == 1  # a query a write, right after it
+        seen = None if each else last_seen(c, z.shape[4], group, z.device)
         far, keys = z, self.keys.to(z.dtype)
         if self.decay is not None and self.decay.dim() == keys.dim():
-            at = self.decay.repeat_interleave(rate, -2) if rate > 1 else self.decay
+            at = self.decay if seen is None else self.decay.index_select(-2, seen)
             middle = self.decay[..., c // 2 : c // 2 + 1, :].detach()  # it cancels out
             near, keys = z * (at - middle).exp().to(z.dtype), keys * (middle - self.decay).exp().to(z.dtype)
             scores, far = near @ keys.transpose(-1, -2), z * at.exp().to(z.dtype)
         else:
             scores = z @ keys.transpose(-1, -2)
         if self.decay is not None and self.decay.dim() < keys.dim():
-            at = self.decay.repeat_interleave(rate, -1) if rate > 1 else self.decay
+            at = self.decay if seen is None else self.decay.index_select(-1, seen)
             fade = _exp((at.unsqueeze(-1) - self.decay.unsqueeze(-2)).clamp(max=0.0))
             scores = scores * fade.to(z.dtype)
             far = z * at.exp().unsqueeze(-1).to(z.dtype)
-        if rate == 1:
+        if seen is None:
             scores = scores.tril() if torch.is_grad_enabled() else scores.tril_()
         else:
-            late = torch.ones(c, c, dtype=torch.bool, device=z.device).triu(1).repeat_interleave(rate, 0)
-            scores = scores.masked_fill(late, 0.0)
+            scores = scores.masked_fill(torch.arange(c, device=z.device) > seen.unsqueeze(-1), 0.0)
         far = far @ self.before.to(z.dtype)
         return (scores @ self.values.to(z.dtype) + far).flatten(3, 4)
 
@@ -136,9 +136,9 @@ class MatrixWritten(Written):
     def __init__(self, reader: ChunkRead, ends: Tensor):
         self.reader, self.ends = reader, MatrixState(ends)
 
-    def read(self, stage: int, z: Tensor) -> Tensor:
+    def read(self, stage: int, z: Tensor, group: int = 1) -> Tensor:
         """See Written."""
-        return self.reader.read(z)
+        return self.reader.read(z, group)
 
     def follow(self, group: slice, apart: Tensor) -> Tensor:
         """See Written: decayed."""

@@ -55,7 +55,7 @@ def gelu_and_slope(z: Tensor) -> tuple[Tensor, Tensor]:
 class Reader(Protocol):
     """What reads one matrix as it stands at each query."""
 
-    def read(self, z: Tensor) -> Tensor:
+    def read(self, z: Tensor, group: int = 1) -> Tensor:
         """[G, S, H, L*rate, in] -> [G, S, H, L*rate, out]."""
         ...
 
@@ -66,9 +66,9 @@ class DeepWritten(Written):
     def __init__(self, readers: tuple[Reader, Reader], ends: DeepState):
         self.readers, self.ends = readers, ends
 
-    def read(self, stage: int, z: Tensor) -> Tensor:
+    def read(self, stage: int, z: Tensor, group: int = 1) -> Tensor:
         """See Written."""
-        return self.readers[stage].read(z)
+        return self.readers[stage].read(z, group)
 
 
 class Deep(Memory):

@@ -60,6 +60,7 @@ class Gated(GatedMatrixMemory):
         self.decays = options.decay == "head"
         super().__init__(cfg, options)
         self.fade: nn.Linear | None = None
+        self.merges = (self.heads,) if self.decays else (self.heads, self.key_dim)
         if options.decay == "channel":
             self.chunk = 16  # powers of a decay and of its inverse stay in float32
             self.fade = nn.Linear(cfg.d_model, self.heads * self.key_dim)
@@ -80,6 +81,10 @@ class Gated(GatedMatrixMemory):
             return found
         fade = F.logsigmoid(wide(self.fade(c))).clamp(min=-5.0)
         return found | {"decay": fade.unflatten(-1, (self.heads, self.key_dim))}
+
+    def fading(self, inputs: Inputs) -> Tensor:
+        """log a."""
+        return inputs["decay"]
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> MatrixWritten:
         """See Memory.scan."""

@@ -40,6 +40,7 @@ class Linear(MatrixMemory):
     def __init__(self, cfg: LayerConfig, options: LinearOptions):
         super().__init__(cfg, options)
         self.read_is_linear = not options.normalise
+        self.merges = (self.heads,)
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: LinearOptions) -> None:
@@ -72,6 +73,10 @@ class Linear(MatrixMemory):
     def predicted(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """See Memory.predicted."""
         return inputs["key"], inputs["value"][..., : self.val_dim]
+
+    def fading(self, inputs: Inputs) -> Tensor:
+        """Nothing fades."""
+        return wide(inputs["key"].new_zeros(inputs["key"].shape[:-1]))
 
     def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
         """f(q) S / (f(q) z + 1e-6)."""

@@ -20,7 +20,7 @@ from .. import registry
 from ..config import LayerConfig
 from ..errors import ConfigError
 from ..state import State
-from .base import Inputs, Written, wide
+from .base import Inputs, Written, last_seen, wide
 from .chunked import MatrixMemory, chunks, decays, outer
 from .weighted import WeightedRead, weighted
 
@@ -39,10 +39,10 @@ class MlstmWritten(Written):
     def __init__(self, reader: WeightedRead, floor: Tensor, ends: MlstmState):
         self.reader, self.floor, self.ends = reader, floor, ends
 
-    def read(self, stage: int, z: Tensor) -> Tensor:
+    def read(self, stage: int, z: Tensor, group: int = 1) -> Tensor:
         """See Written."""
-        floor = self.floor.repeat_interleave(z.shape[3] // self.floor.shape[3], 3).to(z.dtype)
-        return torch.cat([self.reader.read(z[..., :-1]), floor.unsqueeze(-1)], -1)
+        floor = self.floor.index_select(3, last_seen(self.floor.shape[3], z.shape[3], group, z.device)).to(z.dtype)
+        return torch.cat([self.reader.read(z[..., :-1], group), floor.unsqueeze(-1)], -1)
 
 
 class Mlstm(MatrixMemory):

@@ -194,9 +194,10 @@ class SlotsWritten(Written):
         found = (weights[..., :1] * before.found.unsqueeze(4) + near.unflatten(4, (size, -1))).transpose(3, 4)
         return self.memory.gated(before.base.unsqueeze(3), found).flatten(2, 3)
 
-    def read(self, stage: int, z: Tensor) -> Tensor:
+    def read(self, stage: int, z: Tensor, group: int = 1) -> Tensor:
         """See Written."""
-        matrices = self.memory.addresses(self.after).transpose(-1, -2) if stage == 0 else self.after
+        after = self.after[:, :, group - 1 :: group]
+        matrices = self.memory.addresses(after).transpose(-1, -2) if stage == 0 else after
         rows = z.unflatten(3, (matrices.shape[2], -1)).transpose(2, 3)  # [G, S, L, H, rate, in]
         return (rows @ matrices.to(z.dtype)).transpose(2, 3).flatten(3, 4)
 

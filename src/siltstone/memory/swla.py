@@ -39,9 +39,9 @@ class SwlaWritten(Written):
     def __init__(self, reader: WeightedRead, ends: SwlaState):
         self.reader, self.ends = reader, ends
 
-    def read(self, stage: int, z: Tensor) -> Tensor:
+    def read(self, stage: int, z: Tensor, group: int = 1) -> Tensor:
         """See Written."""
-        return self.reader.read(z)
+        return self.reader.read(z, group)
 
 
 class Swla(MatrixMemory):

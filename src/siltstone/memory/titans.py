@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..config import LayerConfig
 from ..state import State
-from .base import Inputs, wide
+from .base import Inputs, last_seen, wide
 from .chunked import chunks, decays
 from .deep import Deep, DeepOptions, DeepState, DeepWritten, gelu_and_slope
 
@@ -44,13 +44,14 @@ class MomentumRead:
     def __init__(self, keys: Tensor, values: Tensor, rates: tuple[Tensor, Tensor, Tensor], before: Tensor, momentum: Tensor):
         self.parts = keys, values, *rates, before, momentum
 
-    def read(self, z: Tensor) -> Tensor:
+    def read(self, z: Tensor, group: int = 1) -> Tensor:
         """z [G, S, H, L*rate, K] -> [G, S, H, L*rate, V]."""
         n, c = self.parts[0].shape[3:5]
         z = z.unflatten(3, (n, -1))
         keys, values, factor, fade, drift, before, momentum = (x.to(z.dtype) for x in self.parts)
-        if z.shape[4] > c:
-            factor, fade, drift = (x.repeat_interleave(z.shape[4] // c, 4) for x in (factor, fade, drift))
+        if z.shape[4] > c or group > 1:
+            seen = last_seen(c, z.shape[4], group, z.device)
+            factor, fade, drift = (x.index_select(4, seen) for x in (factor, fade, drift))
         near = (z @ keys.transpose(-1, -2) * factor) @ values
         return (near + fade * (z @ before) + drift * (z @ momentum)).flatten(3, 4)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..config import LayerConfig
 from ..norm import RMSNorm
 from ..state import State
-from .base import Inputs, Memory, Written, wide
+from .base import Inputs, Memory, Written, last_seen, wide
 
 
 @dataclass
@@ -31,11 +31,12 @@ class VectorWritten(Written):
     def __init__(self, after: Tensor, ends: VectorState):
         self.after, self.ends = after, ends
 
-    def read(self, stage: int, z: Tensor) -> Tensor:
+    def read(self, stage: int, z: Tensor, group: int = 1) -> Tensor:
         """z [G, S, H, L*rate, 1] is 1 everywhere."""
-        rate = z.shape[3] // self.after.shape[3]
-        after = self.after.to(z.dtype)
-        return after.repeat_interleave(rate, 3) if rate > 1 else after
+        after, slots = self.after.to(z.dtype), self.after.shape[3]
+        return (
+            after if slots == z.shape[3] and group == 1 else after.index_select(3, last_seen(slots, z.shape[3], group, z.device))
+        )
 
 
 class VectorMemory(Memory):

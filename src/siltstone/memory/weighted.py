@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .base import wide
+from .base import last_seen, wide
 from .chunked import fold
 
 
@@ -21,13 +21,14 @@ class WeightedRead:
     def __init__(self, keys: Tensor, values: Tensor, weight: Tensor, fade: Tensor, before: Tensor):
         self.parts = keys, values, weight, fade.unsqueeze(-1), before
 
-    def read(self, z: Tensor) -> Tensor:
+    def read(self, z: Tensor, group: int = 1) -> Tensor:
         """z [G, S, H, L*rate, K] -> [G, S, H, L*rate, V]."""
         keys, values, weight, fade, before = (x.to(z.dtype) for x in self.parts)
         n, c = weight.shape[3:5]
         z = z.unflatten(3, (n, -1))
-        if z.shape[4] > c:
-            weight, fade = (x.repeat_interleave(z.shape[4] // c, 4) for x in (weight, fade))
+        if z.shape[4] > c or group > 1:
+            seen = last_seen(c, z.shape[4], group, z.device)
+            weight, fade = (x.index_select(4, seen) for x in (weight, fade))
         return ((z @ keys.transpose(-1, -2) * weight) @ values + fade * (z @ before)).flatten(3, 4)
 
 

@@ -1,6 +1,6 @@
 """Full causal attention with a growing key-value cache: the transformer's layer, for hybrids and for comparison.
 
-Source: arXiv 1706.03762, eq. 1; rotary positions.
+Source: arXiv 1706.03762, eq. 1; rotary positions or linear biases.
 """
 
 from __future__ import annotations
@@ -9,23 +9,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LayerConfig
 from ..state import State, Store
-from . import rope
+from . import alibi, rope
 from .context import Context
+from .heads import Heads
 from .plan import Geometry
+from .short_conv import ShortConv
 
 PLAIN = Geometry(window=1, sinks=0, delay=1, rate=1)
+BLOCK = 512  # queries that linear biases are made for at a time
 
 
 @dataclass
 class AttentionState(State):
-    """cache: key [B, H, N, K] (rotated) and value [B, H, N, V] of every token so far."""
+    """cache: key [B, J, N, K] (rotated) and value [B, J, N, V] of every token so far; conv [B, width - 1, D]."""
 
     cache: Store
+    conv: Tensor | None = None
 
 
 class Attention(nn.Module):
@@ -34,40 +37,53 @@ class Attention(nn.Module):
     def __init__(self, cfg: LayerConfig):
         super().__init__()
         self.cfg = cfg
-        self.widths = [cfg.heads * cfg.key_dim, cfg.heads * cfg.key_dim, cfg.heads * cfg.val_dim]
-        self.window = nn.ModuleDict({"qkv": nn.Linear(cfg.d_model, sum(self.widths), bias=False)})
+        self.conv = ShortConv(cfg)
+        self.window = Heads(cfg)
         self.out = nn.Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
 
     def init(self, batch: int) -> AttentionState:
         """An empty cache."""
         cfg, like = self.cfg, self.out.weight
-        key = like.new_zeros(batch, cfg.heads, 0, cfg.key_dim)
-        return AttentionState(Store.empty((key, like.new_zeros(batch, cfg.heads, 0, cfg.val_dim)), (2, 2)))
+        key, value = (like.new_zeros(batch, cfg.key_heads, 0, width) for width in (cfg.key_dim, cfg.val_dim))
+        return AttentionState(Store.empty((key, value), (2, 2)), self.conv.init(batch))
 
     def forward(self, x: Tensor, state: AttentionState, context: Context) -> tuple[Tensor, AttentionState]:
         """One call over runs."""
         cfg, runs = self.cfg, context.runs
-        q, k, v = (z.unflatten(-1, (cfg.heads, -1)) for z in self.window["qkv"](x).split(self.widths, -1))
+        x, conv = self.conv(x, state.conv, runs)
+        asked, v = self.window.project(x)
         if cfg.position == "rope":
-            turn = context.window(PLAIN, x.dtype).angles(cfg.key_dim)
-            q, k = rope.rotate(q, turn), rope.rotate(k, turn)
-        q, k, v = (z.transpose(1, 2) for z in (q, k, v))
-        before = state.cache
-        after = before.append((k, v), runs.length)
-        pos = runs.clock.position
-        level = bool((before.count == before.count[:1]).all())
-        scale = cfg.key_dim**-0.5
-        if level and runs.width == 1 and (runs.length == 1).all():
-            keys, values = after.views()
-            out = F.scaled_dot_product_attention(q, keys, values, scale=scale)
-        elif level and not before.width:
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+            asked = rope.rotate(asked, context.window(PLAIN, x.dtype).angles(cfg.key_dim))
+        q, k = asked.transpose(1, 2).split([cfg.heads, cfg.key_heads], 1)
+        v = v.transpose(1, 2)
+        after = state.cache.append((k, v), runs.length)
+        start = state.cache.count
+        start = start[:1] if (start == start[:1]).all() else start
+        fresh = not state.cache.width
+        keys, values = (k, v) if fresh else after.views()
+        if cfg.position == "alibi":
+            out = self._biased(q, keys, values, start)
+        elif fresh:
+            out = self.window.attend(q, k, v, None, causal=True)
         else:
-            past = before.width
-            keys, values = (torch.cat([c, n.to(c.dtype)], 2) for c, n in zip(before.views(), (k, v), strict=True))
-            i = np.arange(runs.width)
-            old = np.broadcast_to(np.arange(past)[None, None] < before.count[:, None, None], (len(pos), runs.width, past))
-            new = np.broadcast_to((i[None] <= i[:, None])[None], (len(pos), runs.width, runs.width))
-            sees = torch.from_numpy(np.concatenate([old, new], -1)).to(x.device)
-            out = F.scaled_dot_product_attention(q, keys, values, attn_mask=sees.unsqueeze(1), scale=scale)
-        return self.out(out.transpose(1, 2).flatten(2)), AttentionState(after)
+            out = self.window.attend(q, keys, values, _earlier(start, runs.width, keys))
+        return self.out(out.transpose(1, 2).flatten(2)), AttentionState(after, conv)
+
+    def _biased(self, q: Tensor, keys: Tensor, values: Tensor, start: np.ndarray) -> Tensor:
+        """With linear biases, a block of queries at a time. start [R or 1] places of the first queries."""
+        outs = []
+        for first in range(0, q.shape[2], BLOCK):
+            asked = q[:, :, first : first + BLOCK].flip(2)
+            end = start + first + asked.shape[2]
+            n = min(keys.shape[2], int(end.max(initial=0)))
+            bias = alibi.backwards(end - 1, asked.shape[2], n, self.cfg.heads, q.dtype, q.device)
+            outs.append(self.window.attend(asked, keys[:, :, :n], values[:, :, :n], bias).flip(2))
+        return torch.cat(outs, 2) if len(outs) > 1 else outs[0]
+
+
+def _earlier(start: np.ndarray, tokens: int, keys: Tensor) -> Tensor | None:
+    """bool [R or 1, 1, T, N]: which keys are not behind a query; None for one token of rows that stand at the same place."""
+    if tokens == 1 and len(start) == 1:
+        return None
+    query = start[:, None] + np.arange(tokens)
+    return torch.from_numpy(np.arange(keys.shape[2]) <= query[..., None]).unsqueeze(1).to(keys.device)

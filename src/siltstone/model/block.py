@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import LMConfig
+from ..config import LayerConfig, LMConfig
 from ..norm import RMSNorm
 from .attention import Attention
 from .context import Context
@@ -36,10 +36,10 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One layer of the model."""
 
-    def __init__(self, cfg: LMConfig, kind: str, follows: bool = False):
+    def __init__(self, cfg: LMConfig, kind: str, layer: LayerConfig, follows: bool):
         super().__init__()
         self.norm_mix = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
-        self.mix = Mixer(cfg.layer, follows) if kind == "memory" else LAYERS[kind](cfg.layer)
+        self.mix = Mixer(layer, follows) if kind == "memory" else LAYERS[kind](layer)
         self.norm_mlp = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
         self.mlp = MLP(cfg)
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..config import LayerConfig
 from ..errors import InputError
 from .runs import Clock, Runs, plan_runs
 from .stream_state import LMState, restore
@@ -27,17 +26,17 @@ def start_clock(batch: int, phase: Any, limit: int) -> Clock:
     return Clock.start(batch, phase)
 
 
-def init_state(cfg: LayerConfig, mixers: Sequence[Any], batch: int, phase: Any) -> LMState:
-    """Rows that have seen nothing."""
-    return LMState(start_clock(batch, phase, cfg.segment // cfg.rate), tuple(m.init(batch) for m in mixers))
+def init_state(phases: int, mixers: Sequence[Any], batch: int, phase: Any) -> LMState:
+    """Rows that have seen nothing. phases: how many there are, the writes of the shortest segment."""
+    return LMState(start_clock(batch, phase, phases), tuple(m.init(batch) for m in mixers))
 
 
-def load_state(cfg: LayerConfig, mixers: Sequence[Any], tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
+def load_state(phases: int, mixers: Sequence[Any], tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
     """A saved state; ValueError where it does not fit these mixers."""
     rows = meta.get("position")
     if not isinstance(rows, list):
         raise ValueError("the state's description lacks 'position'")
-    return restore(init_state(cfg, mixers, len(rows), None), tensors, meta, cfg, mixers)
+    return restore(init_state(phases, mixers, len(rows), None), tensors, meta, phases, mixers)
 
 
 def enter(shape: tuple[int, int], state: LMState, mask: Tensor | None, reset: Tensor | None) -> Runs:

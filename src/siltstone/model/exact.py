@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,12 +9,8 @@ from torch import Tensor
 from ..cache.exact import Kept, select
 from ..memory.base import Inputs, Memory, Written, wide
 from ..state import State
-from . import reading
 from .plan import Geometry, Plan
 from .window import Further, WindowAttention, WindowPlan
-
-if TYPE_CHECKING:
-    from .mixer import Mixer
 
 
 def surprise(memory: Memory, inputs: Inputs, before: State) -> Tensor:
@@ -25,12 +19,14 @@ def surprise(memory: Memory, inputs: Inputs, before: State) -> Tensor:
     return _apart(value.unsqueeze(-2), _asked(memory, before, query.unsqueeze(-2))).squeeze(-1)
 
 
-def surprises(mixer: Mixer, inputs: Inputs, written: Written, before: State) -> Tensor:
+def surprises(memory: Memory, inputs: Inputs, written: Written, before: State) -> Tensor:
     """The same [R, L] of every write slot of runs of one piece, each by the memory as the slot before left it."""
-    query, value = (x.transpose(2, 3) for x in _predicted(mixer.memory, inputs))  # [R, 1, H, L, ...]
-    first = _asked(mixer.memory, before, query[:, 0, :, :1])
-    later = reading.online(mixer, written, query.roll(-1, 3))[:, 0, :, :-1]
-    return _apart(value[:, 0], torch.cat([first, later.to(first.dtype)], 2))
+    query, value = (x.transpose(2, 3) for x in _predicted(memory, inputs))  # [R, 1, H, L, ...]
+    first = _asked(memory, before, query[:, 0, :, :1])
+    later = ahead = query.roll(-1, 3)
+    for i in range(memory.stages_count):
+        later = memory.join(i, written.read(i, later), ahead)
+    return _apart(value[:, 0], torch.cat([first, later[:, 0, :, :-1].to(first.dtype)], 2))
 
 
 def _predicted(memory: Memory, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -70,16 +66,17 @@ def planned(
 ) -> tuple[Further, Kept]:
     """What the queries of a call see of what is kept, in the window's blocks; and what is kept after it.
 
-    surprise [R, L] of the write slots, tokens [R, M, rate, D] of the writes.
+    surprise [R, L] of the write slots, tokens [R, M, rate, D] of the writes; the plan counts updates, each of some writes.
     """
-    geo, most = plan.geo, tokens.shape[1]
-    m = np.arange(most)[None]
-    there, slot = plan.host(m < plan.writes[:, None]), plan.host(np.minimum(plan.skip + m, surprise.shape[1] - 1))
+    geo, (most, rate) = plan.geo, tokens.shape[1:3]
+    group, m = geo.rate // rate, np.arange(most)[None]
+    there = plan.host(m < group * plan.writes[:, None])
+    slot = plan.host(np.minimum(group * plan.skip + m, surprise.shape[1] - 1))
     key, value = window.written(tokens)
-    new = Kept(surprise.gather(1, slot).masked_fill(~there, -torch.inf), plan.host(plan.writes0[:, None] + m), key, value)
+    new = Kept(surprise.gather(1, slot).masked_fill(~there, -torch.inf), plan.host(group * plan.writes0[:, None] + m), key, value)
     position, query = plan.runs.clock.position[:, None], np.arange(by.blocks * by.block)[None]
     done = np.minimum(geo.written(position + query + 1) - plan.writes0[:, None], plan.writes[:, None])
-    done = done.reshape(len(done), by.blocks, by.block)
+    done = group * done.reshape(len(done), by.blocks, by.block)
     first = np.concatenate([np.zeros_like(done[:, :1, 0]), done[:, :-1, -1]], 1)
     count, longest = done[..., -1] - first, int((done[..., -1] - first).max(initial=0))
     every, size = kept.then(new), kept.number.shape[1]
@@ -94,10 +91,10 @@ def planned(
 def _further(geo: Geometry, writes: Kept, seen: Tensor, at: Tensor, blocks: int) -> Further:
     """writes [R, n * C], seen bool [R, n, Q, C], at [R or 1, n, Q, 1] positions of the queries: tokens beyond the window."""
     key, value = (x.unflatten(1, (blocks, -1)).flatten(2, 3).transpose(2, 3) for x in (writes.key, writes.value))
-    if geo.rate > 1:
-        seen = seen.repeat_interleave(geo.rate, -1)
+    rate = writes.key.shape[2]
+    if rate > 1:
+        seen = seen.repeat_interleave(rate, -1)
     if not geo.delay:  # what was written may still be in the window
-        token = geo.sinks + writes.number.unsqueeze(-1) * geo.rate + torch.arange(geo.rate, device=at.device)
+        token = geo.sinks + writes.number.unsqueeze(-1) * rate + torch.arange(rate, device=at.device)
         seen = seen & (token.flatten(1).unflatten(1, (blocks, 1, -1)) <= at - geo.window)
-    bias = torch.zeros(seen.shape, dtype=key.dtype, device=key.device).masked_fill_(~seen, -torch.inf)
-    return Further(key, value, bias.unsqueeze(2))
+    return Further(key, value, seen.unsqueeze(2))

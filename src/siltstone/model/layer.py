@@ -26,14 +26,15 @@ class MemoryCaching(nn.Module):
         super().__init__()
         self.cfg = LayerConfig.from_keys({"d_model": d_model, **keys})
         self.mix = Mixer(self.cfg)
+        self._phases = self.cfg.segment // self.cfg.rate
 
     def init_state(self, batch: int, phase: Any = None) -> LMState:
         """Rows that have seen nothing. phase [batch], in writes: how much earlier than `segment` the first cut comes."""
-        return entry.init_state(self.cfg, [self.mix], batch, phase)
+        return entry.init_state(self._phases, [self.mix], batch, phase)
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
         """A state from `state.tensors()` and `state.meta()`; ValueError where they do not fit."""
-        return entry.load_state(self.cfg, [self.mix], tensors, meta)
+        return entry.load_state(self._phases, [self.mix], tensors, meta)
 
     def forward(
         self,

@@ -25,8 +25,8 @@ class LM(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.embed = nn.Embedding(cfg.vocab_size, cfg.layer.d_model)
-        shared, kinds = cfg.layer.routing == "shared", cfg.kinds
-        self.blocks = nn.ModuleList(Block(cfg, kind, shared and "memory" in kinds[:i]) for i, kind in enumerate(kinds))
+        made = zip(cfg.kinds, cfg.layer_configs, cfg.followers, strict=True)
+        self.blocks = nn.ModuleList(Block(cfg, *one) for one in made)
         self.norm = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
         self.unembed = None if cfg.tie else nn.Linear(cfg.layer.d_model, cfg.vocab_size, bias=False)
         self._initialise()
@@ -37,7 +37,7 @@ class LM(nn.Module):
             nn.init.normal_(self.unembed.weight, std=0.02)
         for block in self.blocks:
             for name, p in block.named_parameters():
-                if name.endswith(("out.weight", "down.weight")):
+                if name.endswith(("mix.out.weight", "down.weight")):
                     nn.init.normal_(p, std=0.02 / (2 * self.cfg.depth) ** 0.5)
                 elif p.dim() == 2 and name.endswith(".weight"):
                     nn.init.normal_(p, std=p.shape[1] ** -0.5)
@@ -53,11 +53,11 @@ class LM(nn.Module):
 
     def init_state(self, batch: int, phase: Any = None) -> LMState:
         """Rows that have seen nothing. phase [batch], in writes: how much earlier than `segment` the first cut comes."""
-        return entry.init_state(self.cfg.layer, [b.mix for b in self._layers], batch, phase)
+        return entry.init_state(self.cfg.phases, [b.mix for b in self._layers], batch, phase)
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
         """A state from `state.tensors()` and `state.meta()`; ValueError where they do not fit this model."""
-        return entry.load_state(self.cfg.layer, [b.mix for b in self._layers], tensors, meta)
+        return entry.load_state(self.cfg.phases, [b.mix for b in self._layers], tensors, meta)
 
     def features(
         self,

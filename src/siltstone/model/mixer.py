@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import registry
@@ -28,19 +29,22 @@ from . import exact, one, reading
 from .context import Context
 from .plan import ENDLESS, Geometry, Plan
 from .routing import Lead, Routing
+from .short_conv import ShortConv
 from .window import Further, Ring, WindowAttention, WindowState
 
 
 @dataclass
 class LayerState(State):
     """window: rings; input [B, delay + rate - 1, D]: tokens still to be written; online: the memory; bank: sealed states;
-    summary [B, J, U]: sums of the online segment's routing keys, a sub-block each; kept: writes that the window still sees."""
+    summary [B, J, U]: sums of the online segment's routing keys, a sub-block each; conv [B, width - 1, D]: what a short
+    convolution still reaches; kept: writes that the window still sees."""
 
     window: WindowState | None
     input: Tensor
     online: State
     bank: reading.AnyBank | None
     summary: Tensor | None
+    conv: Tensor | None = None
     kept: Kept | None = None
 
 
@@ -53,6 +57,7 @@ class Mixer(nn.Module):
         rule = registry.member("memory", cfg.memory)
         options = registry.options(rule, cfg.memory_options)
         self.memory: Memory = rule(cfg, options)
+        self.memory.chunk = max(1, self.memory.chunk // cfg.group) * cfg.group
         pooling = registry.member("compress", cfg.compress)
         self.compress: Compress = pooling(cfg, registry.options(pooling, cfg.compress_options))
         policy = registry.member("cache", cfg.cache)
@@ -62,11 +67,12 @@ class Mixer(nn.Module):
             window=cfg.window,
             sinks=cfg.sinks,
             delay=cfg.delay,
-            rate=cfg.rate,
-            per_segment=cfg.segment // cfg.rate if self.cache.keeps else ENDLESS,
-            align=rule.align(options),
-            chunk=self.memory.chunk,
+            rate=cfg.every,
+            per_segment=cfg.updates if self.cache.keeps else ENDLESS,
+            align=max(1, rule.align(options) // cfg.group),
+            chunk=max(1, self.memory.chunk // cfg.group),
         )
+        self.conv = ShortConv(cfg)
         self.window = WindowAttention(cfg, self.geo) if cfg.window else None
         self.norm = nn.Parameter(torch.full((cfg.heads, cfg.val_dim), 0.1))
         self.out = nn.Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
@@ -101,15 +107,17 @@ class Mixer(nn.Module):
         online = self.memory.init(batch)
         summary = None if routing is None else self.memory.stages(online)[0].new_zeros(batch, *routing)
         window = self.window.init(batch) if self.window is not None else None
+        unwritten = like.new_zeros(batch, self.geo.ring_input, cfg.d_model)
         kept = self.cache.empty(batch, like) if isinstance(self.cache, Exact) else None
-        return LayerState(window, like.new_zeros(batch, self.geo.ring_input, cfg.d_model), online, bank, summary, kept)
+        return LayerState(window, unwritten, online, bank, summary, self.conv.init(batch), kept)
 
     def forward(self, x: Tensor, state: LayerState, context: Context) -> tuple[Tensor, LayerState]:
         """One call over runs."""
+        x, conv = self.conv(x, state.conv, context.runs)
         seen: Tensor | None = None
         read: Tensor | None = None
         further: Further | None = None
-        after = LayerState(None, state.input, state.online, state.bank, state.summary, state.kept)
+        after = LayerState(None, state.input, state.online, state.bank, state.summary, conv, state.kept)
         if one.possible(self, context):
             read, further = one.memory(self, x, state, after, context)
         else:
@@ -132,11 +140,17 @@ class Mixer(nn.Module):
     ) -> tuple[Tensor, Further | None]:
         """Write what leaves the window, seal, read: [R, T, H, V], and what the window sees besides. Fills in `after`."""
         runs, pieces = plan.shape
-        block = plan.write_source(both).unflatten(1, (plan.most, self.geo.rate))
-        c = self.compress(block)
-        inputs = {k: plan.write_take(v).unflatten(1, (pieces, plan.slots)) for k, v in self.memory.inputs(c).items()}
-        skip = plan.host(plan.skip)
-        written = self._scan(inputs, state.online, plan, skip)
+        group = self.cfg.group
+        block = plan.write_source(both).unflatten(1, (-1, self.cfg.rate))
+        c = self._compressed(block, plan, both)
+        inputs = {}
+        for k, v in self.memory.inputs(c).items():
+            each = plan.write_take(v.unflatten(1, (-1, group))).unflatten(1, (pieces, plan.slots))
+            inputs[k] = each.flatten(2, 3)
+        skip, valid = plan.host(plan.skip) * group, plan.valid
+        if valid is not None and group > 1:
+            valid = valid.repeat_interleave(group, 2)
+        written = self._scan(inputs, valid, state.online, plan, skip)
         ends = written.ends.map(lambda e: e.flatten(0, 1).unflatten(0, (runs, pieces)))
         last = plan.host(plan.pieces - 1 - plan.dropped)
         every = torch.arange(runs, device=x.device)
@@ -144,9 +158,10 @@ class Mixer(nn.Module):
         route: Routing | None = None
         if self.router is not None:
             if state.summary is not None:
-                context.lead = Lead(self.router, self.router.queries(x), self.router.keys(c), state.summary)
+                keys = self.router.keys(c).unflatten(1, (-1, group)).mean(2)
+                context.lead = Lead(self.router, self.router.queries(x), keys, state.summary)
             assert context.lead is not None
-            route = Routing(context.lead, plan)
+            route = Routing(context.lead, plan, self.router.softmax)
             after.summary = None if state.summary is None else route.sums[every, last]
         z = plan.query_take(self.memory.queries(x)).unflatten(1, (pieces, -1)).transpose(2, 3)
         if state.bank is None:
@@ -154,28 +169,35 @@ class Mixer(nn.Module):
         else:
             sums = None if route is None or state.summary is None else route.sums
             before, router = (state.online, state.summary), self.router
-            call = Sealing(plan, self.memory, router, ends, sums, *before, inputs, skip, written, self.budget)
+            call = Sealing(plan, self.memory, router, ends, sums, *before, inputs, valid, skip, written, self.budget)
             out, after.bank = reading.with_bank(self, written, z, state.bank, call, route)
         back, sees = plan.query_back
         tokens = back(out.transpose(2, 3).flatten(1, 2))
         tokens = tokens if sees is None else tokens * sees[..., None, None].to(tokens.dtype)
         if state.kept is None or self.window is None:
             return tokens, None
-        surprises = exact.surprises(self, inputs, written, state.online)
+        surprises = exact.surprises(self.memory, inputs, written, state.online)
         by = context.window(self.geo, x.dtype)
         further, after.kept = exact.planned(self.window, state.kept, surprises, block, plan, by)
         return tokens, further
 
-    def _scan(self, inputs: dict[str, Tensor], online: State, plan: Plan, skip: Tensor) -> Written:
+    def _compressed(self, block: Tensor, plan: Plan, both: Tensor) -> Tensor:
+        """block [R, M, rate, D] -> [R, M, D]; compressors that ask for it see the mean of the window at each write."""
+        if not self.compress.sees_window:
+            return self.compress(block)
+        means = F.avg_pool1d(both.transpose(1, 2), self.cfg.window, 1).transpose(1, 2)
+        return self.compress(block, plan.update_window(means).repeat_interleave(self.cfg.group, 1))
+
+    def _scan(self, inputs: dict[str, Tensor], valid: Tensor | None, online: State, plan: Plan, skip: Tensor) -> Written:
         """Pieces that restart are written side by side, pieces that carry on one after the other."""
         runs, pieces = plan.shape
         if self.cfg.start == "carry" or pieces == 1 and not plan.dropped:
-            return self.memory.scan(inputs, plan.valid, skip, online)
+            return self.memory.scan(inputs, valid, skip, online)
         fresh = self.memory.init(1).map(lambda s: s.unsqueeze(1).expand(runs, pieces, *s.shape[1:]))
         if not plan.dropped:
             fresh = type(online)(
                 **{n: torch.cat([getattr(online, n).unsqueeze(1), getattr(fresh, n)[:, 1:]], 1) for n in vars(online)}
             )
         aside = {k: v.flatten(0, 1).unsqueeze(1) for k, v in inputs.items()}
-        valid = None if plan.valid is None else plan.valid.flatten(0, 1).unsqueeze(1)
-        return self.memory.scan(aside, valid, skip.flatten(0, 1).unsqueeze(1), fresh.map(lambda s: s.flatten(0, 1)))
+        there = None if valid is None else valid.flatten(0, 1).unsqueeze(1)
+        return self.memory.scan(aside, there, skip.flatten(0, 1).unsqueeze(1), fresh.map(lambda s: s.flatten(0, 1)))

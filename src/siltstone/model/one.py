@@ -49,20 +49,22 @@ def memory(
     segment = int(geo.sealed(writes, phase))
     since = writes - int(geo.opens(segment, phase))
     if writes > before:
-        tokens = _leaving(mixer, x, state, position, before)
-        c = mixer.compress(tokens.unsqueeze(1))
-        inputs = {k: v.squeeze(1) for k, v in rule.inputs(c).items()}
-        shift = (since - 1) % rule.align(rule.options)
-        after.online = rule.step(inputs, shift, state.online)
-        if state.kept is not None and mixer.window is not None:
-            surprise = exact.surprise(rule, inputs, state.online)
-            after.kept = exact.one_more(mixer.window, state.kept, surprise, before, tokens)
-        if isinstance(state.bank, Slots):
-            after.bank = state.bank.step(rule, inputs, shift)
+        block = _leaving(mixer, x, state, position, before).unflatten(1, (-1, mixer.cfg.rate))
+        c = mixer.compress(block, _window(mixer, x, state, position)) if mixer.compress.sees_window else mixer.compress(block)
+        made = rule.inputs(c)
+        for i in range(mixer.cfg.group):
+            inputs = {k: v[:, i] for k, v in made.items()}
+            shift = ((since - 1) * mixer.cfg.group + i) % rule.align(rule.options)
+            if after.kept is not None and mixer.window is not None:
+                surprise, number = exact.surprise(rule, inputs, after.online), before * mixer.cfg.group + i
+                after.kept = exact.one_more(mixer.window, after.kept, surprise, number, block[:, i])
+            after.online = rule.step(inputs, shift, after.online)
+            if isinstance(after.bank, Slots):
+                after.bank = after.bank.step(rule, inputs, shift)
         if mixer.router is not None and state.summary is not None:
             block = (writes - 1 + phase) % geo.per_segment // mixer.router.block
             place = (0, 0, block, mixer.router.blocks - 1 - block)
-            after.summary = state.summary + F.pad(mixer.router.keys(c), place)
+            after.summary = state.summary + F.pad(mixer.router.keys(c).mean(1, keepdim=True), place)
     if geo.ring_input:
         after.input = put(state.input, x, position % geo.ring_input, context.donate)
     if not writes:
@@ -71,8 +73,18 @@ def memory(
     return _read(mixer, x, after, segment, phase, since, context), further
 
 
+def _window(mixer: Mixer, x: Tensor, state: LayerState, position: int) -> Tensor:
+    """The mean of the window's tokens for each write of this update [B, group, D]."""
+    geo = mixer.geo
+    slots = torch.tensor(
+        [t % geo.ring_input for t in range(position - geo.window + 1, position)], dtype=torch.long, device=x.device
+    )
+    recent = torch.cat([state.input.index_select(1, slots), x], 1).mean(1, keepdim=True)
+    return recent.expand(-1, mixer.cfg.group, -1)
+
+
 def _leaving(mixer: Mixer, x: Tensor, state: LayerState, position: int, write: int) -> Tensor:
-    """The tokens [B, rate, D] of the write that this token brings about."""
+    """The tokens [B, every, D] of the update that this token brings about."""
     geo = mixer.geo
     if geo.rate == 1:
         return state.input[:, (position - geo.delay) % geo.ring_input].unsqueeze(1) if geo.delay else x

@@ -1,5 +1,8 @@
 """The index arithmetic of one call, made once and shared by all layers of the same geometry.
 
+What is called a write here is an update of the memory: `rate` is the tokens an update (`compress_every`), and an update may be
+a group of several writes.
+
 With n tokens of a life seen, left(n) = max(0, n - delay - sinks) have gone towards memory and M(n) = left(n) // rate
 are written. Write m takes tokens sinks + m*rate ... and belongs to segment (m + phase) // per_segment.
 
@@ -193,6 +196,13 @@ class Plan:
         token = self.geo.sinks + (self.writes0[:, None] + np.arange(self.most)[None]) * self.geo.rate
         token = token[..., None] + np.arange(self.geo.rate) - self.runs.clock.position[:, None, None] + self.geo.ring_input
         return Take(np.clip(token, 0, wide - 1).reshape(len(token), -1), self)
+
+    @cached_property
+    def update_window(self) -> Take:
+        """Means of W tokens in a row, [R, ring_input + T - W + 1] of history and call -> the window's at each write [R, M]."""
+        token = self.geo.sinks + (self.writes0[:, None] + np.arange(1, self.most + 1)) * self.geo.rate
+        first = token - self.runs.clock.position[:, None] + self.geo.ring_input  # the window begins where the block ends
+        return Take(np.clip(first, 0, self.geo.ring_input + self.runs.width - self.geo.window), self)
 
     @cached_property
     def write_take(self) -> Take:

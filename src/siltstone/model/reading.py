@@ -64,7 +64,7 @@ def online(mixer: Mixer, written: Written, z: Tensor) -> Tensor:
     """What the memory itself answers."""
     out = z
     for i in range(mixer.memory.stages_count):
-        out = mixer.memory.join(i, _stage(written, i, out), z)
+        out = mixer.memory.join(i, _stage(mixer, written, i, out), z)
     return out
 
 
@@ -83,10 +83,11 @@ def cached(mixer: Mixer, z: Tensor, view: View, mix: Mix) -> Tensor:
     return dense(memory, z, view.stages, ones.expand(z.shape[0], z.shape[2], z.shape[1], view.number))
 
 
-def _stage(written: Written, stage: int, z: Tensor) -> Tensor:
+def _stage(mixer: Mixer, written: Written, stage: int, z: Tensor) -> Tensor:
     """One stage of the online memory, whatever way its pieces were scanned: [R, S, H, Q, ...]."""
     groups = next(iter(written.ends.leaves()))[1].shape[:2]
-    return written.read(stage, z.flatten(0, 1).unflatten(0, groups)).flatten(0, 1).unflatten(0, z.shape[:2])
+    answers = written.read(stage, z.flatten(0, 1).unflatten(0, groups), mixer.cfg.group)
+    return answers.flatten(0, 1).unflatten(0, z.shape[:2])
 
 
 def _mix(mixer: Mixer, view: View, route: Routing | None, piece: slice | int) -> Mix | None:
@@ -182,7 +183,7 @@ def _apart(mixer: Mixer, written: Written, z: Tensor, views: list[View], mixes: 
         return torch.stack(parts, 1)
     out = z
     for i in range(memory.stages_count):
-        own, asked = _stage(written, i, out).unbind(1), out.unbind(1)
+        own, asked = _stage(mixer, written, i, out).unbind(1), out.unbind(1)
         parts = [
             o if m is None or m.gates is None else _gate(m.online, o) + stage_sum(q, v.stages[i], m.gates)
             for o, q, v, m in zip(own, asked, views, mixes, strict=True)

@@ -34,7 +34,7 @@ def held(place: np.ndarray, start: np.ndarray, router: Router) -> np.ndarray:
 class Routing:
     """Queries u [R, S, Q, U], scores `online` [R, S, Q] (softmax gates only) and key sums [R, S, J, U] of a call's pieces."""
 
-    def __init__(self, lead: Lead, plan: Plan):
+    def __init__(self, lead: Lead, plan: Plan, softmax: bool):
         router, before, pieces = lead.router, lead.before, plan.shape[1]
         self.lead = lead
         self.u = plan.query_take(lead.u).unflatten(1, (pieces, -1))
@@ -44,7 +44,7 @@ class Routing:
         goes_on = not plan.dropped and bool(plan.writes0.any())  # the first piece's segment holds writes of earlier calls
         self.online: Tensor | None = None
         if router.blocks == 1:
-            running = keys.cumsum(2) if router.softmax else None
+            running = keys.cumsum(2) if softmax else None
             self.sums = (keys.sum(2) if running is None else running[:, :, -1]).unsqueeze(2)
             if running is not None:
                 scores = (self.u.unflatten(2, (plan.slots, -1)) * running.unsqueeze(3).to(self.u.dtype)).sum(-1)
@@ -55,7 +55,7 @@ class Routing:
         else:
             member = plan.host(plan.places()[..., None] // router.block == np.arange(router.blocks)).to(keys.dtype)
             self.sums = member.transpose(-1, -2) @ keys
-            if router.softmax:
+            if softmax:
                 self.online = self._best(router, keys, member, before if goes_on else None, plan)
         if goes_on:
             self.sums = _first(self.sums, before.unsqueeze(1))

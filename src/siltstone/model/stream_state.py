@@ -13,7 +13,6 @@ from torch import Tensor
 from ..cache.bank import Bank
 from ..cache.bounded import Bounded
 from ..cache.logarithmic import Slots
-from ..config import LayerConfig
 from ..state import State, Store
 from .attention import AttentionState
 from .mixer import LayerState
@@ -71,11 +70,13 @@ class LMState:
         return sum(x.nbytes for x in self.layers)
 
     def parts(self) -> dict[str, int]:
-        """Live bytes by part: window, memory, checkpoints (or writes kept word for word), routing, attention."""
+        """Live bytes by part: window (with all other inputs that are kept), memory, checkpoints (or writes kept as they are),
+        routing, attention."""
         out: dict[str, int] = {part: 0 for part in ("window", "memory", "checkpoints", "routing", "attention")}
         for layer in self.layers:
             if isinstance(layer, AttentionState):
-                out["attention"] += layer.nbytes
+                out["attention"] += layer.cache.nbytes
+                out["window"] += layer.nbytes - layer.cache.nbytes
             elif isinstance(layer, WindowedState):
                 out["window"] += layer.nbytes
             elif isinstance(layer, LayerState):
@@ -122,7 +123,7 @@ class LMState:
         return {"position": self.position.tolist(), "phase": self.phase.tolist(), "counts": counts}
 
 
-def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cfg: LayerConfig, mixers: Sequence[Any]) -> LMState:
+def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], phases: int, mixers: Sequence[Any]) -> LMState:
     """Fill an empty state of the right number of rows with saved tensors.
 
     Raises ValueError where they do not fit the model, or each other: a bank must hold what its position implies.
@@ -166,15 +167,15 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
                     raise ValueError(f"the counts of {name!r} do not fit its tensors")
                 return Store(leaves, x.axes, count)
             axis = None
-            if slots and ".bank." in name:
+            if slots and ".bank." in name and not name.endswith(".fades.online"):
                 axis = 2 if ".stages." in name else 1
             return fill(name, x, axis)
 
         return state.map(leaf)
 
     out = LMState(Clock(*clock), tuple(layer(i, s) for i, s in enumerate(empty.layers)))
-    if (out.phase >= cfg.segment // cfg.rate).any():
-        raise ValueError(f"phase must be below {cfg.segment // cfg.rate}, the writes of a segment")
+    if (out.phase >= phases).any():
+        raise ValueError(f"phase must be below {phases}, the writes of a segment")
     for i, (state, mixer) in enumerate(zip(out.layers, mixers, strict=True)):
         if not _agrees(state, mixer, out.clock):
             raise ValueError(f"layer {i} does not hold what position {out.position.tolist()} implies")
@@ -190,7 +191,7 @@ def _agrees(state: State, mixer: Any, clock: Clock) -> bool:
         return bool((state.cache.count == clock.position).all())
     if isinstance(state, LayerState) and state.kept is not None:
         number, nothing = state.kept.number.cpu().numpy(), (state.kept.surprise == -torch.inf).cpu().numpy()
-        written = mixer.geo.written(clock.position)
+        written = mixer.geo.written(clock.position) * mixer.cfg.group
         full = ((number >= 0) & (number < written[:, None])).sum(1) == np.minimum(written, number.shape[1])
         ordered = (number[:, :-1] < number[:, 1:]) | nothing[:, :-1]
         return bool(full.all() and ordered.all() and ((number < 0) == nothing).all())

@@ -3,7 +3,7 @@
 The ring holds the last E tokens of each row at slot position % E. A call lays ring and new tokens end to end, cuts the
 queries into blocks and lets each block attend to its own tokens and the E before them. Softmax attention, eq. 1 of
 arXiv 1706.03762; the window as in arXiv 2004.05150; sinks as in arXiv 2309.17453 (a sink's distance stops growing when
-it leaves the window).
+it leaves the window). Positions: rotary, or linear biases (arXiv 2108.12409), for which a sink's distance is the same.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import LayerConfig
 from ..state import State
-from . import rope
+from . import alibi, rope
+from .heads import Heads
 from .plan import Geometry
 from .runs import Runs
 
@@ -31,7 +32,7 @@ BLOCK = 128
 
 @dataclass
 class WindowState(State):
-    """key [B, E, H, K] (rotated), value [B, E, H, V]: the ring; sink_key [B, sinks, H, K], sink_value: the sinks."""
+    """key [B, E, J, K] (rotated), value [B, E, J, V]: the ring; sink_key [B, sinks, J, K], sink_value: the sinks."""
 
     key: Tensor
     value: Tensor
@@ -43,12 +44,12 @@ class WindowState(State):
 class Further:
     """Tokens besides those of the window, for each block of queries, seen at the distance of the last sink.
 
-    key [R, n, H, J, K] (not rotated), value [R, n, H, J, V], bias [R, n, 1, Q, J]: 0 where visible, else -inf.
+    key [R, n, J, N, K] (not rotated), value [R, n, J, N, V], seen bool [R, n, 1, Q, N].
     """
 
     key: Tensor
     value: Tensor
-    bias: Tensor
+    seen: Tensor
 
 
 class Ring:
@@ -93,7 +94,11 @@ def put(ring: Tensor, token: Tensor, slot: int, donate: bool) -> Tensor:
 
 
 class WindowPlan:
-    """Angles, masks and sink indices of one call, shared by all layers of one geometry."""
+    """Angles, masks and sink indices of one call, shared by all layers of one geometry.
+
+    Masks are biases, 0 where visible, else -inf; for layers with linear biases (`linear`: their number of heads, else 0)
+    these are added.
+    """
 
     def __init__(self, runs: Runs, geo: Geometry, device: torch.device, dtype: torch.dtype):
         self.runs, self.geo, self.device, self.dtype = runs, geo, device, dtype
@@ -102,29 +107,37 @@ class WindowPlan:
         self.blocks = -(-runs.width // self.block)
         pos = runs.clock.position
         self.pos = pos[:1] if len(pos) and (pos == pos[0]).all() else pos
-
-    @cached_property
-    def _angles(self) -> dict[tuple[int, bool], tuple[Tensor, Tensor]]:
-        return {}
+        self._angles: dict[tuple[int, bool], tuple[Tensor, Tensor]] = {}
+        self._bands: dict[int, list[tuple[int, int, Tensor]]] = {}
+        self._slots: dict[int, Tensor | None] = {}
 
     def angles(self, width: int, sink: bool = False) -> tuple[Tensor, Tensor]:
         """Rotation of this call's tokens; with `sink`, of the queries towards the sinks."""
         if (width, sink) not in self._angles:
             at = self.pos[:, None] + np.arange(self.runs.width)[None]
             if sink:
-                at = np.minimum(at, self.edge)
+                at = np.minimum(at, self.farthest)
             self._angles[width, sink] = rope.rotation(at, width, self.dtype, self.device)
         return self._angles[width, sink]
 
     @property
-    def edge(self) -> int:
-        """The position from which on no sink drifts further away."""
+    def farthest(self) -> int:
+        """The position beyond which a query sees sinks as from there."""
         return self.geo.window + self.geo.rate - 2 + self.geo.sinks
 
     def last_sink(self, width: int, at: int | None = None) -> tuple[Tensor, Tensor]:
         """Rotation of keys that stand where the last sink does; at: towards a query rotated by its own position."""
-        moved = 0 if at is None else at - min(at, self.edge)
+        moved = 0 if at is None else at - min(at, self.farthest)
         return rope.rotation(np.array([[self.geo.sinks - 1 + moved]]), width, self.dtype, self.device)
+
+    def further(self, seen: Tensor, linear: int = 0) -> Tensor:
+        """What a `Further` sees, bool [R, n, 1, Q, N] -> biases [R, n, H or 1, Q, N]."""
+        bias = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
+        if linear:
+            at = self.pos[:, None] + np.arange(seen.shape[1] * seen.shape[3])[None]
+            distance = (np.minimum(at, self.farthest) - self.geo.sinks + 1).reshape(len(at), seen.shape[1], -1, 1)
+            bias = bias + alibi.bias(distance, linear, self.dtype, self.device)
+        return bias.masked_fill(~seen, float("-inf"))
 
     @cached_property
     def sink_take(self) -> Tensor:
@@ -134,93 +147,101 @@ class WindowPlan:
         index = np.where(fresh, self.geo.sinks + i - pos, i) + np.arange(len(pos))[:, None] * wide
         return torch.from_numpy(index).to(self.device).reshape(-1)
 
-    @cached_property
-    def bands(self) -> list[tuple[int, int, Tensor]]:
-        """(first block, last block, bias [R or 1, blocks or 1, 1, block, sinks + E + block]): 0 where visible, else -inf."""
-        early = self.blocks
-        if self.geo.rate == 1 and len(self.pos) == 1:
-            settled = self.geo.ring + self.geo.sinks - int(self.pos[0])
-            early = min(self.blocks, max(0, -(-settled // self.block)))
-        parts = [(0, early, self._bias(np.arange(early)))] if early else []
-        return parts + ([(early, self.blocks, self._bias(np.array([early])))] if early < self.blocks else [])
+    def bands(self, linear: int = 0) -> list[tuple[int, int, Tensor]]:
+        """(first block, last block, bias [R or 1, blocks or 1, H or 1, block, sinks + E + block])."""
+        if linear not in self._bands:
+            early, pos = self.blocks, self.pos
+            if len(pos) and self.block % self.geo.rate == 0 and (pos % self.geo.rate == pos[0] % self.geo.rate).all():
+                settled = self.geo.ring + self.geo.sinks - int(pos.min())
+                early = min(self.blocks, max(0, -(-settled // self.block)))
+            parts = [(0, early, self._bias(pos, np.arange(early), linear))] if early else []
+            if early < self.blocks:  # from here on all blocks of all rows see alike
+                parts.append((early, self.blocks, self._bias(pos[:1], np.array([early]), linear)))
+            self._bands[linear] = parts
+        return self._bands[linear]
 
-    @cached_property
-    def slots_bias(self) -> Tensor | None:
-        """[1, 1, 1, E] over the ring's slots for one more token (its own included); None: all are visible."""
-        geo, t = self.geo, int(self.pos[0])
-        token = t - (t - np.arange(geo.ring)) % geo.ring
-        low = geo.sinks + geo.rate * int(geo.written(t + 1)) if geo.delay else max(geo.sinks, t - geo.window + 1)
-        sees = (token >= 0) & ((token >= low) | (token == t))
-        if sees.all():
-            return None
-        bias = torch.zeros(1, 1, 1, geo.ring, dtype=self.dtype)
-        return bias.masked_fill_(torch.from_numpy(~sees), float("-inf")).to(self.device)
+    def slots_bias(self, linear: int = 0) -> Tensor | None:
+        """[1, H or 1, 1, E] over the ring's slots for one more token (its own included); None: all are visible alike."""
+        if linear not in self._slots:
+            geo, t = self.geo, int(self.pos[0])
+            token = t - (t - np.arange(geo.ring)) % geo.ring
+            low = geo.sinks + geo.rate * int(geo.written(t + 1)) if geo.delay else max(geo.sinks, t - geo.window + 1)
+            sees = ((token >= 0) & ((token >= low) | (token == t)))[None, None]
+            plain = None if sees.all() else self._mask(sees)
+            self._slots[linear] = self._linear(sees, t - token, linear) if linear else plain
+        return self._slots[linear]
 
-    def _bias(self, blocks: np.ndarray) -> Tensor:
-        geo, base = self.geo, self.pos[:, None] + blocks[None] * self.block
+    def _linear(self, sees: np.ndarray, distance: np.ndarray, heads: int) -> Tensor:
+        """bool and int64 [..., Q, N] -> [..., H, Q, N]."""
+        return alibi.bias(np.where(sees, distance, -1), heads, self.dtype, self.device)
+
+    def _mask(self, sees: np.ndarray) -> Tensor:
+        """bool [..., Q, N] -> [..., 1, Q, N]."""
+        bias = torch.zeros(sees.shape, dtype=self.dtype)
+        return bias.masked_fill_(torch.from_numpy(~sees), float("-inf")).unsqueeze(-3).to(self.device)
+
+    def _bias(self, pos: np.ndarray, blocks: np.ndarray, linear: int) -> Tensor:
+        geo, base = self.geo, pos[:, None] + blocks[None] * self.block
         t = (base[..., None] + np.arange(self.block))[..., None]
         p = (base[..., None] - geo.ring + np.arange(geo.ring + self.block))[..., None, :]
         low = geo.sinks + geo.rate * geo.written(t + 1) if geo.delay else np.maximum(geo.sinks, t - geo.window + 1)
         sees = (p <= t) & ((p >= low) | (p == t) & (p >= geo.sinks))
         if geo.sinks:
             sees = np.concatenate([np.broadcast_to(np.arange(geo.sinks) <= t, (*sees.shape[:-1], geo.sinks)), sees], -1)
-        bias = torch.zeros(sees.shape, dtype=self.dtype)
-        return bias.masked_fill_(torch.from_numpy(~sees), float("-inf")).unsqueeze(2).to(self.device)
+        if linear:
+            return self._linear(sees, np.concatenate([np.minimum(t, self.farthest) - np.arange(geo.sinks), t - p], -1), linear)
+        return self._mask(sees)
 
 
-class WindowAttention(nn.Module):
+class WindowAttention(Heads):
     """q, k, v = x W; softmax(q k^T / sqrt(K)) v over what the window plan shows. x [R, T, D] -> [R, T, H, V]."""
 
     def __init__(self, cfg: LayerConfig, geo: Geometry):
-        super().__init__()
-        self.cfg, self.geo = cfg, geo
-        self.qkv = nn.Linear(cfg.d_model, cfg.heads * (2 * cfg.key_dim + cfg.val_dim), bias=False)
+        super().__init__(cfg)
+        self.geo, self.linear = geo, cfg.heads if cfg.position == "alibi" else 0
 
     def init(self, batch: int) -> WindowState:
         """Empty rings."""
         cfg, like = self.cfg, self.qkv.weight
-        key = like.new_zeros(batch, self.geo.ring, cfg.heads, cfg.key_dim)
-        value = like.new_zeros(batch, self.geo.ring, cfg.heads, cfg.val_dim)
+        key = like.new_zeros(batch, self.geo.ring, cfg.key_heads, cfg.key_dim)
+        value = like.new_zeros(batch, self.geo.ring, cfg.key_heads, cfg.val_dim)
         if not cfg.sinks:
             return WindowState(key, value)
         return WindowState(
             key,
             value,
-            like.new_zeros(batch, cfg.sinks, cfg.heads, cfg.key_dim),
-            like.new_zeros(batch, cfg.sinks, cfg.heads, cfg.val_dim),
+            like.new_zeros(batch, cfg.sinks, cfg.key_heads, cfg.key_dim),
+            like.new_zeros(batch, cfg.sinks, cfg.key_heads, cfg.val_dim),
         )
 
     def written(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys (not rotated) and values [..., H, K or V] of tokens x [..., D]."""
-        cfg = self.cfg
-        found = F.linear(x, self.qkv.weight[cfg.heads * cfg.key_dim :])
-        k, v = found.split([cfg.heads * cfg.key_dim, cfg.heads * cfg.val_dim], -1)
-        return k.unflatten(-1, (cfg.heads, -1)), v.unflatten(-1, (cfg.heads, -1))
+        """Keys (not rotated) and values [R, M, rate, J, K or V] of written tokens x [R, M, rate, D]."""
+        asked, v = (z.unflatten(1, x.shape[1:3]) for z in self.project(x.flatten(1, 2)))
+        return asked[..., self.cfg.heads :, :], v
 
     def forward(
         self, x: Tensor, state: WindowState, context: Context, further: Further | None = None
     ) -> tuple[Tensor, WindowState]:
         """One call over runs."""
         cfg, plan = self.cfg, context.window(self.geo, x.dtype)
-        asked, v = self.qkv(x).split([2 * cfg.heads * cfg.key_dim, cfg.heads * cfg.val_dim], -1)
-        asked, v = asked.unflatten(-1, (2 * cfg.heads, -1)), v.unflatten(-1, (cfg.heads, -1))
+        asked, v = self.project(x)
         q_sink = asked[:, :, : cfg.heads]
         if cfg.position == "rope":
             asked = rope.rotate(asked, plan.angles(cfg.key_dim))
             q_sink = rope.rotate(q_sink, plan.angles(cfg.key_dim, sink=True)) if cfg.sinks or further is not None else q_sink
-        q, k = asked.split(cfg.heads, 2)
+        q, k = asked.split([cfg.heads, cfg.key_heads], 2)
         if context.tick is not None and not cfg.sinks:
             slot = context.tick[0] % self.geo.ring
             after = WindowState(put(state.key, k, slot, context.donate), put(state.value, v, slot, context.donate))
             keys, values = after.key.transpose(1, 2).to(x.dtype), after.value.transpose(1, 2).to(x.dtype)
-            bias = plan.slots_bias
+            bias = plan.slots_bias(self.linear)
             if further is not None:
-                far = self._placed(further.key[:, 0], plan, context.tick[0])
+                far = plan.further(further.seen, self.linear)[:, 0]
                 near = keys.new_zeros(1, 1, 1, keys.shape[2]) if bias is None else bias
-                bias = torch.cat([further.bias[:, 0].to(x.dtype), near.expand(len(x), -1, -1, -1)], -1)
-                keys, values = torch.cat([far, keys], 2), torch.cat([further.value[:, 0].to(x.dtype), values], 2)
-            out = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=bias, scale=cfg.key_dim**-0.5)
-            return out.transpose(1, 2), after
+                bias = torch.cat([far, near.expand(len(x), far.shape[1], -1, -1)], -1)
+                keys = torch.cat([self._placed(further.key[:, 0], plan, context.tick[0]), keys], 2)
+                values = torch.cat([further.value[:, 0].to(x.dtype), values], 2)
+            return self.attend(q.transpose(1, 2), keys, values, bias).transpose(1, 2), after
         keys, values = plan.ring.extend(state.key, k), plan.ring.extend(state.value, v)
         after = WindowState(plan.ring.keep(keys), plan.ring.keep(values))
         if cfg.sinks:
@@ -262,18 +283,19 @@ class WindowAttention(nn.Module):
             fixed.append((key, value))
         if fixed:
             far = torch.cat([key for key, _ in fixed], -2)
-            q = torch.cat([q, q_sink.unflatten(1, (n, block)).transpose(2, 3)], -1)
-            keys = torch.cat([F.pad(far, (far.shape[-1], 0)), F.pad(keys, (0, keys.shape[-1]))], -2)
-            values = torch.cat([*(value for _, value in fixed), values], -2)
+            if self.cfg.position == "rope":  # what a sink is asked with stands beside what the others are asked with
+                q = torch.cat([q, q_sink.unflatten(1, (n, block)).transpose(2, 3)], -1)
+                far, keys = F.pad(far, (far.shape[-1], 0)), F.pad(keys, (0, keys.shape[-1]))
+            keys, values = torch.cat([far, keys], -2), torch.cat([*(value for _, value in fixed), values], -2)
+        beyond = None if further is None else plan.further(further.seen, self.linear)
         outs = []
-        for first, last, bias in plan.bands:
+        for first, last, bias in plan.bands(self.linear):
             part = (runs, last - first)
             bias = bias.expand(*part, -1, -1, -1)
-            if further is not None:
-                bias = torch.cat([further.bias[:, first:last].to(bias.dtype), bias], -1)
+            if beyond is not None:
+                bias = torch.cat([beyond[:, first:last], bias], -1)
             bias = bias.flatten(0, 1)
             qb, kb, vb = (z[:, first:last].flatten(0, 1) for z in (q, keys, values))
-            o = F.scaled_dot_product_attention(qb, kb, vb, attn_mask=bias, scale=self.cfg.key_dim**-0.5)
-            outs.append(o.unflatten(0, part))
+            outs.append(self.attend(qb, kb, vb, bias).unflatten(0, part))
         out = torch.cat(outs, 1) if len(outs) > 1 else outs[0]
         return out.transpose(2, 3).flatten(1, 2)[:, :tokens]

@@ -10,14 +10,16 @@ from ..config import LayerConfig
 from ..state import State
 from .context import Context
 from .plan import Geometry
+from .short_conv import ShortConv
 from .window import WindowAttention, WindowState
 
 
 @dataclass
 class WindowedState(State):
-    """window: the rings."""
+    """window: the rings; conv [B, width - 1, D]: what a short convolution still reaches."""
 
     window: WindowState
+    conv: Tensor | None = None
 
 
 class Windowed(nn.Module):
@@ -26,14 +28,16 @@ class Windowed(nn.Module):
     def __init__(self, cfg: LayerConfig):
         super().__init__()
         self.geo = Geometry(window=cfg.window, sinks=cfg.sinks, delay=cfg.window, rate=1)
+        self.conv = ShortConv(cfg)
         self.window = WindowAttention(cfg, self.geo)
         self.out = nn.Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
 
     def init(self, batch: int) -> WindowedState:
         """Empty rings."""
-        return WindowedState(self.window.init(batch))
+        return WindowedState(self.window.init(batch), self.conv.init(batch))
 
     def forward(self, x: Tensor, state: WindowedState, context: Context) -> tuple[Tensor, WindowedState]:
         """One call over runs."""
+        x, conv = self.conv(x, state.conv, context.runs)
         out, window = self.window(x, state.window, context)
-        return self.out(out.flatten(2)), WindowedState(window)
+        return self.out(out.flatten(2)), WindowedState(window, conv)

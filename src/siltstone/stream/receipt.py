@@ -65,31 +65,39 @@ class Timeline:
 
 def kv_cache_bytes(cfg: LMConfig, tokens: int, element_size: int) -> int:
     """Bytes that keys and values of `tokens` tokens take in a transformer of the same depth, heads and widths."""
-    return cfg.depth * cfg.layer.heads * (cfg.layer.key_dim + cfg.layer.val_dim) * element_size * tokens
+    return sum(layer.key_heads * (layer.key_dim + layer.val_dim) for layer in cfg.layer_configs) * element_size * tokens
 
 
 def growth(cfg: LMConfig) -> str:
     """How a session's state grows with its position t (C tokens a segment)."""
     if "attention" in cfg.kinds:
         return "O(t): the pattern has full attention layers"
-    if "memory" not in cfg.kinds or not member("cache", cfg.layer.cache).keeps:
-        return "O(1): nothing is sealed"
-    if cfg.layer.segments == "logarithmic":
+    sealing = [layer for layer in cfg.memory_layers if member("cache", layer.cache).keeps]
+    constant = [layer.segment for layer in sealing if layer.segments == "constant" and not layer.bounded]
+    if constant:
+        return f"O(t/C): one checkpoint every C = {min(constant)} tokens"
+    if any(layer.segments == "logarithmic" for layer in sealing):
         return "O(log t): logarithmic segments"
-    return f"O(t/C): one checkpoint every C = {cfg.layer.segment} tokens"
+    return "O(1): a budget of checkpoints" if sealing else "O(1): nothing is sealed"
 
 
 def sealed(cfg: LayerConfig, position: int, phase: int = 0) -> int:
     """Segments that a memory layer has sealed at a position."""
     if not member("cache", cfg.cache).keeps:
         return 0
-    writes = max(0, position - cfg.delay - cfg.sinks) // cfg.rate
-    return (max(writes, 1) - 1 + phase) // (cfg.segment // cfg.rate)
+    writes = max(0, position - cfg.delay - cfg.sinks) // cfg.every
+    return (max(writes, 1) - 1 + phase) // cfg.updates
 
 
-def spans(cfg: LayerConfig, position: int, phase: int = 0) -> list[tuple[int, int]]:
-    """Tokens [first, end) that each live checkpoint of a memory layer covers, oldest first."""
+def spans(cfg: LayerConfig, position: int, phase: int = 0, kept: list[tuple[int, int]] | None = None) -> list[tuple[int, int]]:
+    """Tokens [first, end) that each live checkpoint of a memory layer covers, oldest first.
+
+    kept: with a budget, the last segment of each checkpoint and how many it holds, which depend on the text.
+    """
     number = sealed(cfg, position, phase)
+    if kept is not None:
+        ends = [[cfg.sinks + max(0, e * cfg.updates - phase) * cfg.every for e in (a + 1 - n, a + 1)] for a, n in kept[:number]]
+        return [(first, end) for first, end in ends]
     if cfg.segments == "constant":
         edges = list(range(number + 1))
     else:  # the binary digits of the number
@@ -97,7 +105,7 @@ def spans(cfg: LayerConfig, position: int, phase: int = 0) -> list[tuple[int, in
         for bit in reversed(range(number.bit_length())):
             if number >> bit & 1:
                 edges.append(edges[-1] + (1 << bit))
-    tokens = [cfg.sinks + max(0, e * (cfg.segment // cfg.rate) - phase) * cfg.rate for e in edges]
+    tokens = [cfg.sinks + max(0, e * cfg.updates - phase) * cfg.every for e in edges]
     return list(zip(tokens[:-1], tokens[1:], strict=True))
 
 

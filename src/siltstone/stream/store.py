@@ -96,7 +96,7 @@ def _model(cfg: LMConfig) -> str:
     layer, kinds = cfg.layer, "".join(kind[0] for kind in cfg.kinds)
     return (
         f"{cfg.depth} blocks ({kinds}), d_model {layer.d_model}, {layer.memory} memory, {layer.cache} cache, "
-        f"window {layer.window}, segment {layer.segment} ({layer.segments}, {layer.start})"
+        f"window {layer.window}, segment {layer.segment} ({layer.segments}, {layer.start}){cfg.differences}"
     )
 
 
@@ -137,24 +137,32 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     size = os.path.getsize(path)
     phase, stream, version = header["state"].get("phase"), header["notes"].get("stream"), header.get("written_by")
     first = phase[0] if isinstance(phase, list) and phase and isinstance(phase[0], int) else 0
-    layers = cfg.kinds.count("memory")
+    position, memories = header["position"], cfg.memory_layers
     element = {"float64": 8, "float32": 4}.get(header["dtype"], 2)
-    if layers and sealed(cfg.layer, header["position"], first) > size and cfg.layer.segments == "constant":
-        raise SessionCorrupt(
-            f"{path} claims position {header['position']}, and its {size} bytes cannot hold the checkpoints of that"
-        )
+    if any(layer.segments == "constant" and not layer.bounded and sealed(layer, position, first) > size for layer in memories):
+        raise SessionCorrupt(f"{path} claims position {position}, and its {size} bytes cannot hold the checkpoints of that")
+    banks: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    for block, (kind, layer) in enumerate(zip(cfg.kinds, cfg.layer_configs, strict=True)):
+        if kind == "memory":
+            kept = None
+            if layer.bounded and layer.cache != "none":
+                names = (f"{_PREFIX}layers.{block}.bank.{leaf}" for leaf in ("last", "span"))
+                last, span = (tensors[name].flatten().tolist() if name in tensors else [] for name in names)
+                kept = list(zip(last, span, strict=False))
+            banks.setdefault(tuple(spans(layer, position, first, kept)), []).append(block)
     parts = {str(k): v for k, v in header["parts"].items() if isinstance(v, int)}
     parts["logits and sampler"] = sum(x.nbytes for name, x in tensors.items() if not name.startswith(_PREFIX))
     return {
         "format": header["format"],
         "written_by": version if isinstance(version, dict) else {},
         "file_bytes": size,
-        "position": header["position"],
+        "position": position,
         "parts": parts,
-        "memory_layers": layers,
-        "checkpoints": spans(cfg.layer, header["position"], first) if layers else [],
+        "memory_layers": len(memories),
+        "checkpoints": list(next(iter(banks), ())),
+        "banks": [{"blocks": blocks, "checkpoints": list(found)} for found, blocks in banks.items()],
         "growth": growth(cfg),
-        "kv_cache_bytes": kv_cache_bytes(cfg, header["position"], element),
+        "kv_cache_bytes": kv_cache_bytes(cfg, position, element),
         "dtype": header["dtype"],
         "model": _model(cfg),
         "config": cfg.to_dict(),

@@ -78,8 +78,7 @@ class Trainer:
         fresh = np.flatnonzero(piece.fresh)
         index, pool = piece.source.copy(), [] if self.state is None else [self.state]
         if len(fresh):
-            layer = self.model.cfg.layer
-            phase = (piece.draws[fresh] * (layer.segment // layer.rate)).astype(np.int64)
+            phase = (piece.draws[fresh] * self.model.cfg.phases).astype(np.int64)
             index[fresh] = np.arange(len(fresh)) + (len(index) if pool else 0)
             pool.append(self.model.init_state(len(fresh), phase=phase))
         return LMState.cat(pool).select(index.tolist())

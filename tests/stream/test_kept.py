@@ -1,0 +1,46 @@
+"""Sessions of models with a budget of checkpoints, and with checkpoints in int8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import siltstone as st
+from siltstone.stream.store import describe
+from siltstone.text import ByteTokenizer
+
+TEXT = "Some words, and then some more, and again a few of them, so that many segments are sealed — é."
+
+
+@pytest.mark.parametrize("evict", ["age", "use", "merge"])
+def test_a_session_with_a_budget(make_model: Any, tok: ByteTokenizer, tmp_path: Path, same: Any, evict: str) -> None:
+    model = make_model(max_checkpoints=3, evict=evict, checkpoint_dtype="int8")
+    s = st.Session(model, tok)
+    s.append(TEXT)
+    s.save(tmp_path / "a.silt")
+    back = st.Session.load(tmp_path / "a.silt", model, tok)
+    assert same(s, back)
+    for session in (s, back):
+        session.append(TEXT[:30])
+    assert same(s, back)
+    found = describe(tmp_path / "a.silt")
+    assert found["growth"] == "O(1): a budget of checkpoints"
+    spans = found["checkpoints"]
+    number = (s.position - 30 - 8 - 1) // 8  # sealed when the file was written
+    assert len(spans) == 3 and spans[-1][1] == number * 8
+    assert all(a < b for a, b in spans) and all(x[1] <= y[0] for x, y in zip(spans[:-1], spans[1:], strict=True))
+    if evict == "age":
+        assert spans[0][0] == (number - 3) * 8
+    if evict == "merge":
+        assert spans[0][0] == 0 and all(x[1] == y[0] for x, y in zip(spans[:-1], spans[1:], strict=True))
+
+
+def test_a_budget_keeps_a_session_small(make_model: Any, tok: ByteTokenizer) -> None:
+    sizes = []
+    for keys in ({}, {"max_checkpoints": 4}, {"max_checkpoints": 4, "checkpoint_dtype": "int8"}):
+        s = st.Session(make_model(**keys), tok)
+        s.append(TEXT * 4)
+        sizes.append(s.nbytes)
+    assert sizes[0] > sizes[1] > sizes[2]
