@@ -1,11 +1,12 @@
 # make demo   the main job on real text, in a browser-ready report     make lint   ruff and pyright
 # make test   the whole suite                                          make docs   the generated pages
-# make bench  the speed table                                          make clean  forget .venv and what was built
+# make bench  the speed table                                          make soak   a million tokens through every update rule
+# make clean  forget .venv and what was built                          make opinions   against other people's implementations
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench soak docs opinions clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo.stamp
@@ -22,8 +23,16 @@ lint: .venv/dev.stamp
 bench: .venv/bench.stamp
 	$(BIN)/siltstone bench
 
+soak: .venv/base.stamp
+	$(BIN)/python tools/soak.py $(ARGS)
+
+opinions: .venv/opinions.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/opinions
+
 docs: .venv/dev.stamp
 	$(BIN)/python tools/cli_page.py
+	$(BIN)/python tools/family_toys.py
+	$(BIN)/python tools/family_page.py
 
 clean:
 	rm -rf .venv build dist src/siltstone.egg-info
@@ -46,4 +55,8 @@ clean:
 
 .venv/bench.stamp: .venv/base.stamp
 	$(PIP) -e '.[bench]'
+	touch $@
+
+.venv/opinions.stamp: .venv/dev.stamp
+	$(PIP) -e '.[opinions]'
 	touch $@

@@ -1,14 +1,25 @@
-"""What a process asks of its machine: threads, and memory that stays at hand."""
+"""What a process asks of its machine: its name, threads, and memory that stays at hand."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import platform
 import sys
+from pathlib import Path
 
 from .errors import ConfigError
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of glibc's mallopt(3)
+
+
+def processor() -> str:
+    """The processor's name where the system tells it, else the kind of machine."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def use_threads(threads: int | None) -> None:

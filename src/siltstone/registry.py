@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import inspect
 import pkgutil
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from .config import LayerConfig
 
 FAMILIES = ("compress", "memory", "cache")
+FACTS = ("about", "equations", "source", "state", "cost", "for", "can", "cannot")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +62,39 @@ def options(cls: Any, given: dict[str, Any]) -> Any:
     return cls.Options(**given)
 
 
-def described(family: str) -> list[dict[str, Any]]:
-    """Every member's name, the first line of its file, and its options with their defaults."""
-    found = []
-    for name, cls in members(family).items():
-        about = (importlib.import_module(cls.__module__).__doc__ or "").strip().splitlines()[0].split("  Source:")[0]
-        found.append({"name": name, "about": about, "options": dataclasses.asdict(cls.Options())})
+def settings(family: str) -> list[tuple[str, dict[str, Any]]]:
+    """Every member's name and options: the defaults ({}), and the variants that it names."""
+    return [(name, options) for name, cls in members(family).items() for options in ({}, *getattr(cls, "variants", ()))]
+
+
+def label(name: str, options: dict[str, Any]) -> str:
+    """`("gated", {"decay": "channel"})` -> `"gated, decay=channel"`; true values are named alone."""
+    return ", ".join([name, *(key if value is True else f"{key}={value}" for key, value in options.items())])
+
+
+def facts(cls: type) -> dict[str, str]:
+    """What the docstring of a member's file says of it, a key for each of `FACTS`; "" where it is silent.
+
+    about      the first line, up to a source that follows it
+    equations  the indented lines
+    The others are what follows `Source:`, `State:`, `Cost:`, `For:`, `Can:` and `Cannot:`, each up to the next of them or to the
+    paragraph's end.
+    """
+    text = inspect.cleandoc(importlib.import_module(cls.__module__).__doc__ or "")
+    found = dict.fromkeys(FACTS, "")
+    found["about"] = text.partition("\n")[0].split("  Source:")[0]
+    found["equations"] = "\n".join(line.strip() for line in text.splitlines() if line.startswith("    "))
+    for paragraph in text.split("\n\n"):
+        parts = re.split(r"(?:^|(?<=\s))(Source|State|Cost|For|Can|Cannot): ", " ".join(paragraph.split()))
+        found |= {key.lower(): said.strip() for key, said in zip(parts[1::2], parts[2::2], strict=True)}
     return found
+
+
+def described(family: str) -> list[dict[str, Any]]:
+    """Every member's name, its options with their defaults, and its `facts`."""
+    chosen = {name: getattr(cls, "Options", None) for name, cls in members(family).items()}
+    options = {name: {} if cls is None else dataclasses.asdict(cls()) for name, cls in chosen.items()}
+    return [{"name": name, "options": options[name], **facts(cls)} for name, cls in members(family).items()]
 
 
 def validate_layer(cfg: LayerConfig) -> None:

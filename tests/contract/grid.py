@@ -63,8 +63,8 @@ def options(memory: str, variant: int) -> dict[str, Any]:
         "gated": dict(decay=["head", "channel", "channel"][variant]),
         "delta": dict(negative=variant > 0),
         "gated_delta": dict(negative=variant > 0),
-        "deep": dict(inner_batch=1 + variant, expansion=2, rate=0.7),
-        "titans": dict(inner_batch=1 + variant, expansion=2, rate=0.3),
+        "deep": dict(inner_batch=1 + variant, expansion=2, rate=0.7, limit=[1.0, None, 1.0][variant]),
+        "titans": dict(inner_batch=1 + variant, expansion=2, rate=0.3, limit=[None, 1.0, 1.0][variant]),
         "slots": dict(inner_batch=1 + variant, number=[3, 2, 3][variant], gate=["lstm", "gru", "lstm"][variant]),
     }.get(memory, {})
 

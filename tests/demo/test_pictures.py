@@ -11,9 +11,10 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from siltstone.demo import plots, report, svg
+from siltstone.demo import plots, report
 from siltstone.demo.panel import Panel, sparkline
 from siltstone.demo.record import Record, Trace
+from siltstone.report import svg
 from tests.demo import synthetic
 
 VOID = {"meta", "br", "line", "circle", "path", "rect"}

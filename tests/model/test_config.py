@@ -49,6 +49,7 @@ BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, 
         ({"memory": "slots", "memory_options": {"gate": "fixed"}}, ["gate='fixed'", "'lstm' or 'gru'"]),
         ({"memory": "slots", "memory_options": {"gate": ["gru"]}}, ["gate=['gru']", "'lstm' or 'gru'"]),
         ({"memory": "slstm", "memory_options": {"number": 2}}, ["'number'", "memory='slstm'"]),
+        ({"memory": "titans", "memory_options": {"limit": 0}}, ["limit=0", "above 0"]),
         ({"memory": "gated", "memory_options": {"expansion": 4}}, ["'expansion'", "'gated'", "decay"]),
         ({"memory": "gated", "memory_options": {"decay": "row"}}, ["decay='row'", "channel"]),
         ({"memory": "linear", "memory_options": {"feature": "relu"}}, ["feature='relu'", "softmax"]),
@@ -248,7 +249,7 @@ def test_the_package_lists_its_names() -> None:
 
 def test_every_member_is_listed_with_its_options() -> None:
     found = {family: {m["name"]: m for m in registry.described(family)} for family in registry.FAMILIES}
-    assert found["memory"]["deep"]["options"] == {"expansion": 4, "inner_batch": 16, "rate": 0.5}
+    assert found["memory"]["deep"]["options"] == {"expansion": 4, "inner_batch": 16, "rate": 0.5, "limit": 2.0}
     assert found["cache"]["sparse"]["options"] == {} and set(found["compress"]) >= {"identity", "mean", "conv"}
     assert all(m["about"] for members in found.values() for m in members.values())
     assert all(set(found[family]) == set(registry.members(family)) for family in registry.FAMILIES)

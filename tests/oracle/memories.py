@@ -281,10 +281,19 @@ class Deep(Matrix):
     def apply(self, w_in: Tensor, w_out: Tensor, q_HK: Tensor) -> Tensor:
         return q_HK + torch.einsum("hf,hfk->hk", gelu(torch.einsum("hk,hkf->hf", q_HK, w_in)), w_out)
 
+    def limited(self, w: Tensor, first: Tensor) -> Tensor:
+        """At most `limit` times the first norm, in every head."""
+        limit = self.cfg["memory_options"].get("limit", 2.0)
+        if limit is None:
+            return w
+        most, size = (x.square().sum((-2, -1), keepdim=True).sqrt() for x in (first, w))
+        return torch.where(size > limit * most, w * limit * most / size, w)
+
     def write(self, state: State, c_D: Tensor) -> State:
         options = self.cfg["memory_options"]
         w_in, w_out, base_in, base_out, count = state
         if int(count) % options["inner_batch"] == 0:
+            w_in, w_out = self.limited(w_in, self.w["memory.w_in"]), self.limited(w_out, self.w["memory.w_out"])
             base_in, base_out = w_in, w_out
         k, v = self.key_value(c_D)
         eta = options["rate"] * torch.sigmoid(self.gates(c_D))[:, None, None]
@@ -316,6 +325,7 @@ class Titans(Deep):
         options = self.cfg["memory_options"]
         w_in, w_out, base_in, base_out, count, s_in, s_out = state
         if int(count) % options["inner_batch"] == 0:
+            w_in, w_out = self.limited(w_in, self.w["memory.w_in"]), self.limited(w_out, self.w["memory.w_out"])
             base_in, base_out = w_in, w_out
         k, v = self.key_value(c_D)
         alpha, eta, theta = torch.sigmoid(self.gates(c_D)).view(3, self.H, 1, 1)

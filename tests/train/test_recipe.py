@@ -45,6 +45,7 @@ def test_round_trip_and_parts() -> None:
         ({"steps": 1, "seed": -1}, "seed=-1"),
         ({"steps": 1, "clip": 0}, "clip=0"),
         ({"steps": 1, "precision": "fp8"}, "precision='fp8'"),
+        ({"steps": 1, "recompute": "all"}, "recompute='all'"),
         ({"steps": 1, "speed": 2}, "'speed' is not a setting"),
     ],
 )

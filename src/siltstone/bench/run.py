@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
-import platform
 from collections.abc import Callable, Iterator
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from ..machine import keep_freed_memory
+from ..machine import keep_freed_memory, processor
 from ..train.precision import computes_bf16
-from . import layers, models
+from . import layers, models, rules
 from .startup import startup
 from .timing import Row
 
@@ -40,11 +40,11 @@ def rows(quick: bool, threads: tuple[int, ...]) -> Iterator[Row]:
     yield from startup(rounds)
 
 
-def run(quick: bool, threads: tuple[int, ...], say: Callable[[str], None]) -> str:
+def run(quick: bool, threads: tuple[int, ...], say: Callable[[str], None], only_rules: bool = False) -> str:
     """Measure, print the table, and return the JSON object of all rows."""
     keep_freed_memory()
     found: list[Row] = []
-    for row in rows(quick, threads):
+    for row in (rules.rows if only_rules else rows)(quick, threads):
         found.append(row)
         say(line(row))
     table = Table(title="Siltstone, measured side by side (medians of interleaved rounds)")
@@ -55,7 +55,9 @@ def run(quick: bool, threads: tuple[int, ...], say: Callable[[str], None]) -> st
     Console(width=150).print(table)
     return json.dumps(
         {
-            "machine": platform.processor() or platform.machine(),
+            "machine": processor(),
+            "date": datetime.date.today().isoformat(),
+            "threads": threads,
             "capability": torch.backends.cpu.get_cpu_capability(),
             "bf16_instructions": computes_bf16(torch.device("cpu")),
             "torch": torch.__version__,

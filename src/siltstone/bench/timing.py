@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -19,6 +19,7 @@ class Row:
     target     the ratio aimed at; for `at_most`, a ceiling on the ratio instead
     prototype  the ratio that the formulation reached before it was a library, on another machine
     note       what to know about the figure
+    more       further figures of the row, for the JSON alone
     """
 
     claim: str
@@ -32,6 +33,7 @@ class Row:
     unit: str = "ms"
     at_most: bool = False
     note: str = ""
+    more: dict[str, Any] = field(default_factory=dict)
 
     @property
     def reached(self) -> bool | None:

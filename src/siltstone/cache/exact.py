@@ -5,7 +5,12 @@ word for word. Of equal surprises the most recent write wins; surprise selects, 
 `rate` tokens, whose keys and values in the window are what is kept. They are attended to in the window's own softmax, at the
 distance of the last sink, window + compress_every - 1 tokens: their own has no bound. There are no checkpoints.
 Source: arXiv 2505.23666 (a sparse cache of pairs that linear attention recalls badly; there they are not written as well), with
-the loss of arXiv 2501.00663, eq. 12, for the surprise.
+the loss of arXiv 2501.00663, eq. 12, for the surprise. State: `writes` * (rate * J * (K + V) + 2), whatever the length.
+Cost: one more read of the memory a write, and rate * `writes` more keys for the window.
+
+For: texts in which a few tokens matter word for word, far beyond the window.
+Can: give an unusual token back exactly, however long ago it was, in a state that does not grow.
+Cannot: keep what the memory predicted well when it was written; nor choose by what is asked later.
 """
 
 from __future__ import annotations

@@ -1,4 +1,12 @@
-"""Gated residual memory (GRM): y = g M(q) + sum_n g_n M_n(q).  Source: arXiv 2602.24281, eqs. 9 and 10."""
+"""Gated residual memory (GRM): y = g M(q) + sum_n g_n M_n(q).
+
+Source: arXiv 2602.24281, eqs. 9 and 10. State: a sealed state and a routing key of U floats a checkpoint.
+Cost: a read of each checkpoint, and U for its score.
+
+For: looking back by topic; the default.
+Can: weigh each checkpoint by how well it fits the token; learn from all of them.
+Cannot: cost the same at any length with constant segments: it reads every checkpoint.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,12 @@
 """Memory soup: theta* = g theta + sum_n g_n theta_n, y = M*(q).  Source: arXiv 2602.24281, eqs. 14 and 15.
 
-Equal to `gated` where reading is linear in the weights, and run as that there.
+Equal to `gated` where reading is linear in the weights, and run as that there. State: a sealed state and a routing key of U
+floats a checkpoint.
+Cost: the weights of each checkpoint once, and U for its score; one read.
+
+For: MLP memories whose checkpoints are to be one memory.
+Can: read one blended memory, through its nonlinear parts once.
+Cannot: keep checkpoints apart: blended weights of unlike memories may mean nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,12 @@
 """Sparse selective caching (SSC): y = g M(q) + sum_{n in top-k} g_n M_n(q).  Source: arXiv 2602.24281, eqs. 16 and 17.
 
 The selection is shared by the heads, the gates are a head's own; the online memory is always kept. Of equal scores the
-most recent checkpoint wins.
+most recent checkpoint wins. State: a sealed state and a routing key of U floats a checkpoint.
+Cost: `top_k` reads, and U for the score of each checkpoint.
+
+For: long texts with constant segments, where reading everything is too dear.
+Can: look into any checkpoint at a cost that hardly grows with their number.
+Cannot: use more than `top_k` at once, nor learn from one that it did not pick.
 """
 
 from __future__ import annotations

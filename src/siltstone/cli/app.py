@@ -17,7 +17,7 @@ import typer
 
 from siltstone.errors import SiltstoneError
 
-COMMANDS = ("demo", "train", "generate", "stream", "inspect", "list", "bench")
+COMMANDS = ("demo", "train", "generate", "stream", "inspect", "doctor", "list", "bench")
 
 app = typer.Typer(
     name="siltstone",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,13 +11,20 @@ import typer
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Shorter texts and fewer rounds; figures only for a look.")] = False,
     threads: Annotated[str, typer.Option(help="Numbers of threads to measure with, as in 2,1.")] = "2,1",
+    rules: Annotated[bool, typer.Option("--rules", help="Every update rule instead, beside attention and rivals.")] = False,
+    json_out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the JSON object to a file as well.", show_default=False)
+    ] = None,
 ) -> None:
     """Measure speed and size side by side with the nearest alternatives (about forty minutes; --quick: three).
 
     The last line of the output is one JSON object. Run it on a quiet machine.
     """
+    import json
+
     from ..bench.run import run
     from ..errors import InputError
+    from ..io.atomic import make_folder, write_json
 
     try:
         counts = tuple(int(t) for t in threads.split(","))
@@ -24,4 +32,9 @@ def bench(
             raise ValueError
     except ValueError:
         raise InputError(f"--threads {threads!r} must be whole numbers from 1, separated by commas, for example 2,1") from None
-    typer.echo(run(quick, counts, lambda text: typer.echo(text, err=True)))
+    if json_out is not None:
+        make_folder(json_out.parent)
+    found = run(quick, counts, lambda text: typer.echo(text, err=True), rules)
+    if json_out is not None:
+        write_json(json_out, json.loads(found))
+    typer.echo(found)

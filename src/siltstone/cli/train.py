@@ -53,6 +53,9 @@ def train(
     precision: Annotated[
         str | None, _option("auto (bfloat16 where the hardware computes in it), fp32 or bf16. [default: auto]")
     ] = None,
+    recompute: Annotated[
+        str | None, _option("none, or segment: less memory for a long --length, one more forward pass. [default: none]")
+    ] = None,
     device: Annotated[str | None, _option("auto, cpu, cuda, ... [default: auto]")] = None,
     threads: Annotated[int | None, _option("Threads of the processor to use. [default: all]")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the receipt.")] = False,
@@ -69,7 +72,7 @@ def train(
     given: dict[str, Any] = {
         "steps": steps, "minutes": minutes, "seed": seed, "batch": batch, "length": length, "span": span, "foreign": foreign,
         "lr": lr, "warmup": warmup, "decay": decay, "clip": clip, "save_every": save_every, "valid_every": valid_every,
-        "valid_tokens": valid_tokens, "precision": precision,
+        "valid_tokens": valid_tokens, "precision": precision, "recompute": recompute,
     }  # fmt: skip
     given = {key: value for key, value in given.items() if value is not None}
     use_threads(threads)

@@ -5,7 +5,12 @@
 With `context` the queries are p_j + x' W_c^j, x' the mean of the window's tokens at the time of the write: what is kept of a
 block depends on what is being read now.
 Source: arXiv 1810.00825, section 3.2 (pooling by multihead attention with learned seeds), with a bias b a query and
-place, so that the order of a block counts.
+place, so that the order of a block counts. State: none of its own (up to rate - 1 tokens wait in the layer).
+Cost: 2 * D * D, and D * D a write.
+
+For: blocks from which several things are to be kept at once.
+Can: pick by content and by place, once for each of its queries, and write another thing of each.
+Cannot: hand on more than D / queries numbers of what one query picked.
 """
 
 from __future__ import annotations

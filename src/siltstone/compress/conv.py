@@ -1,7 +1,13 @@
 """Learned strided pooling: c = sum_i w_i * x_i, a weight for each place in the block and each channel.
 
 A depthwise convolution whose stride is its length; it begins as the mean. Source: arXiv 1911.05507, section 3.1 (1D
-convolution over leaving activations), kept to one weight a channel.
+convolution over leaving activations), kept to one weight a channel. State: none of its own (up to rate - 1 tokens wait in
+the layer).
+Cost: D.
+
+For: blocks in which the place says what matters.
+Can: weigh each place, a channel at a time, with either sign.
+Cannot: look at the content: what matters must always stand at the same place.
 """
 
 from __future__ import annotations

@@ -1,4 +1,12 @@
-"""No compression: every token is one write."""
+"""No compression: c = x, every token is one write.
+
+Source: by definition. State: none.
+Cost: nothing.
+
+For: every token to be written as it is; the default.
+Can: lose nothing before the memory.
+Cannot: spare the memory a write.
+"""
 
 from __future__ import annotations
 

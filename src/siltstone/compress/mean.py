@@ -1,4 +1,13 @@
-"""Mean pooling: c = (x_1 + ... + x_r) / r.  Source: arXiv 1911.05507, section 3.1 (mean pooling of leaving activations)."""
+"""Mean pooling: c = (x_1 + ... + x_r) / r.
+
+Source: arXiv 1911.05507, section 3.1 (mean pooling of leaving activations). State: none of its own (up to rate - 1 tokens
+wait in the layer).
+Cost: D additions.
+
+For: fewer writes at no cost and without a weight to learn.
+Can: keep what the tokens of a block share.
+Cannot: tell the tokens of a block apart, by place or by content.
+"""
 
 from __future__ import annotations
 

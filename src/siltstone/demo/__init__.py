@@ -19,4 +19,9 @@ def demo_run() -> Path:
     return ASSETS
 
 
-__all__ = ["demo_run"]
+def run_folder(run: Path) -> Path:
+    """The folder that a command names: `demo` is the checkpoint that ships, unless there is a folder of that name."""
+    return demo_run() if str(run) == "demo" and not run.exists() else run
+
+
+__all__ = ["demo_run", "run_folder"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+from ..report import svg
 from ..stream.receipt import human
-from . import svg
 from .record import Record
 
 

@@ -2,44 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from html import escape
 from typing import Any
 
+from ..report.page import FULL, HALF, cards, figure, pair
+from ..report.page import page as framed
 from ..stream.receipt import human
 from . import plots
 from .record import Record
-from .svg import STYLE
-
-_FULL, _HALF = (980, 320), (490, 300)
-_PAGE_STYLE = """
-:root { color-scheme: light dark; --paper: #fbfbfa; --card: #ffffff; --ink: #1c2026; --soft: #5d6673; --edge: #e1e4e8;
-  --good: #2d7a45; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --paper: #101317; --card: #181c21; --ink: #e6e8eb; --soft: #9aa3ae; --edge: #2c323a;
-  --good: #6cc48a; --bad: #f2837b; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 40px 24px 64px; max-width: 1060px; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 29px; line-height: 1.25; margin: 0 0 8px; letter-spacing: -.01em; } h2 { font-size: 20px; margin: 44px 0 8px; }
-p { margin: 0 0 12px; max-width: 74ch; } p.soft, figcaption, td.soft, .card span { color: var(--soft); }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(180px, 1fr)); gap: 12px; margin: 26px 0; }
-.card, figure, .box { background: var(--card); border: 1px solid var(--edge); border-radius: 10px; }
-.card { padding: 14px 16px; } .card b { display: block; font-size: 23px; line-height: 1.3; font-variant-numeric: tabular-nums; }
-.card span { font-size: 13.5px; line-height: 1.4; display: block; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 14px; }
-figure { margin: 14px 0 0; padding: 10px 12px 12px; } figure svg { width: 100%; height: auto; display: block; }
-figcaption { font-size: 14px; padding: 6px 6px 0; }
-.box { padding: 14px 18px; margin-top: 14px; } .box h3 { margin: 0 0 6px; font-size: 15px; }
-.box .text { white-space: pre-wrap; font-family: Georgia, "Times New Roman", serif; overflow-wrap: anywhere; }
-.box em { color: var(--soft); }
-table { border-collapse: collapse; margin: 10px 0; font-size: 14.5px; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { text-align: left; padding: 5px 14px 5px 0; border-bottom: 1px solid var(--edge); vertical-align: top;
-  overflow-wrap: anywhere; }
-th { font-weight: 600; white-space: nowrap; } .num td + td, .num th + th { text-align: right; }
-code { font: 13px ui-monospace, SFMono-Regular, Menlo, monospace; } .good { color: var(--good); } .bad { color: var(--bad); }
-details { margin-top: 14px; } summary { cursor: pointer; color: var(--soft); } .wide { overflow-x: auto; }
-"""
 
 
 def page(record: Record) -> str:
@@ -60,20 +31,13 @@ def page(record: Record) -> str:
         _evidence(record.evidence),
         _numbers(record),
     ]
-    data = json.dumps(record.to_dict()).replace("</", "<\\/")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}{_PAGE_STYLE}</style></head>\n<body>\n"
-        + "\n".join(part for part in parts if part)
-        + f'\n<script type="application/json" id="record">{data}</script>\n</body></html>\n'
-    )
+    return framed(title, parts, record.to_dict())
 
 
 def _cards(record: Record) -> str:
     reader, resume = record.reader, record.resume
     cache = record.facts["cache_bytes_a_token"] * reader.position[-1]
-    cards = [
+    shown = [
         (
             f"{reader.tenth(last=False):.3f} → {reader.tenth(last=True):.3f}",
             "milliseconds a token, in the first and in the last tenth of the text",
@@ -83,17 +47,8 @@ def _cards(record: Record) -> str:
     ]
     if resume:
         recomputed = resume["there"]["recomputed"]
-        cards.append(("bit-equal" if resume["equal"] else "NOT equal", f"after a restart; {recomputed} tokens recomputed"))
-    inner = "".join(f'<div class="card"><b>{escape(big)}</b><span>{escape(small)}</span></div>' for big, small in cards)
-    return f'<div class="cards">{inner}</div>'
-
-
-def _figure(drawing: str, caption: str) -> str:
-    return f"<figure>{drawing}<figcaption>{caption}</figcaption></figure>" if drawing else ""
-
-
-def _pair(*figures: str) -> str:
-    return '<div class="pair">' + "".join(figures) + "</div>" if any(figures) else ""
+        shown.append(("bit-equal" if resume["equal"] else "NOT equal", f"after a restart; {recomputed} tokens recomputed"))
+    return cards(shown)
 
 
 def _curves(record: Record) -> str:
@@ -109,13 +64,13 @@ def _curves(record: Record) -> str:
     chunks = f"Dots: chunks of {facts['chunk']:,} tokens, read and scored; line: running median."
     return (
         "<h2>The cost of a token, and of remembering</h2>"
-        + _figure(plots.time_plot(record, size=_FULL), f"{chunks} {escape(rival)}")
-        + _pair(
-            _figure(
-                plots.memory_plot(record, size=_HALF),
+        + figure(plots.time_plot(record, size=FULL), f"{chunks} {escape(rival)}")
+        + pair(
+            figure(
+                plots.memory_plot(record, size=HALF),
                 f"All that is kept in order to go on. Siltstone: {escape(facts['growth'])}.",
             ),
-            _figure(plots.bits_plot(record, size=_HALF), "Dots: one chunk each; line: mean so far."),
+            figure(plots.bits_plot(record, size=HALF), "Dots: one chunk each; line: mean so far."),
         )
     )
 
@@ -190,9 +145,9 @@ def _evidence(evidence: dict[str, Any]) -> str:
     return (
         "<h2>How the checkpoint was trained</h2>"
         + command
-        + _pair(
-            _figure(plots.loss_plot(evidence, size=_HALF), captions[0]),
-            _figure(plots.position_plot(evidence, size=_HALF), captions[1]),
+        + pair(
+            figure(plots.loss_plot(evidence, size=HALF), captions[0]),
+            figure(plots.position_plot(evidence, size=HALF), captions[1]),
         )
         + (f"<table>{rows}</table>" if rows else "")
     )

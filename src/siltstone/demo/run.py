@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import platform
 import re
@@ -18,7 +17,7 @@ from .. import __version__
 from ..checkpoint import load
 from ..errors import CheckpointError, InputError
 from ..io import write_text
-from ..io.atomic import storage_errors
+from ..io.atomic import check_place
 from ..stream import Session
 from ..stream.receipt import growth, human, kv_cache_bytes
 from . import plots, report
@@ -51,7 +50,7 @@ def demonstrate(
         raise InputError(f"seconds={seconds} and tokens={tokens} must be above 0")
     began, console, record = time.perf_counter(), Console(highlight=False), Record()
     for path in filter(None, (out, picture)):
-        _check_place(path)
+        check_place(path)
     model, tokenizer = load(run)
     proof = 2 * min(max(layer.segment for layer in model.cfg.layer_configs), 256)
     text = reading(tokenizer, tokens + proof, run)
@@ -80,14 +79,6 @@ def demonstrate(
         write_text(picture, plots.picture(record))
     console.print(f"\nThe report is {out} ({record.facts['seconds']:.0f} s in all).", markup=False, soft_wrap=True)
     return record
-
-
-def _check_place(path: Path) -> None:
-    """StorageError now, and not in four minutes, where `path` cannot be written."""
-    with storage_errors(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "a folder")
-        tempfile.TemporaryFile(dir=path.parent).close()
 
 
 def _fork(session: Session, prompt: str, console: Console) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -52,6 +53,14 @@ def make_folder(path: str | Path) -> Path:
     with storage_errors(path):
         Path(path).mkdir(parents=True, exist_ok=True)
     return Path(path)
+
+
+def check_place(path: Path) -> None:
+    """StorageError now, and not after long work, where `path` cannot be written."""
+    with storage_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder")
+        tempfile.TemporaryFile(dir=path.parent).close()
 
 
 @contextlib.contextmanager

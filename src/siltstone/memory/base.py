@@ -52,10 +52,14 @@ class Memory(nn.Module):
     adds_up          whether what several states hold beyond the first one adds up, as in merged checkpoints
     merges           shape of a write's log decays, where writes do no more than S <- e^f S + ... to a matrix; else None
     chunk            write slots that a scan handles as one block
+    bounded          whether bounded inputs keep the state bounded, however many there are
+    variants         settings of the options, besides the defaults, that tables and long runs show too
     """
 
     name: ClassVar[str]
     Options: ClassVar[type] = NoOptions
+    bounded: ClassVar[bool] = True
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ()
     stages_count: ClassVar[int] = 1
     read_is_linear: bool = True
     adds_up: ClassVar[bool] = True

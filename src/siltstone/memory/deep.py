@@ -5,9 +5,17 @@ A write takes one gradient step of size eta on the Hebbian loss L = -<M(k), v>:
     W_out <- W_out + eta h^T v,   W_in <- W_in + eta k^T ((v W_out^T) * gelu'(k W_in)),   h = gelu(k W_in)
 
 with the gradient taken at the weights in force at the last multiple of `inner_batch` writes since the segment's cut
-(inner_batch = 1: at the current weights). Inside such a batch the steps add up, so that reads are chunk-parallel.
-Source: arXiv 2602.24281, section 4 (DLA); the chunked inner gradient as in arXiv 2407.04620.
+(inner_batch = 1: at the current weights). Inside such a batch the steps add up, so that reads are chunk-parallel. When a batch
+begins, a matrix larger than `limit` times its first norm is scaled down to that: left alone, the two matrices feed each
+other and grow without bound. Source: arXiv 2602.24281, section 4 (DLA); the chunked inner gradient as in arXiv 2407.04620; fast
+weights held to a norm between chunks as in arXiv 2505.23884, section 3.
 State: 2 * H * K * F floats (and as many again for the batch's base weights), F = expansion * K.
+Cost: 6 * H * K * F.
+
+For: more pairs a head than K, in segments that restart.
+Can: recall through a nonlinear map, with F hidden units to tell keys apart.
+Cannot: replace: writes to a key add up. It forgets only by being held to its limit, everything alike; with limit=null the weights
+of a long segment grow exponentially. It sees no write of its own inner batch when it takes a gradient.
 """
 
 from __future__ import annotations
@@ -30,11 +38,15 @@ from .chunked import ChunkRead, chunks
 
 @dataclass(frozen=True)
 class DeepOptions:
-    """expansion: F / K. inner_batch: writes that share one base for their gradients. rate: largest step eta."""
+    """expansion: F / K. inner_batch: writes that share one base for their gradients. rate: largest step eta.
+
+    limit: how many times its first norm a matrix may have when a batch begins; None: no limit, as the paper writes it.
+    """
 
     expansion: int = 4
     inner_batch: int = 16
     rate: float = 0.5
+    limit: float | None = 2.0
 
 
 @dataclass
@@ -50,6 +62,11 @@ class DeepState(State):
 def gelu_and_slope(z: Tensor) -> tuple[Tensor, Tensor]:
     """gelu(z) and its derivative."""
     return F.gelu(z), 0.5 * (1 + torch.erf(z / math.sqrt(2))) + z * torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+
+
+def begins(wrote: Tensor | None, midway: Tensor) -> Tensor:
+    """Whether a piece's first batch begins here: it is written to, and was not begun before."""
+    return ~midway if wrote is None else wrote & ~midway
 
 
 class Reader(Protocol):
@@ -100,8 +117,11 @@ class Deep(Memory):
             value = getattr(options, key)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"memory_options {key}={value!r} must be a whole number of at least 1")
-        if not isinstance(options.rate, int | float) or isinstance(options.rate, bool) or not 0 < options.rate < math.inf:
-            raise ConfigError(f"memory_options rate={options.rate!r} must be a number above 0")
+        for key in ("rate", "limit"):
+            value = getattr(options, key)
+            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+            if not number and (key, value) != ("limit", None):
+                raise ConfigError(f"memory_options {key}={value!r} must be a number above 0")
 
     @classmethod
     def align(cls, options: DeepOptions) -> int:
@@ -139,6 +159,18 @@ class Deep(Memory):
         """gelu between the matrices, the query added after them."""
         return F.gelu(z) if stage == 0 else query + z
 
+    def limited(self, w_in: Tensor, w_out: Tensor, begins: Tensor | None) -> tuple[Tensor, Tensor]:
+        """W min(1, limit |W_first| / |W|), Frobenius norms a head, in groups [G, 1, 1, 1] where a batch begins (None: all)."""
+        if self.options.limit is None:
+            return w_in, w_out
+        found = []
+        for now, first in ((w_in, self.w_in), (w_out, self.w_out)):
+            most = self.options.limit * torch.linalg.vector_norm(wide(first), dim=(-2, -1), keepdim=True)
+            size = torch.linalg.vector_norm(now, dim=(-2, -1), keepdim=True)
+            less = now * (most / size.clamp(min=1e-12)).clamp(max=1.0)
+            found.append(less if begins is None else torch.where(begins, less, now))
+        return found[0], found[1]
+
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> DeepWritten:
         """See Memory.scan; one chunk is one inner batch."""
         size = self.batch
@@ -154,10 +186,11 @@ class Deep(Memory):
             midway = (skip[:, s] > 0)[:, None, None, None]
             for i in range(n):
                 k, v = key[:, s, :, i], value[:, s, :, i]
+                wrote = None if filled is None else filled[:, s, i]
+                w_in, w_out = self.limited(w_in, w_out, wrote if i else begins(wrote, midway))
+                at_in, at_out = w_in, w_out
                 if i == 0:
                     at_in, at_out = torch.where(midway, base_in, w_in), torch.where(midway, base_out, w_out)
-                else:
-                    at_in, at_out = w_in, w_out
                 hidden, slope = gelu_and_slope(k @ at_in)
                 push = eta[:, s, :, i] * (v @ at_out.transpose(-1, -2)) * slope
                 pull = eta[:, s, :, i] * v
@@ -165,10 +198,9 @@ class Deep(Memory):
                     kept.append(x)
                 w_in = w_in + k.transpose(-1, -2) @ push
                 w_out = w_out + hidden.transpose(-1, -2) @ pull
-                if filled is None:
+                if wrote is None:
                     base_in, base_out = at_in, at_out
                 else:
-                    wrote = filled[:, s, i]
                     base_in, base_out = torch.where(wrote, at_in, base_in), torch.where(wrote, at_out, base_out)
             ends.append((w_in, w_out, base_in, base_out))
         stacked = [torch.stack(x, 2).unflatten(2, (pieces, n)).transpose(1, 2) for x in before]

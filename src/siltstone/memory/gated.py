@@ -3,6 +3,12 @@
 log a = logsigmoid(x W_a), b = sigmoid(x W_b). Source: arXiv 2405.21060 (scalar decay, SSD), with a write gate; with
 `decay="channel"` every channel of the keys fades by itself (gated linear attention, arXiv 2312.06635).
 State: H * K * V floats.
+Cost: 3 * H * K * V.
+
+For: the gist of what was said lately, at the least cost; the default.
+Can: forget, as fast as each token says; recall about K recent keys a head; with `decay="channel"`, clear the channels of one
+key, where keys have channels to themselves.
+Cannot: replace one key among many without fading the others. Parity is out of reach: no factor is below 0.
 """
 
 from __future__ import annotations
@@ -55,6 +61,7 @@ class Gated(GatedMatrixMemory):
 
     name: ClassVar[str] = "gated"
     Options = GatedOptions
+    variants = ({"decay": "channel"},)
 
     def __init__(self, cfg: LayerConfig, options: GatedOptions):
         self.decays = options.decay == "head"

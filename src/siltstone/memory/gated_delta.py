@@ -2,6 +2,12 @@
 
 A write first erases what its key held. Source: arXiv 2412.06464, eq. 10 and its chunk form (WY representation: one
 triangular solve a chunk). State: H * K * V floats.
+Cost: 4 * H * K * V.
+
+For: facts that change, in texts of any length; the first choice for recall.
+Can: replace what a key holds in one write; forget all of it, as fast as each token says; recall K orthogonal keys a head
+exactly; with `negative`, decide parity and follow swaps (arXiv 2411.12537).
+Cannot: hold more than K keys a head apart. Without `negative`, parity is out of reach.
 """
 
 from __future__ import annotations
@@ -50,6 +56,7 @@ class GatedDelta(GatedMatrixMemory):
 
     name: ClassVar[str] = "gated_delta"
     Options = DeltaOptions
+    variants = ({"negative": True},)
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: DeltaOptions) -> None:

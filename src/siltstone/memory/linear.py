@@ -2,6 +2,12 @@
 
 With `normalise`, z_t = z_{t-1} + f(k_t) is kept beside S and o = f(q) S / (f(q) z + 1e-6), for every memory by itself.
 Source: arXiv 2006.16236, eqs. 18 to 20 (f = elu + 1). State: H * K * V floats (H * K more with `normalise`).
+Cost: 2 * H * K * V.
+
+For: sums and counts over short segments, and the cheapest baseline.
+Can: recall about K keys a head, exactly where they are orthogonal; give the same state for any order of writes; with
+`normalise`, answer with a weighted mean of values.
+Cannot: forget, or replace what a key holds: its values add up. The state grows with the text. Parity is out of reach.
 """
 
 from __future__ import annotations
@@ -36,6 +42,8 @@ class Linear(MatrixMemory):
 
     name: ClassVar[str] = "linear"
     Options = LinearOptions
+    bounded: ClassVar[bool] = False
+    variants = ({"feature": "elu", "normalise": True},)
 
     def __init__(self, cfg: LayerConfig, options: LinearOptions):
         super().__init__(cfg, options)

@@ -1,6 +1,12 @@
 """Minimal GRU: z = sigmoid(W_z c), h <- (1 - z) h + z (W_h c), gates that do not look at h.
 
 Source: arXiv 2410.01201, section 3.1. State: H * V floats.
+Cost: H * V.
+
+For: slow topics and moods, in the smallest memory that is written in parallel.
+Can: keep a running mean of what its gates let in, with a reach read from each token; write a piece side by side.
+Cannot: look at its state before a write, so that parity and other states to be tracked are out of reach; be asked for a key:
+every query gets the same H * V numbers.
 """
 
 from __future__ import annotations

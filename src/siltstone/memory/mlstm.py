@@ -5,6 +5,11 @@ times e^-m, and o = q C / max(|q n|, e^-m) is the same for any m. Here m_t = max
 so that neither a state nor e^-m overflows, whatever the gates. m carries no gradient, since it cancels out. The output gate is
 left out. Source: arXiv 2405.04517, eqs. 19 to 27; the stabiliser, eq. 15.
 State: H * (K * V + K + 1) floats.
+Cost: 3 * H * K * (V + 1).
+
+For: recall where one write must outweigh many.
+Can: let a write outweigh all before it; forget; recall of about K keys a head.
+Cannot: replace one key among many without fading the others; be blended (soup) or merged; parity.
 """
 
 from __future__ import annotations

@@ -11,6 +11,11 @@ recurrence of writes). The 1 beside the sum stands for taking nothing: without i
 slots alike. Slots begin as learned vectors. A read weighs them by softmax_s(tau' <q, A_s>), A_s = l2(slot_s W_key + J_s).
 Source: arXiv 2203.07852 (slots with learned identities, LSTM gates that see what was attended to); u as in a GRU, arXiv
 1406.1078. State: 3 * H * m * V + H * m floats.
+Cost: H * m * (2 * K * V + 3 * V^2 + 2 * K + 2 * V).
+
+For: a few things to be kept apart.
+Can: keep m vectors a head, each with gates of its own.
+Cannot: see its own batch when it asks; hold more than m things apart; be merged.
 """
 
 from __future__ import annotations

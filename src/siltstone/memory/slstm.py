@@ -5,6 +5,11 @@
 x is the RMS-normalised compressed token, h the head's own last output: R has one block [V, V] for each head and gate. All
 is kept in units of e^m, m <- max(log f + m, ~i), so that nothing overflows and n is at least 1; m cancels out of h.
 Source: arXiv 2405.04517, eqs. 8 to 17. State: 4 * H * V floats.
+Cost: 4 * H * V^2, one write after the other.
+
+For: following a state, and revising it.
+Can: track states, parity included; let a write outweigh all before it.
+Cannot: be asked for a key: every query gets the same H * V numbers. Writes cannot run side by side inside a segment.
 """
 
 from __future__ import annotations

@@ -3,6 +3,11 @@
 Every write writes the last one again beside its own. log a = logsigmoid(x W_a), b = sigmoid(x W_b), l = sigmoid(x W_l), one
 of each a head, read from the token of write t; before the first write k and v are 0. Source: arXiv 2602.24281 (SWLA, c = 2).
 State: H * (K * V + K + V) floats: S, and the last key and value.
+Cost: 4 * H * K * V.
+
+For: the gist of what was said lately, where a token tells how much the one before it mattered.
+Can: what `gated` can; strengthen the last write afterwards.
+Cannot: what `gated` cannot: replace one key without fading the others; parity.
 """
 
 from __future__ import annotations

@@ -4,14 +4,22 @@ A write takes a step on L = |M(k) - v|^2, with rates read from the token, one of
 
     S <- eta S - theta grad L,   W <- (1 - alpha) W + S        for W_in and W_out alike
 
-with the gradient taken at the weights in force at the last multiple of `inner_batch` writes since the segment's cut. Inside
+with the gradient taken at the weights in force at the last multiple of `inner_batch` writes since the segment's cut, and
+weights held to `limit` times their first norm when such a batch begins, as in `deep`. Inside
 such a batch both recurrences are linear, W_i = a_i W_0 + d_i S_0 + sum_{j<=i} C_ij (-theta_j grad_j) with C the product
 of two triangular matrices of decays, so that reads are chunk-parallel. Source: arXiv 2501.00663, eqs. 12 to 14.
 State: 6 * H * K * F floats: the weights, their momenta, and the batch's base, F = expansion * K.
+Cost: 11 * H * K * F.
+
+For: more pairs a head than K, that change, where the time of a token matters less.
+Can: recall through a nonlinear map; correct what a key holds, a step at a time; forget; go on writing after a surprise.
+Cannot: replace in one write. It sees no write of its own inner batch when it takes a gradient, so that a key that comes
+often in one batch is overshot where `rate` times `inner_batch` is large.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -23,7 +31,14 @@ from ..config import LayerConfig
 from ..state import State
 from .base import Inputs, last_seen, wide
 from .chunked import chunks, decays
-from .deep import Deep, DeepOptions, DeepState, DeepWritten, gelu_and_slope
+from .deep import Deep, DeepOptions, DeepState, DeepWritten, begins, gelu_and_slope
+
+
+@dataclass(frozen=True)
+class TitansOptions(DeepOptions):
+    """See DeepOptions; rate: largest theta."""
+
+    rate: float = 0.1
 
 
 @dataclass
@@ -60,6 +75,7 @@ class Titans(Deep):
     """S <- eta S - theta grad L(W_base), W <- (1 - alpha) W + S."""
 
     name: ClassVar[str] = "titans"
+    Options = TitansOptions
 
     def __init__(self, cfg: LayerConfig, options: DeepOptions):
         super().__init__(cfg, options)
@@ -99,6 +115,9 @@ class Titans(Deep):
         for s in range(pieces):
             midway = (skip[:, s] > 0)[:, None, None, None]
             for i in range(n):
+                wrote = None if filled is None else filled[:, s, i]
+                held = self.limited(now.w_in, now.w_out, wrote if i else begins(wrote, midway))
+                now = dataclasses.replace(now, w_in=held[0], w_out=held[1])
                 at_in, at_out = now.w_in, now.w_out
                 if i == 0:
                     at_in, at_out = torch.where(midway, now.base_in, at_in), torch.where(midway, now.base_out, at_out)
@@ -111,7 +130,6 @@ class Titans(Deep):
                     kept_.append(x)
                 last = [x[:, s, :, i, -1:] for x in (factor, carrying, fade, drift)]
                 moment = moved[:, s, :, i, -1, None, None].exp()
-                wrote = None if filled is None else filled[:, s, i]
                 now = TitansState(
                     _next(now.w_in, now.moment_in, k, push, last),
                     _next(now.w_out, now.moment_out, hidden, miss, last),

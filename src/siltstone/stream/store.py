@@ -11,6 +11,7 @@ import torch
 from .. import __version__
 from ..config import LMConfig
 from ..errors import ConfigError, SessionCorrupt, SessionMismatch
+from ..registry import member
 from . import silt
 from .receipt import growth, kv_cache_bytes, sealed, spans
 from .session import Session
@@ -92,7 +93,8 @@ def _dtype(model: LM) -> str:
     return str(model.embed.weight.dtype).removeprefix("torch.")
 
 
-def _model(cfg: LMConfig) -> str:
+def described_model(cfg: LMConfig) -> str:
+    """A model in a line of words."""
     layer, kinds = cfg.layer, "".join(kind[0] for kind in cfg.kinds)
     return (
         f"{cfg.depth} blocks ({kinds}), d_model {layer.d_model}, {layer.memory} memory, {layer.cache} cache, "
@@ -145,7 +147,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     for block, (kind, layer) in enumerate(zip(cfg.kinds, cfg.layer_configs, strict=True)):
         if kind == "memory":
             kept = None
-            if layer.bounded and layer.cache != "none":
+            if layer.bounded and member("cache", layer.cache).keeps:
                 names = (f"{_PREFIX}layers.{block}.bank.{leaf}" for leaf in ("last", "span"))
                 last, span = (tensors[name].flatten().tolist() if name in tensors else [] for name in names)
                 kept = list(zip(last, span, strict=False))
@@ -164,7 +166,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "growth": growth(cfg),
         "kv_cache_bytes": kv_cache_bytes(cfg, position, element),
         "dtype": header["dtype"],
-        "model": _model(cfg),
+        "model": described_model(cfg),
         "config": cfg.to_dict(),
         "weights": header["model"]["weights"],
         "tokenizer": header["tokenizer"],

@@ -16,16 +16,14 @@ def open_session(run: Path, file: Path | None, device: str, threads: int | None)
 
     Raises CheckpointError, SessionFileError and its kinds, ConfigError, and StorageError where `file` could not be saved.
     """
-    from ..demo import demo_run
+    from ..demo import run_folder
     from ..train.precision import chosen_device
 
     use_threads(threads)
     if file is not None and not file.parent.is_dir():
         raise StorageError(f"cannot write {file}: the folder {file.parent} is not there: create it, or choose another one")
     keep_freed_memory()
-    if str(run) == "demo" and not run.exists():
-        run = demo_run()
-    model, tokenizer = load(run, device=chosen_device(device))
+    model, tokenizer = load(run_folder(run), device=chosen_device(device))
     if file is not None and file.exists():
         return Session.load(file, model, tokenizer)
     return Session(model, tokenizer)

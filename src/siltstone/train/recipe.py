@@ -23,6 +23,7 @@ class Recipe:
     decay            weight decay, on matrices alone
     clip             largest norm of the gradient
     precision        "auto" (bfloat16 where the processor or GPU computes in it, else float32), "fp32" or "bf16"
+    recompute        "none", or "segment": activations of one segment alone are kept, and the others computed again
     save_every, valid_every   steps between checkpoints and between validations
     valid_tokens     tokens of held-out text that a validation reads, shared evenly by the documents
     """
@@ -40,6 +41,7 @@ class Recipe:
     decay: float = 0.1
     clip: float = 1.0
     precision: str = "auto"
+    recompute: str = "none"
     save_every: int = 100
     valid_every: int = 200
     valid_tokens: int = 65536
@@ -64,6 +66,8 @@ class Recipe:
             raise ConfigError(f"decay={self.decay!r} must be at least 0 and clip={self.clip!r} more than 0")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ConfigError(f"precision={self.precision!r} is not known; choose 'auto', 'fp32' or 'bf16'")
+        if self.recompute not in ("none", "segment"):
+            raise ConfigError(f"recompute={self.recompute!r} is not known; choose 'none' or 'segment'")
 
     @property
     def part(self) -> int:

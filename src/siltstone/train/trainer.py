@@ -14,8 +14,10 @@ from torch.nn import functional as F
 
 from ..errors import CheckpointError, ConfigError
 from ..io import read_tensors, write_tensors
+from ..memory.base import wide
 from ..model.lm import LM
 from ..model.stream_state import LMState
+from . import recompute
 from .corpus import Corpus
 from .precision import autocast
 from .recipe import Recipe
@@ -55,8 +57,7 @@ class Trainer:
         targets = torch.from_numpy(piece.targets).to(self.device)
         reset = torch.from_numpy(piece.reset).to(self.device) if piece.reset.any() else None
         with self._autocast():
-            logits, state = self.model(ids, self._begin(piece), reset=reset)
-        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+            loss, state = self._loss(ids, targets, self._begin(piece), reset)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._named.values(), self.recipe.clip)
         nats, rate = float(loss.detach()), self.recipe.rate(fraction)
@@ -72,6 +73,14 @@ class Trainer:
         self.tokens += ids.numel()
         bits = nats * ids.numel() / math.log(2)
         return {"loss": nats, "bits": bits, "bytes": piece.bytes, "lr": rate, "grad_norm": float(norm)}
+
+    def _loss(self, ids: Tensor, targets: Tensor, state: LMState, reset: Tensor | None) -> tuple[Tensor, LMState]:
+        """Mean cost of a token, nats, and the rows' states after them."""
+        if self.recipe.recompute == "segment":
+            hidden, state = recompute.features(self.model, ids, state, reset)
+            return recompute.cross_entropy(self.model, hidden, targets), state
+        logits, state = self.model(ids, state, reset=reset)
+        return F.cross_entropy(wide(logits).flatten(0, 1), targets.flatten()), state
 
     def _begin(self, piece: Piece) -> LMState:
         """The state that each row of this piece goes on from, in memory of its own (the same layout after a restore)."""

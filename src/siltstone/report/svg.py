@@ -27,7 +27,8 @@ svg.plot, svg.picture { --paper: #ffffff; --ink: #1c2026; --soft: #6b7280; --gri
 .plot circle.a, .plot text.a { fill: var(--a); } .plot circle.b, .plot text.b { fill: var(--b); }
 .plot circle.c, .plot text.c { fill: var(--c); }
 .plot text.a, .plot text.b, .plot text.c { font-weight: 600; }
-.plot circle.dot { opacity: 1; } .picture .paper { fill: var(--paper); }
+.plot rect.a { fill: var(--a); } .plot line.b { stroke: var(--b); stroke-width: 2; } .plot text.on { fill: var(--paper); }
+.plot text.off { fill: var(--ink); } .plot circle.dot { opacity: 1; } .picture .paper { fill: var(--paper); }
 """
 
 
@@ -109,6 +110,16 @@ def _spread(wanted: list[float], least: float, low: float, high: float) -> list[
     return [max(low, p - over) for p in placed]
 
 
+def head(title: str, size: Size, place: str = "") -> list[str]:
+    """The beginning of a plot: its element, without the end, and its title."""
+    width, height = size
+    return [
+        f'<svg class="plot" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {place} role="img">',
+        f"<title>{escape(title)}</title>",
+        f'<text class="title" x="8" y="20">{escape(title)}</text>',
+    ]
+
+
 def plot(
     lines: Sequence[Line],
     title: str,
@@ -137,9 +148,7 @@ def plot(
     y_low, y_high = _range(ys, log_y, from_zero)
     x_at, y_at = _scale(x_low, x_high, log_x, left, right), _scale(y_low, y_high, log_y, bottom, top)
 
-    out = [f'<svg class="plot" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {place} role="img">']
-    out.append(f"<title>{escape(title)}</title>")
-    out.append(f'<text class="title" x="8" y="20">{escape(title)}</text>')
+    out = head(title, size, place)
     for y in ticks(y_low, y_high, log_y):
         out.append(f'<line class="grid" x1="{left}" x2="{right:.1f}" y1="{y_at(y):.1f}" y2="{y_at(y):.1f}"/>')
         out.append(f'<text x="{left - 6}" y="{y_at(y) + 4:.1f}" text-anchor="end">{escape(y_format(y))}</text>')

@@ -1,0 +1,8 @@
+"""Is a model right and healthy? The same text read in many ways, the gates of its caches, the reach of its gradients.
+
+`siltstone.doctor.examine(model, tokenizer, ids)` gives a `Record`; `siltstone doctor RUN` makes a report of it.
+"""
+
+from .run import Record, examine
+
+__all__ = ["Record", "examine"]

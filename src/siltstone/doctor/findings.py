@@ -1,0 +1,199 @@
+"""What the figures mean: a line each, with the figure and what to do about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import LMConfig
+from ..registry import member
+from ..stream.receipt import sealed
+from .equality import Check
+
+STUCK = 0.9  # share of saturated gates
+ALIKE, STILL = 0.995, 0.02  # entropy over its limit, and deviation of a gate, of a router that makes no choice
+UNREAD = 0.01  # share of tokens, or mean sigmoid gate
+VANISHED, EXPLODED, CLIFF = 1e-6, 100.0, 100.0  # of the gradient at n = 1; a fall from one doubling of n to the next
+
+_MENDS = {
+    "calls of random lengths": "something hangs on where calls were cut: what rings, pending tokens or sums carry over is wrong",
+    "a token a call": "the way of a single token (the rule's step, model/one.py) and the parallel one (its scan) differ",
+    "a row of a batch": "rows reach into each other, or rows at different positions are planned alike",
+    "padding on the left": "padding is written to a memory or moves a position",
+    "padding on the right": "padding is written to a memory or moves a position",
+    "padding between tokens": "padding is written to a memory or moves a position",
+    "behind another document": "a reset leaves something of the document before it",
+    "after a fork": "an update in place reaches a fork: leaves of the state share memory",
+    "after a session file": "the state keeps something that its tensors do not hold",
+    "after state.tensors()": "the state keeps something that its tensors do not hold",
+}
+_CAUSES = {
+    "padding on the left": ["calls of random lengths"],
+    "padding on the right": ["calls of random lengths"],
+    "padding between tokens": ["calls of random lengths"],
+    "a row of a batch": ["calls of random lengths"],
+    "after a fork": ["calls of random lengths", "a token a call"],
+    "after a session file": ["calls of random lengths", "a token a call"],
+    "after state.tensors()": ["calls of random lengths", "a token a call"],
+}  # ways that read in such calls too
+_ROUNDING = "float64 agrees, so this is rounding that grows: look for very large weights or gates, and lower lr or clip"
+_STUCK = (
+    "the cache does not choose any more, and no gradient passes through its gates: look at router.bias, router.online and "
+    "router.log_scale, and train with a lower lr or clip"
+)
+_REACH = (
+    "raise the biases of the rule's decay so that it forgets more slowly, set a shorter segment, or start=carry instead of "
+    "restart (or restart instead of carry, with a cache that reads checkpoints), and train with a shorter window, so that "
+    "the memory is needed (arXiv 2509.24552)"
+)
+_LONGER = "give a longer text, or more --tokens"
+_READ = "train on longer rows (--span), or keep fewer of them: a longer segment, or segments=logarithmic"
+_EXPLODES = (
+    "train with a lower lr and clip, look at the memory's norm weights and gates, choose a rule with a decay or one that "
+    "is normalised, a shorter segment, or start=restart"
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """level: "ok", "warning" or "failure"; area: "equality", "gates" or "gradient"; advice: what to do, or empty."""
+
+    level: str
+    area: str
+    text: str
+    advice: str = ""
+
+
+def all_findings(
+    cfg: LMConfig, checks: Sequence[Check], gates: Sequence[dict[str, Any]], gradient: dict[str, Any]
+) -> list[Finding]:
+    """The findings on a model, the worst first."""
+    found = [*_equality(checks), *_short(cfg, checks), *_gates(cfg, gates), *_gradient(cfg, gradient)]
+    return sorted(found, key=lambda f: ("failure", "warning", "ok").index(f.level))
+
+
+def recent(cfg: LMConfig) -> int:
+    """Tokens of the window and a segment, beyond which only what was sealed or lasts in a memory can be felt."""
+    layer = cfg.layer
+    return layer.window + (layer.segment if member("cache", layer.cache).keeps else max(layer.window, 16))
+
+
+def _equality(checks: Sequence[Check]) -> Iterator[Finding]:
+    bad: dict[str, Check] = {c.way: c for c in checks if not c.ok}  # of two number formats that fail, the exacter
+    for c in bad.values():
+        exact = any(o.way == c.way and o.ok for o in checks)
+        yield Finding("failure", "equality", f"{c.way} ({c.dtype}{' alone' * exact}): {_apart(c)}", _mend(c, exact, bad))
+    for dtype in dict.fromkeys(c.dtype for c in checks):
+        mine = [c for c in checks if c.dtype == dtype]
+        if all(c.ok for c in mine):
+            text = f"{len(mine)} ways of reading agree in {dtype} to {max(c.difference for c in mine):.1e}"
+            ties = f"; compared before token {mine[0].tokens}, at which a sparse choice hangs on rounding"
+            yield Finding("ok", "equality", f"{text} (allowed {mine[0].tolerance:.0e}){ties * (mine[0].tokens < mine[0].of)}")
+
+
+def _short(cfg: LMConfig, checks: Sequence[Check]) -> Iterator[Finding]:
+    """A text that hardly comes to a segment's end says little."""
+    if (
+        checks
+        and "memory" in cfg.kinds
+        and member("cache", cfg.layer.cache).keeps
+        and (cuts := sealed(cfg.layer, checks[0].of)) < 2
+    ):
+        text = f"only {checks[0].of} tokens were read, which cross {cuts} segment cut{'s' * (cuts != 1)}"
+        yield Finding("warning", "equality", text, _LONGER)
+
+
+def _apart(c: Check) -> str:
+    if math.isnan(c.difference):
+        return "logits are not numbers"
+    if c.difference > c.tolerance:
+        return f"logits differ by {c.difference:.1e} (allowed {c.tolerance:.0e}), most at token {c.token}"
+    return "the restored state does not go on with the same bits"
+
+
+def _mend(c: Check, exact: bool, bad: Mapping[str, Check]) -> str:
+    if math.isnan(c.difference):
+        return "weights or an update overflow: take an earlier checkpoint, and train on with a lower lr"
+    if c.same_bits is False:
+        return _MENDS[c.way]
+    if exact and c.dtype == "float32":
+        return _ROUNDING
+    causes = [cause for cause in _CAUSES.get(c.way, ()) if cause in bad]
+    return f"this follows from {causes[0]!r}" if causes else _MENDS[c.way]
+
+
+def _gates(cfg: LMConfig, gates: Sequence[dict[str, Any]]) -> Iterator[Finding]:
+    if not gates:
+        without = "no layer has a memory" if "memory" not in cfg.kinds else f"cache={cfg.layer.cache} has none"
+        yield Finding("ok", "gates", f"no gates to look at: {without}")
+    for g in gates:
+        name = f"layer {g['layer']} ({g['cache']}, {g['gate']})"
+        if not g["tokens"]:
+            yield Finding("warning", "gates", f"{name}: no token had a checkpoint to read", _LONGER)
+            continue
+        share, softmax = g["saturated"], g["gate"] == "softmax"
+        choice = None if g["entropy"] is None else g["entropy"] / g["entropy_limit"]
+        entropy = "" if choice is None else f", entropy {g['entropy']:.2f} of {g['entropy_limit']:.2f} bits"
+        if softmax and g["online"] > 1 - STILL:
+            text = f"{name}: the online memory has {g['online']:.1%} of the weight, the checkpoints are not read"
+            yield Finding("warning", "gates", text, _STUCK)
+        elif share > STUCK:
+            kind = "largest weight above 0.98" if softmax else f"{g['open']:.1%} stuck open, {g['shut']:.1%} shut"
+            advice = _STUCK if softmax else f"{_STUCK}, or set gate=softmax"
+            yield Finding("warning", "gates", f"{name}: {share:.1%} of the gates are saturated ({kind}){entropy}", advice)
+        elif choice is not None and choice > ALIKE and max(g["spread_by_head"]) < STILL:
+            text = f"{name}: all checkpoints get the same weight from every token{entropy}"
+            yield Finding("warning", "gates", text, "the router has not learnt to choose: train longer, on longer rows (--span)")
+        else:
+            yield Finding("ok", "gates", f"{name}: {share:.1%} of the gates saturated{entropy}")
+        yield from _unread(name, g)
+
+
+def _unread(name: str, g: dict[str, Any]) -> Iterator[Finding]:
+    """Ages whose checkpoints are hardly read, while others are."""
+    if g["gate"] == "softmax" and g["cache"] != "sparse":
+        return
+    used = {(u["from"], u["to"]): u["gate"] if u["picked"] is None else u["picked"] for u in g["use_by_age"]}
+    unread = [f"{a} to {b}" for (a, b), share in used.items() if share < UNREAD]
+    if unread and max(used.values()) >= UNREAD:
+        text = f"{name}: checkpoints aged {', '.join(unread)} segments are read by less than {UNREAD:.0%}"
+        yield Finding("warning", "gates", text, _READ)
+
+
+def _gradient(cfg: LMConfig, gradient: dict[str, Any]) -> Iterator[Finding]:
+    buckets, layer = gradient["buckets"], cfg.layer
+    values = [b[k] for b in buckets for k in ("all", "memory") if b[k] is not None]
+    if not gradient["first"] or not all(map(math.isfinite, values)):
+        why = "0 at n = 1" if gradient["first"] == 0 else "not a number"
+        yield Finding("warning", "gradient", f"the gradient is {why}", "look for weights that are 0, very large or not numbers")
+        return
+    most = max(buckets, key=lambda b: max(b["all"], b["memory"] or 0.0))
+    peak = max(most["all"], most["memory"] or 0.0)
+    if peak > EXPLODED:
+        text = f"explodes: {peak:.3g} times the value at n = 1 at a distance of {most['from']:,} tokens"
+        yield Finding("warning", "gradient", text, _EXPLODES)
+    if "memory" not in cfg.kinds:
+        reach = max((b["to"] - 1 for b in buckets if b["all"] >= VANISHED), default=1)
+        yield Finding("ok", "gradient", f"no layer has a memory; gradients reach {reach:,} tokens back")
+        return
+    edge = recent(cfg)
+    beyond = [b for b in buckets if b["from"] > max(layer.delay, 1)]
+    far = [b for b in beyond if b["from"] > edge]
+    if not far:
+        yield Finding("warning", "gradient", f"nothing was read beyond n = {edge:,} (window and segment)", _LONGER)
+        return
+    top = max(b["memory"] for b in far)
+    falls = [(a, b) for a, b in zip(beyond, beyond[1:], strict=False) if a["memory"] > CLIFF * max(b["memory"], VANISHED)]
+    if top < VANISHED:
+        text = f"vanishes: through the memory at most {top:.1e} of the value at n = 1 beyond {edge:,} tokens (window and segment)"
+        yield Finding("warning", "gradient", text, _REACH)
+    elif falls:
+        a, b = falls[0]
+        text = f"falls {a['memory'] / max(b['memory'], 1e-300):.3g}-fold from n = {a['from']:,} to n = {b['from']:,}"
+        yield Finding("warning", "gradient", text, _REACH)
+    elif peak <= EXPLODED:
+        last = far[-1]
+        text = f"reaches {last['to'] - 1:,} tokens back: {last['memory']:.1e} of the value at n = 1 there, through the memory"
+        yield Finding("ok", "gradient", text)

@@ -1,0 +1,202 @@
+"""`doctor-report.html`: one self-contained page that shows an examination."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from ..report import svg
+from ..report.grids import bars, heat
+from ..report.page import FULL, HALF, figure, pair
+from ..report.page import page as framed
+from .equality import Check
+from .gates import EDGES
+
+if TYPE_CHECKING:
+    from .run import Record
+
+ROWS = 24  # of a picture with a row a head; with more heads, a row a layer
+FLOOR = 1e-12  # gradients below it are drawn there
+_CLASS = {"ok": "good", "warning": "warn", "failure": "bad"}
+
+
+def page(record: Record) -> str:
+    """The whole page, as text."""
+    facts, levels = record.facts, [f.level for f in record.findings]
+    name, bad, odd = facts.get("run", "a model"), levels.count("failure"), levels.count("warning")
+    counted = [_count(n, what) for n, what in ((bad, "failure"), (odd, "warning")) if n]
+    verdict = ", ".join(counted) or "nothing amiss"
+    title = f"Examination of {name}: {verdict}"
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="soft">{escape(". ".join(facts[key] for key in ("model", "text", "machine") if key in facts))}.</p>',
+        _findings(record),
+        _equality(record),
+        _gates(record),
+        _gradient(record),
+        _facts(facts),
+    ]
+    return framed(title, parts, record.to_dict())
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _findings(record: Record) -> str:
+    rows = "".join(
+        f'<tr><th class="{_CLASS[f.level]}">{f.level}</th><td class="short">{escape(f.area)}</td><td>{escape(f.text)}'
+        + (f'<br><span class="soft">{escape(f.advice[:1].upper() + f.advice[1:])}.</span>' if f.advice else "")
+        + "</td></tr>"
+        for f in record.findings
+    )
+    return f"<h2>Findings</h2><table>{rows}</table>"
+
+
+def _equality(record: Record) -> str:
+    dtypes = list(dict.fromkeys(c.dtype for c in record.checks))
+    ways = list(dict.fromkeys(c.way for c in record.checks))
+    found = {(c.way, c.dtype): c for c in record.checks}
+    allowed = {c.dtype: f"{c.tolerance:.0e}" for c in record.checks}
+    head = "".join(f"<th>{d}, at most {allowed[d]}</th>" for d in dtypes)
+    rows = "".join(
+        f"<tr><td>{escape(way)}</td>" + "".join(f"<td>{_cell(found[way, d])}</td>" for d in dtypes) + "</tr>" for way in ways
+    )
+    return (
+        "<h2>One text, read in every way</h2>"
+        f"<p>The same {record.facts['tokens']['equality']:,} tokens must give the same logits however they are read. The figure "
+        "is the largest difference from one single call, relative to the largest logit (at least 1). A restored state must go on "
+        f'bit for bit.</p><div class="wide"><table class="num"><tr><th>read</th>{head}</tr>{rows}</table></div>'
+    )
+
+
+def _cell(c: Check) -> str:
+    number = "not a number" if math.isnan(c.difference) else f"{c.difference:.1e}"
+    bits = {None: "", True: ", the same bits", False: ", NOT the same bits"}[c.same_bits]
+    ties = f" (before token {c.tokens:,})" if c.tokens < c.of else ""
+    return f'{number}{bits}{ties} <b class="{"good" if c.ok else "bad"}">{"ok" if c.ok else f"fails at token {c.token:,}"}</b>'
+
+
+def _rows(gates: list[dict[str, Any]], whole: str, by_head: str) -> list[tuple[str, Any]]:
+    """(name, value) of each layer, or of each head where they are few."""
+    gates = [g for g in gates if g["tokens"]]
+    if sum(len(g[by_head] or []) for g in gates) > ROWS:
+        return [(f"layer {g['layer']}", g[whole]) for g in gates]
+    return [(f"layer {g['layer']}, head {h}", v) for g in gates for h, v in enumerate(g[by_head] or [])]
+
+
+def _gates(record: Record) -> str:
+    gates = [g for g in record.gates if g["tokens"]]
+    if not gates:
+        return ""
+    edges = [f"{a:g}" for a in EDGES]
+    histogram = heat(
+        [f"layer {g['layer']}" for g in gates],
+        [f"{a}–{b}" for a, b in zip(edges, edges[1:], strict=False)],
+        [g["histogram"] for g in gates],
+        "Gates by their value: share of all tokens, heads and checkpoints",
+        "gate",
+    )
+    names = [f"layer {g['layer']}" for g in gates]
+    entropy = bars(
+        names, [g["entropy"] for g in gates], [g["entropy_limit"] for g in gates], "Entropy of the routing", "bits a token"
+    )
+    saturated = _rows(gates, "saturated", "saturated_by_head")
+    stuck = heat([n for n, _ in saturated], ["saturated"], [[v] for _, v in saturated], "Saturated gates", "share", HALF[0])
+    return (
+        f"<h2>The gates of the caches</h2><p>Over {record.facts['tokens']['gates']:,} tokens, read one at a time. A gate is "
+        "saturated below 0.02 or above 0.98; of softmax gates, where the largest weight is above 0.98.</p>"
+        + figure(histogram, "The first and the last column are saturated.")
+        + figure(_use(gates), _use_caption(gates))
+        + pair(
+            figure(entropy, "Bars: mean entropy of one token's gates. Rule: the most that it could be, log2 of their number."),
+            figure(stuck, "Share of saturated gates, by head where heads are few."),
+        )
+    )
+
+
+def _use(gates: list[dict[str, Any]]) -> str:
+    ages = sorted({(u["from"], u["to"]) for g in gates for u in g["use_by_age"]})
+    names, values = [], []
+    few = sum(len(g["online_by_head"]) for g in gates) <= ROWS
+    for g in gates:
+        found = {(u["from"], u["to"]): u for u in g["use_by_age"]}
+        if few:
+            for h, gate in enumerate(g["online_by_head"]):
+                names.append(f"layer {g['layer']}, head {h}")
+                values.append([gate] + [found[a]["gate_by_head"][h] if a in found else None for a in ages])
+        else:
+            names.append(f"layer {g['layer']}")
+            values.append([g["online"]] + [found[a]["gate"] if a in found else None for a in ages])
+        if g["cache"] == "sparse":
+            names.append(f"layer {g['layer']}, picked")
+            values.append([None] + [found[a]["picked"] if a in found else None for a in ages])
+    return heat(names, ["online"] + [f"{a} to {b}" for a, b in ages], values, "Mean gate by age", "age of a checkpoint, segments")
+
+
+def _use_caption(gates: list[dict[str, Any]]) -> str:
+    picked = (
+        " Rows “picked”: share of tokens that pick a checkpoint of that age."
+        if any(g["cache"] == "sparse" for g in gates)
+        else ""
+    )
+    return f"How much is read of what was sealed how long ago. With sigmoid gates the online memory always counts 1.{picked}"
+
+
+def _gradient(record: Record) -> str:
+    found, facts = record.gradient, record.facts
+    buckets = [b for b in found["buckets"] if b["all"] is not None and math.isfinite(b["all"])]
+    if not buckets:
+        return ""
+    lines = []
+    for key, name, colour in (("all", "all paths", "a"), ("memory", "memory", "b")):
+        near = 0 if key == "all" else max(1, facts["delay"])  # nearer tokens are not in the memory yet
+        some = [b for b in buckets if b[key] is not None and b["from"] > near]
+        if some:
+            xs = [(b["from"] * (b["to"] - 1)) ** 0.5 for b in some]
+            lines.append(svg.Line(name, xs, [max(b[key], FLOOR) for b in some], colour))
+    marks = [(facts["window"], "window"), (facts["window"] + facts["segment"], "and segment")]
+    drawing = svg.plot(
+        lines,
+        "Norm of d loss / d input by distance, relative to the token just before",
+        "distance n, tokens",
+        log_x=True,
+        log_y=True,
+        marks=marks if "memory" in {line.name for line in lines} else marks[:1],
+        size=FULL,
+    )
+    rows = "".join(
+        f"<tr><td>{b['from']:,} to {b['to'] - 1:,}</td>"
+        + "".join(f"<td>{_number(b[k])}</td>" for k in ("all", "memory"))
+        + "</tr>"
+        for b in found["buckets"]
+    )
+    return (
+        "<h2>How far gradients reach</h2><p>The loss of a token, differentiated by the embedded input n tokens before, averaged "
+        f"over {len(found['places'])} tokens. “Memory” leaves out what passes through exact attention.</p>"
+        + figure(drawing, f"Mean of each doubling of n; below {FLOOR:g} drawn there. At n = 1 the norm is {found['first']:.3g}.")
+        + f'<details><summary>The figures</summary><table class="num"><tr><th>n</th><th>all paths</th><th>memory</th></tr>{rows}'
+        "</table></details>"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2e}"
+
+
+def _facts(facts: dict[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{_fact(value)}</td></tr>"
+        for name, value in facts.items()
+        if name not in ("model", "text", "machine")
+    )
+    return f"<details><summary>The facts</summary><table>{rows}</table></details>"
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, dict):
+        return escape(", ".join(f"{key} {number:,}" for key, number in value.items()))
+    if isinstance(value, list):
+        return "<br>".join(escape(str(v)) for v in value)
+    return escape(f"{value:.4g}" if isinstance(value, float) else str(value))

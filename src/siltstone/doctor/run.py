@@ -1,0 +1,190 @@
+"""An examination: the text, the three parts, what they mean, and the report."""
+
+from __future__ import annotations
+
+import copy
+import math
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .. import __version__
+from ..checkpoint import load
+from ..config import LMConfig
+from ..demo.text import reading
+from ..errors import DataError, InputError
+from ..io import write_text
+from ..io.atomic import check_place
+from ..memory.base import wide
+from ..model.lm import LM
+from ..stream.store import described_model
+from ..text import Tokenizer, read_blocks, split_text
+from ..train.precision import chosen_device
+from . import report
+from .equality import WAYS, Check, compare
+from .findings import Finding, all_findings, recent
+from .gates import EXAMPLES, survey
+from .gradient import PLACES, profile
+from .progress import Steps
+
+LEAST = 16  # tokens of a text worth reading
+CUTS, SURVEYED = 4.5, 8.5  # segments that are read for equality and for the gates
+
+
+@dataclass
+class Record:
+    """What an examination found: `to_dict()` is ready for JSON."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
+    gates: list[dict[str, Any]] = field(default_factory=list)
+    gradient: dict[str, Any] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every way of reading agrees."""
+        return all(c.ok for c in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers that are none become null."""
+        found = {
+            "ok": self.ok,
+            "findings": [asdict(f) for f in self.findings],
+            "facts": self.facts,
+            "equality": [asdict(c) | {"ok": c.ok} for c in self.checks],
+            "gates": self.gates,
+            "gradient": self.gradient,
+        }
+        return _plain(found)
+
+
+def _plain(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {key: _plain(value) for key, value in x.items()}
+    if isinstance(x, list):
+        return [_plain(value) for value in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x
+
+
+def lengths(cfg: LMConfig, tokens: int | None = None) -> tuple[int, int, int]:
+    """Tokens to read for equality, for the gates and for the gradient: some segments' cuts, and several times window and
+    segment; `tokens` for each where it is given."""
+    layer = cfg.layer
+    away = layer.delay + layer.sinks + layer.rate
+    segment = layer.segment if "memory" in cfg.kinds else layer.window
+    wanted = (away + int(CUTS * segment), away + int(SURVEYED * segment), 4 * recent(cfg))
+    return tuple(max(LEAST, n if tokens is None else tokens) for n in wanted)  # type: ignore[return-value]
+
+
+def examine(
+    model: LM,
+    tokenizer: Tokenizer,
+    ids: Sequence[int] | np.ndarray,
+    seed: int = 0,
+    tokens: int | None = None,
+    steps: Steps | None = None,
+) -> Record:
+    """Examines a model on a text's ids: 16 tokens at least, and best as many as `tokens_wanted`.
+
+    tokens   how many each part reads (default: see `lengths`)
+    Raises InputError for a text that is too short. The model itself is not changed.
+    """
+    wanted = tokens_wanted(model.cfg, tokens)
+    if len(ids) < LEAST:
+        raise InputError(f"the text has {len(ids)} tokens; give one of {LEAST} at least, and best of {wanted:,}")
+    steps, record = steps or Steps(quiet=True), Record()
+    exact = copy.deepcopy(model).double().requires_grad_(False)
+    row = torch.as_tensor(np.asarray(ids), dtype=torch.long, device=model.embed.weight.device)[None]
+    one, many, far = (min(n, row.shape[1]) for n in lengths(model.cfg, tokens))
+    for lm in (model, exact):
+        steps.begin(f"reading {one:,} tokens in {len(WAYS)} ways, {str(lm.embed.weight.dtype).removeprefix('torch.')}", len(WAYS))
+        for check in compare(lm, tokenizer, row[:, :one], seed):
+            record.checks.append(check)
+            steps.tick()
+    steps.begin(f"gates, over {many:,} tokens", many)
+    rows = min(EXAMPLES, row.shape[1] // many)
+    record.gates = survey(model, row[0, : rows * many].view(rows, many), steps.tick)
+    steps.begin(f"gradients, back over {far:,} tokens", 2 * PLACES)
+    record.gradient = profile(exact, row[:, :far], seed, steps.tick)
+    record.findings = all_findings(model.cfg, record.checks, record.gates, record.gradient)
+    threads = torch.get_num_threads()
+    record.facts = {
+        "model": f"{model.parameters_count:,} parameters: {described_model(model.cfg)}",
+        "layers": [_layer(model.cfg, i, kind) for i, kind in enumerate(model.cfg.kinds)],
+        "tokens": {"equality": one, "gates": rows * many, "gradient": far},
+        "seed": seed,
+        "window": model.cfg.layer.window,
+        "delay": model.cfg.layer.delay,
+        "segment": model.cfg.layer.segment,
+        "bits_per_token": _bits(model, row[:, :one]),
+        "siltstone": __version__,
+        "machine": f"{threads} thread{'s' * (threads > 1)}, {row.device.type}, torch {torch.__version__}, {platform.machine()}",
+    }
+    return record
+
+
+def tokens_wanted(cfg: LMConfig, tokens: int | None = None) -> int:
+    """Tokens of text that an examination can make use of."""
+    one, many, far = lengths(cfg, tokens)
+    return max(one, EXAMPLES * many, far)
+
+
+@torch.no_grad()
+def _bits(model: LM, ids: torch.Tensor) -> float:
+    logits = wide(model(ids)[0])
+    return float(F.cross_entropy(logits[0, :-1], ids[0, 1:])) / math.log(2)
+
+
+def _layer(cfg: LMConfig, number: int, kind: str) -> str:
+    """What a layer has, in words."""
+    if kind != "memory":
+        return f"layer {number}: {kind}, no memory"
+    cache = cfg.layer.cache
+    return f"layer {number}: {cfg.layer.memory} memory, {cache} cache" + (
+        ", no gates" if cache in ("none", "exact", "residual") else ""
+    )
+
+
+def diagnose(
+    run: Path, text: Path | None, tokens: int | None, seed: int, out: Path, device: str = "auto", quiet: bool = False
+) -> Record:
+    """Examines the run in the folder `run` and writes the report to `out`.
+
+    text   a file; None: what `siltstone demo` reads
+    Raises CheckpointError for an unusable run, DataError for an unusable text, ConfigError, StorageError.
+    """
+    began = time.perf_counter()
+    check_place(out)
+    model, tokenizer = load(run, device=chosen_device(device))
+    wanted = tokens_wanted(model.cfg, tokens)
+    if text is None:
+        found = reading(tokenizer, wanted, run)
+        ids, source = found.ids, found.source
+    else:
+        ids, source = _ids(tokenizer, text, wanted), text.name
+    if len(ids) < LEAST:
+        raise DataError(f"{source} has {len(ids)} tokens; give a text of {LEAST} at least, and best of {wanted:,}")
+    with Steps(quiet) as steps:
+        record = examine(model, tokenizer, ids, seed, tokens, steps)
+    record.facts = {"run": run.name, "text": f"{source}, {len(ids):,} tokens"} | record.facts
+    record.facts["seconds"] = round(time.perf_counter() - began, 1)
+    write_text(out, report.page(record))
+    return record
+
+
+def _ids(tokenizer: Tokenizer, text: Path, wanted: int) -> np.ndarray:
+    """The first tokens of a file. Raises DataError."""
+    ids: list[int] = []
+    for piece in split_text(read_blocks(text)):
+        ids += tokenizer.encode(piece)
+        if len(ids) >= wanted:
+            break
+    return np.array(ids[:wanted], np.int64)

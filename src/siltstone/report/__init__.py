@@ -1,0 +1,1 @@
+"""What reports are made of: plots as SVG text, and the page around them."""

@@ -1,0 +1,146 @@
+"""Long rows in little memory: a row is run in stretches, and each stretch is run again when its gradient is due.
+
+    hidden, state = features(model, ids, state, tokens=256)
+
+is `model.features(ids, state)`, with gradients that reach just as far, but between forward and backward pass only the
+states between the stretches are alive, and the activations of one stretch. Source: arXiv 1604.06174, section 4.
+
+A state is a value, so a stretch run again sees what it saw. Sealed checkpoints (`Store`) are handed from stretch to
+stretch as the entries that each one added: a copy of the whole bank a stretch would grow with the row's square.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import InputError
+from ..memory.base import wide
+from ..model.lm import LM
+from ..model.stream_state import LMState
+from ..state import Store
+
+
+def features(
+    model: LM,
+    ids: Tensor,
+    state: LMState | None = None,
+    reset: Tensor | None = None,
+    tokens: int | None = None,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, LMState]:
+    """`model.features` in calls of `tokens` tokens (default: a segment), each of them run again in the backward pass.
+
+    ids, state, reset, mask and what is returned are those of `model.features`. Costs one more forward pass.
+    Raises InputError for `tokens` below 1.
+    """
+    parts = _stretches(model, ids.shape[-1], tokens)
+    if not parts or any(flag is not None and flag.shape != ids.shape for flag in (mask, reset)):
+        return model.features(ids, state, mask, reset)  # which refuses what does not fit
+    now = _taken_apart(model.init_state(len(ids)) if state is None else state)
+    out = []
+    for part in parts:
+        here = [None if flag is None else flag[:, part] for flag in (mask, reset)]
+        hidden, now = checkpoint(_stretch, model, ids[:, part], now, *here, use_reentrant=False, preserve_rng_state=False)
+        out.append(hidden)
+    return torch.cat(out, 1), _put_together(now)
+
+
+def cross_entropy(model: LM, hidden: Tensor, targets: Tensor, tokens: int | None = None) -> Tensor:
+    """Mean of -log p(target), nats, from hidden [B, T, D] and targets [B, T], with the logits of one stretch alive at a time."""
+    total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+    for part in _stretches(model, hidden.shape[1], tokens):
+        total = total + checkpoint(_cost, model, hidden[:, part], targets[:, part], use_reentrant=False, preserve_rng_state=False)
+    return total / targets.numel()
+
+
+def _cost(model: LM, hidden: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(wide(model.head(hidden)).flatten(0, 1), targets.flatten(), reduction="sum")
+
+
+def _stretches(model: LM, length: int, tokens: int | None) -> list[slice]:
+    size = model.cfg.layer.segment if tokens is None else tokens
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise InputError(f"tokens={tokens!r} must be a whole number of at least 1, or None for the tokens of a segment")
+    return [slice(at, min(at + size, length)) for at in range(0, length, size)]
+
+
+def _stretch(model: LM, ids: Tensor, before: LMState, mask: Tensor | None, reset: Tensor | None) -> tuple[Tensor, LMState]:
+    """One call, from a state taken apart to a state taken apart."""
+    hidden, after = model.features(ids, _put_together(before), mask, reset)
+    return hidden, _taken_apart(after, None if reset is not None and bool(reset.any()) else before)
+
+
+@dataclass
+class Grown:
+    """A store as it was at first, and the entries [B, ..., n, ...] that each stretch added: `added[b]` of them in row b."""
+
+    base: Store
+    more: tuple[tuple[tuple[Tensor, ...], np.ndarray], ...] = ()
+
+    @property
+    def count(self) -> np.ndarray:
+        """Entries of each row."""
+        return self.base.count + sum((added for _, added in self.more), np.zeros_like(self.base.count))
+
+    def with_new(self, after: Store) -> Grown:
+        """Joined by what `after`, which goes on from this store, holds beyond it."""
+        had = self.count
+        added = after.count - had
+        if not added.any():
+            return self
+        index = np.clip(had[:, None] + np.arange(added.max()), 0, max(after.width - 1, 0))
+        return Grown(self.base, (*self.more, (_rows(after.views(), after.axes, index), added)))
+
+    def whole(self) -> Store:
+        """The store that all of it is."""
+        if not self.more:
+            return self.base
+        axes, width = self.base.axes, self.base.width
+        laid = tuple(torch.cat(x, a) for a, *x in zip(axes, self.base.views(), *(new for new, _ in self.more), strict=True))
+        starts = np.cumsum([width, *(new[0].shape[axes[0]] for new, _ in self.more)])
+        count = self.count
+        index = np.zeros((len(count), int(count.max())), np.int64)
+        for b, row in enumerate(index):
+            found = [np.arange(self.base.count[b])]
+            found += [at + np.arange(added[b]) for at, (_, added) in zip(starts, self.more, strict=False)]
+            row[: count[b]] = np.concatenate(found)
+        return Store(_rows(laid, axes, index), axes, count)
+
+
+def _rows(leaves: tuple[Tensor, ...], axes: tuple[int, ...], index: np.ndarray) -> tuple[Tensor, ...]:
+    """Entries index[b] of each row, in memory of their own."""
+    return tuple(
+        torch.stack([row.index_select(a - 1, i) for row, i in zip(x, torch.from_numpy(index).to(x.device), strict=True)])
+        for x, a in zip(leaves, axes, strict=True)
+    )
+
+
+def _taken_apart(state: LMState, before: LMState | None = None) -> LMState:
+    """`state` with each store as a `Grown`: what `before` held, which it goes on from, and what is new."""
+    layers = []
+    for i, layer in enumerate(state.layers):
+        known: Iterator[Any] = iter(()) if before is None else (leaf for _, leaf in before.layers[i].leaves())
+
+        def each(leaf: Any, known: Iterator[Any] = known) -> Any:
+            old = next(known, None)
+            if not isinstance(leaf, Store):
+                return leaf
+            return old.with_new(leaf) if isinstance(old, Grown) else Grown(leaf)
+
+        layers.append(layer.map(each))
+    return dataclasses.replace(state, layers=tuple(layers))
+
+
+def _put_together(state: LMState) -> LMState:
+    """The state that `_taken_apart` took apart."""
+    layers = tuple(x.map(lambda leaf: leaf.whole() if isinstance(leaf, Grown) else leaf) for x in state.layers)
+    return dataclasses.replace(state, layers=layers)

@@ -1,0 +1,52 @@
+"""Memories as they begin: states stay finite and bounded, and gradients reach far back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import siltstone as st
+from siltstone import registry
+
+ERASING = ("delta", "gated_delta")  # random unit keys erase what was written long ago, as they should
+
+
+def reach(memory: str, back: list[int], **keys: object) -> list[float]:
+    """|d loss_t / d x_{t-n}| for each n, about the mean over 16 tokens and two layers."""
+    found = torch.zeros(len(back))
+    for seed in range(2):
+        torch.manual_seed(seed)
+        layer = st.MemoryCaching(32, heads=4, window=4, memory=memory, **keys)
+        x, probe = torch.randn(1, 1200, 32, requires_grad=True), torch.randn(32)
+        (grad,) = torch.autograd.grad((layer(x)[0][0, -1] * probe).sum(), x)
+        norm = grad[0].norm(dim=-1)
+        found += torch.stack([norm[1199 - n - 8 : 1199 - n + 8].mean() for n in back]) / 2
+    return found.tolist()
+
+
+@pytest.mark.parametrize("memory", registry.members("memory"))
+def test_gradients_reach_over_a_thousand_tokens_through_the_bank(memory: str) -> None:
+    near, far = reach(memory, [16, 1024], cache="gated", segment=128)
+    assert 3e-2 < far / near < 10
+
+
+@pytest.mark.parametrize("memory", registry.members("memory"))
+def test_gradients_reach_far_through_the_recurrence_alone(memory: str) -> None:
+    near, far = reach(memory, [16, 128 if memory in ERASING else 1024], cache="none")
+    assert 1e-3 < far / near < 10
+
+
+@pytest.mark.parametrize("what", ["random", "constant"])
+@pytest.mark.parametrize("memory", ["deep", "titans"])
+def test_memories_that_learn_stay_bounded(memory: str, what: str) -> None:
+    """Left without a limit, the matrices of an MLP feed each other; 3,000 writes into one segment."""
+    torch.manual_seed(0)
+    layer = st.MemoryCaching(64, heads=2, window=4, memory=memory, cache="none")
+    x = torch.randn(1, 3000, 64) if what == "random" else torch.randn(1, 1, 64).expand(1, 3000, 64)
+    with torch.no_grad():
+        y, early = layer(x[:, :1000])
+        z, late = layer(x[:, 1000:], early)
+    assert y.isfinite().all() and z.isfinite().all()
+    for name in ("w_in", "w_out"):
+        one, other = (getattr(state.layers[0].online, name).norm(dim=(-2, -1)).max() for state in (early, late))
+        assert other < 1.5 * one < 1e3

@@ -1,0 +1,1 @@
+"""Second opinions: public implementations by others, where their equations are ours. Run by `make opinions`."""

@@ -1,0 +1,205 @@
+"""Writes docs/family.md and its pictures from the members' own files and docs/family/*.json; `--check` only compares.
+
+What a member is, can and cannot stands in the docstring of its file (see `siltstone.registry.facts`). Pictures are drawn from
+toys.json (tools/family_toys.py fills in what it lacks), speeds are those of speed.json, which
+`siltstone bench --rules --json-out docs/family/speed.json` writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import family_pictures
+import family_toys
+
+import siltstone as st
+from siltstone import registry
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+FOLDER = DOCS / "family"
+HEAD = """# The family
+
+Made by `make docs` from the members' own files; do not edit. `siltstone list --json` has the same facts.
+
+Letters: H heads, K and V widths of a key and a value, D width of the model, F hidden width of an MLP memory, U width of a routing
+key. *State* is for one layer and one row. *Cost* is in multiply-adds a token for writing and reading one after the other; the
+projections of keys, values and gates are left out.
+"""
+FAMILIES = {
+    "memory": (
+        "Update rules",
+        "How a write changes the state, and how the state is read: the key `memory`.",
+        f"""The pictures show a rule of one head with K = V = {family_toys.HEAD}, trained for {family_toys.STEPS} steps to hold
+        the last value of each of {family_toys.KEYS} keys, more than K. Key A is written twice. The curves are the cosines of what
+        the memory answers and what was written, a mean of 256 streams: a rule that replaces has A's first value at 0 after the
+        second write, one that only adds has both values halfway; green is what is left of keys that were written once, at the
+        beginning.""",
+    ),
+    "compress": (
+        "Compressors",
+        "How `rate` tokens become one write: the key `compress`.",
+        f"""The pictures show the share that each token of a block of {family_toys.BLOCK} has in the write, after
+        {family_toys.STEPS} steps of training to hand on the one token that carries a mark.""",
+    ),
+    "cache": (
+        "Caching policies",
+        "Which sealed states are read, and with what weights: the key `cache`.",
+        f"""The pictures show a layer (`memory` gated, K = {family_toys.HEAD}, segments of {2 * family_toys.FACTS}, `top_k` 2),
+        trained for {family_toys.STEPS} steps. A segment has a topic, tells {family_toys.FACTS} facts and asks as many questions:
+        about its own facts, or, where its topic has been before, about those told then. Dark is where the facts of a segment
+        (down) count in the answer to a token (along).""",
+    ),
+}
+
+
+def files() -> dict[Path, str]:
+    """Every file that the page is made of, and what it should hold."""
+    found = {DOCS / "family.md": page()}
+    for family in FAMILIES:
+        for name in registry.members(family):
+            if shown := panels(family, name):
+                found[FOLDER / f"{family}-{name}.svg"] = family_pictures.picture(family, shown)
+    return found
+
+
+def panels(family: str, name: str) -> dict[str, Any]:
+    """The figures of a member's settings, by their labels."""
+    toys = json.loads(family_toys.PATH.read_text("utf-8")).get(family, {})
+    labels = [registry.label(n, options) for n, options in registry.settings(family) if n == name]
+    return {label: toys[label] for label in labels if label in toys}
+
+
+def page() -> str:
+    """The page."""
+    measured = speed()
+    parts = [HEAD]
+    for family, (title, key, caption) in FAMILIES.items():
+        members = registry.described(family)
+        parts += [f"## {title}\n\n{key}", guide(family, members), filled(caption)]
+        if family == "memory":
+            parts.append(about_speed(measured))
+        parts += [section(family, member, measured) for member in members]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def filled(words: str) -> str:
+    """In lines."""
+    return textwrap.fill(" ".join(words.split()), 128, break_on_hyphens=False)
+
+
+def guide(family: str, members: list[dict[str, Any]]) -> str:
+    """A table that chooses a member by what is needed."""
+    rule = family == "memory"
+    rows = ["| for | take | cost | " + ("floats at H = 4, K = V = 32 |" if rule else "state |"), "|---|---|---|---|"]
+    for member in members:
+        name = member["name"]
+        need, cost, state = (plain(member[fact]).removesuffix(".") for fact in ("for", "cost", "state"))
+        rows.append(f"| {need} | [`{name}`](#{anchor(family, name)}) | {cost} | {f'{floats(name):,}' if rule else state} |")
+    return "\n".join(rows)
+
+
+def floats(rule: str) -> int:
+    """Numbers in the state of a rule at the benchmark's sizes."""
+    layer = st.MemoryCaching(128, heads=4, window=0, write_delay=0, cache="none", memory=rule)
+    return sum(leaf.numel() for _, leaf in layer.mix.memory.init(1).leaves())
+
+
+def anchor(family: str, name: str) -> str:
+    """Where a member's section is."""
+    return f"{family}-{name}"
+
+
+def section(family: str, member: dict[str, Any], measured: dict[str, Any] | None) -> str:
+    """All about one member."""
+    name, told = member["name"], {"can": "**can**", "cannot": "**cannot**", "state": "state", "cost": "cost", "source": "source"}
+    out = [f'### <a id="{anchor(family, name)}"></a>{plain(name)}', plain(member["about"])]
+    if member["equations"]:
+        out.append(f"```text\n{member['equations']}\n```")
+    if panels(family, name):
+        out.append(f"![{name} on a toy stream](family/{family}-{name}.svg)")
+    lines = [f"- {told[fact]}: {plain(member[fact])}" for fact in told if member[fact]]
+    if member["options"]:
+        lines.append(f"- options: `{json.dumps(member['options'])}`")
+    if family == "memory" and measured:
+        lines += [f"- speed, {line}" for line in speeds(name, measured)]
+    return "\n\n".join([*out, "\n".join(lines)])
+
+
+def plain(words: str) -> str:
+    """Text in which stars, underscores and bars are themselves; what stands between backticks is left alone."""
+    parts = words.split("`")
+    return "`".join(part if i % 2 else re.sub(r"([*_<|\[\]])", r"\\\1", part) for i, part in enumerate(parts))
+
+
+def speed() -> dict[str, Any] | None:
+    """The measured rows, or None where there are none; a quick run does not count."""
+    path = FOLDER / "speed.json"
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text("utf-8"))
+    if found["quick"]:
+        sys.exit(f"{path} is from a quick run; measure again: siltstone bench --rules --json-out {path}")
+    return found
+
+
+def about_speed(measured: dict[str, Any] | None) -> str:
+    """Where and when speeds were measured."""
+    if measured is None:
+        return "Speeds have not been measured yet: `siltstone bench --rules --json-out docs/family/speed.json`, then `make docs`."
+    words = (
+        f"Speeds were measured on {measured['date']} on {measured['machine']} with torch {measured['torch']}, threads: "
+        f"{measured['threads'][0]}, float32, d = 128, 4 heads, one row, and the rule alone in its layer; beside them causal "
+        "attention with projections of its own."
+    )
+    return filled(words)
+
+
+def speeds(name: str, measured: dict[str, Any]) -> list[str]:
+    """A line for each setting of a rule, at the longest text that was measured."""
+    rows = [row for row in measured["rows"] if row["more"].get("rule") == name and row["threads"] == measured["threads"][0]]
+    longest = max((row["more"]["tokens"] for row in rows), default=0)
+    out: dict[str, list[str]] = {}
+    for row in rows:
+        more = row["more"]
+        if more["tokens"] == longest:
+            told = f"{more['pass']} {more['tokens_per_second']:,.0f} tokens/s, {more['against_attention']:.2g} times attention"
+            out.setdefault(registry.label(name, more["options"]), []).append(told)
+    return [f"{label} at {longest:,} tokens: {'; '.join(told)}" for label, told in out.items()]
+
+
+def lacking() -> list[str]:
+    """Members whose file does not say everything, or that have no picture."""
+    out = []
+    for family in FAMILIES:
+        for member in registry.described(family):
+            silent = [fact for fact in registry.FACTS if fact != "equations" and not member[fact]]
+            out += [f"{family} {member['name']} lacks {fact.capitalize()}: in the docstring of its file" for fact in silent]
+        for name, options in registry.settings(family):
+            if registry.label(name, options) not in panels(family, name):
+                out.append(f"{family} {registry.label(name, options)} has no picture; run `make docs`")
+    return out
+
+
+def main() -> None:
+    """The tool."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    old = [path for path, content in files().items() if not path.is_file() or path.read_text("utf-8") != content]
+    if check and old:
+        sys.exit(f"{old[0]} is not what the members say; run `make docs`")
+    for path in [] if check else FOLDER.glob("*.svg"):
+        if path not in files():
+            path.unlink()
+    for path, content in {} if check else files().items():
+        path.write_text(content, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

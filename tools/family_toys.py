@@ -1,0 +1,237 @@
+"""What every member does to a toy stream after a few hundred steps of training on such streams: figures for docs/family.md.
+
+    python tools/family_toys.py [--again]      (`make docs` runs it)
+
+Writes docs/family/toys.json: the settings that it lacks, or all of them with --again (some minutes on one core).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import siltstone as st
+from siltstone import registry
+from siltstone.errors import ConfigError
+from siltstone.io.atomic import write_text
+
+PATH = Path(__file__).resolve().parent.parent / "docs" / "family" / "toys.json"
+STEPS = 400
+KEYS, VALUE, WIDTH, HEAD = 12, 4, 32, 8  # keys in use, numbers of a value, width of a token, K and V
+STREAM = "ABCDEFGHIAJKLEFGHIJKLEFGHIJKLEFG"  # which key each write of the shown stream has; A comes twice
+BLOCK = 4  # tokens of a compressor's block
+TOPICS, FACTS = 6, 4  # topics there are, facts and questions of a segment
+ORDER = (0, 1, 2, 0, 2, 1)  # topics of the shown segments
+
+
+def train(model: nn.Module, loss: Callable[[torch.Generator], Tensor], steps: int) -> None:
+    """Adam, its rate falling along a cosine."""
+    draw, best = torch.Generator().manual_seed(1), torch.optim.Adam(model.parameters(), 1e-2)
+    fall = torch.optim.lr_scheduler.CosineAnnealingLR(best, steps)
+    for _ in range(steps):
+        best.zero_grad()
+        loss(draw).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        best.step()
+        fall.step()
+
+
+def vectors(*shape: int, draw: torch.Generator) -> Tensor:
+    """Random unit vectors."""
+    return F.normalize(torch.randn(*shape, VALUE, generator=draw), dim=-1)
+
+
+class Recall(nn.Module):
+    """A rule that is asked for every key after every write: keys [B, T], values [B, T, 4] -> [B, T, 12, 4]."""
+
+    def __init__(self, name: str, options: dict[str, Any]):
+        super().__init__()
+        keys: dict[str, Any] = {"window": 0, "write_delay": 0, "cache": "none", "memory": name, "memory_options": options}
+        self.rule = st.MemoryCaching(WIDTH, heads=1, head_dim=HEAD, **keys).mix.memory
+        self.key, self.value, self.out = nn.Embedding(KEYS, WIDTH), nn.Linear(VALUE, WIDTH, False), nn.Linear(HEAD, VALUE, False)
+
+    def forward(self, keys: Tensor, values: Tensor) -> Tensor:
+        rule, (rows, length) = self.rule, keys.shape
+        tokens = self.key(keys) + self.value(values)
+        inputs = {name: x.unsqueeze(1) for name, x in rule.inputs(tokens).items()}
+        written = rule.scan(inputs, None, torch.zeros(rows, 1, dtype=torch.long), rule.init(rows))
+        asked = rule.queries(self.key.weight[None]).transpose(1, 2)  # [1, 1, 12, in]
+        z = out = asked.unsqueeze(1).repeat(rows, 1, 1, length, 1)
+        for stage in range(rule.stages_count):
+            out = rule.join(stage, written.read(stage, out), z)
+        return self.out(out.flatten(0, 2).unflatten(1, (length, KEYS)))
+
+
+def memory(name: str, options: dict[str, Any], steps: int = STEPS) -> dict[str, list[float | None]]:
+    """Cosine of answer and value after each write: A's first value, its second, and those of B, C and D, mean of 256 streams."""
+    torch.manual_seed(0)
+    model, rows = Recall(name, options), torch.arange(32)
+
+    def loss(draw: torch.Generator) -> Tensor:
+        keys, values = torch.randint(KEYS, (32, len(STREAM)), generator=draw), vectors(32, len(STREAM), draw=draw)
+        last, seen, wanted, known = torch.zeros(32, KEYS, VALUE), torch.zeros(32, KEYS), [], []
+        for t in range(len(STREAM)):
+            last[rows, keys[:, t]], seen[rows, keys[:, t]] = values[:, t], 1.0
+            wanted.append(last.clone())
+            known.append(seen.clone())
+        miss = (model(keys, values) - torch.stack(wanted, 1)).square().sum(-1) * torch.stack(known, 1)
+        return miss.sum() / torch.stack(known, 1).sum()
+
+    train(model, loss, steps)
+    values = vectors(256, len(STREAM), draw=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        answers = model(torch.tensor([[ord(c) - 65 for c in STREAM]]).expand(256, -1), values)
+
+    def like(key: int, write: int) -> Tensor:
+        return F.cosine_similarity(answers[:, :, key], values[:, write : write + 1], dim=-1).mean(0)
+
+    once = torch.stack([like(key, key) for key in (1, 2, 3)])
+    once[torch.arange(len(STREAM)) < torch.tensor([[1], [2], [3]])] = torch.nan  # not written yet
+    return {"first": rounded(like(0, 0)), "second": rounded(like(0, STREAM.rindex("A"))), "others": rounded(once.nanmean(0))}
+
+
+def compress(name: str, options: dict[str, Any], steps: int = STEPS) -> dict[str, list[float | None]]:
+    """Share of each token of a block in the write, by the size of its gradient, where one token matters and says so by its mark.
+
+    anywhere: it stands at any place (shown: the second); last: always at the last.
+    """
+    return {"anywhere": _shares(name, options, steps, None, 1), "last": _shares(name, options, steps, BLOCK - 1, BLOCK - 1)}
+
+
+def _shares(name: str, options: dict[str, Any], steps: int, always: int | None, shown: int) -> list[float | None]:
+    torch.manual_seed(0)
+    keys: dict[str, Any] = {"heads": 4, "window": BLOCK, "segment": 4 * BLOCK, "compress": name, "compress_options": options}
+    try:
+        pool = st.MemoryCaching(WIDTH, rate=BLOCK, **keys).mix.compress
+    except ConfigError:  # nothing but rate 1
+        pool = st.MemoryCaching(WIDTH, **keys).mix.compress
+    model = nn.Sequential(pool, nn.Linear(WIDTH, VALUE, bias=False))
+    mark, spread = torch.randn(WIDTH, generator=torch.Generator().manual_seed(3)), torch.eye(VALUE, WIDTH)
+
+    def blocks(places: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+        values = vectors(len(places), 1, pool.rate, draw=draw)
+        matters = F.one_hot(places.clamp(max=pool.rate - 1), pool.rate)[:, None, :, None].to(values.dtype)
+        return values @ (2 * spread) + matters * mark, (values * matters).sum(2)
+
+    def loss(draw: torch.Generator) -> Tensor:
+        places = torch.randint(BLOCK, (64,), generator=draw) if always is None else torch.full((64,), always)
+        x, wanted = blocks(places, draw)
+        return (model(x) - wanted).square().mean()
+
+    train(model, loss, steps)
+    x, _ = blocks(torch.full((64,), shown), torch.Generator().manual_seed(2))
+    x.requires_grad_()
+    write = model(x)
+    grads = [torch.autograd.grad(write[..., i].sum(), x, retain_graph=True)[0] @ spread.T for i in range(VALUE)]
+    size = torch.stack(grads).square().sum((0, -1)).sqrt().mean((0, 1))
+    return rounded(size / size.sum())
+
+
+class LookBack(nn.Module):
+    """A layer with a cache that is told facts and asked for them: topics, keys, asks [B, T], values [B, T, 4] -> [B, T, 4]."""
+
+    def __init__(self, name: str, options: dict[str, Any]):
+        super().__init__()
+        keys: dict[str, Any] = {"window": 0, "write_delay": 0, "cache": name, "segment": 2 * FACTS, "top_k": 2} | options
+        if name == "exact":  # is read through the window
+            keys |= {"window": 1, "position": "none", "cache_options": {"writes": 2 * FACTS}}
+        self.layer = st.MemoryCaching(WIDTH, heads=1, head_dim=HEAD, **keys)
+        self.topic, self.key, self.ask = nn.Embedding(TOPICS, WIDTH), nn.Embedding(2 * FACTS, WIDTH), nn.Embedding(2, WIDTH)
+        self.value, self.out = nn.Linear(VALUE, WIDTH, bias=False), nn.Linear(WIDTH, VALUE, bias=False)
+
+    def forward(self, topics: Tensor, keys: Tensor, asks: Tensor, values: Tensor) -> Tensor:
+        told = self.value(values) * (1 - asks).unsqueeze(-1)
+        return self.out(self.layer(self.topic(topics) + self.key(keys) + self.ask(asks) + told)[0])
+
+
+def segments(topics: Tensor, draw: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor]:
+    """topics [B, 6], each of three twice -> (topics, keys, asks, values) [B, 48] and where the answer of each token was told.
+
+    A segment tells four facts and asks four: its own, or, where its topic has been before, those of that segment.
+    """
+    rows, number = topics.shape
+    again = (topics.unsqueeze(1) == topics.unsqueeze(2)).tril(-1)  # [B, 6, 6]
+    source = torch.where(again.any(-1), again.long().argmax(-1), torch.arange(number))
+    order = torch.rand(rows, number, FACTS, generator=draw).argsort(-1)
+    told = torch.arange(FACTS).expand_as(order) + FACTS * again.any(-1, keepdim=True)
+    keys = torch.cat([told, order], -1)  # a topic's first facts have keys 0 to 3, its later ones 4 to 7
+    asks = torch.cat([torch.zeros_like(order), torch.ones_like(order)], -1)
+    answers = torch.cat([torch.zeros_like(order), source.unsqueeze(-1) * 2 * FACTS + order], -1)
+    values = vectors(rows, 2 * FACTS * number, draw=draw)
+    return (topics.repeat_interleave(2 * FACTS, 1), keys.flatten(1), asks.flatten(1), values), answers.flatten(1)
+
+
+def cache(name: str, options: dict[str, Any], steps: int = STEPS) -> list[list[float | None]]:
+    """[6][48]: how much the facts of each segment count in the answer of each token, by the size of its gradient; shares.
+
+    A policy's variants are keys of the layer.
+    """
+    torch.manual_seed(0)
+    model = LookBack(name, options)
+
+    def loss(draw: torch.Generator) -> Tensor:
+        three = torch.rand(16, TOPICS, generator=draw).argsort(-1)[:, :3]
+        back = torch.rand(16, 3, generator=draw).argsort(-1)
+        given, answers = segments(torch.cat([three, three.gather(1, back)], 1), draw)
+        wanted = given[3].gather(1, answers.unsqueeze(-1).expand_as(given[3]))
+        return ((model(*given) - wanted).square().sum(-1) * given[2]).sum() / given[2].sum()
+
+    train(model, loss, steps)
+    (topics, keys, asks, values), _ = segments(torch.tensor([ORDER]).expand(32, -1), torch.Generator().manual_seed(2))
+    values = values.clone().requires_grad_()
+    answers, shares = model(topics, keys, asks, values), []
+    for t in range(answers.shape[1]):
+        grads = [torch.autograd.grad(answers[:, t, i].sum(), values, retain_graph=True)[0] for i in range(VALUE)]
+        size = torch.stack(grads).square().sum((0, -1)).unflatten(-1, (len(ORDER), -1)).sum(-1).sqrt().mean(0)
+        shares.append(size / size.sum())
+    return [rounded(row) for row in torch.stack(shares, 1)]
+
+
+def rounded(x: Tensor) -> list[float | None]:
+    """Two digits after the point, no minus before a zero, and None for what is no number."""
+    return [None if v != v else round(v, 2) + 0.0 for v in x.tolist()]
+
+
+def lines(found: dict[str, dict[str, Any]]) -> str:
+    """JSON with a line for each setting."""
+    families = []
+    for family, figures in found.items():
+        inside = ",\n".join(f"  {json.dumps(label)}: {json.dumps(x, allow_nan=False)}" for label, x in figures.items())
+        families.append(f" {json.dumps(family)}: {{\n{inside}\n }}")
+    return "{\n" + ",\n".join(families) + "\n}\n"
+
+
+def settings() -> list[tuple[str, str, dict[str, Any]]]:
+    """(family, name, options) of all there is to show."""
+    return [(family, *setting) for family in registry.FAMILIES for setting in registry.settings(family)]
+
+
+def main(words: list[str] | None = None) -> None:
+    """Fill in the file."""
+    parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parse.add_argument("--again", action="store_true", help="make all of them again")
+    again = parse.parse_args(words).again
+    torch.set_num_threads(1)
+    old = json.loads(PATH.read_text("utf-8")) if PATH.is_file() and not again else {}
+    found: dict[str, dict[str, Any]] = {family: {} for family in registry.FAMILIES}
+    for family, name, options in settings():
+        label = registry.label(name, options)
+        if label in old.get(family, {}):
+            found[family][label] = old[family][label]
+            continue
+        print(f"{family} {label}", flush=True)
+        found[family][label] = {"compress": compress, "memory": memory, "cache": cache}[family](name, options)
+    PATH.parent.mkdir(exist_ok=True)
+    if found != old:
+        write_text(PATH, lines(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Long runs: every update rule reads a million random tokens and a million equal ones, and must stay finite, bounded and exact.
+
+    python tools/soak.py [--tokens N] [--rules gated,delta] [--resume] [--out docs]      (`make soak`)
+
+Each rule, with its defaults and with its variants, stands in a layer with a gated cache of logarithmic segments, started
+afresh or carried on, in float32 and in bfloat16 (weights and products; states stay float32). The text is read by chunks;
+its last thousand tokens are read a second time, token by token, from the same state. A run holds if
+
+    finite    no output and no state is infinite or not a number
+    bounded   the largest number in a state (online, checkpoints, runners) is, in the second half, at most 1.25 times that of
+              the first; for rules whose states may grow (`bounded = False`) the growth is only reported
+    exact     steps and chunks agree: max|difference| <= tolerance * max(1, max|value|), for reads and for states
+
+Reads are compared as they are before their norm: where one passes through zero, the norm would make much of rounding. In the
+constant row the roundings of equal steps do not cancel but add up: there n 2^-24 more is allowed for the n steps of the tail.
+
+Writes soak.json after every run and soak.md, a table, at the end; exit code 1 if a run does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+import siltstone as st
+from siltstone import registry
+from siltstone.io.atomic import write_json, write_text
+from siltstone.machine import keep_freed_memory, processor
+from siltstone.model import mixer
+
+WIDTH, HEADS, SEGMENT, CHUNK, TAIL = 32, 2, 256, 4096, 1000
+ROWS = ("random", "constant")
+TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
+GROWTH = 1.25
+
+
+@dataclass(frozen=True)
+class Run:
+    """One layer that reads both rows."""
+
+    rule: str
+    options: dict[str, Any]
+    start: str
+    compute: str
+
+    @property
+    def name(self) -> str:
+        return f"{registry.label(self.rule, self.options)}, {self.start}, {self.compute}"
+
+    def layer(self) -> Any:
+        """With its initial weights, always the same."""
+        torch.manual_seed(0)
+        keys = {"memory": self.rule, "memory_options": self.options, "start": self.start, "segment": SEGMENT}
+        layer = st.MemoryCaching(WIDTH, heads=HEADS, window=0, write_delay=0, cache="gated", segments="logarithmic", **keys)
+        return layer.to(getattr(torch, self.compute)).eval()
+
+
+def runs(rules: list[str] | None = None) -> list[Run]:
+    """Every run there is, or those of some rules."""
+    settings = [(name, options) for name, options in registry.settings("memory") if rules is None or name in rules]
+    return [Run(*s, start, compute) for s in settings for start in ("carry", "restart") for compute in TOLERANCE]
+
+
+def text(tokens: int) -> Iterator[Tensor]:
+    """[2, n, D] by chunks: a row of noise, and a row that repeats one token. The tail comes last, as a chunk of its own."""
+    noise = torch.Generator().manual_seed(1)
+    same = torch.randn(1, 1, WIDTH, generator=noise)
+    tail, chunk = min(TAIL, tokens // 2), min(CHUNK, -(-tokens // 16))
+    for n in [min(chunk, tokens - tail - at) for at in range(0, tokens - tail, chunk)] + [tail]:
+        yield torch.cat([torch.randn(1, n, WIDTH, generator=noise), same.expand(1, n, WIDTH)])
+
+
+def largest(state: Any) -> Tensor:
+    """[2]: the largest magnitude in each row's memory, checkpoints and runners; not in sums of routing keys, which grow."""
+    names = (".online.", ".stages.", ".runners.")
+    parts = [x for name, x in state.tensors().items() if any(part in name for part in names)]
+    return torch.stack([x.flatten(1).abs().amax(1).double() for x in parts if x.numel()]).amax(0)
+
+
+def apart(got: Tensor, want: Tensor) -> Tensor:
+    """[2]: max|difference| / max(1, max|value|) of each row."""
+    difference, size = ((x.double().flatten(1).abs()).amax(1) for x in (got.double() - want.double(), want))
+    return difference / size.clamp(min=1.0)
+
+
+@torch.no_grad()
+def soak(run: Run, tokens: int, step: Callable[[int], None] = lambda n: None) -> list[dict[str, Any]]:
+    """What became of both rows."""
+    layer, kind = run.layer(), getattr(torch, run.compute)
+    state = before = layer.init_state(2)
+    peaks, lost, x = torch.zeros(2, 2, dtype=torch.double), [None, None], torch.empty(0)
+    for x in text(tokens):
+        x, before, at = x.to(kind), state, int(state.position[0])
+        outputs, state = layer(x, before)
+        most, fine = largest(state), outputs.isfinite().all(-1)
+        for row in range(2):
+            if lost[row] is None and not (fine[row].all() and most[row].isfinite()):
+                lost[row] = at + int(fine[row].long().argmin() if not fine[row].all() else x.shape[1] - 1)
+        half = int(2 * at >= tokens)
+        peaks[half] = peaks[half].maximum(most)
+        step(x.shape[1])
+        if None not in lost:
+            break
+    off = by_steps(layer, x, before) if None in lost else None
+    found = []
+    for row, name in enumerate(ROWS):
+        alive = lost[row] is None
+        growth = float(peaks[1, row] / peaks[0, row].clamp(min=1e-30)) if alive else None
+        found.append(
+            asdict(run)
+            | {"input": name, "tokens": tokens, "lost": lost[row], "largest": float(peaks[1, row]) if alive else None}
+            | {"growth": growth, "apart": float(off[row]) if alive and off is not None else None}
+        )
+        found[-1]["verdict"] = verdict(found[-1])
+    return found
+
+
+def by_steps(layer: Any, x: Tensor, before: Any) -> Tensor:
+    """[2]: how far the tail, read token by token, ends up from the tail read at once."""
+    with patch.object(mixer, "rms", lambda read, weight, eps: read):
+        whole, after = layer(x, before)
+        parts, state = [], before
+        for t in range(x.shape[1]):
+            y, state = layer(x[:, t : t + 1], state)
+            parts.append(y)
+    ends = [apart(a, b) for a, b in zip(state.tensors().values(), after.tensors().values(), strict=True) if a.numel()]
+    return torch.stack([apart(torch.cat(parts, 1), whole), *ends]).amax(0)
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """ "holds", or what does not."""
+    bounded = registry.member("memory", row["rule"]).bounded
+    if row["lost"] is not None:
+        return f"not finite from token {row['lost']:,} on"
+    if row["growth"] > GROWTH and bounded:
+        return f"grows by {row['growth']:.3g}"
+    allowed = TOLERANCE[row["compute"]] + (TAIL * 2.0**-24 if row["input"] == "constant" else 0.0)
+    return "holds" if row["apart"] <= allowed else f"steps differ by {row['apart']:.1e}, allowed {allowed:.1e}"
+
+
+def page(found: dict[str, Any]) -> str:
+    """The table."""
+    head = f"""# Long runs
+
+Made by `make soak`; do not edit. Every update rule reads {found["tokens"]:,} tokens by chunks of {CHUNK:,}
+(width {WIDTH}, {HEADS} heads, a gated cache with logarithmic segments of {SEGMENT}), noise in one row and one token over and over
+in another. *Largest* is the largest number in the memory, its checkpoints and runners, in the second half; *growth* is that over
+the first half's. The last {TAIL:,} tokens are read again one by one from the same state; *apart* is how far reads and states then
+differ, over max(1, max|value|). It may be {TOLERANCE["float32"]:.0e} in float32, {TAIL} * 2^-24 more on one token over and over,
+where roundings add up, and {TOLERANCE["bfloat16"]:.0e} where weights and products are bfloat16.
+torch {found["torch"]}, {found["processor"]}.
+
+"""
+    lines = ["| rule | start | numbers | text | largest | growth | apart | |", "|---|---|---|---|---|---|---|---|"]
+
+    def figure(x: float | None, form: str) -> str:
+        return "-" if x is None else format(x, form)
+
+    for row in found["rows"]:
+        grows = "" if registry.member("memory", row["rule"]).bounded else " (may grow)"
+        cells = [registry.label(row["rule"], row["options"]), row["start"], row["compute"], row["input"]]
+        cells += [figure(row["largest"], ".3g"), figure(row["growth"], ".2f") + grows, figure(row["apart"], ".1e")]
+        lines.append("| " + " | ".join([*cells, row["verdict"]]) + " |")
+    return head + "\n".join(lines) + "\n"
+
+
+def main(words: list[str] | None = None) -> int:
+    """The tool."""
+    parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parse.add_argument("--tokens", type=int, default=1_000_000, help="tokens of a row (default 1,000,000)")
+    parse.add_argument("--rules", help="names of update rules, separated by commas (default: all)")
+    parse.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "docs", help="folder of the results")
+    parse.add_argument("--resume", action="store_true", help="keep the runs that the results there already hold")
+    args = parse.parse_args(words)
+    if args.tokens < 2:
+        parse.error("--tokens must be at least 2")
+    rules = None if args.rules is None else args.rules.split(",")
+    if unknown := set(rules or ()) - set(registry.members("memory")):
+        parse.error(f"--rules {min(unknown)!r} is not known; choose from {', '.join(registry.members('memory'))}")
+    keep_freed_memory()
+    todo, path = runs(rules), args.out / "soak.json"
+    about = {"tokens": args.tokens, "torch": torch.__version__, "processor": processor()}
+    found: dict[str, Any] = about | {"rows": []}
+    if args.resume and path.is_file():
+        old = json.loads(path.read_text("utf-8"))
+        found["rows"] = old["rows"] if about.items() <= old.items() else []
+    with Progress(transient=True) as progress:
+        whole = progress.add_task("soak", total=len(todo) * args.tokens)
+        for n, run in enumerate(todo):
+            progress.update(whole, description=run.name, completed=n * args.tokens)
+            if not any(asdict(run).items() <= row.items() for row in found["rows"]):
+                found["rows"] += soak(run, args.tokens, lambda n: progress.advance(whole, n))
+                write_json(path, found)
+    write_text(args.out / "soak.md", page(found))
+    bad = [row for row in found["rows"] if row["verdict"] != "holds"]
+    for row in bad:
+        print(f"{Run(row['rule'], row['options'], row['start'], row['compute']).name}, {row['input']}: {row['verdict']}")
+    print(f"{len(found['rows']) - len(bad)} of {len(found['rows'])} hold; the table is {args.out / 'soak.md'}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
