@@ -17,8 +17,9 @@ MEMORIES = [
 ]  # fmt: skip
 INNER = ("deep", "titans", "slots")  # with an inner batch
 APART = ("mlstm", "slots")  # whose states do not add up
+KEYLESS = ("gru", "lstm", "slstm", "min_gru", "min_lstm")  # without keys and values to be surprised by
 EQUAL = ("deep", "titans")  # with values as wide as keys
-CACHES = ["none", "residual", "gated", "soup", "sparse"]
+CACHES = ["none", "residual", "gated", "soup", "sparse", "exact"]
 ROUTED = ("gated", "soup", "sparse")
 STARTS = ["restart", "carry"]
 SEGMENTS = ["constant", "logarithmic"]
@@ -49,7 +50,8 @@ CUTS = dict(never=(), few=(6, 13, 14, 30), many=(0, 1, 2, 5, 6, 9, 12, 16, 17, 1
 
 def caches(memory: str) -> list[str]:
     """The caches that an update rule works with."""
-    return [cache for cache in CACHES if (memory, cache) != ("mlstm", "soup")]
+    without = {"mlstm": ["soup"]} | dict.fromkeys(KEYLESS, ["exact"])
+    return [cache for cache in CACHES if cache not in without.get(memory, [])]
 
 
 def options(memory: str, variant: int) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def options(memory: str, variant: int) -> dict[str, Any]:
         "delta": dict(negative=variant > 0),
         "gated_delta": dict(negative=variant > 0),
         "deep": dict(inner_batch=1 + variant, expansion=2, rate=0.7, limit=[1.0, None, 1.0][variant]),
-        "titans": dict(inner_batch=1 + variant, expansion=2, rate=0.3, limit=[None, 1.0, 1.0][variant]),
+        "titans": dict(inner_batch=1 + variant, expansion=2, rate=0.3, limit=[2.0, 1.0, 1.0][variant]),
         "slots": dict(inner_batch=1 + variant, number=[3, 2, 3][variant], gate=["lstm", "gru", "lstm"][variant]),
     }.get(memory, {})
 
@@ -99,6 +101,7 @@ class Case:
             compress_options=dict(queries=2, context=seeing(f)) if f["compress"] == "attention" else {},
             compress_every=every if f["group"] > 1 else None,
             memory_options=options(f["memory"], f["variant"]),
+            cache_options=dict(writes=2 * f["top_k"] - 1) if f["cache"] == "exact" else {},
         ) | plain | budget  # fmt: skip
 
     @property
@@ -154,6 +157,8 @@ def allowed(f: dict[str, Any]) -> bool:
         return False
     if f["segments"] == "logarithmic" and (f["budget"], f["cuts"]) != ("none", "none"):
         return False
+    if f["cache"] == "exact" and f["window"] == 0:
+        return False
     if f["budget"] == "use2" and f["cache"] not in ROUTED:
         return False
     if f["memory"] in APART and f["start"] == "restart" and f["budget"][:5] == "merge":
@@ -167,13 +172,13 @@ def pairs(f: dict[str, Any]) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
     if f["window"] == 0:
         for name in ("position", "kv_heads", "qk_norm"):
             live.pop(name)
-    if f["cache"] == "none":
+    if f["cache"] in ("none", "exact"):
         for name in ("start", "segments", "phase", "budget", "cuts"):
             live.pop(name)
     if f["cache"] not in ROUTED:
         for name in ("gate", "router", "gate_distance"):
             live.pop(name)
-    if f["cache"] != "sparse":
+    if f["cache"] not in ("sparse", "exact"):
         live.pop("top_k")
     if not options(f["memory"], 0):
         live.pop("variant")

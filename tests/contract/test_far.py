@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..oracle import layer as oracle_layer
 from .common import STREAM, close, feed, make_layer, weights
-from .grid import INNER, MEMORIES, inner
+from .grid import INNER, MEMORIES, caches, inner
 from .models import IDS, make_model, model_config
 
 TEN_MILLION = 10_000_032  # here a merge of eight segments is near
@@ -59,13 +59,16 @@ def test_ten_million_silent_tokens(cache: str, shape: int) -> None:
             assert state.position.tolist() == [TEN_MILLION + 28]
 
 
-@pytest.mark.parametrize("memory", MEMORIES)
-@pytest.mark.parametrize("cache", ["none", "residual", "gated"])
+@pytest.mark.parametrize(
+    "memory,cache", [(m, cache) for m in MEMORIES for cache in ("none", "residual", "gated", "exact") if cache in caches(m)]
+)
 def test_a_row_moved_by_billions_goes_on_as_before(memory: str, cache: str) -> None:
     """2^33 tokens further: whole turns of every angle, whole rounds of the ring, one bit of the number of segments."""
-    if memory in INNER and cache != "none":
+    if memory in INNER and cache not in ("none", "exact"):
         cache = "none"  # a checkpoint of zeros, as added here, is not silent
     cfg = BASE | dict(memory=memory, memory_options=inner(memory), cache=cache)
+    if cache == "exact":
+        cfg |= dict(cache_options=dict(writes=3))
     layer = make_layer(cfg)
     with torch.no_grad():
         near, state = layer(STREAM[None, :15])

@@ -74,8 +74,8 @@ def test_rows_of_zeros_stay_zeros() -> None:
 
 @pytest.mark.parametrize("keys", BANKS[:3] + BANKS[5:], ids=lambda k: "-".join(map(str, k.values())) or "plain")
 def test_states_are_smaller_saved_moved_and_gone_on_with(keys: dict[str, Any]) -> None:
-    model = make_model(model_config(config("gated", "int8", **keys)))
-    plain = make_model(model_config(config("gated", "float32", **keys)))
+    model = make_model(model_config(config("delta", "int8", **keys)))
+    plain = make_model(model_config(config("delta", "float32", **keys)))
     _, state = stepwise(model, IDS[:1, :33], None)
     moved, back = state.to(dtype=torch.float64), through_bytes(model, state)
     same_bits(back, state)

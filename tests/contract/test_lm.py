@@ -12,6 +12,7 @@ from siltstone.model import attention, window
 
 from ..oracle import lm
 from .common import close, cutting, feed, gradients, named, weights
+from .grid import inner
 from .models import IDS, VOCAB, make_model, model_config
 
 LAYER: dict[str, Any] = dict(d_model=8, heads=2, head_dim=4, window=4, sinks=1, memory="gated", cache="gated", segment=4)
@@ -32,6 +33,7 @@ SHAPES: list[dict[str, Any]] = [
         pattern="mwm", depth=3, routing="shared", segments="content", router="subblock:2", gate="softmax", rate=2, compress="mean"
     ),
     dict(pattern="amm", depth=3, segments="content", memory="gated_delta", max_checkpoints=2, evict="merge"),
+    dict(pattern="mam", depth=3, memory="titans", cache="exact", cache_options=dict(writes=2), memory_options=inner("titans")),
     dict(pattern="am", depth=2, window=0, sinks=0, write_delay=0, memory="linear", cache="soup", start="carry"),
     dict(pattern="a", mlp="gelu", position="alibi", heads=4, kv_heads=2, value_dim=3),
     dict(pattern="a", mlp="gelu", position="alibi", qk_norm=True, short_conv=2),

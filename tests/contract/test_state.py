@@ -143,7 +143,7 @@ def test_rows_have_phases_of_their_own_and_keep_them() -> None:
     case = next(c for c in CHOSEN if c.cfg["memory"] == "gated" and c.cfg["cache"] == "gated")
     cfg = model_config(case.cfg)
     model = the_model(case)
-    phases = list(range(case.cfg["segment"] // case.cfg["rate"]))
+    phases = list(range(case.cfg["segment"] // (case.cfg["compress_every"] or case.cfg["rate"])))
     ids = IDS[:1].repeat(len(phases), 1)
     reset = torch.zeros_like(ids, dtype=torch.bool)
     reset[:, 22] = True

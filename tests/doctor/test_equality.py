@@ -74,12 +74,12 @@ def single_tokens_forget_the_bank(patch: pytest.MonkeyPatch) -> None:
 
 def padding_counts(patch: pytest.MonkeyPatch) -> None:
     real = entry.plan_runs
-    patch.setattr(entry, "plan_runs", lambda shape, clock, mask, reset: real(shape, clock, None, reset))
+    patch.setattr(entry, "plan_runs", lambda shape, clock, mask, *rest: real(shape, clock, None, *rest))
 
 
 def resets_do_not_count(patch: pytest.MonkeyPatch) -> None:
     real = entry.plan_runs
-    patch.setattr(entry, "plan_runs", lambda shape, clock, mask, reset: real(shape, clock, mask, None))
+    patch.setattr(entry, "plan_runs", lambda shape, clock, mask, reset, *rest: real(shape, clock, mask, None, *rest))
 
 
 def forks_share(patch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,10 @@ BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, 
         ({"max_checkpoints": 4, "evict": "merge", "memory": "mlstm"}, ["evict='merge'", "memory='mlstm'", "start='carry'"]),
         ({"checkpoint_dtype": "int4"}, ["checkpoint_dtype='int4'", "int8"]),
         ({"cache_options": {"k": 2}}, ["cache_options", "'k'"]),
+        ({"cache": "exact", "cache_options": {"writes": 0}}, ["writes=0", "at least 1"]),
+        ({"cache": "exact", "cache_options": {"writes": True}}, ["writes=True", "at least 1"]),
+        ({"cache": "exact", "window": 0, "write_delay": 0}, ["cache='exact'", "window of at least 1", "cache='none'"]),
+        ({"cache": "exact", "memory": "gru"}, ["cache='exact'", "memory='gru'", "memory='gated_delta'"]),
         ({"heads": 4, "kv_heads": 3}, ["kv_heads=3", "heads=4", "divisor"]),
         ({"kv_heads": 0}, ["kv_heads=0", "at least 1"]),
         ({"qk_norm": 1}, ["qk_norm=1", "true or false"]),
@@ -259,5 +263,5 @@ def test_the_list_on_the_command_line() -> None:
     assert whole.exit_code == 0 and "gated_delta" in whole.stdout and "negative=False" in whole.stdout
     assert max(map(len, whole.stdout.splitlines())) < 200
     one = json.loads(CliRunner().invoke(app, ["list", "cache", "--json"]).stdout)
-    assert [m["name"] for m in one["cache"]] == ["gated", "none", "residual", "soup", "sparse"]
+    assert [m["name"] for m in one["cache"]] == ["exact", "gated", "none", "residual", "soup", "sparse"]
     assert CliRunner().invoke(app, ["list", "memories"]).exit_code == 2

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .memories import Matrix, l2
 from .segments import Entry
-from .window import Config, Weights
+from .window import Config, Token, Weights
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Asked:
 
 def read(cfg: Config, w: Weights, memory: Matrix, x_D: Tensor, online: Entry, bank: list[Entry], lead: Asked) -> Tensor:
     """The mixed memory read of one token -> [H, V]."""
-    if cfg["cache"] == "none":
+    if cfg["cache"] in ("none", "exact"):
         return memory.read(online.leaves, x_D)
     if cfg["cache"] == "residual":
         return sum((memory.read(e.leaves, x_D) for e in bank), memory.read(online.leaves, x_D))
@@ -48,6 +48,25 @@ def read(cfg: Config, w: Weights, memory: Matrix, x_D: Tensor, online: Entry, ba
     for g, e in zip(gates_H, entries, strict=True):
         out = out + g[:, None] * memory.read(e.leaves, x_D)
     return out
+
+
+class Store:
+    """The writes of cache="exact": the `most` with the largest surprise, of equals the most recent, with their tokens."""
+
+    def __init__(self, most: int):
+        self.most, self.count = most, 0
+        self.kept: list[tuple[float, int, list[Token]]] = []
+
+    def offer(self, surprise: float, tokens: list[Token]) -> None:
+        """One more write."""
+        self.kept.append((surprise, self.count, tokens))
+        self.kept = sorted(self.kept, key=lambda write: write[:2])[-self.most :]
+        self.count += 1
+
+    def beyond(self, visible: list[Token]) -> list[Token]:
+        """The tokens of all kept writes but those that are visible anyway."""
+        shown = [j for j, _ in visible]
+        return [token for _, _, tokens in self.kept for token in tokens if token[0] not in shown]
 
 
 def score(cfg: Config, lead: Asked, entries: list[Entry]) -> list[Tensor]:

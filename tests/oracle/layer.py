@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from .caches import Asked, read
+from .caches import Asked, Store, read
 from .compressors import pool
 from .memories import MEMORIES, rms
 from .segments import Bank
@@ -31,9 +31,11 @@ class Row:
         self.pending: list[Token] = []
         self.cuts: set[int] = set()  # tokens at which the caller cut
         self.bank = None
+        self.store: Store | None = None
         if kind == "memory":
             self.memory = MEMORIES[cfg["memory"]](cfg, w)
             self.bank = Bank(cfg, w, self.memory, phase)
+            self.store = Store(cfg["cache_options"]["writes"]) if cfg["cache"] == "exact" else None
 
     def shift(self, offset: int) -> None:
         """Pretend that `offset` more tokens went by before what the window holds."""
@@ -66,8 +68,11 @@ class Row:
             recent, r = [x for _, x in self.window], self.cfg["rate"]
             cut = any(j in self.cuts for j, _ in self.pending)
             for i in range(0, len(self.pending) if self.bank is not None else 0, r):
-                last = i + r == len(self.pending)
-                self.bank.write(pool(self.cfg, self.w, [x for _, x in self.pending[i : i + r]], recent), cut and last)
+                tokens = self.pending[i : i + r]
+                c_D = pool(self.cfg, self.w, [x for _, x in tokens], recent)
+                if self.store is not None:
+                    self.store.offer(self.memory.surprise(self.bank.online, c_D), tokens)
+                self.bank.write(c_D, cut and i + r == len(self.pending))
             self.pending = []
 
     def visible(self) -> list[Token]:
@@ -83,7 +88,9 @@ class Row:
         self.push(x_D)
         heads_HV = torch.zeros((), dtype=x_D.dtype)
         if self.kind == "attention" or self.cfg["window"] > 0:
-            heads_HV = heads_HV + attend(self.cfg, self.w, x_D, self.t, self.sinks, self.visible())
+            seen = self.visible()
+            stored = [] if self.store is None else self.store.beyond(seen)
+            heads_HV = heads_HV + attend(self.cfg, self.w, x_D, self.t, self.sinks, seen, stored)
         if self.bank is not None:
             out_HV = torch.zeros(self.memory.H, self.memory.V, dtype=x_D.dtype)
             if self.bank.count > 0:

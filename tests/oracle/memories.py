@@ -56,7 +56,15 @@ class Matrix:
         return state
 
     def read(self, leaves: State, x_D: Tensor) -> Tensor:
-        return torch.einsum("hk,hkv->hv", self.query(x_D), leaves[0])
+        return self.ask(leaves, self.query(x_D))
+
+    def ask(self, leaves: State, q_HK: Tensor) -> Tensor:
+        return torch.einsum("hk,hkv->hv", q_HK, leaves[0])
+
+    def surprise(self, state: State, c_D: Tensor) -> float:
+        """|v - M(k)|^2 over all heads, M the memory before the write."""
+        k, v = self.key_value(c_D)
+        return float((v - self.ask(self.leaves(state), k)).square().sum().detach())
 
 
 class Linear(Matrix):
@@ -72,15 +80,20 @@ class Linear(Matrix):
         (zero,) = super().init()
         return zero, zero[..., 0]
 
-    def write(self, state: State, c_D: Tensor) -> State:
+    def query(self, x_D: Tensor) -> Tensor:
+        return self.feature((self.w["memory.query.weight"] @ x_D).view(self.H, self.K))
+
+    def key_value(self, c_D: Tensor) -> tuple[Tensor, Tensor]:
         kv = self.w["memory.write.weight"] @ c_D
-        k, v = self.feature(kv[: self.H * self.K].view(self.H, self.K)), kv[self.H * self.K :].view(self.H, self.V)
+        return self.feature(kv[: self.H * self.K].view(self.H, self.K)), kv[self.H * self.K :].view(self.H, self.V)
+
+    def write(self, state: State, c_D: Tensor) -> State:
+        k, v = self.key_value(c_D)
         return state[0] + torch.einsum("hk,hv->hkv", k, v), state[1] + k
 
-    def read(self, leaves: State, x_D: Tensor) -> Tensor:
-        q = self.feature((self.w["memory.query.weight"] @ x_D).view(self.H, self.K))
-        out = torch.einsum("hk,hkv->hv", q, leaves[0])
-        return out / ((q * leaves[1]).sum(-1, keepdim=True) + 1e-6) if self.cfg["memory_options"].get("normalise") else out
+    def ask(self, leaves: State, q_HK: Tensor) -> Tensor:
+        out = torch.einsum("hk,hkv->hv", q_HK, leaves[0])
+        return out / ((q_HK * leaves[1]).sum(-1, keepdim=True) + 1e-6) if self.cfg["memory_options"].get("normalise") else out
 
 
 class Gated(Matrix):
@@ -148,18 +161,20 @@ class Mlstm(Matrix):
     def query(self, x_D: Tensor) -> Tensor:
         return (self.w["memory.query.weight"] @ x_D).view(self.H, self.K)
 
-    def write(self, state: State, c_D: Tensor) -> State:
+    def key_value(self, c_D: Tensor) -> tuple[Tensor, Tensor]:
         kv = self.w["memory.write.weight"] @ c_D
-        k, v = kv[: self.H * self.K].view(self.H, self.K) / self.K**0.5, kv[self.H * self.K :].view(self.H, self.V)
+        return kv[: self.H * self.K].view(self.H, self.K) / self.K**0.5, kv[self.H * self.K :].view(self.H, self.V)
+
+    def write(self, state: State, c_D: Tensor) -> State:
+        k, v = self.key_value(c_D)
         forget, enter = self.gates(c_D).view(2, self.H)
         f, i = torch.sigmoid(forget), torch.exp(enter)
         grown = f[:, None, None] * state[0] + i[:, None, None] * torch.einsum("hk,hv->hkv", k, v)
         return grown, f[:, None] * state[1] + i[:, None] * k
 
-    def read(self, leaves: State, x_D: Tensor) -> Tensor:
-        q = self.query(x_D)
-        size = (q * leaves[1]).sum(-1, keepdim=True).abs()
-        return torch.einsum("hk,hkv->hv", q, leaves[0]) / torch.clamp(size, min=1.0)
+    def ask(self, leaves: State, q_HK: Tensor) -> Tensor:
+        size = (q_HK * leaves[1]).sum(-1, keepdim=True).abs()
+        return torch.einsum("hk,hkv->hv", q_HK, leaves[0]) / torch.clamp(size, min=1.0)
 
 
 class Gru(Matrix):
@@ -292,8 +307,8 @@ class Deep(Matrix):
     def leaves(self, state: State) -> State:
         return state[:2]
 
-    def read(self, leaves: State, x_D: Tensor) -> Tensor:
-        return self.apply(leaves[0], leaves[1], self.query(x_D))
+    def ask(self, leaves: State, q_HK: Tensor) -> Tensor:
+        return self.apply(leaves[0], leaves[1], q_HK)
 
 
 class Titans(Deep):
@@ -364,8 +379,8 @@ class Slots(Matrix):
     def leaves(self, state: State) -> State:
         return self.address(state[0], "key").transpose(-1, -2), state[0]
 
-    def read(self, leaves: State, x_D: Tensor) -> Tensor:
-        shares = torch.softmax(torch.einsum("hk,hkm->hm", self.query(x_D), leaves[0]), dim=-1)
+    def ask(self, leaves: State, q_HK: Tensor) -> Tensor:
+        shares = torch.softmax(torch.einsum("hk,hkm->hm", q_HK, leaves[0]), dim=-1)
         return torch.einsum("hm,hmv->hv", shares, leaves[1])
 
 

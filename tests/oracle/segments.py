@@ -84,7 +84,7 @@ class Bank:
     def write(self, c_D: Tensor, cut: bool = False) -> None:
         """If the segment is full, or was cut, seal it and begin the next; then write. cut: this write ends its segment."""
         full = self.length - self.phase if len(self.segments) == 1 else self.length
-        if self.cfg["cache"] != "none" and (self.ended or len(self.segments[-1]) == full):
+        if self.cfg["cache"] not in ("none", "exact") and (self.ended or len(self.segments[-1]) == full):
             self.ends.append(self.online)
             self.seal()
             self.segments.append([])

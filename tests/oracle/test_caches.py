@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from .caches import Store
 from .layer import Row, run
 from .memories import MEMORIES, l2, rms
 from .segments import live_spans
@@ -135,6 +136,40 @@ def test_logarithmic_restart_of_a_linear_memory_is_the_sum_of_its_parts() -> Non
     w, x = layer_weights(cfg), stream(30)
     assert same(run(cfg, w, x), run(cfg | dict(segments="constant"), w, x))
     assert same(run(cfg, w, x), run(cfg | dict(cache="none"), w, x))
+
+
+def exact(writes: int) -> Config:
+    return dict(cache="exact", cache_options=dict(writes=writes))
+
+
+@pytest.mark.parametrize("delay,rate,sinks", [("window", 1, 0), ("window", 2, 2), (0, 1, 1), (0, 3, 0)])
+def test_a_store_of_all_writes_is_full_attention(delay: str | int, rate: int, sinks: int) -> None:
+    keys = dict(write_delay=delay, rate=rate, sinks=sinks, compress="mean", segment=6, position="none")
+    cfg = BASE | keys | exact(20)
+    w, x = layer_weights(cfg), stream(20)
+    w["norm"] = torch.zeros_like(w["norm"])
+    assert same(run(cfg, w, x), run(cfg, w, x, kind="attention"))
+    assert not same(run(cfg | exact(1), w, x), run(cfg, w, x))
+
+
+def test_surprise_is_what_the_memory_gets_wrong() -> None:
+    """A repeated token whose key held nothing else is no surprise the second time; a delta rule that erases learns it at once."""
+    cfg = BASE | dict(memory="delta")
+    w, x_D = layer_weights(cfg), stream(1)[0]
+    w["memory.gates.bias"] = torch.full((2,), 60.0, dtype=torch.float64)
+    memory = MEMORIES["delta"](cfg, w)
+    v = memory.key_value(x_D)[1]
+    first = memory.surprise(memory.init(), x_D)
+    assert first == pytest.approx(float(v.square().sum()), abs=1e-12) and first > 1
+    assert memory.surprise(memory.write(memory.init(), x_D), x_D) < 1e-9
+
+
+def test_the_largest_surprises_are_stored_and_of_equals_the_most_recent() -> None:
+    store = Store(3)
+    for number, surprise in enumerate([5.0, 1.0, 4.0, 4.0, 0.5, 4.0, 2.0]):
+        store.offer(surprise, [(number, torch.zeros(8))])
+    assert sorted(number for _, number, _ in store.kept) == [0, 3, 5]
+    assert sorted(j for j, _ in store.beyond([(5, torch.zeros(8))])) == [0, 3]
 
 
 def test_before_the_first_write_the_memory_is_silent() -> None:

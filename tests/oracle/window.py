@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,9 +59,12 @@ def distance_to(cfg: Config, t: int, j: int, is_sink: bool) -> int:
     return min(t, cfg["window"] + every(cfg) - 2 + cfg["sinks"]) - j
 
 
-def attend(cfg: Config, w: Weights, x_D: Tensor, t: int, sinks: list[Token], others: list[Token]) -> Tensor:
+def attend(
+    cfg: Config, w: Weights, x_D: Tensor, t: int, sinks: list[Token], others: list[Token], stored: Sequence[Token] = ()
+) -> Tensor:
     """softmax(<R(distance) q_t, k_j> / sqrt(K) - slope distance) v_j over sinks and other visible tokens, t among them -> [H, V].
 
+    Stored tokens are seen where the last sink is seen (or would be, the token just before those that are no sinks).
     `window.qkv.weight` [H*K + J*K + J*V, D] holds the three projections, in this order, each head-major; head h of the
     queries looks at head h // (H / J) of the keys and values. One of R(distance) and slope is there, or none.
     """
@@ -71,9 +75,10 @@ def attend(cfg: Config, w: Weights, x_D: Tensor, t: int, sinks: list[Token], oth
     if cfg.get("qk_norm"):
         q_HK = normed(q_HK, w["window.q_norm"])
     logits, values = [], []
-    for is_sink, tokens in ((True, sinks), (False, others)):
+    for kind, tokens in (("sink", sinks), ("stored", stored), ("other", others)):
         for j, x_j in tokens:
-            distance, k_JK = distance_to(cfg, t, j, is_sink), (to_k @ x_j).view(J, K)
+            place = cfg["sinks"] - 1 if kind == "stored" else j
+            distance, k_JK = distance_to(cfg, t, place, kind != "other"), (to_k @ x_j).view(J, K)
             if cfg.get("qk_norm"):
                 k_JK = normed(k_JK, w["window.k_norm"])
             k_HK = torch.stack([k_JK[h // (H // J)] for h in range(H)])

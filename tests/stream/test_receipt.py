@@ -34,6 +34,7 @@ def test_kv_cache() -> None:
         ({"segments": "constant"}, "O(t/C)"),
         ({"segments": "logarithmic"}, "O(log t)"),
         ({"cache": "none"}, "O(1)"),
+        ({"cache": "exact"}, "O(1)"),
         ({"pattern": "w"}, "O(1)"),
         ({"pattern": "ma", "segments": "logarithmic"}, "O(t)"),
         ({"layers": {"1": {"segments": "constant", "segment": 32}}}, "O(t/C): one checkpoint every C = 32 tokens"),
@@ -47,7 +48,9 @@ def test_growth(keys: dict[str, Any], words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "keys", [{}, {"sinks": 3, "rate": 2, "compress": "mean"}, {"write_delay": 0}, {"cache": "none"}, {"phase": 5}], ids=str
+    "keys",
+    [{}, {"sinks": 3, "rate": 2, "compress": "mean"}, {"write_delay": 0}, {"cache": "none"}, {"cache": "exact"}, {"phase": 5}],
+    ids=str,
 )
 @pytest.mark.parametrize("segments", ["constant", "logarithmic"])
 def test_spans_are_those_of_the_state(make_model: Any, tok: Any, segments: str, keys: dict[str, Any]) -> None:
@@ -65,7 +68,7 @@ def test_spans_are_those_of_the_state(make_model: Any, tok: Any, segments: str, 
         assert all(a < b for a, b in found) and edges == sorted(set(edges))
         written = layer.sinks + max(0, position - layer.delay - layer.sinks) // layer.rate * layer.rate
         assert not found or (found[0][0] == layer.sinks and written - layer.segment <= found[-1][1] < written)
-        if segments == "constant" and layer.cache != "none":
+        if segments == "constant" and layer.cache not in ("none", "exact"):
             assert [len(found)] == s._state.checkpoints()[0].tolist()
 
 

@@ -119,7 +119,7 @@ def test_training_goes_the_same_way(tmp_path: Path, segments: str, monkeypatch: 
     monkeypatch.setitem(SMALL, "segments", segments)
     calls = []
     real = recompute.features
-    monkeypatch.setattr(recompute, "features", lambda *a: calls.append(1) or real(*a))
+    monkeypatch.setattr(recompute, "features", lambda *a, **k: calls.append(1) or real(*a, **k))
     losses, weights = [], []
     for how in ("none", "segment"):
         run = trainer(tmp_path, length=40, foreign=0.3, precision="fp32", recompute=how)

@@ -15,8 +15,8 @@ def list(  # noqa: A001  # the command's name
 ) -> None:
     """List the compressors, update rules and caching policies that a layer can be made of.
 
-    Their names are the values of the keys `compress`, `memory` and `cache`; options go into `compress_options` and
-    `memory_options`.
+    Their names are the values of the keys `compress`, `memory` and `cache`; options go into `compress_options`,
+    `memory_options` and `cache_options`.
     """
     import json
 

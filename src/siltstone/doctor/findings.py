@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import LMConfig
+from ..registry import member
 from ..stream.receipt import sealed
 from .equality import Check
 
@@ -76,7 +77,7 @@ def all_findings(
 def recent(cfg: LMConfig) -> int:
     """Tokens of the window and a segment, beyond which only what was sealed or lasts in a memory can be felt."""
     layer = cfg.layer
-    return layer.window + (layer.segment if layer.cache != "none" else max(layer.window, 16))
+    return layer.window + (layer.segment if member("cache", layer.cache).keeps else max(layer.window, 16))
 
 
 def _equality(checks: Sequence[Check]) -> Iterator[Finding]:
@@ -94,7 +95,12 @@ def _equality(checks: Sequence[Check]) -> Iterator[Finding]:
 
 def _short(cfg: LMConfig, checks: Sequence[Check]) -> Iterator[Finding]:
     """A text that hardly comes to a segment's end says little."""
-    if checks and "memory" in cfg.kinds and cfg.layer.cache != "none" and (cuts := sealed(cfg.layer, checks[0].of)) < 2:
+    if (
+        checks
+        and "memory" in cfg.kinds
+        and member("cache", cfg.layer.cache).keeps
+        and (cuts := sealed(cfg.layer, checks[0].of)) < 2
+    ):
         text = f"only {checks[0].of} tokens were read, which cross {cuts} segment cut{'s' * (cuts != 1)}"
         yield Finding("warning", "equality", text, _LONGER)
 

@@ -148,7 +148,9 @@ def _layer(cfg: LMConfig, number: int, kind: str) -> str:
     if kind != "memory":
         return f"layer {number}: {kind}, no memory"
     cache = cfg.layer.cache
-    return f"layer {number}: {cfg.layer.memory} memory, {cache} cache" + (", no gates" if cache in ("none", "residual") else "")
+    return f"layer {number}: {cfg.layer.memory} memory, {cache} cache" + (
+        ", no gates" if cache in ("none", "exact", "residual") else ""
+    )
 
 
 def diagnose(

@@ -119,6 +119,13 @@ class Memory(nn.Module):
         skip = torch.full((len(first), 1), shift, device=first.device)
         return self.scan({k: slot(v) for k, v in inputs.items()}, valid, skip, state).ends.map(lambda x: x[:, 0])
 
+    def predicted(self, inputs: Inputs) -> tuple[Tensor, Tensor] | None:
+        """What a write has its key answer: the key as a query [..., H, in of stage 0], and the value [..., H, V].
+
+        None: this rule has no keys and values.
+        """
+        return None
+
     def fading(self, inputs: Inputs) -> Tensor:
         """The log decays of each write, [..., *merges], for rules that merge."""
         raise NotImplementedError(f"{type(self).__name__} has merges, and must define fading(inputs)")

@@ -52,6 +52,10 @@ class MatrixMemory(Memory):
         key, value = self.write(c).split([self.heads * self.key_dim, self.heads * self.val_dim], -1)
         return {"key": self.feature(key.unflatten(-1, (self.heads, -1))), "value": value.unflatten(-1, (self.heads, -1))}
 
+    def predicted(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """See Memory.predicted."""
+        return inputs["key"], inputs["value"]
+
     def stages(self, state: State) -> tuple[Tensor, ...]:
         """S itself."""
         return (self.matrix(state),)

@@ -146,6 +146,10 @@ class Deep(Memory):
         """key, value [R, M, H, K], eta [R, M, H]."""
         return self.key_and_value(c) | {"eta": self.eta * wide(self.gates(c)).sigmoid()}
 
+    def predicted(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """See Memory.predicted."""
+        return inputs["key"], inputs["value"]
+
     def stages(self, state: State) -> tuple[Tensor, ...]:
         """W_in and W_out."""
         deep = cast(DeepState, state)

@@ -78,6 +78,10 @@ class Linear(MatrixMemory):
             found["value"] = torch.cat([value, value.new_ones(*value.shape[:-1], 1)], -1)
         return found
 
+    def predicted(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """See Memory.predicted."""
+        return inputs["key"], inputs["value"][..., : self.val_dim]
+
     def fading(self, inputs: Inputs) -> Tensor:
         """Nothing fades."""
         return wide(inputs["key"].new_zeros(inputs["key"].shape[:-1]))

@@ -92,6 +92,10 @@ class Mlstm(MatrixMemory):
         key, value = found["key"] * self.key_dim**-0.5, F.pad(found["value"], (0, 1), value=1.0)
         return {"key": key, "value": value, "forget": F.logsigmoid(forget), "enter": enter}
 
+    def predicted(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """See Memory.predicted."""
+        return F.pad(inputs["key"], (0, 1), value=1.0), inputs["value"][..., :-1]
+
     def stages(self, state: State) -> tuple[Tensor, ...]:
         """[[C e^-m, n e^-m, 0], [0, 0, e^-m]]."""
         now = cast(MlstmState, state)

@@ -129,6 +129,10 @@ class Slots(Memory):
         new, enter, keep = parts.chunk(3, -1)
         return torch.addcmul(keep.sigmoid() * base, enter.sigmoid(), new.tanh())
 
+    def predicted(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """See Memory.predicted."""
+        return inputs["key"], inputs["value"]
+
     def stages(self, state: State) -> tuple[Tensor, ...]:
         """The addresses, [K, m], and the slots."""
         slots = cast(SlotState, state).slots

@@ -17,6 +17,7 @@ from .. import registry
 from ..cache.bank import Bank, Sealing
 from ..cache.base import CachePolicy, Router
 from ..cache.bounded import Bounded
+from ..cache.exact import Exact, Kept
 from ..cache.logarithmic import Slots
 from ..compress.base import Compress
 from ..config import LayerConfig
@@ -24,19 +25,19 @@ from ..errors import ConfigError
 from ..memory.base import Memory, Written
 from ..norm import rms
 from ..state import State
-from . import one, reading
+from . import exact, one, reading
 from .context import Context
 from .plan import ENDLESS, Geometry, Plan
 from .routing import Lead, Routing
 from .short_conv import ShortConv
-from .window import Ring, WindowAttention, WindowState
+from .window import Further, Ring, WindowAttention, WindowState
 
 
 @dataclass
 class LayerState(State):
     """window: rings; input [B, delay + rate - 1, D]: tokens still to be written; online: the memory; bank: sealed states;
     summary [B, J, U]: sums of the online segment's routing keys, a sub-block each; conv [B, width - 1, D]: what a short
-    convolution still reaches."""
+    convolution still reaches; kept: writes that the window still sees."""
 
     window: WindowState | None
     input: Tensor
@@ -44,6 +45,7 @@ class LayerState(State):
     bank: reading.AnyBank | None
     summary: Tensor | None
     conv: Tensor | None = None
+    kept: Kept | None = None
 
 
 class Mixer(nn.Module):
@@ -107,23 +109,26 @@ class Mixer(nn.Module):
         summary = None if routing is None else self.memory.stages(online)[0].new_zeros(batch, *routing)
         window = self.window.init(batch) if self.window is not None else None
         unwritten = like.new_zeros(batch, self.geo.ring_input, cfg.d_model)
-        return LayerState(window, unwritten, online, bank, summary, conv=self.conv.init(batch))
+        kept = self.cache.empty(batch, like) if isinstance(self.cache, Exact) else None
+        return LayerState(window, unwritten, online, bank, summary, self.conv.init(batch), kept)
 
     def forward(self, x: Tensor, state: LayerState, context: Context) -> tuple[Tensor, LayerState]:
         """One call over runs."""
         x, conv = self.conv(x, state.conv, context.runs)
         seen: Tensor | None = None
-        window = None
-        if self.window is not None and state.window is not None:
-            seen, window = self.window(x, state.window, context)
-        after = LayerState(window, state.input, state.online, state.bank, state.summary, conv=conv)
+        read: Tensor | None = None
+        further: Further | None = None
+        after = LayerState(None, state.input, state.online, state.bank, state.summary, conv, state.kept)
         if one.possible(self, context):
-            read = one.memory(self, x, state, after, context)
+            read, further = one.memory(self, x, state, after, context)
         else:
             plan, ring = context.plan(self.geo), Ring(context.runs, self.geo.ring_input, x.device)
             both = ring.extend(state.input, x)
             after.input = ring.keep(both)
-            read = None if plan.idle else self._memory(x, both, state, after, plan, context)
+            if not plan.idle:
+                read, further = self._memory(x, both, state, after, plan, context)
+        if self.window is not None and state.window is not None:
+            seen, after.window = self.window(x, state.window, context, further)
         if read is not None:
             read = rms(read, self.norm, 1e-6)
             seen = read if seen is None else seen + read
@@ -131,8 +136,10 @@ class Mixer(nn.Module):
             seen = x.new_zeros(*x.shape[:2], self.cfg.heads, self.cfg.val_dim)
         return self.out(seen.flatten(2)), after
 
-    def _memory(self, x: Tensor, both: Tensor, state: LayerState, after: LayerState, plan: Plan, context: Context) -> Tensor:
-        """Write what leaves the window, seal, read: [R, T, H, V]. Fills in `after`."""
+    def _memory(
+        self, x: Tensor, both: Tensor, state: LayerState, after: LayerState, plan: Plan, context: Context
+    ) -> tuple[Tensor, Further | None]:
+        """Write what leaves the window, seal, read: [R, T, H, V], and what the window sees besides. Fills in `after`."""
         runs, pieces = plan.shape
         group = self.cfg.group
         block = plan.write_source(both).unflatten(1, (-1, self.cfg.rate))
@@ -167,7 +174,13 @@ class Mixer(nn.Module):
             out, after.bank = reading.with_bank(self, written, z, state.bank, call, route)
         back, sees = plan.query_back
         tokens = back(out.transpose(2, 3).flatten(1, 2))
-        return tokens if sees is None else tokens * sees[..., None, None].to(tokens.dtype)
+        tokens = tokens if sees is None else tokens * sees[..., None, None].to(tokens.dtype)
+        if state.kept is None or self.window is None:
+            return tokens, None
+        surprises = exact.surprises(self.memory, inputs, written, state.online)
+        by = context.window(self.geo, x.dtype)
+        further, after.kept = exact.planned(self.window, state.kept, surprises, block, plan, by)
+        return tokens, further
 
     def _compressed(self, block: Tensor, plan: Plan, both: Tensor) -> Tensor:
         """block [R, M, rate, D] -> [R, M, D]; compressors that ask for it see the mean of the window at each write."""

@@ -16,11 +16,12 @@ from ..cache.bank import View
 from ..cache.base import Asked, Mix, Router
 from ..cache.logarithmic import Slots
 from ..cache.read import stage_sum
+from . import exact
 from .context import Context
 from .reading import cached
 from .routing import Lead, follow
 from .segments import held
-from .window import put
+from .window import Further, put
 
 if TYPE_CHECKING:
     from .mixer import LayerState, Mixer
@@ -35,8 +36,13 @@ def possible(mixer: Mixer, context: Context) -> bool:
     return before is not None and before == after
 
 
-def memory(mixer: Mixer, x: Tensor, state: LayerState, after: LayerState, context: Context) -> Tensor | None:
-    """x [B, 1, D] -> what memory and bank say [B, 1, H, V], or None before the first write. Fills in `after`."""
+def memory(
+    mixer: Mixer, x: Tensor, state: LayerState, after: LayerState, context: Context
+) -> tuple[Tensor | None, Further | None]:
+    """x [B, 1, D] -> what memory and bank say [B, 1, H, V], and what the window sees besides; None before the first write.
+
+    Fills in `after`.
+    """
     assert context.tick is not None
     geo, rule, position = mixer.geo, mixer.memory, context.tick
     before, writes = int(geo.written(position)), int(geo.written(position + 1))
@@ -52,6 +58,9 @@ def memory(mixer: Mixer, x: Tensor, state: LayerState, after: LayerState, contex
         for i in range(mixer.cfg.group):
             inputs = {k: v[:, i] for k, v in made.items()}
             shift = ((since - 1) * mixer.cfg.group + i) % rule.align(rule.options)
+            if after.kept is not None and mixer.window is not None:
+                surprise, number = exact.surprise(rule, inputs, after.online), before * mixer.cfg.group + i
+                after.kept = exact.one_more(mixer.window, after.kept, surprise, number, block[:, i])
             after.online = rule.step(inputs, shift, after.online)
             if isinstance(after.bank, Slots):
                 after.bank = after.bank.step(rule, inputs, shift)
@@ -61,7 +70,10 @@ def memory(mixer: Mixer, x: Tensor, state: LayerState, after: LayerState, contex
             after.summary = state.summary + F.pad(mixer.router.keys(c).mean(1, keepdim=True), pad)
     if geo.ring_input:
         after.input = put(state.input, x, position % geo.ring_input, context.donate)
-    return _read(mixer, x, after, segment, place, context) if writes else None
+    if not writes:
+        return None, None
+    further = None if after.kept is None else exact.now(geo, after.kept, position)
+    return _read(mixer, x, after, segment, place, context), further
 
 
 def _window(mixer: Mixer, x: Tensor, state: LayerState, position: int) -> Tensor:

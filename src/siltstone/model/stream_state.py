@@ -75,7 +75,8 @@ class LMState:
         return sum(c.tokens.nbytes for c in self.clock.cuts)
 
     def parts(self) -> dict[str, int]:
-        """Live bytes by part: window (and other inputs that are kept), memory, checkpoints (and cuts), routing, attention."""
+        """Live bytes by part: window (and other inputs that are kept), memory, checkpoints (or writes kept as they are, and
+        cuts), routing, attention."""
         out: dict[str, int] = {part: 0 for part in ("window", "memory", "checkpoints", "routing", "attention")}
         out["checkpoints"] = self._cut_bytes
         for layer in self.layers:
@@ -86,7 +87,7 @@ class LMState:
                 out["window"] += layer.nbytes
             elif isinstance(layer, LayerState):
                 routing = 0 if layer.summary is None else layer.summary.nbytes
-                bank = 0 if layer.bank is None else layer.bank.nbytes
+                bank = sum(0 if x is None else x.nbytes for x in (layer.bank, layer.kept))
                 out["routing"] += routing
                 out["memory"] += layer.online.nbytes
                 out["checkpoints"] += bank
@@ -219,6 +220,12 @@ def _agrees(state: State, mixer: Any, clock: Clock) -> bool:
     """Whether a layer keeps as many checkpoints, or keys and values, as rows at these positions have."""
     if isinstance(state, AttentionState):
         return bool((state.cache.count == clock.position).all())
+    if isinstance(state, LayerState) and state.kept is not None:
+        number, nothing = state.kept.number.cpu().numpy(), (state.kept.surprise == -torch.inf).cpu().numpy()
+        written = mixer.geo.written(clock.position) * mixer.cfg.group
+        full = ((number >= 0) & (number < written[:, None])).sum(1) == np.minimum(written, number.shape[1])
+        ordered = (number[:, :-1] < number[:, 1:]) | nothing[:, :-1]
+        return bool(full.all() and ordered.all() and ((number < 0) == nothing).all())
     if not isinstance(state, LayerState) or state.bank is None:
         return True
     sealed = mixer.geo.segments(clock).sealed(mixer.geo.written(clock.position))

@@ -40,6 +40,18 @@ class WindowState(State):
     sink_value: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Further:
+    """Tokens besides those of the window, for each block of queries, seen at the distance of the last sink.
+
+    key [R, n, J, N, K] (not rotated), value [R, n, J, N, V], seen bool [R, n, 1, Q, N].
+    """
+
+    key: Tensor
+    value: Tensor
+    seen: Tensor
+
+
 class Ring:
     """Reading and writing rings of `entries` slots in one call: history [R, E, ...] in order of time, and back."""
 
@@ -112,6 +124,20 @@ class WindowPlan:
     def farthest(self) -> int:
         """The position beyond which a query sees sinks as from there."""
         return self.geo.window + self.geo.rate - 2 + self.geo.sinks
+
+    def last_sink(self, width: int, at: int | None = None) -> tuple[Tensor, Tensor]:
+        """Rotation of keys that stand where the last sink does; at: towards a query rotated by its own position."""
+        moved = 0 if at is None else at - min(at, self.farthest)
+        return rope.rotation(np.array([[self.geo.sinks - 1 + moved]]), width, self.dtype, self.device)
+
+    def further(self, seen: Tensor, linear: int = 0) -> Tensor:
+        """What a `Further` sees, bool [R, n, 1, Q, N] -> biases [R, n, H or 1, Q, N]."""
+        bias = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
+        if linear:
+            at = self.pos[:, None] + np.arange(seen.shape[1] * seen.shape[3])[None]
+            distance = (np.minimum(at, self.farthest) - self.geo.sinks + 1).reshape(len(at), seen.shape[1], -1, 1)
+            bias = bias + alibi.bias(distance, linear, self.dtype, self.device)
+        return bias.masked_fill(~seen, float("-inf"))
 
     @cached_property
     def sink_take(self) -> Tensor:
@@ -188,20 +214,34 @@ class WindowAttention(Heads):
             like.new_zeros(batch, cfg.sinks, cfg.key_heads, cfg.val_dim),
         )
 
-    def forward(self, x: Tensor, state: WindowState, context: Context) -> tuple[Tensor, WindowState]:
+    def written(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys (not rotated) and values [R, M, rate, J, K or V] of written tokens x [R, M, rate, D]."""
+        asked, v = (z.unflatten(1, x.shape[1:3]) for z in self.project(x.flatten(1, 2)))
+        return asked[..., self.cfg.heads :, :], v
+
+    def forward(
+        self, x: Tensor, state: WindowState, context: Context, further: Further | None = None
+    ) -> tuple[Tensor, WindowState]:
         """One call over runs."""
         cfg, plan = self.cfg, context.window(self.geo, x.dtype)
         asked, v = self.project(x)
         q_sink = asked[:, :, : cfg.heads]
         if cfg.position == "rope":
             asked = rope.rotate(asked, plan.angles(cfg.key_dim))
-            q_sink = rope.rotate(q_sink, plan.angles(cfg.key_dim, sink=True)) if cfg.sinks else q_sink
+            q_sink = rope.rotate(q_sink, plan.angles(cfg.key_dim, sink=True)) if cfg.sinks or further is not None else q_sink
         q, k = asked.split([cfg.heads, cfg.key_heads], 2)
         if context.tick is not None and not cfg.sinks:
             slot = context.tick % self.geo.ring
             after = WindowState(put(state.key, k, slot, context.donate), put(state.value, v, slot, context.donate))
             keys, values = after.key.transpose(1, 2).to(x.dtype), after.value.transpose(1, 2).to(x.dtype)
-            return self.attend(q.transpose(1, 2), keys, values, plan.slots_bias(self.linear)).transpose(1, 2), after
+            bias = plan.slots_bias(self.linear)
+            if further is not None:
+                far = plan.further(further.seen, self.linear)[:, 0]
+                near = keys.new_zeros(1, 1, 1, keys.shape[2]) if bias is None else bias
+                bias = torch.cat([far, near.expand(len(x), far.shape[1], -1, -1)], -1)
+                keys = torch.cat([self._placed(further.key[:, 0], plan, context.tick), keys], 2)
+                values = torch.cat([further.value[:, 0].to(x.dtype), values], 2)
+            return self.attend(q.transpose(1, 2), keys, values, bias).transpose(1, 2), after
         keys, values = plan.ring.extend(state.key, k), plan.ring.extend(state.value, v)
         after = WindowState(plan.ring.keep(keys), plan.ring.keep(values))
         if cfg.sinks:
@@ -211,9 +251,23 @@ class WindowAttention(Heads):
             after.sink_value = (
                 torch.cat([state.sink_value, v], 1).flatten(0, 1).index_select(0, plan.sink_take).unflatten(0, shape)
             )
-        return self._attend(q, q_sink, keys, values, after, plan), after
+        return self._attend(q, q_sink, keys, values, after, plan, further), after
 
-    def _attend(self, q: Tensor, q_sink: Tensor, keys: Tensor, values: Tensor, sinks: WindowState, plan: WindowPlan) -> Tensor:
+    def _placed(self, key: Tensor, plan: WindowPlan, at: int | None = None) -> Tensor:
+        """Keys [..., K], rotated to where the last sink stands."""
+        key = key.to(plan.dtype)
+        return rope.rotate(key, plan.last_sink(key.shape[-1], at)) if self.cfg.position == "rope" else key
+
+    def _attend(
+        self,
+        q: Tensor,
+        q_sink: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        sinks: WindowState,
+        plan: WindowPlan,
+        further: Further | None,
+    ) -> Tensor:
         runs, tokens = q.shape[:2]
         block, n, ring = plan.block, plan.blocks, self.geo.ring
         short = n * block - tokens
@@ -223,17 +277,24 @@ class WindowAttention(Heads):
         q = q.unflatten(1, (n, block)).transpose(2, 3)
         keys = keys.unfold(1, ring + block, block).permute(0, 1, 2, 4, 3)
         values = values.unfold(1, ring + block, block).permute(0, 1, 2, 4, 3)
+        fixed = [] if further is None else [(self._placed(further.key, plan), further.value.to(values.dtype))]
         if sinks.sink_key is not None and sinks.sink_value is not None:
-            fixed = sinks.sink_key
+            key, value = (x.transpose(1, 2)[:, None].expand(-1, n, -1, -1, -1) for x in (sinks.sink_key, sinks.sink_value))
+            fixed.append((key, value))
+        if fixed:
+            far = torch.cat([key for key, _ in fixed], -2)
             if self.cfg.position == "rope":  # what a sink is asked with stands beside what the others are asked with
                 q = torch.cat([q, q_sink.unflatten(1, (n, block)).transpose(2, 3)], -1)
-                fixed, keys = F.pad(fixed, (fixed.shape[-1], 0)), F.pad(keys, (0, keys.shape[-1]))
-            keys = torch.cat([fixed.transpose(1, 2)[:, None].expand(-1, n, -1, -1, -1), keys], -2)
-            values = torch.cat([sinks.sink_value.transpose(1, 2)[:, None].expand(-1, n, -1, -1, -1), values], -2)
+                far, keys = F.pad(far, (far.shape[-1], 0)), F.pad(keys, (0, keys.shape[-1]))
+            keys, values = torch.cat([far, keys], -2), torch.cat([*(value for _, value in fixed), values], -2)
+        beyond = None if further is None else plan.further(further.seen, self.linear)
         outs = []
         for first, last, bias in plan.bands(self.linear):
             part = (runs, last - first)
-            bias = bias.expand(*part, -1, -1, -1).flatten(0, 1)
+            bias = bias.expand(*part, -1, -1, -1)
+            if beyond is not None:
+                bias = torch.cat([beyond[:, first:last], bias], -1)
+            bias = bias.flatten(0, 1)
             qb, kb, vb = (z[:, first:last].flatten(0, 1) for z in (q, keys, values))
             outs.append(self.attend(qb, kb, vb, bias).unflatten(0, part))
         out = torch.cat(outs, 1) if len(outs) > 1 else outs[0]

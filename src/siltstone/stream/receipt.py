@@ -10,6 +10,7 @@ import numpy as np
 
 from ..config import LayerConfig, LMConfig
 from ..model.segments import Cuts, Segments
+from ..registry import member
 
 if TYPE_CHECKING:
     from .session import Session
@@ -76,7 +77,7 @@ def growth(cfg: LMConfig) -> str:
     """How a session's state grows with its position t (C tokens a segment)."""
     if "attention" in cfg.kinds:
         return "O(t): the pattern has full attention layers"
-    sealing = [layer for layer in cfg.memory_layers if layer.cache != "none"]
+    sealing = [layer for layer in cfg.memory_layers if member("cache", layer.cache).keeps]
     constant = [layer.segment for layer in sealing if layer.segments == "constant" and not layer.bounded]
     if constant:
         return f"O(t/C): one checkpoint every C = {min(constant)} tokens"
@@ -99,7 +100,7 @@ def _tokens(cfg: LayerConfig, phase: int, cuts: Cuts, edges: list[int]) -> list[
 
 def sealed(cfg: LayerConfig, position: int, phase: int = 0, cuts: Cuts = UNCUT) -> int:
     """Segments that a memory layer has sealed at a position."""
-    if cfg.cache == "none":
+    if not member("cache", cfg.cache).keeps:
         return 0
     writes = max(0, position - cfg.delay - cfg.sinks) // cfg.every
     return int(_segments(cfg, phase, cuts).sealed(np.array([writes]))[0])

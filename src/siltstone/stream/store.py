@@ -15,6 +15,7 @@ from ..config import LMConfig
 from ..errors import ConfigError, SessionCorrupt, SessionMismatch
 from ..model.segments import Cuts
 from ..model.stream_state import read_cuts
+from ..registry import member
 from . import silt
 from .receipt import UNCUT, growth, kv_cache_bytes, sealed, spans
 from .session import Session
@@ -151,7 +152,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     for block, (kind, layer) in enumerate(zip(cfg.kinds, cfg.layer_configs, strict=True)):
         if kind == "memory":
             kept = None
-            if layer.bounded and layer.cache != "none":
+            if layer.bounded and member("cache", layer.cache).keeps:
                 names = (f"{_PREFIX}layers.{block}.bank.{leaf}" for leaf in ("last", "span"))
                 last, span = (tensors[name].flatten().tolist() if name in tensors else [] for name in names)
                 kept = list(zip(last, span, strict=False))

@@ -1,0 +1,137 @@
+"""Exact: y = M(q), and the window also attends to the n writes with the largest surprise, sum over heads |v - M(k)|^2.
+
+M is the memory just before the write, k and v the rule's key and value of it: what a compressed memory predicts badly is kept
+word for word. Of equal surprises the most recent write wins; surprise selects, and carries no gradient. A write stands for
+`rate` tokens, whose keys and values in the window are what is kept. They are attended to in the window's own softmax, at the
+distance of the last sink, window + compress_every - 1 tokens: their own has no bound. There are no checkpoints.
+Source: arXiv 2505.23666 (a sparse cache of pairs that linear attention recalls badly; there they are not written as well), with
+the loss of arXiv 2501.00663, eq. 12, for the surprise. State: `writes` * (rate * J * (K + V) + 2), whatever the length.
+Cost: one more read of the memory a write, and rate * `writes` more keys for the window.
+
+For: texts in which a few tokens matter word for word, far beyond the window.
+Can: give an unusual token back exactly, however long ago it was, in a state that does not grow.
+Cannot: keep what the memory predicted well when it was written; nor choose by what is asked later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import registry
+from ..config import LayerConfig
+from ..errors import ConfigError
+from ..memory.base import Memory, wide
+from ..state import State
+from .base import Asked, CachePolicy, Mix, Router
+
+
+@dataclass(frozen=True)
+class ExactOptions:
+    """writes: the most writes that are kept, each of `rate` tokens."""
+
+    writes: int = 64
+
+
+class Exact(CachePolicy):
+    """The most surprising writes stay visible to the window's attention."""
+
+    name: ClassVar[str] = "exact"
+    Options = ExactOptions
+    keeps: ClassVar[bool] = False
+    routed: ClassVar[bool] = False
+
+    @classmethod
+    def check(cls, cfg: LayerConfig, options: ExactOptions) -> None:
+        """A number of writes, a window, and a rule that predicts values."""
+        n = options.writes
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+            raise ConfigError(f"cache_options writes={n!r} must be a whole number of at least 1")
+        if not cfg.window:
+            raise ConfigError("cache='exact' needs window attention to attend with; set a window of at least 1, or cache='none'")
+        if registry.member("memory", cfg.memory).predicted is Memory.predicted:
+            raise ConfigError(
+                f"cache='exact' keeps what a memory predicts badly, and memory={cfg.memory!r} has no keys and values to predict; "
+                "choose memory='gated_delta', or cache='gated'"
+            )
+
+    def mix(self, router: Router, asked: Asked) -> Mix:
+        """Never asked."""
+        return Mix()
+
+    def empty(self, batch: int, like: Tensor) -> Kept:
+        """Nothing kept; `like`: a parameter."""
+        cfg, n = self.cfg, self.options.writes
+        return Kept(
+            wide(like.new_zeros(batch, n)) - torch.inf,
+            torch.full((batch, n), -1, device=like.device),
+            like.new_zeros(batch, n, cfg.rate, cfg.key_heads, cfg.key_dim),
+            like.new_zeros(batch, n, cfg.rate, cfg.key_heads, cfg.val_dim),
+        )
+
+
+@dataclass
+class Kept(State):
+    """The writes that are kept, in order of time, behind the empty places (surprise -inf, number -1, zeros).
+
+    surprise [B, N], float32 or wider; number int64 [B, N] of the write in the row's life; key [B, N, rate, J, K] (not rotated)
+    and value [B, N, rate, J, V] of its tokens.
+    """
+
+    surprise: Tensor
+    number: Tensor
+    key: Tensor
+    value: Tensor
+
+    def then(self, new: Kept) -> Kept:
+        """An empty place, these writes, and then new ones [B, M]: N becomes 1 + N + M."""
+        empty = Kept(
+            torch.full_like(self.surprise[:, :1], -torch.inf),
+            torch.full_like(self.number[:, :1], -1),
+            torch.zeros_like(self.key[:, :1]),
+            torch.zeros_like(self.value[:, :1]),
+        )
+        parts = {f: (getattr(empty, f), mine, getattr(new, f).to(mine.dtype)) for f, mine in vars(self).items()}
+        return Kept(**{f: torch.cat(xs, 1) for f, xs in parts.items()})
+
+    def at(self, index: Tensor) -> Kept:
+        """The places index [B, n]."""
+        offset = torch.arange(len(index), device=index.device).unsqueeze(1) * self.number.shape[1]
+        flat = (index + offset).flatten()
+        return self.map(lambda x: x.flatten(0, 1).index_select(0, flat).unflatten(0, index.shape))
+
+    def and_one(self, new: Kept) -> Kept:
+        """One more write [B, 1], and without the one of least surprise, of equals the oldest."""
+        surprise = torch.cat([self.surprise, new.surprise], 1)
+        place = torch.arange(self.number.shape[1], device=surprise.device)
+        return self.then(new).at(1 + place + (place >= surprise.argmin(1, keepdim=True)))
+
+
+def select(surprise: Tensor, most: int, first: Tensor, count: Tensor, longest: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which writes are kept while blocks of them follow one another.
+
+    surprise [R, 1 + most + M]: of nothing (-inf), of the writes kept before, and of new ones; block b makes the count[:, b]
+    new writes from first[:, b] on, each [R, B], at most `longest`. -> candidates of each block [R, B, C], C = most + longest, as
+    places in `surprise`, in order of time; from how many writes of the block on each is out [R, B, C] (0: it is never in, and the
+    c-th new one is not in before c + 1 writes); and the places [R, most] kept in the end, nothing first.
+    """
+    device = surprise.device
+    slot, order = torch.arange(longest, device=device), torch.arange(most + longest, device=device)
+    held = (1 + order[:most]).expand(len(surprise), -1)
+    blocks, until = [], []
+    for begin, number in zip(first.unbind(1), count.unbind(1), strict=True):
+        new = torch.where(slot < number[:, None], 1 + most + begin[:, None] + slot, 0)
+        found = torch.cat([held, new], 1)
+        mine = surprise.gather(1, found)
+        other, own = mine.unsqueeze(2), mine.unsqueeze(1)
+        beats = (other > own) | (other == own) & (order[:, None] > order)  # [R, C, C]: the first of a pair, the second
+        by = torch.cat([beats[:, :most].sum(1, keepdim=True), beats[:, most:]], 1).cumsum(1)  # after 0, 1, ... writes
+        out = (by < most).sum(1).masked_fill(mine == -torch.inf, 0)
+        stays, rank = (out > number[:, None]).byte().sort(dim=1, stable=True)
+        held = found.gather(1, rank[:, longest:]) * stays[:, longest:]
+        blocks.append(found)
+        until.append(out)
+    return torch.stack(blocks, 1), torch.stack(until, 1), held
