@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from siltstone.bench import layers, models
+from siltstone.bench import kept, layers, models
 from siltstone.bench.run import cells, line
 from siltstone.bench.timing import Row, interleaved
 from siltstone.cli.app import app
@@ -88,3 +88,12 @@ def test_ctrl_c_ends_the_benchmark_in_one_line(monkeypatch: pytest.MonkeyPatch) 
     result = CliRunner().invoke(app, ["bench", "--quick", "--threads", "1"])
     assert (result.exit_code, result.stderr) == (130, "siltstone: interrupted\n")
     assert torch.get_num_threads() == before
+
+
+def test_rounded_checkpoints_are_smaller_and_cost_next_to_nothing() -> None:
+    rows = list(kept.rounded(3000, 1500))
+    assert [row.dtype for row in rows] == ["bfloat16", "int8"]
+    assert rows[0].ratio is not None and rows[1].ratio is not None and 1.5 < rows[0].ratio < 2 < rows[1].ratio < 4
+    for row in rows:
+        bits, against = (float(x) for x in row.note.split(";")[0].replace(" bits per byte against ", " ").split())
+        assert 0 < against < 8 and abs(bits - against) < 1e-3

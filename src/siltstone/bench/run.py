@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ..machine import keep_freed_memory, processor
 from ..train.precision import computes_bf16
-from . import layers, models, rules
+from . import kept, layers, models, rules
 from .startup import startup
 from .timing import Row
 
@@ -37,6 +37,7 @@ def rows(quick: bool, threads: tuple[int, ...]) -> Iterator[Row]:
     finally:
         torch.set_num_threads(before)
     yield from models.session_bytes()
+    yield from kept.rounded(8192 if quick else 65536)
     yield from startup(rounds)
 
 
