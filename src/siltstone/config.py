@@ -17,6 +17,7 @@ from . import registry
 from .errors import ConfigError
 from .layer_config import LayerConfig, known, one_of, require, whole
 
+EXACT_KEYS = {"heads", "head_dim", "value_dim", "kv_heads", "window", "sinks", "position", "qk_norm", "short_conv", "write_delay"}
 KINDS = {"m": "memory", "w": "window", "a": "attention"}
 
 
@@ -99,6 +100,14 @@ class LMConfig:
             seen[at] = block
             require("d_model" not in keys, f"layers[{block!r}] sets d_model, which is one for all blocks; leave it out there")
             known(keys, names, f"layers[{block!r}]")
+            letters = self.pattern.replace(" ", "")
+            kind = KINDS[letters[at % len(letters)]]
+            without = sorted(keys.keys() - EXACT_KEYS) if kind != "memory" else []
+            require(
+                not without,
+                f"layers[{block!r}] sets {', '.join(without)}, and that block has no memory (it is a {kind} layer); "
+                "leave it out, or change pattern",
+            )
             try:
                 self.layer.changed(keys)
             except ConfigError as error:
@@ -140,10 +149,10 @@ class LMConfig:
             found.append(routed and layer.routing == "shared" and lead is not None)
             if found[-1]:
                 theirs, ours = (_cuts(x) for x in (self.layer_configs[lead or 0], layer))
-                other = [key for key, value in ours.items() if theirs[key] != value]
+                other = [key for key in theirs | ours if theirs.get(key) != ours.get(key)]
                 require(
                     not other,
-                    f"block {i} has routing='shared' with block {lead}, and {', '.join(other)} differ between them, so that "
+                    f"block {i} has routing='shared' with block {lead}, and other values of {', '.join(other)}, so that "
                     "their checkpoints are not of the same tokens; make them equal, or set routing='own' there",
                 )
             elif routed:
@@ -201,11 +210,22 @@ class LMConfig:
 
 def _cuts(layer: LayerConfig) -> dict[str, Any]:
     """What decides which tokens a checkpoint stands for."""
-    names = ["window", "write_delay", "sinks", "compress_every", "segment", "segments", "router", "max_checkpoints", "max_bytes"]
+    names = [
+        "window",
+        "write_delay",
+        "sinks",
+        "rate",
+        "compress_every",
+        "segment",
+        "segments",
+        "router",
+        "max_checkpoints",
+        "max_bytes",
+    ]
     if layer.bounded:
         names += ["evict", "start"] if layer.evict == "merge" else ["evict"]
     if layer.max_bytes is not None:
-        names += ["memory", "memory_options", "checkpoint_dtype"]
+        names += ["memory", "memory_options", "checkpoint_dtype", "heads", "key_dim", "val_dim"]
     return {name: layer.every if name == "compress_every" else getattr(layer, name) for name in names}
 
 

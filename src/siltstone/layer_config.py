@@ -253,6 +253,11 @@ class LayerConfig:
         if not self.bounded:
             return
         require(
+            self.cache not in ("none", "exact"),
+            f"max_checkpoints and max_bytes bound checkpoints, and cache={self.cache!r} keeps none; leave them out, or "
+            "set another cache",
+        )
+        require(
             self.max_checkpoints is None or self.max_bytes is None,
             "max_checkpoints and max_bytes are both given; keep one of them",
         )

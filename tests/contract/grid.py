@@ -198,6 +198,7 @@ def make() -> list[Case]:
             f |= {name: draw.choice(values) for name, values in REST.items()}
             f["rate"] = 1 if f["compress"] == "identity" else 2
             f |= dict(budget="none", cuts="none") if segments == "logarithmic" else {}
+            f |= dict(budget="none") if cache in ("none", "exact") else {}
             if not allowed(f):
                 continue
             tried += 1

@@ -33,6 +33,7 @@ SHAPES: list[dict[str, Any]] = [
         pattern="mwm", depth=3, routing="shared", segments="content", router="subblock:2", gate="softmax", rate=2, compress="mean"
     ),
     dict(pattern="amm", depth=3, segments="content", memory="gated_delta", max_checkpoints=2, evict="merge"),
+    dict(pattern="m", depth=2, segments="content", layers={"1": dict(segments="constant", memory="delta")}),
     dict(pattern="mam", depth=3, memory="titans", cache="exact", cache_options=dict(writes=2), memory_options=inner("titans")),
     dict(pattern="am", depth=2, window=0, sinks=0, write_delay=0, memory="linear", cache="soup", start="carry"),
     dict(pattern="a", mlp="gelu", position="alibi", heads=4, kv_heads=2, value_dim=3),

@@ -50,6 +50,7 @@ def failing(model: st.LM) -> set[str]:
         {"pattern": "mwa", "depth": 3},
         {"pattern": "w"},
         {"pattern": "a"},
+        {"checkpoint_dtype": "int8", "max_checkpoints": 3, "evict": "merge"},
     ],
     ids=lambda keys: " ".join(map(str, keys.values())) or "plain",
 )
@@ -59,6 +60,15 @@ def test_a_right_model_is_found_right(keys: dict[str, Any]) -> None:
     assert all(c.ok for c in found), [c for c in found if not c.ok]
     assert {c.way for c in found if c.same_bits} == {"after a session file", "after state.tensors()"}
     assert all(c.difference < 1e-10 for c in found if c.dtype == "float64")
+
+
+def test_a_model_that_cuts_by_content_is_read_as_sessions_read_it() -> None:
+    ids = IDS.clone()
+    ids[[9, 14, 30]] = 10
+    model = make(segments="content")
+    record = examine(model, TOK, ids.tolist(), tokens=45)
+    assert record.checks and all(c.ok for c in record.checks), [c for c in record.checks if not c.ok]
+    assert "features" not in vars(model)
 
 
 def step_without_decay(patch: pytest.MonkeyPatch) -> None:

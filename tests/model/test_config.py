@@ -89,6 +89,8 @@ BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, 
         ({"max_checkpoints": 4, "evict": "use", "cache": "residual"}, ["evict='use'", "cache='residual'"]),
         ({"max_checkpoints": 4, "evict": "use", "routing": "shared"}, ["evict='use'", "routing='own'"]),
         ({"max_checkpoints": 4, "evict": "merge", "memory": "mlstm"}, ["evict='merge'", "memory='mlstm'", "start='carry'"]),
+        ({"max_checkpoints": 4, "cache": "none"}, ["cache='none' keeps none"]),
+        ({"pattern": "mw", "layers": {"1": {"memory": "delta"}}}, ["layers['1'] sets memory", "window layer", "pattern"]),
         ({"checkpoint_dtype": "int4"}, ["checkpoint_dtype='int4'", "int8"]),
         ({"cache_options": {"k": 2}}, ["cache_options", "'k'"]),
         ({"cache": "exact", "cache_options": {"writes": 0}}, ["writes=0", "at least 1"]),
@@ -111,7 +113,12 @@ BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, 
         ({"layers": {"0": {"windw": 4}}}, ["'windw' is not a key of layers['0']", "did you mean 'window'"]),
         ({"layers": {"0": {"depth": 4}}}, ["'depth' is not a key of layers['0']"]),
         ({"layers": {"0": {"rate": 2}}}, ["layers['0']: ", "identity", "rate=2", "mean"]),
-        ({"layers": {"1": {"routing": "shared", "segment": 16}}}, ["block 1", "block 0", "segment differ", "routing='own'"]),
+        (
+            {"layers": {"1": {"routing": "shared", "segment": 16}}},
+            ["block 1", "block 0", "other values of segment", "routing='own'"],
+        ),
+        ({"layers": {"1": {"routing": "shared", "max_checkpoints": 2}}}, ["block 1", "max_checkpoints, evict"]),
+        ({"max_bytes": 10**4, "layers": {"1": {"routing": "shared", "value_dim": 2}}}, ["block 1", "other values of val_dim"]),
         ({"pattern": "mw", "layers": {"-1": {"window": 0, "write_delay": 0}}}, ["window=0", "pattern"]),
     ],
 )
@@ -265,3 +272,20 @@ def test_the_list_on_the_command_line() -> None:
     one = json.loads(CliRunner().invoke(app, ["list", "cache", "--json"]).stdout)
     assert [m["name"] for m in one["cache"]] == ["exact", "gated", "none", "residual", "soup", "sparse"]
     assert CliRunner().invoke(app, ["list", "memories"]).exit_code == 2
+
+
+def test_states_of_other_models_are_refused() -> None:
+    ids = torch.zeros(1, 20, dtype=torch.long)
+    model = st.LM(LMConfig.from_dict(BASE))
+    for keys in (
+        {"memory": "titans"},
+        {"segments": "logarithmic"},
+        {"pattern": "w"},
+        {"depth": 3},
+        {"d_model": 16},
+        {"window": 6},
+    ):
+        _, state = st.LM(LMConfig.from_dict(BASE | keys))(ids)
+        for length in (1, 5):
+            with pytest.raises(InputError, match="fresh state"):
+                model(ids[:, :length], state)

@@ -81,7 +81,7 @@ class Row:
 
     def step(self, x_D: Tensor, cut: bool = False) -> Tensor:
         """y [D] of the next token. cut: the write that it is part of ends a segment."""
-        if cut:
+        if cut and self.cfg.get("segments") == "content":
             self.cuts.add(self.t)
         if self.cfg.get("short_conv", 0):
             x_D = self.convolved(x_D)

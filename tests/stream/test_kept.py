@@ -44,3 +44,24 @@ def test_a_budget_keeps_a_session_small(make_model: Any, tok: ByteTokenizer) -> 
         s.append(TEXT * 4)
         sizes.append(s.nbytes)
     assert sizes[0] > sizes[1] > sizes[2]
+
+
+def test_made_up_banks_are_refused(make_model: Any, tok: ByteTokenizer) -> None:
+    for keys, name, wrong in (
+        (dict(max_checkpoints=3, evict="use"), "bank.last", lambda x: x - 9),
+        (dict(max_checkpoints=3, evict="use"), "bank.last", lambda x: x.flip(1)),
+        (dict(max_checkpoints=3, evict="use"), "bank.span", lambda x: x + 2**40),
+        (dict(max_checkpoints=3, evict="use"), "bank.mass", lambda x: x * float("nan")),
+        (dict(max_checkpoints=3, evict="use"), "bank.span", lambda x: x[:, :1]),
+        (dict(max_checkpoints=3, evict="use"), "bank.last", lambda x: x.double()),
+        (dict(segments="logarithmic"), "bank.sums", lambda x: x[:, :1]),
+        (dict(segments="logarithmic"), "bank.fades.spans", lambda x: x[:, :1]),
+    ):
+        model = make_model(**keys)
+        s = st.Session(model, tok)
+        s.append(TEXT)
+        tensors, meta = s._state.tensors(), s._state.meta()
+        assert model.load_state(dict(tensors), meta).position.tolist() == [s.position]
+        (found,) = [n for n in tensors if n == f"layers.0.{name}"]
+        with pytest.raises(ValueError):
+            model.load_state(tensors | {found: wrong(tensors[found])}, meta)

@@ -41,7 +41,7 @@ _CAUSES = {
 _ROUNDING = "float64 agrees, so this is rounding that grows: look for very large weights or gates, and lower lr or clip"
 _STUCK = (
     "the cache does not choose any more, and no gradient passes through its gates: look at router.bias, router.online and "
-    "router.log_scale, and train with a lower lr or clip"
+    "router.log_scale, and train with a lower --lr (a third of it, for example) or a larger temperature"
 )
 _REACH = (
     "raise the biases of the rule's decay so that it forgets more slowly, set a shorter segment, or start=carry instead of "

@@ -28,6 +28,7 @@ from ..stream.store import described_model
 from ..text import Tokenizer, read_blocks, split_text
 from ..train.precision import chosen_device
 from . import report
+from .cuts import cut_as_sessions_do
 from .equality import WAYS, Check, compare
 from .findings import Finding, all_findings, recent
 from .gates import EXAMPLES, survey
@@ -104,16 +105,20 @@ def examine(
     exact = copy.deepcopy(model).double().requires_grad_(False)
     row = torch.as_tensor(np.asarray(ids), dtype=torch.long, device=model.embed.weight.device)[None]
     one, many, far = (min(n, row.shape[1]) for n in lengths(model.cfg, tokens))
-    for lm in (model, exact):
-        steps.begin(f"reading {one:,} tokens in {len(WAYS)} ways, {str(lm.embed.weight.dtype).removeprefix('torch.')}", len(WAYS))
-        for check in compare(lm, tokenizer, row[:, :one], seed):
-            record.checks.append(check)
-            steps.tick()
-    steps.begin(f"gates, over {many:,} tokens", many)
-    rows = min(EXAMPLES, row.shape[1] // many)
-    record.gates = survey(model, row[0, : rows * many].view(rows, many), steps.tick)
-    steps.begin(f"gradients, back over {far:,} tokens", 2 * PLACES)
-    record.gradient = profile(exact, row[:, :far], seed, steps.tick)
+    with cut_as_sessions_do(model, tokenizer), cut_as_sessions_do(exact, tokenizer):
+        for lm in (model, exact):
+            steps.begin(
+                f"reading {one:,} tokens in {len(WAYS)} ways, {str(lm.embed.weight.dtype).removeprefix('torch.')}", len(WAYS)
+            )
+            for check in compare(lm, tokenizer, row[:, :one], seed):
+                record.checks.append(check)
+                steps.tick()
+        steps.begin(f"gates, over {many:,} tokens", many)
+        rows = min(EXAMPLES, row.shape[1] // many)
+        record.gates = survey(model, row[0, : rows * many].view(rows, many), steps.tick)
+        steps.begin(f"gradients, back over {far:,} tokens", 2 * PLACES)
+        record.gradient = profile(exact, row[:, :far], seed, steps.tick)
+        bits = _bits(model, row[:, :one])
     record.findings = all_findings(model.cfg, record.checks, record.gates, record.gradient)
     threads = torch.get_num_threads()
     record.facts = {
@@ -124,7 +129,7 @@ def examine(
         "window": model.cfg.layer.window,
         "delay": model.cfg.layer.delay,
         "segment": model.cfg.layer.segment,
-        "bits_per_token": _bits(model, row[:, :one]),
+        "bits_per_token": bits,
         "siltstone": __version__,
         "machine": f"{threads} thread{'s' * (threads > 1)}, {row.device.type}, torch {torch.__version__}, {platform.machine()}",
     }
@@ -147,8 +152,9 @@ def _layer(cfg: LMConfig, number: int, kind: str) -> str:
     """What a layer has, in words."""
     if kind != "memory":
         return f"layer {number}: {kind}, no memory"
-    cache = cfg.layer.cache
-    return f"layer {number}: {cfg.layer.memory} memory, {cache} cache" + (
+    layer = cfg.layer_configs[number]
+    cache = layer.cache
+    return f"layer {number}: {layer.memory} memory, {cache} cache" + (
         ", no gates" if cache in ("none", "exact", "residual") else ""
     )
 

@@ -39,6 +39,26 @@ def load_state(cfg: Any, mixers: Sequence[Any], tensors: dict[str, Tensor], meta
     return restore(init_state(cfg, mixers, len(rows), None), tensors, meta, cfg, mixers)
 
 
+def _kind(layer: Any) -> tuple[Any, ...]:
+    """What a layer's state must be to go into another call: its classes, and the shapes of memory and input."""
+    online, unwritten = getattr(layer, "online", None), getattr(layer, "input", None)
+    shapes = () if online is None else tuple(x.shape[1:] for _, x in online.leaves())
+    return type(layer), type(online), type(getattr(layer, "bank", None)), shapes, getattr(unwritten, "shape", (0,))[1:]
+
+
+def check_kinds(mixers: Sequence[Any], state: LMState) -> None:
+    """InputError where a state is not of these layers."""
+    same = len(mixers) == len(state.layers)
+    for i, (mixer, layer) in enumerate(zip(mixers, state.layers, strict=False)):
+        kind = mixer.__dict__.get("_kind")
+        if kind is None:
+            kind = mixer.__dict__["_kind"] = _kind(mixer.init(1))
+        if _kind(layer) != kind:
+            raise InputError(f"the state of layer {i} is another model's (another rule, bank or width); begin with a fresh state")
+    if not same:
+        raise InputError(f"the state has {len(state.layers)} layers and the model {len(mixers)}; begin with a fresh state")
+
+
 def enter(
     cfg: Any, shape: tuple[int, int], state: LMState, mask: Tensor | None, reset: Tensor | None, cut: Tensor | None
 ) -> Runs:

@@ -54,6 +54,7 @@ class MemoryCaching(nn.Module):
             given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise InputError(f"x must be a float tensor [batch, tokens, {self.cfg.d_model}], and {given} was given")
         state = self.init_state(len(x)) if state is None else state
+        entry.check_kinds([self.mix], state)
         runs = entry.enter(self.cfg, (x.shape[0], x.shape[1]), state, mask, reset, cut)
         if not runs.width:
             return x * 0.0, state

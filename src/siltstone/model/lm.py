@@ -71,6 +71,7 @@ class LM(nn.Module):
         """ids [B, T] -> normalised hidden states [B, T, D] and the state after; see `forward`."""
         self._check(ids)
         state = self.init_state(len(ids)) if state is None else state
+        entry.check_kinds([b.mix for b in self._layers], state)
         runs = entry.enter(self.cfg, (ids.shape[0], ids.shape[1]), state, mask, reset, cut)
         if not runs.width:
             return self.embed(ids) * 0.0, state

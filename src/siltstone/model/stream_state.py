@@ -164,6 +164,8 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
             want[free] = shape[free]
         if shape != want:
             raise ValueError(f"tensor {name!r} has shape {tuple(x.shape)}, expected {tuple(want)}")
+        if x.is_floating_point() != like.is_floating_point():
+            raise ValueError(f"tensor {name!r} is {x.dtype}, expected {like.dtype}")
         return x.to(like.device, like.dtype)
 
     def layer(i: int, state: State) -> State:
@@ -225,12 +227,28 @@ def _agrees(state: State, mixer: Any, clock: Clock) -> bool:
         written = mixer.geo.written(clock.position) * mixer.cfg.group
         full = ((number >= 0) & (number < written[:, None])).sum(1) == np.minimum(written, number.shape[1])
         ordered = (number[:, :-1] < number[:, 1:]) | nothing[:, :-1]
-        return bool(full.all() and ordered.all() and ((number < 0) == nothing).all())
+        sane = nothing | ((state.kept.surprise >= 0) & state.kept.surprise.isfinite()).cpu().numpy()
+        return bool(full.all() and ordered.all() and ((number < 0) == nothing).all() and sane.all())
     if not isinstance(state, LayerState) or state.bank is None:
         return True
     sealed = mixer.geo.segments(clock).sealed(mixer.geo.written(clock.position))
     if isinstance(state.bank, Bank):
         return bool((state.bank.store.count == sealed).all())
+    leaves = [(name, x) for name, x in state.bank.leaves() if not name.endswith("fades.online")]
+    if any(x.shape[2 if name.startswith("stages") else 1] != state.bank.width for name, x in leaves):
+        return False
     if isinstance(state.bank, Bounded):
-        return state.bank.width >= np.minimum(sealed, mixer.budget).max(initial=0)
-    return state.bank.width >= max((int(n).bit_length() for n in sealed), default=0)
+        return _holds(state.bank, np.minimum(sealed, mixer.budget), sealed, mixer.budget)
+    return max((int(n).bit_length() for n in sealed), default=0) <= state.bank.width <= 63
+
+
+def _holds(bank: Bounded, count: np.ndarray, sealed: np.ndarray, budget: int) -> bool:
+    """Whether a bank with a budget has `count` checkpoints of some of the `sealed` segments, in order of time."""
+    if not count.max(initial=0) <= bank.width <= budget:
+        return False
+    filled = np.arange(bank.width) < count[:, None]
+    last, span = (np.where(filled, x.cpu().numpy(), y) for x, y in ((bank.last, 0), (bank.span, 1)))
+    fine = (last >= 0) & (last < np.maximum(sealed, 1)[:, None]) & (span >= 1) & (span <= last + 1)
+    rising = (last[:, :-1] < last[:, 1:]) | ~filled[:, 1:]
+    counted = [x for x in (bank.writes, bank.mass, bank.reads) if x is not None]
+    return bool(fine.all() and rising.all() and all(((x >= 0) & x.isfinite()).all() for x in counted))

@@ -156,6 +156,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
                 names = (f"{_PREFIX}layers.{block}.bank.{leaf}" for leaf in ("last", "span"))
                 last, span = (tensors[name].flatten().tolist() if name in tensors else [] for name in names)
                 kept = list(zip(last, span, strict=False))
+                if not all(isinstance(n, int) and 0 <= n < 1 << 62 for pair in kept for n in pair):
+                    raise SessionCorrupt(f"{path} describes no session: the checkpoints of block {block} hold no segments")
             banks.setdefault(tuple(spans(layer, position, first, cuts, kept)), []).append(block)
     parts = {str(k): v for k, v in header["parts"].items() if isinstance(v, int)}
     parts["logits and sampler"] = sum(x.nbytes for name, x in tensors.items() if not name.startswith(_PREFIX))

@@ -41,8 +41,14 @@ def features(
     """`model.features` in calls of `tokens` tokens (default: a segment), each of them run again in the backward pass.
 
     ids, state, reset, mask, cut and what is returned are those of `model.features`. Costs one more forward pass.
-    Raises InputError for `tokens` below 1.
+    Raises InputError for `tokens` below 1, and for rounded checkpoints (`checkpoint_dtype`): those of an earlier call have no
+    gradient, and a stretch is a call.
     """
+    if any(layer.checkpoint_dtype != "float32" for layer in model.cfg.memory_layers):
+        raise InputError(
+            "rounded checkpoints pass no gradient from call to call, so a row in stretches would not have the gradients of one "
+            "call; set checkpoint_dtype='float32' to train with recompute"
+        )
     parts = _stretches(model, ids.shape[-1], tokens)
     if not parts or any(flag is not None and flag.shape != ids.shape for flag in (mask, reset, cut)):
         return model.features(ids, state, mask, reset, cut=cut)  # which refuses what does not fit

@@ -1,0 +1,33 @@
+"""A model with segments="content" is read as sessions read it: with a cut at every token that holds `cut_at`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from ..model.lm import LM
+from ..text import Tokenizer, cut_table
+
+
+@contextmanager
+def cut_as_sessions_do(model: LM, tokenizer: Tokenizer) -> Iterator[None]:
+    """Inside the block calls of the model without `cut` cut where a session would; of other models nothing changes."""
+    table = cut_table(model.cfg, tokenizer)
+    if table is None:
+        yield
+        return
+    original = model.features
+
+    def features(
+        ids: Tensor, state: Any = None, mask: Any = None, reset: Any = None, donate: bool = False, cut: Tensor | None = None
+    ) -> Any:
+        return original(ids, state, mask, reset, donate, table[ids.cpu()] if cut is None else cut)
+
+    model.features = features  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del model.features
