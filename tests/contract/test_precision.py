@@ -15,8 +15,17 @@ from .grid import CASES, CHOSEN, LENGTH, Case
 TOLERANCE = 1e-5
 
 
+def rounding(case: Case) -> float:
+    """How far the oracle itself, run in float32, is from its float64: a read near 0 is made large by its norm, errors and all."""
+    w = {name: p.detach().float() for name, p in weights(the_layer(case)).items()}
+    y = oracle_layer.run(case.cfg, w, STREAM.float(), case.phase, cuts=case.cuts or ())
+    assert y.dtype == torch.float32
+    return float((y - truth(case).y).abs().max())
+
+
 @pytest.mark.parametrize("case", CHOSEN, ids=str)
 def test_float32_is_close_to_the_oracle(case: Case) -> None:
+    """1e-5, or twice as far as the oracle's own rounding takes it."""
     layer, want = copy.deepcopy(the_layer(case)).float(), truth(case).y
     x = STREAM.float()[None]
     bound = TOLERANCE * max(1.0, float(want.abs().max()))
@@ -24,7 +33,8 @@ def test_float32_is_close_to_the_oracle(case: Case) -> None:
         for cuts in ([], [case.first_cut], range(1, LENGTH)):
             y, _ = feed(layer, x, init_state(layer, 1, case.phase), cuts)
             assert y.dtype == torch.float32
-            assert float((y[0] - want).abs().max()) <= bound
+            worst = float((y[0] - want).abs().max())
+            assert worst <= bound or worst <= 2 * rounding(case)
 
 
 @pytest.mark.parametrize("memory", ["slstm", "slots"])

@@ -39,7 +39,8 @@ def test_kv_cache() -> None:
         ({"pattern": "ma", "segments": "logarithmic"}, "O(t)"),
         ({"layers": {"1": {"segments": "constant", "segment": 32}}}, "O(t/C): one checkpoint every C = 32 tokens"),
         ({"cache": "none", "layers": {"2": {"cache": "gated"}}}, "O(log t)"),
-        ({"pattern": "mmw", "cache": "none", "layers": {"2": {"cache": "gated"}}}, "O(1)"),
+        ({"pattern": "mmw", "cache": "none", "layers": {"2": {"window": 32}}}, "O(1)"),
+        ({"segments": "constant", "max_checkpoints": 4}, "O(1)"),
     ],
     ids=str,
 )
