@@ -51,10 +51,6 @@ class View:
         """Matrices [R, H, N, in, out] of each stage."""
         return unpack(self.leaves)
 
-    def picked(self, index: Tensor) -> tuple[Tensor, ...]:
-        """The matrices of the checkpoints at index [k]."""
-        return unpack(tuple(x.index_select(2, index) for x in self.leaves))
-
     def age(self) -> Tensor:
         """[R, 1, N] segments from each checkpoint's last to the online one: 1 for the newest."""
         device, last = self.leaves[0].device, np.arange(self.number)[None] if self.last is None else self.last

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LayerConfig
+from ..model.alibi import slopes
 from ..norm import l2
 from ..registry import NoOptions
 
@@ -86,7 +87,7 @@ class Router(nn.Module):
         self.blocks = cfg.segment // cfg.subblock
         self.spread = math.sqrt(cfg.subblock // cfg.rate)
         self.softmax = cfg.gate == "softmax"
-        self.slopes = [2.0 ** (-8 * (h + 1) / cfg.heads) for h in range(cfg.heads)] if cfg.gate_distance == "alibi" else None
+        self.slopes = slopes(cfg.heads) if cfg.gate_distance == "alibi" else None
 
     def queries(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., U]."""
@@ -122,8 +123,8 @@ class Router(nn.Module):
         logits = torch.addcmul(bias.to(scores.dtype).unsqueeze(-1), last, scale)
         if asked.age is not None and self.slopes is not None:
             age = F.pad(asked.age(), (0, 1)) if self.softmax else asked.age()
-            slopes = torch.tensor(self.slopes, dtype=scores.dtype, device=scores.device).view(-1, 1, 1)
-            logits = logits - slopes * age.to(scores.dtype).transpose(-1, -2).unsqueeze(1)
+            steps = torch.from_numpy(self.slopes).to(scores).view(-1, 1, 1)
+            logits = logits - steps * age.to(scores.dtype).transpose(-1, -2).unsqueeze(1)
         if hidden is not None:
             hidden = F.pad(hidden, (0, 1)) if self.softmax else hidden
             logits = logits.masked_fill(hidden.transpose(-1, -2).unsqueeze(1), float("-inf"))
