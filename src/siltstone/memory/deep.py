@@ -32,7 +32,7 @@ from ..config import LayerConfig
 from ..errors import ConfigError
 from ..norm import l2
 from ..state import State
-from .base import Inputs, Memory, Written, wide
+from .base import Inputs, Memory, Written, logits, wide
 from .chunked import ChunkRead, chunks
 
 
@@ -59,14 +59,43 @@ class DeepState(State):
     base_out: Tensor
 
 
-def gelu_and_slope(z: Tensor) -> tuple[Tensor, Tensor]:
-    """gelu(z) and its derivative."""
-    return F.gelu(z), 0.5 * (1 + torch.erf(z / math.sqrt(2))) + z * torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+def pair(w_in: Tensor, w_out: Tensor) -> Tensor:
+    """Both matrices in one, [2, G, H, K, F], the second transposed: what is done to each is then one call."""
+    return torch.stack([w_in, w_out.transpose(-1, -2)])
 
 
-def begins(wrote: Tensor | None, midway: Tensor) -> Tensor:
-    """Whether a piece's first batch begins here: it is written to, and was not begun before."""
-    return ~midway if wrote is None else wrote & ~midway
+def unpair(both: Tensor) -> tuple[Tensor, Tensor]:
+    """The way back: [2, ..., K, F] -> [..., K, F] and [..., F, K]."""
+    w_in, w_out = both.unbind(0)
+    return w_in, w_out.transpose(-1, -2)
+
+
+def batches(x: Tensor) -> tuple[Tensor, ...]:
+    """[G, S, H, n, ...] -> one [G, H, ...] for each batch of each piece, in order."""
+    return x.transpose(2, 3).flatten(1, 2).unbind(1)
+
+
+def gathered(x: list[Tensor], pieces: int, first: int = 0) -> Tensor:
+    """The way back: [G, S, H, n, ...]; of pairs (first = 1) [2, G, S, H, n, ...]."""
+    return torch.stack(x, first + 2).unflatten(first + 2, (pieces, -1)).transpose(first + 1, first + 2)
+
+
+def leaves(ends: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    """The leaves [G, S, ...] of a state after each piece, from its pairs: tensors of their own."""
+    pairs = [unpair(torch.stack(x, 2)) for x in zip(*ends, strict=True)]
+    return [x.clone(memory_format=torch.contiguous_format) for two in pairs for x in two]
+
+
+def begun(valid: Tensor | None, skip: Tensor, size: int, count: int) -> list[Tensor | None]:
+    """For each batch of each piece: the groups where it begins with this call, bool [G, 1, 1, 1]; None: all of them.
+
+    It does not where nothing is written, and where a piece goes on in the middle of its first batch.
+    """
+    if valid is None:
+        return [None] * count
+    wrote = valid.unflatten(2, (-1, size)).any(-1)
+    wrote[:, :, 0] &= skip == 0
+    return list(wrote.flatten(1, 2)[..., None, None, None].unbind(1))
 
 
 class Reader(Protocol):
@@ -144,7 +173,7 @@ class Deep(Memory):
 
     def inputs(self, c: Tensor) -> Inputs:
         """key, value [R, M, H, K], eta [R, M, H]."""
-        return self.key_and_value(c) | {"eta": self.eta * wide(self.gates(c)).sigmoid()}
+        return self.key_and_value(c) | {"eta": self.eta * logits(self.gates, c).sigmoid()}
 
     def predicted(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """See Memory.predicted."""
@@ -159,51 +188,46 @@ class Deep(Memory):
         """gelu between the matrices, the query added after them."""
         return F.gelu(z) if stage == 0 else query + z
 
-    def limited(self, w_in: Tensor, w_out: Tensor, begins: Tensor | None) -> tuple[Tensor, Tensor]:
-        """W min(1, limit |W_first| / |W|), Frobenius norms a head, in groups [G, 1, 1, 1] where a batch begins (None: all)."""
+    def most(self) -> Tensor | None:
+        """The largest Frobenius norm of each matrix of a pair when a batch begins, [2, 1, H, 1, 1]; None: any."""
         if self.options.limit is None:
-            return w_in, w_out
-        found = []
-        for now, first in ((w_in, self.w_in), (w_out, self.w_out)):
-            most = self.options.limit * torch.linalg.vector_norm(wide(first), dim=(-2, -1), keepdim=True)
-            size = torch.linalg.vector_norm(now, dim=(-2, -1), keepdim=True)
-            less = now * (most / size.clamp(min=1e-12)).clamp(max=1.0)
-            found.append(less if begins is None else torch.where(begins, less, now))
-        return found[0], found[1]
+            return None
+        return self.options.limit * norms(pair(wide(self.w_in).unsqueeze(0), wide(self.w_out).unsqueeze(0)))
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> DeepWritten:
         """See Memory.scan; one chunk is one inner batch."""
-        size = self.batch
+        size, now = self.batch, cast(DeepState, state)
         eta = inputs["eta"] if valid is None else inputs["eta"] * valid.unsqueeze(-1)
-        key, value, eta = wide(chunks(inputs["key"], size)), wide(chunks(inputs["value"], size)), chunks(eta, size).unsqueeze(-1)
+        key, value = wide(chunks(inputs["key"], size)), wide(chunks(inputs["value"], size))
+        pull = chunks(eta, size).unsqueeze(-1) * value
         pieces, n = key.shape[1], key.shape[3]
-        filled = None if valid is None else valid.unflatten(2, (-1, size)).any(-1)[..., None, None, None]
-        now = cast(DeepState, state)
-        w_in, w_out, base_in, base_out = now.w_in, now.w_out, now.base_in, now.base_out
-        before: list[list[Tensor]] = [[], [], [], [], []]
-        ends = []
-        for s in range(pieces):
-            midway = (skip[:, s] > 0)[:, None, None, None]
-            for i in range(n):
-                k, v = key[:, s, :, i], value[:, s, :, i]
-                wrote = None if filled is None else filled[:, s, i]
-                w_in, w_out = self.limited(w_in, w_out, wrote if i else begins(wrote, midway))
-                at_in, at_out = w_in, w_out
-                if i == 0:
-                    at_in, at_out = torch.where(midway, base_in, w_in), torch.where(midway, base_out, w_out)
-                hidden, slope = gelu_and_slope(k @ at_in)
-                push = eta[:, s, :, i] * (v @ at_out.transpose(-1, -2)) * slope
-                pull = eta[:, s, :, i] * v
-                for kept, x in zip(before, (w_in, w_out, push, hidden, pull), strict=True):
-                    kept.append(x)
-                w_in = w_in + k.transpose(-1, -2) @ push
-                w_out = w_out + hidden.transpose(-1, -2) @ pull
-                if wrote is None:
-                    base_in, base_out = at_in, at_out
-                else:
-                    base_in, base_out = torch.where(wrote, at_in, base_in), torch.where(wrote, at_out, base_out)
-            ends.append((w_in, w_out, base_in, base_out))
-        stacked = [torch.stack(x, 2).unflatten(2, (pieces, n)).transpose(1, 2) for x in before]
-        was_in, was_out, push, hidden, pull = stacked
+        most, w, base = self.most(), pair(now.w_in, now.w_out), pair(now.base_in, now.base_out)
+        before, pushes, hiddens, ends = [], [], [], []
+        for i, (k, p, begins) in enumerate(zip(batches(key), batches(pull), begun(valid, skip, size, pieces * n), strict=True)):
+            w = limited(w, most, begins)
+            base = w if begins is None else torch.where(begins, w, base)
+            at_in, at_out = base.unbind(0)
+            z = k @ at_in
+            hidden, push = F.gelu(z), torch.ops.aten.gelu_backward(p @ at_out, z)
+            for kept, x in zip((before, pushes, hiddens), (w, push, hidden), strict=True):
+                kept.append(x)
+            w = w + torch.stack([k, p]).transpose(-1, -2) @ torch.stack([push, hidden])
+            if i % n == n - 1:
+                ends.append((w, base))
+        push, hidden = gathered(pushes, pieces), gathered(hiddens, pieces)
+        was_in, was_out = unpair(gathered(before, pieces, 1))
         readers = ChunkRead(key, push, None, was_in), ChunkRead(hidden, pull, None, was_out)
-        return DeepWritten(readers, DeepState(*(torch.stack(x, 1) for x in zip(*ends, strict=True))))
+        return DeepWritten(readers, DeepState(*leaves(ends)))
+
+
+def norms(both: Tensor) -> Tensor:
+    """Frobenius norms of matrices [..., K, F] -> [..., 1, 1]."""
+    return torch.linalg.vector_norm(both, dim=(-2, -1), keepdim=True)
+
+
+def limited(both: Tensor, most: Tensor | None, begins: Tensor | None) -> Tensor:
+    """W min(1, most / |W|), a head and a matrix, in the groups where a batch begins (None: all)."""
+    if most is None:
+        return both
+    less = (most / norms(both).clamp(min=1e-12)).clamp(max=1.0)
+    return both * (less if begins is None else less.where(begins, less.new_ones(())))

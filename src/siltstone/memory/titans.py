@@ -19,7 +19,6 @@ often in one batch is overshot where `rate` times `inner_batch` is large.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -29,9 +28,9 @@ from torch import Tensor, nn
 
 from ..config import LayerConfig
 from ..state import State
-from .base import Inputs, last_seen, wide
+from .base import Inputs, last_seen, logits, wide
 from .chunked import chunks, decays
-from .deep import Deep, DeepOptions, DeepState, DeepWritten, begins, gelu_and_slope
+from .deep import Deep, DeepOptions, DeepState, DeepWritten, batches, begun, gathered, leaves, limited, pair, unpair
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,13 @@ class MomentumRead:
         """z [G, S, H, L*rate, K] -> [G, S, H, L*rate, V]."""
         n, c = self.parts[0].shape[3:5]
         z = z.unflatten(3, (n, -1))
-        keys, values, factor, fade, drift, before, momentum = (x.to(z.dtype) for x in self.parts)
+        kind, z = z.dtype, wide(z)  # its terms nearly cancel
+        keys, values, factor, fade, drift, before, momentum = self.parts
         if z.shape[4] > c or group > 1:
             seen = last_seen(c, z.shape[4], group, z.device)
             factor, fade, drift = (x.index_select(4, seen) for x in (factor, fade, drift))
         near = (z @ keys.transpose(-1, -2) * factor) @ values
-        return (near + fade * (z @ before) + drift * (z @ momentum)).flatten(3, 4)
+        return torch.addcmul(torch.addcmul(near, fade, z @ before), drift, z @ momentum).flatten(3, 4).to(kind)
 
 
 class Titans(Deep):
@@ -90,7 +90,7 @@ class Titans(Deep):
 
     def inputs(self, c: Tensor) -> Inputs:
         """key, value [R, M, H, K]; keep = log(1 - alpha), momentum = log(eta), theta, each [R, M, H]."""
-        alpha, eta, theta = wide(self.gates(c)).chunk(3, -1)
+        alpha, eta, theta = logits(self.gates, c).chunk(3, -1)
         found = self.key_and_value(c)
         return found | {"keep": F.logsigmoid(-alpha), "momentum": F.logsigmoid(eta), "theta": self.eta * theta.sigmoid()}
 
@@ -109,44 +109,39 @@ class Titans(Deep):
         factor = (fading * there.unsqueeze(-2)) @ carrying
         fade, drift = kept.exp().unsqueeze(-1), (fading * (there * moved.exp()).unsqueeze(-2)).sum(-1, keepdim=True)
         pieces, n = key.shape[1], key.shape[3]
-        filled = None if valid is None else valid.unflatten(2, (-1, size)).any(-1)[..., None, None, None]
-        seen: list[list[Tensor]] = [[] for _ in range(7)]
+        share = torch.stack([factor[..., -1, :], carrying[..., -1, :]], -1).unsqueeze(-1)  # of each write in W and S at the end
+        last = zip(*(batches(x[..., -1:, :]) for x in (fade, drift, moved.exp().unsqueeze(-1))), strict=True)
+        each = zip(
+            batches(key),
+            batches(key - value),
+            batches(-2 * theta),
+            batches(share),
+            last,
+            begun(valid, skip, size, pieces * n),
+            strict=True,
+        )
+        most, w, base = self.most(), pair(now.w_in, now.w_out), pair(now.base_in, now.base_out)
+        moment = pair(now.moment_in, now.moment_out)
+        seen: list[list[Tensor]] = [[] for _ in range(5)]
         ends = []
-        for s in range(pieces):
-            midway = (skip[:, s] > 0)[:, None, None, None]
-            for i in range(n):
-                wrote = None if filled is None else filled[:, s, i]
-                held = self.limited(now.w_in, now.w_out, wrote if i else begins(wrote, midway))
-                now = dataclasses.replace(now, w_in=held[0], w_out=held[1])
-                at_in, at_out = now.w_in, now.w_out
-                if i == 0:
-                    at_in, at_out = torch.where(midway, now.base_in, at_in), torch.where(midway, now.base_out, at_out)
-                k, step = key[:, s, :, i], -2 * theta[:, s, :, i]
-                hidden, slope = gelu_and_slope(k @ at_in)
-                miss = step * (k + hidden @ at_out - value[:, s, :, i])
-                push = (miss @ at_out.transpose(-1, -2)) * slope
-                parts = (now.w_in, now.w_out, now.moment_in, now.moment_out, push, hidden, miss)
-                for kept_, x in zip(seen, parts, strict=True):
-                    kept_.append(x)
-                last = [x[:, s, :, i, -1:] for x in (factor, carrying, fade, drift)]
-                moment = moved[:, s, :, i, -1, None, None].exp()
-                now = TitansState(
-                    _next(now.w_in, now.moment_in, k, push, last),
-                    _next(now.w_out, now.moment_out, hidden, miss, last),
-                    at_in if wrote is None else torch.where(wrote, at_in, now.base_in),
-                    at_out if wrote is None else torch.where(wrote, at_out, now.base_out),
-                    moment * now.moment_in + (k * last[1].transpose(-1, -2)).transpose(-1, -2) @ push,
-                    moment * now.moment_out + (hidden * last[1].transpose(-1, -2)).transpose(-1, -2) @ miss,
-                )
-            ends.append(now)
-        stacked = [torch.stack(x, 2).unflatten(2, (pieces, n)).transpose(1, 2) for x in seen]
-        was_in, was_out, mom_in, mom_out, push, hidden, miss = stacked
+        for i, (k, away, step, part, (fades, drifts, moves), begins) in enumerate(each):
+            w = limited(w, most, begins)
+            base = w if begins is None else torch.where(begins, w, base)
+            at_in, at_out = base.unbind(0)
+            z = k @ at_in
+            hidden = F.gelu(z)
+            miss = step * (away + hidden @ at_out.transpose(-1, -2))
+            push = torch.ops.aten.gelu_backward(miss @ at_out, z)
+            for kept_, x in zip(seen, (w, moment, push, hidden, miss), strict=True):
+                kept_.append(x)
+            ins, outs = torch.stack([k, miss]), torch.stack([push, hidden])
+            grown, more = ((ins.unsqueeze(-2) * part).flatten(-2).transpose(-1, -2) @ outs).unflatten(-2, (2, -1)).unbind(-3)
+            w = torch.addcmul(torch.addcmul(grown, fades, w), drifts, moment)
+            moment = torch.addcmul(more, moves, moment)
+            if i % n == n - 1:
+                ends.append((w, base, moment))
+        push, hidden, miss = (gathered(x, pieces) for x in seen[2:])
+        (was_in, was_out), (mom_in, mom_out) = (unpair(gathered(x, pieces, 1)) for x in seen[:2])
         rates = factor, fade, drift
         readers = MomentumRead(key, push, rates, was_in, mom_in), MomentumRead(hidden, miss, rates, was_out, mom_out)
-        return DeepWritten(readers, TitansState(**{f: torch.stack([getattr(e, f) for e in ends], 1) for f in vars(now)}))
-
-
-def _next(weight: Tensor, momentum: Tensor, keys: Tensor, values: Tensor, last: list[Tensor]) -> Tensor:
-    """A matrix at the end of a batch."""
-    factor, _, fade, drift = last
-    return fade * weight + drift * momentum + (keys * factor.transpose(-1, -2)).transpose(-1, -2) @ values
+        return DeepWritten(readers, TitansState(*leaves(ends)))
