@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..config import LayerConfig
 from ..errors import ConfigError
 from ..state import State
-from .base import Inputs, wide
+from .base import Inputs, logits
 from .chunked import MatrixMemory, MatrixState, MatrixWritten, additive, chunks, outer
 
 
@@ -42,7 +42,7 @@ class GatedMatrixMemory(MatrixMemory):
 
     def inputs(self, c: Tensor) -> Inputs:
         """key [R, M, H, K], value [R, M, H, V], decay [R, M, H] in log space, strength [R, M, H]."""
-        gates = wide(self.gates(c))
+        gates = logits(self.gates, c)
         if not self.decays:
             return super().inputs(c) | {"decay": torch.zeros_like(gates), "strength": gates.sigmoid()}
         decay, strength = gates.chunk(2, -1)
@@ -86,7 +86,7 @@ class Gated(GatedMatrixMemory):
         found = super().inputs(c)
         if self.fade is None:
             return found
-        fade = F.logsigmoid(wide(self.fade(c))).clamp(min=-5.0)
+        fade = F.logsigmoid(logits(self.fade, c)).clamp(min=-5.0)
         return found | {"decay": fade.unflatten(-1, (self.heads, self.key_dim))}
 
     def fading(self, inputs: Inputs) -> Tensor:

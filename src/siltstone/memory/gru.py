@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import LayerConfig
-from .vector import FusedMemory, VectorState
+from .base import wide
+from .vector import FusedMemory, VectorState, weights
 
 
 class GRU(FusedMemory):
@@ -37,6 +38,7 @@ class GRU(FusedMemory):
 
     def run(self, token: Tensor, state: VectorState, count: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """See FusedMemory.run."""
-        kind, before = next(self.gru.parameters()).dtype, state.hidden.flatten(1)
+        before = state.hidden.flatten(1)
         with torch.autocast(token.device.type, enabled=False):
-            return self.gru(token.to(kind), before[None].to(kind))[0].to(before.dtype), {}
+            after, _ = torch.gru(wide(token), before[None], weights(self.gru), True, 1, 0.0, False, False, True)
+        return after, {}

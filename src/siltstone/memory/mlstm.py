@@ -25,7 +25,7 @@ from .. import registry
 from ..config import LayerConfig
 from ..errors import ConfigError
 from ..state import State
-from .base import Inputs, Written, last_seen, wide
+from .base import Inputs, Written, last_seen, logits, wide
 from .chunked import MatrixMemory, chunks, decays, outer
 from .weighted import WeightedRead, weighted
 
@@ -88,7 +88,7 @@ class Mlstm(MatrixMemory):
 
     def inputs(self, c: Tensor) -> Inputs:
         """key [R, M, H, K], value [R, M, H, V + 1] with a 1 at its end; log f and log i, [R, M, H]."""
-        found, (forget, enter) = super().inputs(c), wide(self.gates(c)).chunk(2, -1)
+        found, (forget, enter) = super().inputs(c), logits(self.gates, c).chunk(2, -1)
         key, value = found["key"] * self.key_dim**-0.5, F.pad(found["value"], (0, 1), value=1.0)
         return {"key": key, "value": value, "forget": F.logsigmoid(forget), "enter": enter}
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..config import LayerConfig
 from ..state import State
-from .base import Inputs, Written, wide
+from .base import Inputs, Written, logits, wide
 from .chunked import MatrixMemory, chunks, decays, outer
 from .weighted import WeightedRead, weighted
 
@@ -68,7 +68,7 @@ class Swla(MatrixMemory):
 
     def inputs(self, c: Tensor) -> Inputs:
         """key [R, M, H, K], value [R, M, H, V], decay (log space), again (b) and strength (l), each [R, M, H]."""
-        decay, again, strength = wide(self.gates(c)).chunk(3, -1)
+        decay, again, strength = logits(self.gates, c).chunk(3, -1)
         return super().inputs(c) | {"decay": F.logsigmoid(decay), "again": again.sigmoid(), "strength": strength.sigmoid()}
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> SwlaWritten:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..config import LayerConfig
 from ..norm import RMSNorm
 from ..state import State
-from .base import Inputs, Memory, Written, last_seen, wide
+from .base import Inputs, Memory, Written, last_seen, logits, wide
 
 
 @dataclass
@@ -56,6 +56,11 @@ class VectorMemory(Memory):
     def stages(self, state: State) -> tuple[Tensor, ...]:
         """The hidden vector as a matrix with one row."""
         return (cast(VectorState, state).hidden.unsqueeze(-2),)
+
+
+def weights(network: nn.RNNBase) -> list[Tensor]:
+    """Weights of a one-layer network in float32 or wider: torch's own call would round its state at every write to theirs."""
+    return [wide(w) for w in network.parameters()]
 
 
 class FusedMemory(VectorMemory):
@@ -117,7 +122,7 @@ class DiagonalMemory(VectorMemory):
 
     def parts(self, c: Tensor) -> tuple[Tensor, ...]:
         """The products of `write`, each [R, M, H, V], in float32 or wider."""
-        found = wide(self.write(c)).unflatten(-1, (-1, self.heads, self.val_dim))
+        found = logits(self.write, c).unflatten(-1, (-1, self.heads, self.val_dim))
         return found.unbind(-3)
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> VectorWritten:
