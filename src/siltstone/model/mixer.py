@@ -8,6 +8,7 @@ The data flow is drawn in docs/how-it-works.md; the meaning, token by token, is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,8 @@ class LayerState(State):
     """window: rings; input [B, delay + rate - 1, D]: tokens still to be written; online: the memory; bank: sealed states;
     summary [B, J, U]: sums of the online segment's routing keys, a sub-block each; conv [B, width - 1, D]: what a short
     convolution still reaches; kept: writes that the window still sees."""
+
+    narrow: ClassVar[tuple[str, ...]] = ("input", "conv")
 
     window: WindowState | None
     input: Tensor
