@@ -83,11 +83,16 @@ class Mixer(nn.Module):
         self.budget = self._budget()
 
     def _budget(self) -> int:
-        """The most checkpoints that a row keeps."""
+        """The most checkpoints that a row keeps.
+
+        max_bytes counts all that a place of the bank takes in a model of float32 or narrower, so that the number follows from
+        the configuration alone. A layer that follows another's routing counts routing sums too, to keep as many as that one.
+        """
         cfg = self.cfg
         if cfg.max_bytes is None:
             return ENDLESS if cfg.max_checkpoints is None else cfg.max_checkpoints
-        each = sum(x[:, :, :1].nbytes for x in Bounded.empty(self.memory, 1, self._routing).grown(1).stages)
+        routing = None if self.router is None else (self.router.blocks, cfg.router_dim)
+        each = Bounded.empty(self.memory, 1, routing).grown(1).to(dtype=torch.float32).nbytes
         if cfg.max_bytes < each:
             raise ConfigError(f"max_bytes={cfg.max_bytes} holds no checkpoint of this layer; give at least {each}")
         return cfg.max_bytes // each
