@@ -12,7 +12,7 @@ from siltstone.errors import ConfigError
 
 from .common import STREAM, close, make_layer
 from .grid import APART, MEMORIES, inner
-from .models import IDS, make_model, model_config
+from .models import IDS, make_model, model_config, through_bytes
 
 BASE: dict[str, Any] = dict(
     d_model=8, heads=2, head_dim=4, value_dim=None, window=3, sinks=0, position="rope", write_delay="window", compress="identity",
@@ -79,3 +79,24 @@ def test_a_layer_that_follows_keeps_as_many_as_the_one_it_follows() -> None:
     assert state.parts()["checkpoints"] <= 2 * 600
     with pytest.raises(ConfigError, match="router_dim"):
         st.LMConfig.from_dict(model_config(config("gated"), **keys | dict(layers={"1": {"routing": "shared", "router_dim": 2}})))
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("cache", ["gated", "sparse"])
+def test_reads_are_counted_without_end(cache: str, dtype: torch.dtype) -> None:
+    """2^25 of them and a few more, in a state that was moved, saved and forked: float32 would count no further."""
+    model = make_model(model_config(config("gated", cache=cache, max_checkpoints=2, evict="use", window=2))).to(dtype)
+    _, few = model(IDS[:1, :12])  # 10 writes: the next two tokens seal nothing
+    full = {f"layers.0.bank.{name}": torch.full((1, 2), 2.0**25, dtype=torch.float64) for name in ("mass", "reads")}
+    many = model.load_state(few.tensors() | full, few.meta())
+    many = through_bytes(model, many.to(torch.float32).to(torch.bfloat16).to(dtype)).fork().select([0])
+    few = few.to(torch.bfloat16).to(dtype)
+    before = few.layers[0].bank.mass
+    for n in range(1, 3):
+        (_, few), (_, many) = (model(IDS[:1, 11 + n : 12 + n], s) for s in (few, many))
+        bank = many.layers[0].bank
+        assert bank.reads.tolist() == [[2.0**25 + n] * 2]
+        assert (few.layers[0].bank.mass > before).any()
+        assert torch.allclose(bank.mass - 2.0**25, few.layers[0].bank.mass - before, rtol=0, atol=1e-7)
+    for state in (model(IDS[:1, 14:30], many)[1], type(many).cat([many, model.init_state(1)])):
+        assert state.layers[0].bank.mass.dtype == state.layers[0].bank.reads.dtype == torch.float64

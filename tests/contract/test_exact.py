@@ -128,9 +128,9 @@ def test_the_choice_has_no_gradient() -> None:
     assert grads["window.qkv.weight"].any()
 
 
-def tampered(t: Tensor, by: float) -> Tensor:
+def tampered(t: Tensor, by: float, at: int = 0) -> Tensor:
     out = t.clone()
-    out[0, 0] = by
+    out[0, at] = by
     return out
 
 
@@ -144,5 +144,10 @@ def test_a_store_that_its_position_does_not_imply_is_refused() -> None:
         full = f"layers.0.kept.{name}"
         with pytest.raises(ValueError, match="does not hold what position"):
             model.load_state(tensors | {full: tampered(tensors[full], by)}, meta)
+    number = "layers.0.kept.number"  # 17 writes are made, and the last place may hold any up to 16
+    model.load_state(tensors | {number: tampered(tensors[number], 16, -1)}, meta)
+    for by in (17, 18):
+        with pytest.raises(ValueError, match="does not hold what position"):
+            model.load_state(tensors | {number: tampered(tensors[number], by, -1)}, meta)
     with pytest.raises(ValueError, match="does not hold what position"):
         model.load_state(model.init_state(1).tensors(), meta)
