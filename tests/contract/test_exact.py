@@ -11,9 +11,8 @@ from torch import Tensor
 
 from siltstone.model import window
 
-from ..oracle import layer as oracle_layer
 from . import test_layer
-from .common import STREAM, close, differ, feed, gradients, make_layer, named, randn, weights
+from .common import STREAM, agrees, close, differ, feed, gradients, make_layer, named, oracles, randn
 from .grid import CASES, Case
 from .models import IDS, make_model, model_config
 
@@ -56,19 +55,11 @@ ALIBI = dict(position="alibi", kv_heads=1, qk_norm=True, compress_every=2, write
 def test_hundreds_of_tokens(keys: dict[str, Any]) -> None:
     """More than two blocks of queries, in one call and in four."""
     cfg = config(7, **keys)
-    layer, x = make_layer(cfg), randn(280, 8, seed=6)
+    layer, x, probe = make_layer(cfg), randn(280, 8, seed=6), randn(280, 8, seed=7)
     x[90:100] *= 3.0
-    w, probe = weights(layer), randn(280, 8, seed=7)
-    x.requires_grad_()
-    want = oracle_layer.run(cfg, w, x)
-    dx_want, expected = gradients((want * probe).sum(), x, w)
-    for cuts in ([], [1, 130, 259]):
-        y, _ = feed(layer, x[None], None, cuts)
-        close(y[0], want)
-        dx, got = gradients((y[0] * probe).sum(), x, named(layer))
-        close(dx, dx_want, "gradient of x")
-        for name, grad in got.items():
-            close(grad, expected[name], f"gradient of {name}")
+    want = oracles(cfg, layer, x, probe)
+    for calls in ([], [1, 130, 259]):
+        agrees(layer, x, probe, want, calls=calls)
 
 
 @pytest.mark.parametrize("sinks", [0, 2])
