@@ -225,7 +225,7 @@ def _cuts(layer: LayerConfig) -> dict[str, Any]:
     if layer.bounded:
         names += ["evict", "start"] if layer.evict == "merge" else ["evict"]
     if layer.max_bytes is not None:
-        names += ["memory", "memory_options", "checkpoint_dtype", "heads", "key_dim", "val_dim"]
+        names += ["memory", "memory_options", "checkpoint_dtype", "heads", "key_dim", "val_dim", "router_dim"]
     return {name: layer.every if name == "compress_every" else getattr(layer, name) for name in names}
 
 

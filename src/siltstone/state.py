@@ -2,6 +2,8 @@
 
 Every tensor leaf has rows (B) first. `Store` is the one leaf that grows: sealed states, appended, never changed,
 so that forks and snapshots share them.
+
+What a memory accumulates is kept in float32 or wider, whatever the model's dtype; what it only repeats, in the model's own.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -18,7 +20,14 @@ from torch import Tensor
 
 @dataclass
 class State:
-    """Base of all states: a dataclass whose fields are tensors [B, ...], states, tuples of them, or None."""
+    """Base of all states: a dataclass whose fields are tensors [B, ...], states, tuples of them, or None.
+
+    narrow   fields in the model's own dtype; all others are in float32 or wider, or checkpoints rounded to bfloat16 or int8
+    fixed    fields in the same dtype whatever the model's: counters
+    """
+
+    narrow: ClassVar[tuple[str, ...]] = ()
+    fixed: ClassVar[tuple[str, ...]] = ()
 
     def map(self, f: Callable[[Any], Any]) -> Self:
         """The same tree with `f` applied to every leaf (a tensor or a `Store`)."""
@@ -46,8 +55,13 @@ class State:
         return self.map(lambda x: x.detach())
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Self:
-        """Moved to a device, floating leaves cast to a dtype."""
-        return self.map(lambda x: x.to(device=device, dtype=dtype) if isinstance(x, Store) else _moved(x, device, dtype))
+        """Moved to a device, and with a dtype cast to what a model of this dtype keeps; leaves that do not change are shared."""
+
+        def field(name: str) -> Any:
+            kind = None if name in self.fixed else dtype
+            return _to(getattr(self, name), device, kind, name in self.narrow)
+
+        return type(self)(**{f.name: field(f.name) for f in dataclasses.fields(self)})
 
     def fork(self) -> Self:
         """A copy that updates in place of the original cannot reach; sealed states are shared."""
@@ -59,8 +73,21 @@ class State:
         return sum(x.nbytes for _, x in self.leaves())
 
 
-def _moved(x: Tensor, device: Any, dtype: torch.dtype | None) -> Tensor:
-    return x.to(device=device, dtype=dtype if x.is_floating_point() else None)
+def _to(x: Any, device: Any, dtype: torch.dtype | None, narrow: bool) -> Any:
+    if isinstance(x, State):
+        return x.to(device, dtype)
+    if isinstance(x, tuple):
+        return tuple(_to(y, device, dtype, narrow) for y in x)
+    if isinstance(x, Store):
+        return x.to(device, dtype, narrow)
+    return None if x is None else _moved(x, device, dtype, narrow)
+
+
+def _moved(x: Tensor, device: Any, dtype: torch.dtype | None, narrow: bool) -> Tensor:
+    """narrow: cast to the dtype itself; else to float32 or wider, and what was rounded to bfloat16 stays so."""
+    if dtype is None or not x.is_floating_point() or not narrow and x.dtype == torch.bfloat16:
+        return x.to(device=device)
+    return x.to(device=device, dtype=dtype if narrow else torch.promote_types(dtype, torch.float32))
 
 
 def _map(x: Any, f: Callable[[Any], Any]) -> Any:
@@ -147,7 +174,7 @@ class Store:
         top = int(count.max())
         if top > leaves[0].shape[self.axes[0]] or not np.array_equal(tide, self.count):
             room = top if self.width == 0 else max(2 * self.width, top)
-            leaves = tuple(_grown(x, a, self.width, room) for x, a in zip(leaves, self.axes, strict=True))
+            leaves = tuple(padded(x, a, room, self.width) for x, a in zip(leaves, self.axes, strict=True))
             tide = self.count.copy()
         for (_, y, a), x in zip(pairs, leaves, strict=True):
             x = x.data  # entries that nobody sees yet: what autograd has saved of the others stays valid
@@ -181,22 +208,25 @@ class Store:
         """Rows of several stores."""
         width = max(s.width for s in stores)
         axes = stores[0].axes
-        leaves = tuple(torch.cat([_grown(s.leaves[i], a, s.width, width) for s in stores]) for i, a in enumerate(axes))
+        leaves = tuple(torch.cat([padded(s.leaves[i], a, width, s.width) for s in stores]) for i, a in enumerate(axes))
         return Store(leaves, axes, np.concatenate([s.count for s in stores]))
 
     def detach(self) -> Store:
         """The same entries, outside the autograd graph."""
         return Store(tuple(x.detach() for x in self.leaves), self.axes, self.count, self.tide)
 
-    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Store:
-        """Moved or cast; shares memory where nothing changes."""
-        moved = tuple(_moved(x, device, dtype) for x in self.leaves)
-        same = all(x is y for x, y in zip(moved, self.leaves, strict=True))
-        return Store(moved, self.axes, self.count, self.tide if same else None)
+    def to(self, device: Any = None, dtype: torch.dtype | None = None, narrow: bool = False) -> Store:
+        """Moved or cast, see `State.narrow`; shares memory where nothing changes, and else none of it."""
+        moved = tuple(_moved(x, device, dtype, narrow) for x in self.leaves)
+        if all(x is y for x, y in zip(moved, self.leaves, strict=True)):
+            return Store(self.leaves, self.axes, self.count, self.tide)
+        own = tuple(x.clone() if x is y else x for x, y in zip(moved, self.leaves, strict=True))
+        return Store(own, self.axes, self.count)
 
 
-def _grown(x: Tensor, axis: int, used: int, room: int) -> Tensor:
-    """The first `used` entries of x in memory for `room` of them."""
+def padded(x: Tensor, axis: int, room: int, used: int | None = None) -> Tensor:
+    """The first `used` entries of x along an axis (default: all), in memory for `room` of them: zeros behind."""
+    used = x.shape[axis] if used is None else used
     shape = list(x.shape)
     shape[axis] = room - used
     return torch.cat([x.narrow(axis, 0, used), x.new_zeros(shape)], axis)

@@ -125,12 +125,29 @@ def gradients(loss: Tensor, x: Tensor, params: Mapping[str, Tensor]) -> tuple[Te
     return dx, dict(zip(params, rest, strict=True))
 
 
+def oracles(cfg: dict[str, Any], layer: Any, x: Tensor, probe: Tensor, phase: int = 0, cuts: Collection[int] = ()) -> Truth:
+    """What the oracle makes of a layer's weights and x [T, D]."""
+    with torch.enable_grad():
+        w, x = weights(layer), x.detach().clone().requires_grad_()
+        y = oracle_layer.run(cfg, w, x, phase, cuts=cuts)
+        return Truth(y.detach(), *gradients((y * probe).sum(), x, w))
+
+
 @cache
 def truth(case: Case) -> Truth:
-    with torch.enable_grad():
-        w, x = weights(the_layer(case)), STREAM.clone().requires_grad_()
-        y = oracle_layer.run(case.cfg, w, x, case.phase, cuts=case.cuts or ())
-        return Truth(y.detach(), *gradients((y * PROBE).sum(), x, w))
+    return oracles(case.cfg, the_layer(case), STREAM, PROBE, case.phase, case.cuts or ())
+
+
+def agrees(layer: Any, x: Tensor, probe: Tensor, want: Truth, phase: int = 0, calls: Sequence[int] = ()) -> Any:
+    """The layer over x [T, D] in some calls: outputs and gradients are the oracle's -> the state after."""
+    x = x.detach().clone().requires_grad_()
+    y, state = feed(layer, x[None], init_state(layer, 1, phase), calls)
+    close(y[0], want.y)
+    dx, grads = gradients((y[0] * probe).sum(), x, named(layer))
+    close(dx, want.x_grad, "gradient of x")
+    for name, grad in grads.items():
+        close(grad, want.grads[name], f"gradient of {name}")
+    return state
 
 
 @dataclass(frozen=True)

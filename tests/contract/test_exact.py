@@ -11,9 +11,8 @@ from torch import Tensor
 
 from siltstone.model import window
 
-from ..oracle import layer as oracle_layer
 from . import test_layer
-from .common import STREAM, close, differ, feed, gradients, make_layer, named, randn, weights
+from .common import STREAM, agrees, close, differ, feed, gradients, make_layer, named, oracles, randn
 from .grid import CASES, Case
 from .models import IDS, make_model, model_config
 
@@ -56,19 +55,11 @@ ALIBI = dict(position="alibi", kv_heads=1, qk_norm=True, compress_every=2, write
 def test_hundreds_of_tokens(keys: dict[str, Any]) -> None:
     """More than two blocks of queries, in one call and in four."""
     cfg = config(7, **keys)
-    layer, x = make_layer(cfg), randn(280, 8, seed=6)
+    layer, x, probe = make_layer(cfg), randn(280, 8, seed=6), randn(280, 8, seed=7)
     x[90:100] *= 3.0
-    w, probe = weights(layer), randn(280, 8, seed=7)
-    x.requires_grad_()
-    want = oracle_layer.run(cfg, w, x)
-    dx_want, expected = gradients((want * probe).sum(), x, w)
-    for cuts in ([], [1, 130, 259]):
-        y, _ = feed(layer, x[None], None, cuts)
-        close(y[0], want)
-        dx, got = gradients((y[0] * probe).sum(), x, named(layer))
-        close(dx, dx_want, "gradient of x")
-        for name, grad in got.items():
-            close(grad, expected[name], f"gradient of {name}")
+    want = oracles(cfg, layer, x, probe)
+    for calls in ([], [1, 130, 259]):
+        agrees(layer, x, probe, want, calls=calls)
 
 
 @pytest.mark.parametrize("sinks", [0, 2])
@@ -128,9 +119,9 @@ def test_the_choice_has_no_gradient() -> None:
     assert grads["window.qkv.weight"].any()
 
 
-def tampered(t: Tensor, by: float) -> Tensor:
+def tampered(t: Tensor, by: float, at: int = 0) -> Tensor:
     out = t.clone()
-    out[0, 0] = by
+    out[0, at] = by
     return out
 
 
@@ -144,5 +135,10 @@ def test_a_store_that_its_position_does_not_imply_is_refused() -> None:
         full = f"layers.0.kept.{name}"
         with pytest.raises(ValueError, match="does not hold what position"):
             model.load_state(tensors | {full: tampered(tensors[full], by)}, meta)
+    number = "layers.0.kept.number"  # 17 writes are made, and the last place may hold any up to 16
+    model.load_state(tensors | {number: tampered(tensors[number], 16, -1)}, meta)
+    for by in (17, 18):
+        with pytest.raises(ValueError, match="does not hold what position"):
+            model.load_state(tensors | {number: tampered(tensors[number], by, -1)}, meta)
     with pytest.raises(ValueError, match="does not hold what position"):
         model.load_state(model.init_state(1).tensors(), meta)

@@ -9,8 +9,7 @@ import torch
 
 from siltstone.cache.codec import pack, unpack
 
-from ..oracle import layer as oracle_layer
-from .common import PROBE, STREAM, close, differ, feed, gradients, make_layer, named, randn, weights
+from .common import PROBE, STREAM, agrees, close, differ, feed, make_layer, oracles, randn
 from .grid import MEMORIES, inner
 from .models import IDS, make_model, model_config, same_bits, stepwise, through_bytes
 
@@ -38,20 +37,13 @@ def config(memory: str, kind: str, **keys: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("memory", ["gated", "deep", "lstm"])
 def test_outputs_and_gradients_are_the_oracles(memory: str, keys: dict[str, Any], kind: str) -> None:
     cfg = config(memory, kind, **keys)
-    layer, x = make_layer(cfg), STREAM.clone().requires_grad_()
-    w = weights(layer)
-    want = oracle_layer.run(cfg, w, x)
-    y, _ = layer(x[None])
-    close(y[0], want)
-    dx, grads = gradients((y[0] * PROBE).sum(), x, named(layer))
-    dx_want, expected = gradients((want * PROBE).sum(), x, w)
-    close(dx, dx_want, "gradient of x")
-    for name, grad in grads.items():
-        close(grad, expected[name], f"gradient of {name}")
+    layer = make_layer(cfg)
+    want = oracles(cfg, layer, STREAM, PROBE)
+    agrees(layer, STREAM, PROBE, want)
     with torch.no_grad():
         for cuts in ([6, 7, 15], range(1, 28)):
-            close(feed(layer, STREAM[None], None, cuts)[0][0], want)
-    assert differ(want, oracle_layer.run(cfg | dict(checkpoint_dtype="float32"), w, x))
+            close(feed(layer, STREAM[None], None, cuts)[0][0], want.y)
+    assert differ(want.y, oracles(cfg | dict(checkpoint_dtype="float32"), layer, STREAM, PROBE).y)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,7 +9,7 @@ import torch
 
 from siltstone.model import reading
 
-from .common import PAD, PROBE, STREAM, Batch, close, feed, gradients, init_state, named, the_layer, truth
+from .common import PAD, PROBE, STREAM, Batch, agrees, close, feed, gradients, init_state, named, the_layer, truth
 from .grid import CASES, LENGTH, REST, Case, allowed, pairs
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -37,14 +37,7 @@ def test_pieces_are_answered_alike_together_and_apart(monkeypatch: pytest.Monkey
 
 @every_case
 def test_forward_and_gradients(case: Case) -> None:
-    layer, want = the_layer(case), truth(case)
-    x = STREAM.clone().requires_grad_()
-    y, state = layer(x[None], init_state(layer, 1, case.phase))
-    close(y[0], want.y)
-    dx, grads = gradients((y[0] * PROBE).sum(), x, named(layer))
-    close(dx, want.x_grad, "gradient of x")
-    for name, grad in grads.items():
-        close(grad, want.grads[name], f"gradient of {name}")
+    state = agrees(the_layer(case), STREAM, PROBE, truth(case), case.phase)
     assert state.position.tolist() == [LENGTH]
 
 

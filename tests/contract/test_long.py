@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ..oracle import layer as oracle_layer
-from .common import close, feed, gradients, make_layer, named, randn, weights
+from .common import agrees, close, feed, make_layer, oracles, randn
 from .grid import INNER, MEMORIES, inner
 
 LONG: dict[str, Any] = dict(
@@ -25,18 +24,10 @@ def test_many_writes_in_a_segment(memory: str, rate: int) -> None:
     if rate > 1:
         cfg |= dict(rate=rate, compress="mean", segment=33 * rate, start="restart")
     cfg |= dict(position=["rope", "alibi", "none"][MEMORIES.index(memory) % 3])
-    layer, x = make_layer(cfg), randn(140, 8, seed=4)
-    w = weights(layer)
-    x.requires_grad_()
-    want = oracle_layer.run(cfg, w, x)
-    y, _ = layer(x[None])
-    close(y[0], want)
-    probe = randn(140, 8, seed=5)
-    dx, got = gradients((y[0] * probe).sum(), x, named(layer))
-    dx_want, expected = gradients((want * probe).sum(), x, w)
-    close(dx, dx_want, "gradient of x")
-    for name, grad in got.items():
-        close(grad, expected[name], f"gradient of {name}")
+    layer, x, probe = make_layer(cfg), randn(140, 8, seed=4), randn(140, 8, seed=5)
+    truth = oracles(cfg, layer, x, probe)
+    agrees(layer, x, probe, truth)
+    want = truth.y
     with torch.no_grad():
         close(feed(layer, x[None], None, [1, 67, 131])[0][0], want)
         late = torch.cat([torch.full((5, 8), 9.0, dtype=torch.float64), x[:135]])  # two rows out of step, more than one block

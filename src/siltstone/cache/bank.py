@@ -114,6 +114,9 @@ class Bank(State):
 
     store: Store
 
+    def __post_init__(self) -> None:
+        self._found: dict[int, Tensor | None] = {}  # what `_empty` says of so many checkpoints, once for all tokens until a seal
+
     @classmethod
     def empty(cls, memory: Memory, batch: int, routing: tuple[int, int] | None) -> Bank:
         """No checkpoints. routing: (J, U)."""
@@ -151,7 +154,9 @@ class Bank(State):
 
     def now(self, router: Router | None, number: int, segments: Segments) -> View:
         """What rows that all hold `number` checkpoints see."""
-        return self._view(self.store, np.array([number]), router, self._empty(segments, number, router))
+        if number not in self._found:
+            self._found[number] = self._empty(segments, number, router)
+        return self._view(self.store, np.array([number]), router, self._found[number])
 
     def used(self, mix: Any, asked: Tensor | None, queries: int) -> Bank:
         """Every checkpoint stays, however it is read."""
@@ -160,7 +165,8 @@ class Bank(State):
     def _empty(self, segments: Segments, number: int, router: Router | None) -> Tensor | None:
         """bool [R, number, J], sub-blocks that no write fell into; None: there are none, or another layer routes."""
         found = segments.empty(number, router.block, router.blocks) if router is not None and router.leads else None
-        return None if found is None else torch.from_numpy(found).to(self.store.leaves[0].device)
+        with torch.inference_mode(False):  # it outlives the call
+            return None if found is None else torch.from_numpy(found).to(self.store.leaves[0].device)
 
     @staticmethod
     def _view(store: Store, seen: np.ndarray, router: Router | None, empty: Tensor | None) -> View:

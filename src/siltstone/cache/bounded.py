@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..memory.base import Memory
 from ..model.segments import Segments
-from ..state import State
+from ..state import State, padded
 from .bank import Sealing, View
 from .base import Mix, Router
 from .codec import pack, rounded, unpack
@@ -36,6 +36,8 @@ class Bounded(State):
     sums [B, X, J, U] of routing keys, writes int64 [B, X, J] under them, or None; mass, reads float64 [B, X]: its gates summed,
     and the tokens that saw it, or None.
     """
+
+    fixed: ClassVar[tuple[str, ...]] = ("mass", "reads")
 
     stages: tuple[Tensor, ...]
     last: Tensor
@@ -76,12 +78,7 @@ class Bounded(State):
 
     def grown(self, width: int) -> Bounded:
         """With at least `width` places."""
-        more = width - self.width
-
-        def pad(x: Tensor, axis: int) -> Tensor:
-            return torch.cat([x, x.new_zeros([more if i == axis else n for i, n in enumerate(x.shape)])], axis)
-
-        return self._each(pad) if more > 0 else self
+        return self._each(lambda x, axis: padded(x, axis, width)) if width > self.width else self
 
     @classmethod
     def cat(cls, states: Sequence[Self]) -> Self:

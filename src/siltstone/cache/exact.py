@@ -81,6 +81,8 @@ class Kept(State):
     and value [B, N, rate, J, V] of its tokens.
     """
 
+    narrow: ClassVar[tuple[str, ...]] = ("key", "value")
+
     surprise: Tensor
     number: Tensor
     key: Tensor

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..memory.base import Inputs, Memory
 from ..memory.chunked import MatrixState
 from ..model.segments import Segments
-from ..state import State
+from ..state import State, padded
 from .bank import Sealing, View
 from .base import Mix, Router
 from .bounded import Ask
@@ -72,19 +72,12 @@ class Slots(State):
 
     def grown(self, width: int) -> Slots:
         """With at least `width` slots."""
-        more = width - self.width
-        if more <= 0:
+        if width <= self.width:
             return self
-
-        def pad(x: Tensor, axis: int) -> Tensor:
-            shape = list(x.shape)
-            shape[axis] = more
-            return torch.cat([x, x.new_zeros(shape)], axis)
-
-        sums = None if self.sums is None else pad(self.sums, 1)
-        runners = None if self.runners is None else self.runners.map(lambda x: pad(x, 1))
-        fades = None if self.fades is None else Fades(pad(self.fades.spans, 1), self.fades.online)
-        return Slots(tuple(pad(s, 2) for s in self.stages), sums, runners, fades)
+        sums = None if self.sums is None else padded(self.sums, 1, width)
+        runners = None if self.runners is None else self.runners.map(lambda x: padded(x, 1, width))
+        fades = None if self.fades is None else Fades(padded(self.fades.spans, 1, width), self.fades.online)
+        return Slots(tuple(padded(s, 2, width) for s in self.stages), sums, runners, fades)
 
     @classmethod
     def cat(cls, states: Sequence[Self]) -> Self:

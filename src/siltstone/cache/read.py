@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..memory.base import Memory
 from .base import Mix
+from .codec import unpack
 
 
 def stage_sum(z: Tensor, matrices: Tensor, gates: Tensor) -> Tensor:
@@ -93,26 +94,29 @@ def dense(memory: Memory, z: Tensor, stages: tuple[Tensor, ...], gates: Tensor) 
     return (gates.permute(0, 2, 3, 1).unsqueeze(-1).to(z.dtype) * out).sum(2)
 
 
-def chosen(memory: Memory, rows: Tensor, stages: tuple[Tensor, ...], mix: Mix) -> Tensor:
-    """sum_j gates_j M_{index_j}(z) for rows [R, Q, H, in] and index [R, Q, k]: [R, Q, H, V]."""
+def chosen(memory: Memory, rows: Tensor, leaves: tuple[Tensor, ...], mix: Mix) -> Tensor:
+    """sum_j gates_j M_{index_j}(z) for rows [R, Q, H, in] and index [R, Q, k]: [R, Q, H, V].
+
+    leaves: packed matrices [R, H, N, in, out]; of them only the chosen ones are unpacked.
+    """
     assert mix.gates is not None and mix.index is not None
     runs, queries = rows.shape[:2]
-    number, k = stages[0].shape[2], mix.index.shape[-1]
+    number, k = leaves[0].shape[2], mix.index.shape[-1]
     if runs == 1 and queries == 1 and not torch.is_grad_enabled():
-        picked = tuple(s.index_select(2, mix.index.flatten()) for s in stages)
+        picked = unpack(tuple(x.index_select(2, mix.index.flatten()) for x in leaves))
         return dense(memory, rows.transpose(1, 2), picked, mix.gates).transpose(1, 2)
     expert = (mix.index + torch.arange(runs, device=rows.device)[:, None, None] * number).flatten()
     order = expert.argsort()
     back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=rows.device))
     counts = torch.bincount(expert, minlength=runs * number).tolist()
     pairs = Spread.apply(rows.flatten(0, 1), order, back, k)
-    each = [s.transpose(1, 2).flatten(0, 1).unbind(0) for s in stages]
+    each = list(zip(*([x for run in leaf.unbind(0) for x in run.unbind(1)] for leaf in leaves), strict=True))
     outs = []
     for n, part in enumerate(pairs.split(counts)):
         if counts[n]:
             query = out = part.transpose(0, 1)
-            for i in range(len(stages)):
-                out = memory.join(i, out @ each[i][n].to(rows.dtype), query)
+            for i, matrices in enumerate(unpack(each[n])):
+                out = memory.join(i, out @ matrices.to(rows.dtype), query)
             outs.append(out.transpose(0, 1))
     found = Permute.apply(torch.cat(outs), back, order).unflatten(0, (runs, queries, k))
     gates = mix.gates.transpose(2, 3).unsqueeze(-1).to(rows.dtype)

@@ -6,6 +6,7 @@ Source: arXiv 1706.03762, eq. 1; rotary positions or linear biases.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ BLOCK = 512  # queries that linear biases are made for at a time
 @dataclass
 class AttentionState(State):
     """cache: key [B, J, N, K] (rotated) and value [B, J, N, V] of every token so far; conv [B, width - 1, D]."""
+
+    narrow: ClassVar[tuple[str, ...]] = ("cache", "conv")
 
     cache: Store
     conv: Tensor | None = None

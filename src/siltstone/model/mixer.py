@@ -8,6 +8,7 @@ The data flow is drawn in docs/how-it-works.md; the meaning, token by token, is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,8 @@ class LayerState(State):
     """window: rings; input [B, delay + rate - 1, D]: tokens still to be written; online: the memory; bank: sealed states;
     summary [B, J, U]: sums of the online segment's routing keys, a sub-block each; conv [B, width - 1, D]: what a short
     convolution still reaches; kept: writes that the window still sees."""
+
+    narrow: ClassVar[tuple[str, ...]] = ("input", "conv")
 
     window: WindowState | None
     input: Tensor
@@ -80,11 +83,16 @@ class Mixer(nn.Module):
         self.budget = self._budget()
 
     def _budget(self) -> int:
-        """The most checkpoints that a row keeps."""
+        """The most checkpoints that a row keeps.
+
+        max_bytes counts all that a place of the bank takes in a model of float32 or narrower, so that the number follows from
+        the configuration alone. A layer that follows another's routing counts routing sums too, to keep as many as that one.
+        """
         cfg = self.cfg
         if cfg.max_bytes is None:
             return ENDLESS if cfg.max_checkpoints is None else cfg.max_checkpoints
-        each = sum(x[:, :, :1].nbytes for x in Bounded.empty(self.memory, 1, self._routing).grown(1).stages)
+        routing = None if self.router is None else (self.router.blocks, cfg.router_dim)
+        each = Bounded.empty(self.memory, 1, routing).grown(1).to(dtype=torch.float32).nbytes
         if cfg.max_bytes < each:
             raise ConfigError(f"max_bytes={cfg.max_bytes} holds no checkpoint of this layer; give at least {each}")
         return cfg.max_bytes // each

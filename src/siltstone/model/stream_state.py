@@ -13,6 +13,7 @@ from torch import Tensor
 from ..cache.bank import Bank
 from ..cache.bounded import Bounded
 from ..cache.logarithmic import Slots
+from ..errors import InputError
 from ..state import State, Store
 from .attention import AttentionState
 from .mixer import LayerState
@@ -58,7 +59,17 @@ class LMState:
         return LMState(self.clock, tuple(x.detach() for x in self.layers))
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> LMState:
-        """Moved to a device, cast to a dtype."""
+        """`to(device)`, `to(dtype)` or both: the state as `model.to(...)` goes on with it.
+
+        A dtype changes what follows the model's: window, tokens to be written, keys and values in that dtype; memories,
+        checkpoints and routing sums in float32, or float64 with torch.float64. Counters, and checkpoints rounded to bfloat16
+        or int8 codes, stay as they are. What does not change is shared: fork before decoding in place.
+        Raises InputError for a dtype that is not a floating one.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        if dtype is not None and not dtype.is_floating_point:
+            raise InputError(f"dtype={dtype} is not one that a model computes in; give one such as torch.bfloat16")
         return LMState(self.clock, tuple(x.to(device, dtype) for x in self.layers))
 
     def fork(self) -> LMState:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ BLOCK = 128
 @dataclass
 class WindowState(State):
     """key [B, E, J, K] (rotated), value [B, E, J, V]: the ring; sink_key [B, sinks, J, K], sink_value: the sinks."""
+
+    narrow: ClassVar[tuple[str, ...]] = ("key", "value", "sink_key", "sink_value")
 
     key: Tensor
     value: Tensor

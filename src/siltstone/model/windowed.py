@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -17,6 +18,8 @@ from .window import WindowAttention, WindowState
 @dataclass
 class WindowedState(State):
     """window: the rings; conv [B, width - 1, D]: what a short convolution still reaches."""
+
+    narrow: ClassVar[tuple[str, ...]] = ("conv",)
 
     window: WindowState
     conv: Tensor | None = None
