@@ -20,7 +20,7 @@ from tests.stream.commands import good, receipt, refused, siltstone
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["trian"], "No such command 'trian'. Did you mean 'train'? see `siltstone --help`"),
+        (["trian"], "No such command 'trian'. Did you mean 'train'? See `siltstone --help`"),
         (["--bogus"], "No such option: --bogus; see `siltstone --help`"),
         (["train", "--stepz", "3"], "--stepz"),
         (["train", "--stepz", "3"], "see `siltstone train --help`"),

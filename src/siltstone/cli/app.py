@@ -46,7 +46,7 @@ def _usage(ctx: Any = None) -> Iterator[None]:
         where = getattr(error, "ctx", None) or ctx
         path = where.command_path if where else "siltstone"
         path += f" {ctx.invoked_subcommand}" if where is ctx and ctx and ctx.invoked_subcommand else ""
-        _say(f"error: {said}{'' if said.endswith('?') else ';'} see `{path} --help`")
+        _say(f"error: {said}{' See' if said.endswith('?') else '; see'} `{path} --help`")
         raise typer.Exit(2) from None
 
 
