@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from . import registry
+from .errors import ConfigError
 from .layer_config import LayerConfig, require
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def check_model(cfg: LMConfig) -> None:
     """ConfigError for an idle key of a model, or of a block's."""
     usual = {f.name: f.default for f in (*fields(LayerConfig), *fields(cfg))}
     for block, keys in cfg.layers.items():
-        layer, owner = cfg.layer_configs[int(block)], f"layers[{block!r}]: "
+        layer, owner = cfg.layer.changed(keys), f"layers[{block!r}]: "
         _check({key: (value, usual[key]) for key, value in keys.items()}, [layer], owner)
         follows = layer.routing == "shared" and cfg.followers[int(block)]
         require(
@@ -96,7 +97,6 @@ def _check(given: dict[str, tuple[Any, Any]], layers: list[LayerConfig], owner: 
         if value is None or value == usual or any(map(use.by, layers)):
             continue
         found = {name: " or ".join(sorted({repr(getattr(x, name)) for x in layers})) for name in ("cache", "segments")}
-        require(
-            False,
-            f"{owner}{key}={value!r} has no effect {use.none.format(**found)}; set {key}={usual!r} (the default), or {use.mend}",
+        raise ConfigError(
+            f"{owner}{key}={value!r} has no effect {use.none.format(**found)}; set {key}={usual!r} (the default), or {use.mend}"
         )
