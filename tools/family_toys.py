@@ -139,7 +139,8 @@ class LookBack(nn.Module):
 
     def __init__(self, name: str, options: dict[str, Any]):
         super().__init__()
-        keys: dict[str, Any] = {"window": 0, "write_delay": 0, "cache": name, "segment": 2 * FACTS, "top_k": 2} | options
+        keys: dict[str, Any] = {"window": 0, "write_delay": 0, "cache": name, "segment": 2 * FACTS} | options
+        keys |= {"top_k": 2} if name == "sparse" else {}
         if name == "exact":  # is read through the window
             keys |= {"window": 1, "position": "none", "cache_options": {"writes": 2 * FACTS}}
         self.layer = st.MemoryCaching(WIDTH, heads=1, head_dim=HEAD, **keys)

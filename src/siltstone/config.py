@@ -7,13 +7,12 @@ On disk and on the command line the keys of both are flat: `{"vocab_size": 512, 
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-from . import registry
+from . import idle_keys, registry
 from .errors import ConfigError
 from .layer_config import LayerConfig, known, one_of, require, whole
 
@@ -80,6 +79,7 @@ class LMConfig:
         )
         if any(layer.routing == "shared" for layer in [self.layer, *self._changed.values()]):
             _ = self.followers
+        idle_keys.check_model(self)
 
     def _checked_layers(self) -> dict[str, dict[str, Any]]:
         """`layers` with text for the numbers of blocks, and without blocks in which nothing differs; ConfigError."""
@@ -227,14 +227,3 @@ def _cuts(layer: LayerConfig) -> dict[str, Any]:
     if layer.max_bytes is not None:
         names += ["memory", "memory_options", "checkpoint_dtype", "heads", "key_dim", "val_dim", "router_dim"]
     return {name: layer.every if name == "compress_every" else getattr(layer, name) for name in names}
-
-
-def parse_setting(text: str) -> tuple[str, Any]:
-    """`"window=64"` -> `("window", 64)`; values are JSON, or plain text where they are not."""
-    key, eq, value = text.partition("=")
-    if not eq or not key:
-        raise ConfigError(f"--set {text!r} must look like key=value, for example --set window=64")
-    try:
-        return key.strip(), json.loads(value)
-    except json.JSONDecodeError:
-        return key.strip(), value.strip()

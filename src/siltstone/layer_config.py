@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -25,6 +26,17 @@ def one_of(key: str, value: Any, allowed: list[Any]) -> None:
 def whole(key: str, value: Any, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{key}={value!r} must be a whole number of at least {least}")
+
+
+def divisors(number: int) -> list[int]:
+    """In order."""
+    low = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*low, *(number // n for n in low)})
+
+
+def nearest(given: int, choices: list[int]) -> int:
+    """The choice nearest to what was given, of equals the smaller; 1 only where there is no other."""
+    return min([n for n in choices if n > 1] or choices, key=lambda n: (abs(n - given), n))
 
 
 def known(keys: dict[str, Any], names: set[str], owner: str) -> None:
@@ -176,7 +188,7 @@ class LayerConfig:
         )
         require(
             self.heads % self.key_heads == 0,
-            f"kv_heads={self.kv_heads} does not divide heads={self.heads}; choose a divisor, for example kv_heads=1",
+            f"kv_heads={self.kv_heads} does not divide heads={self.heads}; choose one of its divisors {divisors(self.heads)}",
         )
         one_of("position", self.position, ["rope", "alibi", "none"])
         require(isinstance(self.qk_norm, bool), f"qk_norm={self.qk_norm!r} must be true or false")
@@ -245,11 +257,14 @@ class LayerConfig:
             self.router == "mean" or name == "subblock" and bool(colon) and size.isdecimal() and int(size) > 0,
             f"router={self.router!r} is not known; choose 'mean', or 'subblock:m' with m tokens, for example 'subblock:8'",
         )
-        require(
-            self.segment % self.subblock == 0 and self.subblock % self.every == 0,
-            f"router={self.router!r}: sub-blocks of {self.subblock} tokens must be whole updates of the memory (every "
-            f"{self.every} tokens) and divide a segment (segment={self.segment}); choose another, for example {self.every}",
-        )
+        if self.segment % self.subblock or self.subblock % self.every:
+            fitting = [n * self.every for n in divisors(self.updates)]
+            better = nearest(self.subblock, fitting[:-1] or fitting)  # the last is the segment itself, as with "mean"
+            raise ConfigError(
+                f"router={self.router!r}: sub-blocks of {self.subblock} tokens must be whole updates of the memory (every "
+                f"{self.every} tokens) and divide a segment (segment={self.segment}); choose another, for example "
+                + (f"router='subblock:{better}'" if 1 < better < self.segment else "router='mean'")
+            )
         if not self.bounded:
             return
         require(

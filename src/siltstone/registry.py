@@ -58,7 +58,10 @@ def options(cls: Any, given: dict[str, Any]) -> Any:
     known = [f.name for f in dataclasses.fields(cls.Options)]
     for key in given:
         if key not in known:
-            raise ConfigError(f"{family}_options has no key {key!r} for {family}={cls.name!r}; its options are {known}")
+            near = difflib.get_close_matches(str(key), known, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            takes = f"its options are {known}{hint}" if known else f"it has none: leave {family}_options out"
+            raise ConfigError(f"{family}_options has no key {key!r} for {family}={cls.name!r}; {takes}")
     return cls.Options(**given)
 
 

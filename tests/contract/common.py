@@ -14,7 +14,7 @@ import siltstone as st
 from siltstone.memory.mlstm import Mlstm
 
 from ..oracle import layer as oracle_layer
-from .grid import INNER, LENGTH, WIDTH, Case
+from .grid import INNER, LENGTH, WIDTH, Case, used
 
 PAD = None  # in a row of `Batch.of`: a padded column
 TOLERANCE = 1e-10
@@ -60,7 +60,7 @@ PROBE = randn(LENGTH, WIDTH, seed=2)
 def make_layer(cfg: dict[str, Any], block: int | None = None) -> Any:
     """A layer with generic weights; `block` writes are scanned at a time, so that short streams have several blocks."""
     torch.manual_seed(0)
-    layer = generic(st.MemoryCaching(**cfg))
+    layer = generic(st.MemoryCaching(**used(cfg)))
     if block is not None and cfg["memory"] not in INNER:
         group = layer.cfg.group
         layer.mix.memory.chunk = max(1, block // group) * group

@@ -139,6 +139,15 @@ class Case:
         return f"{names}-w{f['window']}{delay}-{pool}-s{f['sinks']}-p{f['phase']}-k{f['top_k']}-v{f['value_dim']}{batch}{routes}"
 
 
+def used(cfg: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a layer or of a model, without those of caches that it does not have."""
+    found = {keys.get("cache", cfg["cache"]) for keys in (cfg, *cfg.get("layers", {}).values())}
+    idle = [] if "sparse" in found else ["top_k"]
+    idle += [] if found & {*ROUTED} else ["gate", "router", "router_dim", "gate_distance"]
+    idle += [] if found - {"none", "exact"} else ["checkpoint_dtype"]
+    return {key: value for key, value in cfg.items() if key not in idle}
+
+
 def seeing(f: dict[str, Any]) -> bool:
     """Whether the attention compressor sees the window."""
     return f["variant"] == 2 and f["write_delay"] == "window"

@@ -13,7 +13,7 @@ from torch import Tensor
 import siltstone as st
 
 from .common import cutting, feed, generic, init_state
-from .grid import Case
+from .grid import Case, used
 
 VOCAB = 11
 IDS = torch.randint(0, VOCAB, (3, 40), generator=torch.Generator().manual_seed(3))
@@ -27,7 +27,7 @@ def model_config(cfg: dict[str, Any], **keys: Any) -> dict[str, Any]:
 
 def make_model(keys: dict[str, Any], seed: int = 0) -> Any:
     torch.manual_seed(0)
-    return generic(st.LM(st.LMConfig.from_dict(keys)), seed).eval().requires_grad_(False)
+    return generic(st.LM(st.LMConfig.from_dict(used(keys))), seed).eval().requires_grad_(False)
 
 
 def new_model(case: Case) -> Any:

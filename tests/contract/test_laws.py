@@ -13,7 +13,7 @@ import siltstone as st
 
 from ..oracle.memories import l2, rms
 from .common import STREAM, close, differ, make_layer
-from .grid import APART, INNER, MEMORIES, STARTS, caches, inner
+from .grid import APART, INNER, MEMORIES, STARTS, caches, inner, used
 
 BASE: dict[str, Any] = dict(
     d_model=8, heads=2, head_dim=4, window=3, memory="linear", cache="gated", segment=4, router_dim=4, gate="softmax", top_k=2
@@ -113,7 +113,7 @@ def test_a_mean_of_identical_tokens_is_one_write(memory: str, compress: str) -> 
 
 
 def test_convolution_and_gates_begin_as_the_mean() -> None:
-    cfg = config("linear", rate=2, segment=8)
+    cfg = used(config("linear", rate=2, segment=8))
     mean = st.MemoryCaching(**cfg, compress="mean").double()
     with torch.no_grad():
         for compress in ("conv", "gated"):

@@ -12,7 +12,7 @@ from siltstone.model import attention, window
 
 from ..oracle import lm
 from .common import close, cutting, feed, gradients, named, weights
-from .grid import inner
+from .grid import inner, used
 from .models import IDS, VOCAB, make_model, model_config
 
 LAYER: dict[str, Any] = dict(d_model=8, heads=2, head_dim=4, window=4, sinks=1, memory="gated", cache="gated", segment=4)
@@ -65,7 +65,7 @@ def cuts(keys: dict[str, Any]) -> tuple[int, ...] | None:
 
 def full(keys: dict[str, Any]) -> dict[str, Any]:
     """Every key, defaults too, for the oracle."""
-    return st.LMConfig.from_dict(model_config(LAYER, **keys)).to_dict()
+    return st.LMConfig.from_dict(used(model_config(LAYER, **keys))).to_dict()
 
 
 @every_shape

@@ -11,6 +11,7 @@ from torch import Tensor
 import siltstone as st
 
 from .common import close, differ
+from .grid import used
 from .models import IDS, make_model, model_config, same_bits, stepwise, through_bytes
 from .test_lm import LAYER
 
@@ -34,7 +35,7 @@ def models(pattern: str, first: dict[str, Any], second: dict[str, Any]) -> tuple
 @every_pattern
 def test_a_short_convolution_begins_as_none(pattern: str) -> None:
     plain, convolved = models(pattern, {}, dict(short_conv=5))
-    fresh = st.LM(st.LMConfig.from_dict(model_config(LAYER, pattern=pattern, short_conv=5)))
+    fresh = st.LM(st.LMConfig.from_dict(used(model_config(LAYER, pattern=pattern, short_conv=5))))
     assert not fresh.blocks[0].mix.conv.taps.any()
     assert differ(outputs(convolved), outputs(plain))
     with torch.no_grad():

@@ -91,7 +91,7 @@ def test_without_a_text_it_reads_what_comes_with_the_package_or_with_python(run:
     result = doctor(run, "--tokens", "60", "--json", "--quiet", "--out", tmp_path / "r.html")
     assert result.exit_code == 0
     facts = json.loads(result.stdout)["facts"]
-    assert "speeches" in facts["text"] or "manual" in facts["text"]
+    assert "to Congress" in facts["text"] or "manual" in facts["text"]
     assert facts["tokens"] == {"equality": 60, "gates": 240, "gradient": 60}
 
 

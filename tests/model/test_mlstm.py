@@ -12,6 +12,7 @@ import siltstone as st
 from siltstone.config import LayerConfig
 
 from ..contract.common import feed, gradients, named, randn, weights
+from ..contract.grid import used
 from ..oracle import layer as oracle_layer
 
 KEYS: dict[str, Any] = dict(d_model=8, heads=2, memory="mlstm", segment=16, window=0, write_delay=0, router_dim=4)
@@ -29,7 +30,7 @@ WRITES = {
 def steep(forget: float = 4.0, **keys: Any) -> Any:
     """A layer whose input gates are 200 times the last channel, and whose forget gates stand near `forget`."""
     torch.manual_seed(0)
-    layer = st.MemoryCaching(**KEYS | keys).double()
+    layer = st.MemoryCaching(**used(KEYS | keys)).double()
     gates = layer.mix.memory.gates
     with torch.no_grad():
         gates.weight[:, -1] = 0

@@ -57,7 +57,7 @@ def test_the_gated_product_can_be_differentiated_again() -> None:
 @pytest.mark.parametrize("cache", ["none", "gated", "sparse"])
 def test_a_layer_in_half_precision_stays_near(cache: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    layer = st.MemoryCaching(16, heads=2, window=4, segment=4, router_dim=8, cache=cache)
+    layer = st.MemoryCaching(16, heads=2, window=4, segment=4, cache=cache)
     x = randn(2, 20, 16, seed=6).float()
     want, half = layer(x)[0], layer.to(dtype)
     given = x.to(dtype).requires_grad_()

@@ -139,7 +139,7 @@ def test_stream_counts_bits(run: Path, file: Path, model: st.LM, tok: ByteTokeni
     result = good("stream", run, file, "--json", "--report", 2000)
     found = receipt(result)
     assert found["bits_per_byte"] == pytest.approx(bits / (len(data) - 1), rel=1e-5)
-    assert found["tokens_read"] == found["appended"] == found["position"] == len(data) and found["bytes_read"] == len(data) - 1
+    assert [found[key] for key in ("tokens_read", "appended", "position", "bytes_read")] == [len(data)] * 4
     assert found["session_bytes"] == s.nbytes and found["restored"] == found["recomputed"] == 0
     assert sum(row.startswith("byte ") for row in result.stdout.splitlines()) == len(data) // 2046
     assert "O(log t)" in result.stdout and "KV cache" in result.stdout
@@ -152,7 +152,7 @@ def test_stream_with_a_bpe_tokenizer(tmp_path: Path, make_model: Any, file: Path
     found = receipt(good("stream", run, file, "--json"))
     assert found["tokens_read"] == len(bpe.encode(TEXT)) < len(TEXT) / 3
     first = len(bpe.token_bytes(bpe.encode(TEXT)[0]))
-    assert found["bytes_read"] == len(TEXT.encode()) - first
+    assert found["bytes_read"] == len(TEXT.encode()) == found["bytes_scored"] + first
 
 
 def test_bits_of_each_line(run: Path, model: st.LM, tok: ByteTokenizer) -> None:
@@ -309,7 +309,7 @@ def test_input_that_is_no_text(run: Path, tmp_path: Path, data: bytes, words: st
     assert session.exists() is (len(data) > 4096)  # what was read before it is saved
     if data:
         found = receipt(good("stream", run, "--errors", "replace", "--json", data=data))
-        assert found["bytes_read"] == len(data) - 1
+        assert found["bytes_read"] == found["bytes_scored"] + 1 == len(data)
 
 
 def test_stream_refuses(run: Path, file: Path, tmp_path: Path) -> None:

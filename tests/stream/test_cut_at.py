@@ -112,7 +112,7 @@ def test_other_places_to_cut_at(make_model: Any, tok: st.ByteTokenizer) -> None:
         assert cuts(session) == ([1, 6] if at else found)
     with pytest.raises(TokenizerError, match="cut_at='ab'.*one token"):
         st.Session(make_model(segments="content", cut_at="ab"), tok)
-    plain = st.Session(make_model(cut_at="ab"), tok)  # nothing is cut where segments are constant
+    plain = st.Session(make_model(), tok)  # nothing is cut where segments are constant
     plain.append("ab\n")
     assert plain._state.clock.cuts == ()
 

@@ -84,7 +84,7 @@ def test_receipt(session: st.Session) -> None:
     session.rollback(mark.position + 1)
     line = Timeline()
     line.add(10, 0.02)
-    found = receipt(session, 40, 38, 80.0, line)
+    found = receipt(session, 41, 40, 38, 80.0, line)
     assert (found.appended, found.restored, found.recomputed) == (mark.position + 2, 0, 1)
     assert found.bits_per_byte == 2.0 and found.ms_per_token_first == 2.0 and found.session_bytes == session.nbytes
     assert found.position == mark.position + 1 and len(found.rows()) == 8 and set(found.to_dict()) >= {"growth", "peak_rss"}

@@ -61,7 +61,7 @@ def test_the_fingerprint_sees_weights_and_configuration(model: LM) -> None:
         next(model.parameters()).view(-1)[0] += 1
     assert model_fingerprint(model) != first
     torch.manual_seed(0)
-    other = LM(model.cfg.replace(top_k=3))
+    other = LM(model.cfg.replace(gate="softmax"))
     assert model_fingerprint(other) != first
 
 
@@ -130,7 +130,7 @@ def test_weights_that_do_not_fit(folder: Path) -> None:
 def test_a_changed_configuration_is_noticed(folder: Path) -> None:
     path = folder / "config.json"
     keys = json.loads(path.read_text())
-    path.write_text(json.dumps(keys | {"top_k": 7}))
+    path.write_text(json.dumps(keys | {"gate": "softmax"}))
     with pytest.raises(CheckpointError, match="altered"):
         load(folder)
     path.write_text(json.dumps(keys | {"colour": "red"}))

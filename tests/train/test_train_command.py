@@ -17,6 +17,7 @@ from siltstone.checkpoint import load
 from siltstone.cli.app import main
 from siltstone.io import read_tensors
 from siltstone.train import Trainer
+from siltstone.train.report import receipt_lines
 
 from .conftest import SMALL, write_texts
 
@@ -103,7 +104,7 @@ def test_a_run_and_its_folder(texts: Path, tmp_path: Path, capsys: pytest.Captur
     out = tmp_path / "run"
     assert here(texts, *QUICK, "--steps", "5", "--out", out, "--seed", "3") == 0
     said = capsys.readouterr().out
-    for word in ("steps", "tokens/s", "bits per byte", "fingerprint", "a row", "nothing was held out"):
+    for word in ("steps", "tokens/s", "bits per byte", "fingerprint", "a row", "over the last 5 steps; nothing was held out"):
         assert word in said
     model, tokenizer = load(out)
     assert model.cfg.layer.window == 8
@@ -111,6 +112,8 @@ def test_a_run_and_its_folder(texts: Path, tmp_path: Path, capsys: pytest.Captur
     receipt = json.loads((out / "receipt.json").read_text())
     assert receipt["tokens"] == 5 * 3 * 16
     assert receipt["fingerprint"] in said
+    one = "\n".join(receipt_lines(receipt | {"recent_steps": 1, "threads": 1}))
+    assert "over the last 1 step;" in one and "on cpu, 1 thread\n" in one
     record = json.loads((out / "train.json").read_text())
     assert [d["name"] for d in record["train"]["documents"]] == ["0.txt", "1.txt", "2.txt", "3.txt"]
     assert record["recipe"]["seed"] == 3
@@ -137,14 +140,14 @@ def test_standard_input_and_a_configuration_file(
 ) -> None:
     config = tmp_path / "model.toml"
     config.write_text("".join(f"{key} = {value}\n" for key, value in SMALL.items()))
-    args = ["-", *QUICK[len(SETTINGS) :], "--config", config, "--set", "top_k=3", "--steps", "2", "--out", tmp_path / "run"]
+    args = ["-", *QUICK[len(SETTINGS) :], "--config", config, "--set", "gate=softmax", "--steps", "2", "--out", tmp_path / "run"]
     monkeypatch.setattr(sys, "stdin", open(texts / "2.txt", encoding="utf-8"))
     assert here(*args) == 0
     sys.stdin.close()
     out = capsys.readouterr().out
     assert "steps           2" in out
     model, _ = load(tmp_path / "run")
-    assert model.cfg.layer.top_k == 3
+    assert model.cfg.layer.gate == "softmax"
     assert model.cfg.layer.segment == 8
     assert here("--resume", "--out", tmp_path / "run", "--steps", "3", "-q") == 0
 

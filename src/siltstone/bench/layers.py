@@ -32,10 +32,9 @@ def against_package(threads: int, rounds: int, tokens: int) -> Iterator[Row]:
         ("gated", "grm", (40.0, 34.0), (100.0, 68.0)),
         ("sparse", "ssc", (30.0, None), (80.0, None)),
     )
+    keys = {"residual": {}, "gated": {"gate": "softmax"}, "sparse": {"gate": "softmax", "top_k": 2}}
     for cache, kind, forward, backward in kinds:
-        layer = MemoryCaching(
-            128, heads=4, window=0, write_delay=0, memory="linear", cache=cache, segment=256, gate="softmax", top_k=2
-        )
+        layer = MemoryCaching(128, heads=4, window=0, write_delay=0, memory="linear", cache=cache, segment=256, **keys[cache])
         peer = _peer(kind)
         if peer is None:
             yield Row(f"layer, {cache}: against memory-caching", threads, "fp32", None, None, None, forward[0], note=PEER)

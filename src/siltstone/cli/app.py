@@ -10,16 +10,52 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from siltstone.errors import SiltstoneError
 
+UsageError: Any = typer.BadParameter.__mro__[1]  # which typer has no name for of its own
 COMMANDS = ("demo", "train", "generate", "stream", "inspect", "doctor", "list", "bench")
 
+
+class Commands(TyperGroup):
+    """The commands, with words on the command line that they do not take turned into one line and exit code 2 as well."""
+
+    def make_context(self, *args: Any, **keys: Any) -> Any:
+        with _usage():
+            return super().make_context(*args, **keys)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _usage(ctx):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _usage(ctx: Any = None) -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        said = error.format_message().rstrip(".")
+        where = getattr(error, "ctx", None) or ctx
+        path = where.command_path if where else "siltstone"
+        path += f" {ctx.invoked_subcommand}" if where is ctx and ctx and ctx.invoked_subcommand else ""
+        _say(f"error: {said}{' See' if said.endswith('?') else '; see'} `{path} --help`")
+        raise typer.Exit(2) from None
+
+
+def _say(message: str) -> None:
+    print("siltstone: " + " ".join(message.split()), file=sys.stderr)
+
+
 app = typer.Typer(
+    cls=Commands,
     name="siltstone",
     help="Language models whose memory grows slower than their context.",
     no_args_is_help=True,
@@ -52,10 +88,6 @@ def guarded(command: Callable[..., Any]) -> Callable[..., None]:
             raise typer.Exit(2) from None
 
     return run
-
-
-def _say(message: str) -> None:
-    print("siltstone: " + " ".join(message.split()), file=sys.stderr)
 
 
 def _print_version(wanted: bool) -> None:

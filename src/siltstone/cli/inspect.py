@@ -18,9 +18,10 @@ def inspect(
     """
     import json
 
+    from siltstone.demo import run_folder
     from siltstone.stream.store import describe
 
-    found = describe(file)
+    found = describe(run_folder(file))
     if as_json:
         typer.echo(json.dumps(found))
         return

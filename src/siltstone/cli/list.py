@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -32,9 +32,6 @@ def list(  # noqa: A001  # the command's name
     for name, members in found.items():
         typer.echo(f"{name}:")
         for member in members:
-            typer.echo(_line(member))
-
-
-def _line(member: dict[str, Any]) -> str:
-    options = ", ".join(f"{key}={value!r}" for key, value in member["options"].items())
-    return f"  {member['name']:<12} {member['about']}" + (f"  [{options}]" if options else "")
+            typer.echo(f"  {member['name']:<12} {member['about']}")
+            if member["options"]:
+                typer.echo(f"{'':<15}--set '{name}_options={json.dumps(member['options'])}'")

@@ -54,7 +54,11 @@ def train(
         str | None, _option("auto (bfloat16 where the hardware computes in it), fp32 or bf16. [default: auto]")
     ] = None,
     recompute: Annotated[
-        str | None, _option("none, or segment: less memory for a long --length, one more forward pass. [default: none]")
+        str | None,
+        _option(
+            "none, or segment: less memory for a long --length, for one more forward pass; short segments make many small "
+            "calls, with a state kept for each. [default: none]"
+        ),
     ] = None,
     device: Annotated[str | None, _option("auto, cpu, cuda, ... [default: auto]")] = None,
     threads: Annotated[int | None, _option("Threads of the processor to use. [default: all]")] = None,
@@ -103,7 +107,8 @@ def train(
 def _configure(vocab: int, preset: str | None, config: Path | None, settings: list[str]) -> Any:
     """The model's configuration: the preset's keys, then the file's, then those of --set."""
     from siltstone import presets
-    from siltstone.config import LMConfig, parse_setting
+    from siltstone.config import LMConfig
+    from siltstone.setting import parse_setting
 
     keys = _config_file(config) if config else {}
     keys |= dict(map(parse_setting, settings))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..config import LayerConfig
 from ..errors import ConfigError
+from ..layer_config import divisors, nearest
 from .base import Compress
 
 
@@ -55,8 +56,10 @@ class AttentionPool(Compress):
         """The queries share the width evenly."""
         number = options.queries
         if not isinstance(number, int) or isinstance(number, bool) or number < 1 or cfg.d_model % number:
+            wanted = number if isinstance(number, int) else AttentionOptions.queries
             raise ConfigError(
-                f"compress_options queries={number!r} must be a whole number that divides d_model={cfg.d_model}, for example 1"
+                f"compress_options queries={number!r} must be a whole number that divides d_model={cfg.d_model}, for example "
+                f"{nearest(wanted, divisors(cfg.d_model))}"
             )
         if not isinstance(options.context, bool):
             raise ConfigError(f"compress_options context={options.context!r} must be true or false")

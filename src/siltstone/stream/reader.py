@@ -20,11 +20,13 @@ NOTE = "stream"
 
 @dataclass(frozen=True)
 class Cost:
-    """What some text cost: bits of information, the bytes and tokens that they are about (all but a session's first token)."""
+    """What some text cost: bits of information, the bytes that they are about, tokens, and the bytes of a session's first token,
+    which nothing foresees."""
 
     bits: float = 0.0
     bytes: int = 0
     tokens: int = 0
+    unscored: int = 0
 
     @property
     def bits_per_byte(self) -> float:
@@ -32,7 +34,7 @@ class Cost:
         return self.bits / self.bytes if self.bytes else math.nan
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.bits + other.bits, self.bytes + other.bytes, self.tokens + other.tokens)
+        return Cost(self.bits + other.bits, self.bytes + other.bytes, self.tokens + other.tokens, self.unscored + other.unscored)
 
 
 class Reader:
@@ -54,7 +56,8 @@ class Reader:
         if note is not None:
             try:
                 self.offset = _count(note["offset"])
-                self.cost = Cost(float(note["bits"]), _count(note["bytes"]), _count(note["tokens"]))
+                counts = note["bytes"], note["tokens"], note.get("unscored", 0)
+                self.cost = Cost(float(note["bits"]), *map(_count, counts))
                 self._known = (str(note["tail"]), min(_count(note["tail_bytes"]), self.offset, TAIL))
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise SessionCorrupt(f"the session's note of its stream makes no sense: {error!r} in {note!r}"[:300]) from None
@@ -87,7 +90,7 @@ class Reader:
         nats = -self.session.append_scored(ids)[blind:].double()
         if torch.isnan(nats).any():
             raise CheckpointError("the model's predictions are not numbers: its weights are damaged; load another checkpoint")
-        cost = Cost(float(nats.sum()) / math.log(2), len(piece) - missed, len(ids))
+        cost = Cost(float(nats.sum()) / math.log(2), len(piece) - missed, len(ids), missed)
         self.offset += len(piece)
         self.cost += cost
         self._tail = (self._tail + piece)[-TAIL:]
@@ -102,6 +105,7 @@ class Reader:
             "bits": self.cost.bits,
             "bytes": self.cost.bytes,
             "tokens": self.cost.tokens,
+            "unscored": self.cost.unscored,
             "tail": tail,
             "tail_bytes": length,
         }
@@ -109,7 +113,8 @@ class Reader:
 
     def receipt(self) -> Receipt:
         """What it cost."""
-        return receipt(self.session, self.cost.bytes, self.cost.tokens, self.cost.bits, self.timeline)
+        cost = self.cost
+        return receipt(self.session, cost.bytes + cost.unscored, cost.bytes, cost.tokens, cost.bits, self.timeline)
 
     def _decode(self, piece: bytes) -> str:
         zero = piece.find(b"\0") if self.errors == "strict" else -1

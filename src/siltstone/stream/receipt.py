@@ -11,6 +11,7 @@ import numpy as np
 from ..config import LayerConfig, LMConfig
 from ..model.segments import Cuts, Segments
 from ..registry import member
+from ..words import counted
 
 if TYPE_CHECKING:
     from .session import Session
@@ -141,11 +142,12 @@ def peak_rss() -> int | None:
 
 @dataclass(frozen=True)
 class Receipt:
-    """A stream's costs. bytes_read, tokens_read and bits are the whole stream's, over all its runs; times and memory
-    are this process's; sizes in bytes."""
+    """A stream's costs. What was read, and the bits per byte of what was scored, all but a session's first token, are the whole
+    stream's, over all its runs; times and memory are this process's; sizes in bytes."""
 
     position: int
     bytes_read: int
+    bytes_scored: int
     tokens_read: int
     bits_per_byte: float | None
     appended: int
@@ -166,8 +168,11 @@ class Receipt:
         """Names and values for people."""
         bpb = "-" if self.bits_per_byte is None else f"{self.bits_per_byte:.4f}"
         ratio = self.kv_cache_bytes / max(1, self.session_bytes)
+        read = f"{counted(self.bytes_read, 'byte')}, {counted(self.tokens_read, 'token')}"
+        if self.bytes_scored < self.bytes_read:
+            read += f", {counted(self.bytes_scored, 'byte')} scored (the session's first token is not)"
         return [
-            ("read", f"{self.bytes_read:,} bytes, {self.tokens_read:,} tokens, {bpb} bits per byte"),
+            ("read", f"{read}, {bpb} bits per byte"),
             ("position", f"{self.position:,}"),
             ("tokens", f"{self.appended:,} appended, {self.restored:,} restored, {self.recomputed:,} recomputed"),
             ("ms a token", f"first 10 %: {_ms(self.ms_per_token_first)}, last 10 %: {_ms(self.ms_per_token_last)}"),
@@ -178,15 +183,16 @@ class Receipt:
         ]
 
 
-def receipt(session: Session, bytes_read: int, tokens_read: int, bits: float, timeline: Timeline) -> Receipt:
-    """The receipt of a session that read `bytes_read` bytes (`tokens_read` tokens) at a cost of `bits`."""
+def receipt(session: Session, bytes_read: int, bytes_scored: int, tokens_read: int, bits: float, timeline: Timeline) -> Receipt:
+    """The receipt of a session that read `bytes_read` bytes (`tokens_read` tokens), the scored ones at a cost of `bits`."""
     cfg, element = session.model.cfg, session.model.embed.weight.element_size()
     counters = session.counters
     return Receipt(
         position=session.position,
         bytes_read=bytes_read,
+        bytes_scored=bytes_scored,
         tokens_read=tokens_read,
-        bits_per_byte=bits / bytes_read if bytes_read else None,
+        bits_per_byte=bits / bytes_scored if bytes_scored else None,
         appended=counters.appended,
         restored=counters.restored,
         recomputed=counters.recomputed,

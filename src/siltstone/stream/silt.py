@@ -34,6 +34,7 @@ from ..io.tensors import dump_tensors
 VERSION = 1
 MAX_HEADER = 16 * 2**20  # bytes; a real one has some ten thousand
 ZEROS = "0" * 64
+WRITERS = "`siltstone stream --session FILE`, `generate --session FILE` and `Session.save`"
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -75,11 +76,20 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor
     SessionFileError (no such file, or it cannot be read).
     """
     path = Path(path)
+    if path.is_dir():
+        raise SessionFileError(f"session file {path} cannot be read: it is {_folder(path)}; give a file that {WRITERS} write")
     try:
         with open(path, "rb") as file:
             return _read(path, file, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise SessionFileError(f"session file {path} cannot be read: {error.strerror or error}; check the path") from None
+
+
+def _folder(path: Path) -> str:
+    """What is in a folder that was given for a session file, and what can be done with it."""
+    if (path / "model.safetensors").is_file() and (path / "config.json").is_file():
+        return f"the folder of a model (`siltstone doctor {path}` examines it)"
+    return "the folder of a run in training" if (path / "train.json").is_file() else "a folder"
 
 
 def _read(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -89,12 +99,18 @@ def _read(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[s
     length = int.from_bytes(front, "little")
     if length > min(MAX_HEADER, size - 8):
         what = "truncated, or no session file" if length <= MAX_HEADER else "no session file, or its first bytes were altered"
-        raise SessionCorrupt(f"{path} is {what}: its header would take {length} of its {size} bytes (allowed are {MAX_HEADER})")
+        raise SessionCorrupt(
+            f"{path} is {what}: its header would take {length} of its {size} bytes (allowed are {MAX_HEADER}); "
+            f"session files are what {WRITERS} write"
+        )
     front += file.read(length)
     head = _json(path, front[8:], "header")
     meta = head.pop("__metadata__", None)
     if not isinstance(meta, dict) or not isinstance(meta.get("silt"), str) or not isinstance(meta.get("sha256"), str):
-        raise SessionCorrupt(f"{path} is not a session file, or its header was altered: no session is described in it")
+        raise SessionCorrupt(
+            f"{path} is not a session file, or its header was altered: it may hold tensors, as a model's weights, but "
+            f"describes no session; session files are what {WRITERS} write"
+        )
     entries = _entries(path, head, size - len(front))
 
     field = _sum_field(meta["sha256"])

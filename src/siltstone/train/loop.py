@@ -71,6 +71,7 @@ def fit(run: Run, display: Display | None = None) -> dict[str, Any]:
         "tokens_per_s": (trainer.tokens - first_token) / spent,
         "train_bytes": run.train.bytes,
         "train_bits_per_byte": metrics.bits_per_byte,
+        "recent_steps": len(metrics.recent),
         "valid_bits_per_byte": score.bits_per_byte if score else None,
         "valid_bytes": score.bytes if score else None,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),

@@ -14,6 +14,7 @@ from rich.table import Column
 
 from ..io import write_text
 from ..io.atomic import storage_errors
+from ..words import counted
 
 _RECENT = 50
 _PAUSE = 10.0
@@ -47,7 +48,7 @@ class Metrics:
 
     @property
     def bits_per_byte(self) -> float:
-        """Over the last 50 training steps."""
+        """Over the training steps of `recent`, the last 50."""
         return sum(b for b, _ in self.recent) / max(1, sum(n for _, n in self.recent))
 
     def write(self, record: dict[str, Any]) -> None:
@@ -118,8 +119,9 @@ def receipt_lines(receipt: dict[str, Any]) -> list[str]:
         f"steps           {receipt['steps']:,} ({receipt['epochs']:.2f} times through {size(receipt['train_bytes'])} of text)",
         f"tokens          {receipt['tokens']:,} in {receipt['seconds']:,.0f} s: {receipt['tokens_per_s']:,.0f} tokens/s",
         f"model           {receipt['parameters']:,} parameters, {receipt['precision']} on {receipt['device']}, "
-        f"{receipt['threads']} threads",
-        f"bits per byte   {receipt['train_bits_per_byte']:.4f} over the last {_RECENT} steps"
+        f"{counted(receipt['threads'], 'thread')}",
+        f"bits per byte   {receipt['train_bits_per_byte']:.4f} over the last "
+        + counted(receipt["recent_steps"], "step")
         + (f", {valid:.4f} held out" if valid is not None else "; nothing was held out (--valid)"),
         f"state           {size(receipt['state_bytes'])} a row",
         f"fingerprint     {receipt['fingerprint']}",

@@ -1,0 +1,94 @@
+"""What commands say: one style of errors, what is no session, what was read and what was scored, one and many."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import siltstone as st
+from siltstone.demo import text
+from siltstone.errors import SessionFileError
+from siltstone.io import write_tensors
+from siltstone.stream.reader import Reader
+from siltstone.text import ByteTokenizer
+from siltstone.words import counted
+from tests.stream.commands import good, receipt, refused, siltstone
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trian"], "No such command 'trian'. Did you mean 'train'? See `siltstone --help`"),
+        (["--bogus"], "No such option: --bogus; see `siltstone --help`"),
+        (["train", "--stepz", "3"], "--stepz"),
+        (["train", "--stepz", "3"], "see `siltstone train --help`"),
+        (["train", "--steps"], "requires an argument; see `siltstone train --help`"),
+        (["train", "--steps", "few"], "Invalid value for '--steps'"),
+        (["stream", "demo", "--every", "0"], "Invalid value for '--every'"),
+        (["inspect"], "Missing argument 'FILE'; see `siltstone inspect --help`"),
+        (["list", "cache", "more"], "more"),
+    ],
+    ids=str,
+)
+def test_words_that_a_command_does_not_take_are_an_error_like_any_other(words: list[str], said: str) -> None:
+    refused(said, *words)
+
+
+def test_help_is_what_it_was() -> None:
+    bare, asked = siltstone(), siltstone("--help")
+    assert asked.exit_code == 0 and asked.stdout.startswith("Usage: siltstone") and "doctor" in asked.stdout
+    assert "Usage: siltstone" in bare.output and "siltstone: " not in bare.output
+    assert good("train", "--help").stdout.startswith("Usage: siltstone train")
+
+
+def test_inspect_says_what_was_given_instead_of_a_session(run: Path, tmp_path: Path) -> None:
+    refused(f"it is the folder of a model (`siltstone doctor {run}` examines it); give a file that", "inspect", run)
+    refused("it is a folder; give a file that `siltstone stream --session FILE`", "inspect", tmp_path)
+    (tmp_path / "train.json").write_text("{}")
+    refused("it is the folder of a run in training", "inspect", tmp_path)
+    refused("describes no session; session files are what `siltstone stream", "inspect", run / "model.safetensors")
+    refused("no session file, or its first bytes were altered", "inspect", run / "config.json")
+    write_tensors(tmp_path / "bare.safetensors", {})
+    refused("is not a session file", "inspect", tmp_path / "bare.safetensors")
+    refused("the folder of a model", "inspect", "demo")
+    with pytest.raises(SessionFileError, match="the folder of a model"):
+        st.Session.load(run, *st.load(run))
+    refused("the folder of a model", "generate", run, "x", "--session", run)
+
+
+def test_bytes_read_and_bytes_scored(run: Path, tmp_path: Path) -> None:
+    data = b"ten bytes."
+    result = good("stream", run, "--json", "--session", tmp_path / "a.silt", data=data)
+    found = receipt(result)
+    assert (found["bytes_read"], found["bytes_scored"], found["tokens_read"]) == (10, 9, 10)
+    assert "10 bytes, 10 tokens, 9 bytes scored (the session's first token is not), " in result.stdout
+    again = receipt(good("stream", run, "--json", "--session", tmp_path / "a.silt", data=data))
+    assert (again["bytes_read"], again["bytes_scored"]) == (20, 19)
+    more = good("stream", run, "--json", "--session", tmp_path / "a.silt", "--offset", 5, data=data)
+    assert (receipt(more)["bytes_read"], receipt(more)["bytes_scored"]) == (5, 5)
+    assert "5 bytes, 5 tokens, " in more.stdout and "scored" not in more.stdout.splitlines()[0]
+    one = good("stream", run, data=b"x").stdout
+    assert "1 byte, 1 token, 0 bytes scored (the session's first token is not), - bits per byte" in one
+
+
+def test_a_session_that_counted_scored_bytes_alone_goes_on(model: st.LM, tok: ByteTokenizer) -> None:
+    session = st.Session(model, tok)
+    session.notes["stream"] = {"offset": 7, "bits": 3.0, "bytes": 6, "tokens": 7, "tail": "", "tail_bytes": 0}
+    assert Reader(session).receipt().bytes_scored == 6
+
+
+def test_one_and_many() -> None:
+    assert [counted(n, "step") for n in (0, 1, 2000)] == ["0 steps", "1 step", "2,000 steps"]
+    assert [counted(n, "speech", "speeches") for n in (1, 2)] == ["1 speech", "2 speeches"]
+
+
+@pytest.mark.parametrize(("tokens", "said"), [(4, "1 held-out speech to Congress"), (30, "2 held-out speeches to Congress")])
+def test_speeches_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: int, said: str) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text("Fellow citizens. ")
+    (tmp_path / "heldout.json").write_text(json.dumps({"sotu": ["a.txt", "b.txt"]}))
+    monkeypatch.setattr(text, "speeches_folder", lambda: tmp_path)
+    found = text.reading(ByteTokenizer(), tokens, tmp_path)
+    assert found.source == said
