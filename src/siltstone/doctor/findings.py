@@ -50,8 +50,8 @@ _CHECK = (
 )
 _ROUNDING = (
     "float64 agrees, so this is rounding and no fault: see that float32 is computed as such "
-    '(torch.set_float32_matmul_precision("highest"), no TF32, no autocast); if it is, weights or gates are very large: train on '
-    "from an earlier checkpoint with a lower --lr or --clip"
+    '(torch.set_float32_matmul_precision("highest"), no TF32, no autocast); if it is, weights or gates are very large: train '
+    "with a lower --lr or --clip"
 )
 _STUCK = (
     "the cache does not choose any more, and no gradient passes through its gates: train with a lower --lr (a third of it, for "
