@@ -29,6 +29,7 @@ STREAM = "ABCDEFGHIAJKLEFGHIJKLEFGHIJKLEFG"  # which key each write of the shown
 BLOCK = 4  # tokens of a compressor's block
 TOPICS, FACTS = 6, 4  # topics there are, facts and questions of a segment
 ORDER = (0, 1, 2, 0, 2, 1)  # topics of the shown segments
+MORE = {"memory": [("deep", {"inner_batch": 1}), ("titans", {"inner_batch": 1})]}  # shown beside a member's own settings
 
 
 def train(model: nn.Module, loss: Callable[[torch.Generator], Tensor], steps: int) -> None:
@@ -69,20 +70,30 @@ class Recall(nn.Module):
         return self.out(out.flatten(0, 2).unflatten(1, (length, KEYS)))
 
 
+def streams(rows: int, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Random keys [B, T] and values [B, T, 4]; after each write the last value of each key [B, T, 12, 4], and which have one."""
+    keys, values = torch.randint(KEYS, (rows, len(STREAM)), generator=draw), vectors(rows, len(STREAM), draw=draw)
+    last, seen, wanted, known = torch.zeros(rows, KEYS, VALUE), torch.zeros(rows, KEYS), [], []
+    for t in range(len(STREAM)):
+        last[torch.arange(rows), keys[:, t]], seen[torch.arange(rows), keys[:, t]] = values[:, t], 1.0
+        wanted.append(last.clone())
+        known.append(seen.clone())
+    return keys, values, torch.stack(wanted, 1), torch.stack(known, 1)
+
+
 def memory(name: str, options: dict[str, Any], steps: int = STEPS) -> dict[str, list[float | None]]:
-    """Cosine of answer and value after each write: A's first value, its second, and those of B, C and D, mean of 256 streams."""
+    """Cosine of answer and value after each write.
+
+    first, second, others: A's first value, its second, and those of B, C and D, a mean of 256 times the shown stream.
+    all: the last values of all keys that were written, a mean of 512 fresh streams like those of training.
+    """
     torch.manual_seed(0)
-    model, rows = Recall(name, options), torch.arange(32)
+    model = Recall(name, options)
 
     def loss(draw: torch.Generator) -> Tensor:
-        keys, values = torch.randint(KEYS, (32, len(STREAM)), generator=draw), vectors(32, len(STREAM), draw=draw)
-        last, seen, wanted, known = torch.zeros(32, KEYS, VALUE), torch.zeros(32, KEYS), [], []
-        for t in range(len(STREAM)):
-            last[rows, keys[:, t]], seen[rows, keys[:, t]] = values[:, t], 1.0
-            wanted.append(last.clone())
-            known.append(seen.clone())
-        miss = (model(keys, values) - torch.stack(wanted, 1)).square().sum(-1) * torch.stack(known, 1)
-        return miss.sum() / torch.stack(known, 1).sum()
+        keys, values, wanted, known = streams(32, draw)
+        miss = (model(keys, values) - wanted).square().sum(-1) * known
+        return miss.sum() / known.sum()
 
     train(model, loss, steps)
     values = vectors(256, len(STREAM), draw=torch.Generator().manual_seed(2))
@@ -94,7 +105,12 @@ def memory(name: str, options: dict[str, Any], steps: int = STEPS) -> dict[str, 
 
     once = torch.stack([like(key, key) for key in (1, 2, 3)])
     once[torch.arange(len(STREAM)) < torch.tensor([[1], [2], [3]])] = torch.nan  # not written yet
-    return {"first": rounded(like(0, 0)), "second": rounded(like(0, STREAM.rindex("A"))), "others": rounded(once.nanmean(0))}
+    curves = {"first": like(0, 0), "second": like(0, STREAM.rindex("A")), "others": once.nanmean(0)}
+    keys, values, wanted, known = streams(512, torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        right = F.cosine_similarity(model(keys, values), wanted, dim=-1) * known
+    curves["all"] = right.sum((0, 2)) / known.sum((0, 2))
+    return {name: rounded(curve) for name, curve in curves.items()}
 
 
 def compress(name: str, options: dict[str, Any], steps: int = STEPS) -> dict[str, list[float | None]]:
@@ -209,9 +225,14 @@ def lines(found: dict[str, dict[str, Any]]) -> str:
     return "{\n" + ",\n".join(families) + "\n}\n"
 
 
+def shown(family: str) -> list[tuple[str, dict[str, Any]]]:
+    """(name, options) of all there is to show of a family."""
+    return [*registry.settings(family), *MORE.get(family, [])]
+
+
 def settings() -> list[tuple[str, str, dict[str, Any]]]:
     """(family, name, options) of all there is to show."""
-    return [(family, *setting) for family in registry.FAMILIES for setting in registry.settings(family)]
+    return [(family, *setting) for family in registry.FAMILIES for setting in shown(family)]
 
 
 def main(words: list[str] | None = None) -> None:

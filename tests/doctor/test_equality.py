@@ -171,6 +171,14 @@ def test_what_is_wrong_is_said_with_the_figure_and_the_mend(monkeypatch: pytest.
     assert "allowed 1e-10" in line.text and "step" in line.advice and "scan" in line.advice
     assert set(lines) == {f"{way} (float64)" for way in {"after a fork"} | STORED}
     assert {f.advice for f in lines.values()} == {"this follows from 'a token a call'"}
+    assert all(word in line.advice for word in ("siltstone doctor demo", "of your own", "edited", "report it"))
+
+
+def test_what_a_user_can_check_is_said_once() -> None:
+    model = make(memory="gated")
+    bad = [Check(way, "float64", 1.0, 1e-10, 3, 40, 40) for way in ("a token a call", "padding on the left")]
+    first, second = (f.advice for f in all_findings(model.cfg, bad, [], QUIET) if f.level == "failure")
+    assert "siltstone doctor demo" in first and "siltstone doctor demo" not in second and "mask" in second
 
 
 def test_a_text_that_crosses_no_cut_is_said_to_be_short() -> None:

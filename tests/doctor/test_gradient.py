@@ -125,7 +125,7 @@ def test_exploding_is_noticed() -> None:
     model.blocks[0].mix.memory.lstm.weight_hh_l0.mul_(30)  # type: ignore[union-attr]
     model.blocks[0].mix.memory.lstm.bias_ih_l0.zero_()  # type: ignore[union-attr]
     (line,) = gradient_findings(model)
-    assert line.level == "warning" and line.text.startswith("explodes: ") and "lower lr" in line.advice
+    assert line.level == "warning" and line.text.startswith("explodes: ") and "lower --lr" in line.advice
 
 
 def test_gradients_that_are_no_numbers_or_nothing() -> None:

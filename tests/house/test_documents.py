@@ -78,7 +78,9 @@ def test_the_readme_names_every_command_and_its_targets_exist() -> None:
     assert not [target for target in re.findall(r"`make (\w+)`", page) if f"\n{target}:" not in makefile]
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/README.md", "docs/how-it-works.md", "docs/family.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/README.md", "docs/how-it-works.md", "docs/family.md", "docs/doctor.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     content = (ROOT / page).read_text("utf-8")
     links = re.findall(r"\]\(([^)#]+)[^)]*\)|src=\"([^\"]+)\"|srcset=\"([^\"]+)\"", content)

@@ -18,16 +18,19 @@ UNREAD = 0.01  # share of tokens, or mean sigmoid gate
 VANISHED, EXPLODED, CLIFF = 1e-6, 100.0, 100.0  # of the gradient at n = 1; a fall from one doubling of n to the next
 
 _MENDS = {
-    "calls of random lengths": "something hangs on where calls were cut: what rings, pending tokens or sums carry over is wrong",
-    "a token a call": "the way of a single token (the rule's step, model/one.py) and the parallel one (its scan) differ",
-    "a row of a batch": "rows reach into each other, or rows at different positions are planned alike",
-    "padding on the left": "padding is written to a memory or moves a position",
-    "padding on the right": "padding is written to a memory or moves a position",
-    "padding between tokens": "padding is written to a memory or moves a position",
-    "behind another document": "a reset leaves something of the document before it",
-    "after a fork": "an update in place reaches a fork: leaves of the state share memory",
-    "after a session file": "the state keeps something that its tensors do not hold",
-    "after state.tensors()": "the state keeps something that its tensors do not hold",
+    "calls of random lengths": "what a session answers depends on how its text was split into calls: do not rely on sessions of "
+    "this model",
+    "a token a call": "generated text is not what the same text gives in one call: the way of a single token (`step` of the "
+    "update rule) and that of many (`scan`) differ; do not rely on sessions of this model",
+    "a row of a batch": "rows of a batch reach into each other: read one text a call until this is mended",
+    "padding on the left": "padding is not skipped: give texts of equal length, without `mask`, until this is mended",
+    "padding on the right": "padding is not skipped: give texts of equal length, without `mask`, until this is mended",
+    "padding between tokens": "padding is not skipped: give texts without gaps, without `mask`, until this is mended",
+    "behind another document": "`reset` leaves something of the document before: begin every document with a new state until "
+    "this is mended",
+    "after a fork": "a fork and its original change each other: do not use `fork`, `snapshot` or `rollback` until this is mended",
+    "after a session file": "a restored session does not go on as the saved one: read its text again until this is mended",
+    "after state.tensors()": "a state put together again does not go on as it was: read its text again until this is mended",
 }
 _CAUSES = {
     "padding on the left": ["calls of random lengths"],
@@ -38,21 +41,33 @@ _CAUSES = {
     "after a session file": ["calls of random lengths", "a token a call"],
     "after state.tensors()": ["calls of random lengths", "a token a call"],
 }  # ways that read in such calls too
-_ROUNDING = "float64 agrees, so this is rounding that grows: look for very large weights or gates, and lower lr or clip"
+_CHECK = (
+    "Check, in this order: (1) `siltstone doctor demo`: if it fails too, the installation is at fault (files of two versions, or "
+    "another torch): install again into an empty environment; (2) a memory rule, compressor or cache of your own: see that its "
+    "`scan` and `step` agree (CONTRIBUTING.md has the tests); (3) the run's folder: if files in it were edited or copied from "
+    "elsewhere, take it as `siltstone train` or `st.save` wrote it, with the version that wrote it. If none of these helps, it "
+    "is a fault of Siltstone: report it where you have Siltstone from, with this report and your settings"
+)
+_ROUNDING = (
+    "float64 agrees, so this is rounding and no fault: see that float32 is computed as such "
+    '(torch.set_float32_matmul_precision("highest"), no TF32, no autocast); if it is, weights or gates are very large: train '
+    "with a lower --lr or --clip"
+)
 _STUCK = (
-    "the cache does not choose any more, and no gradient passes through its gates: look at router.bias, router.online and "
-    "router.log_scale, and train with a lower --lr (a third of it, for example) or a larger temperature"
+    "the cache does not choose any more, and no gradient passes through its gates: train with a lower --lr (a third of it, for "
+    "example) or a larger temperature (--set temperature=0.5); router.bias, router.online and router.log_scale are the weights "
+    "that drive gates there"
 )
 _REACH = (
-    "raise the biases of the rule's decay so that it forgets more slowly, set a shorter segment, or start=carry instead of "
-    "restart (or restart instead of carry, with a cache that reads checkpoints), and train with a shorter window, so that "
-    "the memory is needed (arXiv 2509.24552)"
+    "train with a shorter window, so that the memory is needed (arXiv 2509.24552), on longer rows (--length), or with "
+    "start=carry instead of restart (or restart instead of carry, with a cache that reads checkpoints) or a shorter segment; the "
+    "biases of the rule's decay say how slowly it forgets to begin with"
 )
 _LONGER = "give a longer text, or more --tokens"
 _READ = "train on longer rows (--span), or keep fewer of them: a longer segment, or segments=logarithmic"
 _EXPLODES = (
-    "train with a lower lr and clip, look at the memory's norm weights and gates, choose a rule with a decay or one that "
-    "is normalised, a shorter segment, or start=restart"
+    "train with a lower --lr and --clip, or choose a rule that forgets or replaces (gated, gated_delta), a shorter segment, or "
+    "start=restart; very large norm weights or gates of the memory are a sign of too high an lr"
 )
 
 
@@ -82,9 +97,13 @@ def recent(cfg: LMConfig) -> int:
 
 def _equality(checks: Sequence[Check]) -> Iterator[Finding]:
     bad: dict[str, Check] = {c.way: c for c in checks if not c.ok}  # of two number formats that fail, the exacter
+    told = False
     for c in bad.values():
         exact = any(o.way == c.way and o.ok for o in checks)
-        yield Finding("failure", "equality", f"{c.way} ({c.dtype}{' alone' * exact}): {_apart(c)}", _mend(c, exact, bad))
+        advice = _mend(c, exact, bad)
+        if advice == _MENDS[c.way] and not told:  # once is enough
+            advice, told = f"{advice}. {_CHECK}", True
+        yield Finding("failure", "equality", f"{c.way} ({c.dtype}{' alone' * exact}): {_apart(c)}", advice)
     for dtype in dict.fromkeys(c.dtype for c in checks):
         mine = [c for c in checks if c.dtype == dtype]
         if all(c.ok for c in mine):
@@ -115,7 +134,7 @@ def _apart(c: Check) -> str:
 
 def _mend(c: Check, exact: bool, bad: Mapping[str, Check]) -> str:
     if math.isnan(c.difference):
-        return "weights or an update overflow: take an earlier checkpoint, and train on with a lower lr"
+        return "weights or an update overflow: train again with a lower --lr, or from a copy of the run that is older"
     if c.same_bits is False:
         return _MENDS[c.way]
     if exact and c.dtype == "float32":

@@ -12,7 +12,7 @@ weights held to a norm between chunks as in arXiv 2505.23884, section 3.
 State: 2 * H * K * F floats (and as many again for the batch's base weights), F = expansion * K.
 Cost: 6 * H * K * F.
 
-For: more pairs a head than K, in segments that restart.
+For: more pairs a head than K in principle (the toy of docs/family.md does not show it), in segments that restart.
 Can: recall through a nonlinear map, with F hidden units to tell keys apart.
 Cannot: replace: writes to a key add up. It forgets only by being held to its limit, everything alike; with limit=null the weights
 of a long segment grow exponentially. It sees no write of its own inner batch when it takes a gradient.

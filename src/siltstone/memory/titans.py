@@ -11,7 +11,8 @@ of two triangular matrices of decays, so that reads are chunk-parallel. Source: 
 State: 6 * H * K * F floats: the weights, their momenta, and the batch's base, F = expansion * K.
 Cost: 11 * H * K * F.
 
-For: more pairs a head than K, that change, where the time of a token matters less.
+For: more pairs a head than K in principle, that change (in the toy of docs/family.md with `inner_batch=1` alone), where the time
+of a token matters less.
 Can: recall through a nonlinear map; correct what a key holds, a step at a time; forget; go on writing after a surprise.
 Cannot: replace in one write. It sees no write of its own inner batch when it takes a gradient, so that a key that comes
 often in one batch is overshot where `rate` times `inner_batch` is large.

@@ -1,0 +1,54 @@
+"""What becomes of states when two checkpoints become one: words of docs/family.md, and a row for each kind of state."""
+
+from __future__ import annotations
+
+HEAD = """`evict="merge"` makes two neighbouring checkpoints one where a budget is full, and logarithmic segments make two spans
+one. With `start="carry"` both keep the newer state alone, for any rule: it was begun from the older one. With
+`start="restart"` it depends on the rule, and with `evict="merge"` changes are added, not averaged: a matrix becomes
+W_0 + (W - W_0) + (W' - W_0), W_0 the one that the rule begins with. Routing keys are averaged over all writes of
+both.
+
+A sum grows with the number of segments in it, and nothing holds it down (`limit` holds the online memory alone):
+after 16,000 tokens of noise in segments of 32, with 4 checkpoints, the matrices of an untrained `deep` have 28 and
+106 times their first norm, those of `titans` 13 and 29 times. For long texts under a small budget take
+`start="carry"`, `evict="age"` or `evict="use"`, or logarithmic segments. How well merged checkpoints answer has not
+been measured for any rule.
+
+`cache="soup"` blends for one read, and changes no state: theta* = g theta + sum g_n theta_n. With `gate="softmax"`
+that is a mean of weights, an MLP's included; with `gate="sigmoid"` (the default) g = 1 and they add up."""
+
+# rules, what a checkpoint is, logarithmic with restart, evict="merge" with restart
+KINDS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
+    (("linear",), "the matrix, and its sum of keys", "S + S', exact", "S + S', exact: the state of both segments in one"),
+    (("gated",), "the matrix", "e^f S + S', exact", "S + S': the older half does not fade by what the newer one forgot"),
+    (
+        ("swla",),
+        "the matrix (its last key and value are not kept)",
+        "a running state, exact",
+        "S + S', as with `gated`",
+    ),
+    (
+        ("delta", "gated_delta"),
+        "the matrix",
+        "a running state, exact",
+        "S + S': a key written in both answers with both values; the newer one does not replace the older",
+    ),
+    (
+        ("deep", "titans"),
+        "W_in and W_out (base weights and momenta are not kept)",
+        "a running state, exact",
+        "the changes of each matrix add up on its learned first weights: an MLP of its own, not the sum of what two MLPs answer",
+    ),
+    (
+        ("gru", "lstm", "slstm", "min_gru", "min_lstm"),
+        "the vector that is read (cells are not kept)",
+        "a running state, exact",
+        "h + h', out of the range that one vector has",
+    ),
+    (
+        ("mlstm", "slots"),
+        "the matrix and its scale; addresses and slots",
+        "a running state, exact",
+        "refused: scales of their own, and slots, do not add up",
+    ),
+)

@@ -1,0 +1,125 @@
+"""What to set for what: the recipes of docs/family.md, each a line of Python that builds a model.
+
+The page prints them, and tests/house/test_recipes.py builds and runs what it prints. `state` is measured there too: bytes of one
+row's state after TOKENS tokens, beside those of the preset as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+TOKENS = 2000
+PRESET, VOCAB = "tiny", 8192
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """need -> keys over those of the preset.
+
+    state      bytes of a row's state after TOKENS tokens
+    measured   what has been measured here, and where; unmeasured: what has not
+    """
+
+    need: str
+    keys: dict[str, Any]
+    state: int
+    measured: str
+    unmeasured: str
+
+    @property
+    def line(self) -> str:
+        """Python that builds the model."""
+        keys = "".join(f", {key}={quoted(value)}" for key, value in self.keys.items())
+        return f"model = st.LM(st.presets.{PRESET}({VOCAB}{keys}))"
+
+
+def quoted(value: Any) -> str:
+    """As Python writes it, with double quotes."""
+    return json.dumps(value) if isinstance(value, str) else str(value).replace("'", '"')
+
+
+HEAD = """A line for each need: it builds a model (after `import siltstone as st`), and is run by the tests. The keys after the
+vocabulary's size mean the same in `--set key=value`, in a configuration file and in `MemoryCaching(...)` (but for `pattern` and
+`cut_at`, which are a model's). Any other preset will do. Bytes are those of float32, without the tokens' text."""
+
+RECIPES = (
+    Recipe(
+        "Very long streams, with O(log t) checkpoints (the presets as they are)",
+        {"memory": "gated", "cache": "gated", "segments": "logarithmic"},
+        906_640,
+        "a million tokens through every rule, finite and bounded ([long runs](soak.md)); 250,000 in `make demo`. With "
+        "`gated` and `linear` spans merge by their decays; other rules keep a running state beside each checkpoint",
+        "what thinning out the past costs in prediction, against keeping every checkpoint",
+    ),
+    Recipe(
+        "Recall of many pairs, and of facts that change, in a state that does not follow the text",
+        {"memory": "gated_delta", "heads": 4, "head_dim": 64},
+        3_052_544,
+        "of the rules with a matrix a head, `delta` and `gated_delta` recall most in the toy below; the model that ships has "
+        "`gated_delta`",
+        "how many pairs of a text a trained model recalls. A head holds about K = head_dim pairs apart, so head_dim sets it",
+    ),
+    Recipe(
+        "Exact recall of many pairs, however far back",
+        {"memory": "gated_delta", "pattern": "mmma"},
+        3_485_440,
+        "that full attention, here in every fourth block, sees every token exactly (tests)",
+        "how much of it a text needs. Its keys and values grow with the text, and so does a session",
+    ),
+    Recipe(
+        "State tracking: parity, swaps, who holds what",
+        {"memory": "gated_delta", "memory_options": {"negative": True}},
+        1_233_920,
+        "in the toy below it recalls as much as without `negative`, at the same speed",
+        "the tracking itself: that it can, and that rules whose factors lie from 0 to 1 cannot, is arXiv 2411.12537's "
+        "word. `lstm` and `slstm` can too, one write after the other",
+    ),
+    Recipe(
+        "The smallest session",
+        {"memory": "min_gru", "cache": "none", "window": 16, "kv_heads": 1},
+        59_904,
+        "its bytes; in the toy below rules with a vector a head recall next to nothing by a key",
+        "what such a model loses in bits per byte",
+    ),
+    Recipe(
+        "Documents that lines separate: a segment, and a checkpoint, for each",
+        {"segments": "content", "cut_at": "\n", "segment": 512, "cache": "sparse", "top_k": 4},
+        4_556_176,
+        "its bytes, with lines of 40 tokens (they grow by a checkpoint a line; a budget, as below, may be added); that "
+        "any split of a text into calls gives the same, cuts and all (tests)",
+        "whether segments by content predict better than equal ones",
+    ),
+    Recipe(
+        "A budget of memory",
+        {"segments": "constant", "max_checkpoints": 16, "evict": "age", "checkpoint_dtype": "int8"},
+        936_864,
+        "checkpoints in int8: 3.5 times fewer bytes, and no difference in bits per byte that could be measured, on the "
+        "model that ships ([benchmarks](benchmarks.md))",
+        'which of `evict` = "age", "use" and "merge" predicts best',
+    ),
+    Recipe(
+        "Surprising tokens kept word for word",
+        {"memory": "gated_delta", "cache": "exact", "cache_options": {"writes": 64}},
+        904_192,
+        "in the toy of caches below, with 8 kept writes, answers come from the segments in which they were told; with "
+        "`none` they do not",
+        "how often a text calls for it. There are no checkpoints: the memory is one endless segment",
+    ),
+    Recipe(
+        "Cheap decoding",
+        {"cache": "sparse", "top_k": 2, "kv_heads": 1, "compress": "mean", "rate": 4},
+        655_248,
+        "that a token costs about the same far on: with `sparse`, 0.87 of the speed at 1,024 tokens is left at 131,072 "
+        "([benchmarks](benchmarks.md))",
+        "what kv_heads and rate save in time, and cost in prediction",
+    ),
+    Recipe(
+        "Training on long rows: `siltstone train texts/ --length 8192 --recompute segment`",
+        {"memory": "gated_delta", "segment": 256},
+        1_069_056,
+        "that gradients are those of one call (tests); the activations of one segment are kept, for one more forward pass",
+        "whether long rows make better memories than the default, 512 tokens a step with states carried on",
+    ),
+)
