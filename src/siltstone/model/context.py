@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 
@@ -13,6 +14,22 @@ from .segments import Segments
 from .window import WindowPlan
 
 
+class Token(NamedTuple):
+    """One token for rows that all stand at the same place, at which no segment is sealed.
+
+    position   of the token                      segment   number of the online one
+    before     writes that were made before it   since     writes of the online segment, this token's included
+    writes     with it                           place     of the last one in its segment, counted from where a whole one begins
+    """
+
+    position: int
+    before: int
+    writes: int
+    segment: int
+    since: int
+    place: int
+
+
 class Context:
     """Plans, made on first use. donate: rings may be updated in place."""
 
@@ -21,6 +38,7 @@ class Context:
         self.lead: Lead | None = None  # the routing that layers with routing="shared" follow
         self._plans: dict[Geometry, Plan] = {}
         self._segments: dict[Geometry, Segments] = {}
+        self._tokens: dict[Geometry, Token | None] = {}
         self._windows: dict[tuple[Geometry, torch.dtype], WindowPlan] = {}
 
     @cached_property
@@ -37,6 +55,23 @@ class Context:
         if geo not in self._segments:
             self._segments[geo] = geo.segments(self.runs.clock)
         return self._segments[geo]
+
+    def token(self, geo: Geometry) -> Token | None:
+        """The call, if it is such a token."""
+        if geo not in self._tokens:
+            self._tokens[geo] = self._token(geo)
+        return self._tokens[geo]
+
+    def _token(self, geo: Geometry) -> Token | None:
+        if self.tick is None:
+            return None
+        segments, before, writes = self.segments(geo), int(geo.written(self.tick)), int(geo.written(self.tick + 1))
+        online = segments.online(writes)
+        if online is None or online != segments.online(before):
+            return None
+        number, since = online[0], writes - online[1]
+        place = int(segments.phase[0]) * (number == 0) + since - 1
+        return Token(self.tick, before, writes, number, since, place)
 
     def plan(self, geo: Geometry) -> Plan:
         """Which token is written when, and read by whom."""

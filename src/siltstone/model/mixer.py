@@ -127,8 +127,8 @@ class Mixer(nn.Module):
         read: Tensor | None = None
         further: Further | None = None
         after = LayerState(None, state.input, state.online, state.bank, state.summary, conv, state.kept)
-        if one.possible(self, context):
-            read, further = one.memory(self, x, state, after, context)
+        if token := context.token(self.geo):
+            read, further = one.memory(self, x, state, after, context, token)
         else:
             plan, ring = context.plan(self.geo), Ring(context.runs, self.geo.ring_input, x.device)
             both = ring.extend(state.input, x)

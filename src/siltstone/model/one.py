@@ -17,7 +17,7 @@ from ..cache.base import Asked, Mix, Router
 from ..cache.logarithmic import Slots
 from ..cache.read import stage_sum
 from . import exact
-from .context import Context
+from .context import Context, Token
 from .reading import cached
 from .routing import Lead, follow
 from .segments import held
@@ -27,37 +27,21 @@ if TYPE_CHECKING:
     from .mixer import LayerState, Mixer
 
 
-def possible(mixer: Mixer, context: Context) -> bool:
-    """Whether this call is such a token, and seals nothing."""
-    if context.tick is None:
-        return False
-    segments = context.segments(mixer.geo)
-    before, after = (segments.online(int(mixer.geo.written(n))) for n in (context.tick, context.tick + 1))
-    return before is not None and before == after
-
-
 def memory(
-    mixer: Mixer, x: Tensor, state: LayerState, after: LayerState, context: Context
+    mixer: Mixer, x: Tensor, state: LayerState, after: LayerState, context: Context, token: Token
 ) -> tuple[Tensor | None, Further | None]:
     """x [B, 1, D] -> what memory and bank say [B, 1, H, V], and what the window sees besides; None before the first write.
 
     Fills in `after`.
     """
-    assert context.tick is not None
-    geo, rule, position = mixer.geo, mixer.memory, context.tick
-    before, writes = int(geo.written(position)), int(geo.written(position + 1))
-    segments = context.segments(geo)
-    online = segments.online(writes)
-    assert online is not None
-    segment, since = online[0], writes - online[1]
-    place = int(segments.phase[0]) * (segment == 0) + since - 1  # of the last write in its segment
-    if writes > before:
+    geo, rule, position, before = mixer.geo, mixer.memory, token.position, token.before
+    if token.writes > before:
         block = _leaving(mixer, x, state, position, before).unflatten(1, (-1, mixer.cfg.rate))
         c = mixer.compress(block, _window(mixer, x, state, position)) if mixer.compress.sees_window else mixer.compress(block)
         made = rule.inputs(c)
         for i in range(mixer.cfg.group):
             inputs = {k: v[:, i] for k, v in made.items()}
-            shift = ((since - 1) * mixer.cfg.group + i) % rule.align(rule.options)
+            shift = ((token.since - 1) * mixer.cfg.group + i) % rule.align(rule.options)
             if after.kept is not None and mixer.window is not None:
                 surprise, number = exact.surprise(rule, inputs, after.online), before * mixer.cfg.group + i
                 after.kept = exact.one_more(mixer.window, after.kept, surprise, number, block[:, i])
@@ -65,15 +49,16 @@ def memory(
             if isinstance(after.bank, Slots):
                 after.bank = after.bank.step(rule, inputs, shift)
         if mixer.router is not None and state.summary is not None:
-            block = place // mixer.router.block
+            key, block = mixer.router.keys(c), token.place // mixer.router.block
+            key = key if mixer.cfg.group == 1 else key.mean(1, keepdim=True)
             pad = (0, 0, block, mixer.router.blocks - 1 - block)
-            after.summary = state.summary + F.pad(mixer.router.keys(c).mean(1, keepdim=True), pad)
+            after.summary = state.summary + (key if mixer.router.blocks == 1 else F.pad(key, pad))
     if geo.ring_input:
         after.input = put(state.input, x, position % geo.ring_input, context.donate)
-    if not writes:
+    if not token.writes:
         return None, None
     further = None if after.kept is None else exact.now(geo, after.kept, position)
-    return _read(mixer, x, after, segment, place, context), further
+    return _read(mixer, x, after, token, context), further
 
 
 def _window(mixer: Mixer, x: Tensor, state: LayerState, position: int) -> Tensor:
@@ -97,21 +82,21 @@ def _leaving(mixer: Mixer, x: Tensor, state: LayerState, position: int, write: i
     return old if geo.delay else torch.cat([old, x], 1)
 
 
-def _read(mixer: Mixer, x: Tensor, after: LayerState, segment: int, place: int, context: Context) -> Tensor:
+def _read(mixer: Mixer, x: Tensor, after: LayerState, token: Token, context: Context) -> Tensor:
     rule, router = mixer.memory, mixer.router
     z = rule.queries(x).transpose(1, 2)
     own = rule.stages(after.online)
     mix, view = Mix(), None
     if router is not None and after.summary is not None:
         context.lead = Lead(router, router.queries(x), x, after.summary)
-    if after.bank is not None and segment:
-        view = after.bank.now(router, segment, context.segments(mixer.geo))
+    if after.bank is not None and token.segment:
+        view = after.bank.now(router, token.segment, context.segments(mixer.geo))
         if router is not None and context.lead is not None:
             if router.leads:
                 context.lead.views.append(view)
             else:
                 follow([view], context.lead, 0)
-            mix = mixer.cache.mix(router, _asked(router, context.lead, view, place))
+            mix = mixer.cache.mix(router, _asked(router, context.lead, view, token.place))
             after.bank = after.bank.used(mix, None, 1)
     gate = None if mix.online is None else mix.online.transpose(1, 2).unsqueeze(-1).to(z.dtype)
     out = z
@@ -129,9 +114,11 @@ def _asked(router: Router, lead: Lead, view: View, place: int) -> Asked:
     assert view.summary is not None
     keys, online = lead.router, None
     if router.softmax:
-        count = held(np.array(place), np.array(0), keys.block, keys.blocks)  # beyond the first segment, which begins at place 0
-        means = lead.before / torch.from_numpy(np.maximum(count, 1)).to(lead.u.device).unsqueeze(-1)
-        empty = torch.from_numpy(count == 0).to(lead.u.device)[None, None] if (count == 0).any() else None
+        means, empty = lead.before / (place + 1), None  # beyond the first segment, which begins at place 0
+        if keys.blocks > 1:
+            count = held(np.array(place), np.array(0), keys.block, keys.blocks)
+            means = lead.before / torch.from_numpy(np.maximum(count, 1)).to(lead.u.device).unsqueeze(-1)
+            empty = torch.from_numpy(count == 0).to(lead.u.device)[None, None] if (count == 0).any() else None
         online = keys.scores(lead.u, means.unsqueeze(1), empty).squeeze(-1)
     hidden = None if view.hidden is None else view.hidden.unsqueeze(1)
     return Asked(keys.scores(lead.u, view.summary, view.empty), online, hidden, view.age, view.newest_last)
