@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import siltstone as st
+from siltstone.cache.codec import unpack
 from siltstone.errors import ConfigError
 
-from .common import STREAM, close, make_layer
+from .common import PROBE, STREAM, agrees, close, make_layer, oracles, randn
 from .grid import APART, MEMORIES, inner
 from .models import IDS, make_model, model_config, through_bytes
 
@@ -100,3 +101,21 @@ def test_reads_are_counted_without_end(cache: str, dtype: torch.dtype) -> None:
         assert torch.allclose(bank.mass - 2.0**25, few.layers[0].bank.mass - before, rtol=0, atol=1e-7)
     for state in (model(IDS[:1, 14:30], many)[1], type(many).cat([many, model.init_state(1)])):
         assert state.layers[0].bank.mass.dtype == state.layers[0].bank.reads.dtype == torch.float64
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+@pytest.mark.parametrize("memory", ["deep", "titans"])
+def test_merged_weights_are_held_to_their_limit(memory: str, kind: str) -> None:
+    """As the oracle's; and in a long text, where the changes of many segments add up, no larger than online weights may be."""
+    cfg = config(memory, max_checkpoints=2, evict="merge", checkpoint_dtype=kind)
+    cfg["memory_options"] = cfg["memory_options"] | dict(limit=0.7, rate=2.0)
+    layer = make_layer(cfg)
+    agrees(layer, STREAM, PROBE, oracles(cfg, layer, STREAM, PROBE))
+    rule, reached = layer.mix.memory, 0.0
+    with torch.no_grad():
+        _, state = layer(randn(2, 800, 8, seed=3))
+        for kept, first in zip(unpack(state.layers[0].bank.stages, torch.float64), (rule.w_in, rule.w_out), strict=True):
+            share = (kept.norm(dim=(-2, -1)) / first.norm(dim=(-2, -1)).unsqueeze(1))[:, :, 0]  # the merged one comes first
+            assert bool((share <= 0.7 * 1.01).all())
+            reached = max(reached, float(share.max()))
+    assert reached > 0.69

@@ -55,6 +55,9 @@ class Matrix:
     def leaves(self, state: State) -> State:
         return state
 
+    def settled(self, sums: State) -> State:
+        return sums
+
     def read(self, leaves: State, x_D: Tensor) -> Tensor:
         return self.ask(leaves, self.query(x_D))
 
@@ -280,6 +283,9 @@ class Deep(Matrix):
 
     def apply(self, w_in: Tensor, w_out: Tensor, q_HK: Tensor) -> Tensor:
         return q_HK + torch.einsum("hf,hfk->hk", gelu(torch.einsum("hk,hkf->hf", q_HK, w_in)), w_out)
+
+    def settled(self, sums: State) -> State:
+        return tuple(self.limited(x, self.w[name]) for x, name in zip(sums, ("memory.w_in", "memory.w_out"), strict=True))
 
     def limited(self, w: Tensor, first: Tensor) -> Tensor:
         """At most `limit` times the first norm, in every head."""

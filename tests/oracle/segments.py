@@ -146,7 +146,7 @@ class Bank:
         if self.cfg["start"] == "restart":
             first = self.memory.leaves(self.memory.init())
             sums = [w + (a - w) + (b - w) for a, b, w in zip(older.leaves, newer.leaves, first, strict=True)]
-            leaves = kept(tuple(sums), self.cfg.get("checkpoint_dtype", "float32"))
+            leaves = kept(self.memory.settled(tuple(sums)), self.cfg.get("checkpoint_dtype", "float32"))
         return Entry(leaves, fold(older.blocks, newer.blocks), 0, last=newer.last, span=older.span + newer.span)
 
     def stored(self, state: State) -> State:

@@ -203,7 +203,7 @@ class Bounded(State):
             first = memory.stages(memory.init(1))
             old_new = [pair(x, 2) for x in stages]
             sums = tuple(a + b - w.unsqueeze(2) for (a, b), w in zip(old_new, first, strict=True))
-            sums = rounded(memory.cfg.checkpoint_dtype, sums)
+            sums = rounded(memory.cfg.checkpoint_dtype, memory.settled(sums))
             stages = tuple(put(x, v, 2) for x, v in zip(stages, sums, strict=True))
         out = dataclasses.replace(self, stages=stages, span=put(self.span, sum(pair(self.span, 1)), 1))  # type: ignore[arg-type]
         if self.sums is not None and self.writes is not None:

@@ -135,6 +135,10 @@ class Memory(nn.Module):
     def stages(self, state: State) -> tuple[Tensor, ...]:
         """The matrices of each stage, [..., H, in, out], of a state with leaves [..., ...]."""
 
+    def settled(self, sums: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What a merged checkpoint keeps of the sums of two, the matrices of each stage [..., H, N, in, out]."""
+        return sums
+
     def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
         """What follows a stage: z [..., out] -> the next stage's input, or after the last one the result."""
         return z

@@ -40,7 +40,8 @@ from .chunked import ChunkRead, chunks
 class DeepOptions:
     """expansion: F / K. inner_batch: writes that share one base for their gradients. rate: largest step eta.
 
-    limit: how many times its first norm a matrix may have when a batch begins; None: no limit, as the paper writes it.
+    limit: how many times its first norm a matrix may have when a batch begins, and merged ones; None: no limit, as the paper
+    writes it.
     """
 
     expansion: int = 4
@@ -183,6 +184,11 @@ class Deep(Memory):
         """W_in and W_out."""
         deep = cast(DeepState, state)
         return (deep.w_in, deep.w_out)
+
+    def settled(self, sums: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Held to the limit, as a batch is where it begins."""
+        most = self.most()
+        return sums if most is None else tuple(limited(w, m.unsqueeze(2), None) for w, m in zip(sums, most, strict=True))
 
     def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
         """gelu between the matrices, the query added after them."""
