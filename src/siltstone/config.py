@@ -18,6 +18,7 @@ from .layer_config import LayerConfig, known, one_of, require, whole
 
 EXACT_KEYS = {"heads", "head_dim", "value_dim", "kv_heads", "window", "sinks", "position", "qk_norm", "short_conv", "write_delay"}
 KINDS = {"m": "memory", "w": "window", "a": "attention"}
+MOST_BLOCKS = 10_000  # checks look at every block, and a file that says more must not keep a process busy
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class LMConfig:
     def __post_init__(self) -> None:
         for key in ("vocab_size", "depth"):
             whole(key, getattr(self, key), 1)
+        require(self.depth <= MOST_BLOCKS, f"depth={self.depth} is more than the {MOST_BLOCKS} blocks that a model may have")
         if self.mlp_dim is not None:
             whole("mlp_dim", self.mlp_dim, 1)
         one_of("mlp", self.mlp, ["swiglu", "gelu"])
@@ -72,9 +74,8 @@ class LMConfig:
         )
         require(len(letters) <= self.depth, f"pattern={self.pattern!r} has more letters than depth={self.depth} has blocks")
         object.__setattr__(self, "layers", self._checked_layers())
-        some = range(min(self.depth, len(letters) * (len(self.layers) + 1)))  # among these every letter has an unchanged block
         require(
-            all(self._changed.get(i, self.layer).window > 0 for i in {*some, *self._changed} if letters[i % len(letters)] == "w"),
+            all(layer.window > 0 for kind, layer in zip(self.kinds, self.layer_configs, strict=True) if kind == "window"),
             "window=0 leaves a window layer (w) with nothing to see; set a window of at least 1, or another pattern",
         )
         if any(layer.routing == "shared" for layer in [self.layer, *self._changed.values()]):

@@ -164,7 +164,9 @@ def test_blocks_may_differ() -> None:
     windows = {"window": 0, "write_delay": 0, "pattern": "mw", "depth": 4, "layers": {"1": {"window": 4}, "3": {"window": 5}}}
     assert [layer.window for layer in LMConfig.from_dict(BASE | windows).layer_configs] == [0, 4, 0, 5]
     with pytest.raises(ConfigError, match="window=0 leaves a window layer"):
-        LMConfig.from_dict(BASE | windows | {"depth": 10**12})  # refused before anything is made of all blocks
+        LMConfig.from_dict(BASE | windows | {"depth": 6})
+    with pytest.raises(ConfigError, match="depth=1000000000000 is more than the 10000 blocks"):
+        LMConfig.from_dict(BASE | {"depth": 10**12})
     cfg.to_dict()["layers"]["0"]["window"] = 7
     assert cfg.layers["0"]["window"] == 6
 
