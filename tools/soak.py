@@ -65,6 +65,11 @@ class Run:
         return layer.to(getattr(torch, self.compute)).eval()
 
 
+def name_of(row: dict[str, Any]) -> str:
+    """The run that a row is of."""
+    return Run(row["rule"], row["options"], row["start"], row["compute"]).name
+
+
 def runs(rules: list[str] | None = None) -> list[Run]:
     """Every run there is, or those of some rules."""
     settings = [(name, options) for name, options in registry.settings("memory") if rules is None or name in rules]
@@ -201,10 +206,13 @@ def main(words: list[str] | None = None) -> int:
             if not any(asdict(run).items() <= row.items() for row in found["rows"]):
                 found["rows"] += soak(run, args.tokens, lambda n: progress.advance(whole, n))
                 write_json(path, found)
+    place = {run.name: i for i, run in enumerate(runs())}
+    found["rows"].sort(key=lambda row: place[name_of(row)])
+    write_json(path, found)
     write_text(args.out / "soak.md", page(found))
     bad = [row for row in found["rows"] if row["verdict"] != "holds"]
     for row in bad:
-        print(f"{Run(row['rule'], row['options'], row['start'], row['compute']).name}, {row['input']}: {row['verdict']}")
+        print(f"{name_of(row)}, {row['input']}: {row['verdict']}")
     print(f"{len(found['rows']) - len(bad)} of {len(found['rows'])} hold; the table is {args.out / 'soak.md'}")
     return 1 if bad else 0
 
