@@ -85,8 +85,8 @@ def score(cfg: Config, lead: Asked, entries: list[Entry]) -> list[Tensor]:
 
 
 def kept(scores: list[Tensor], top_k: int) -> list[int]:
-    """Indices of the top_k best scores, ascending; of equals, the most recent."""
-    best = sorted(range(len(scores)), key=lambda n: (float(scores[n].detach()), n), reverse=True)
+    """Indices of the top_k best scores, ascending, compared in whole steps of 1/4096; of equals, the most recent."""
+    best = sorted(range(len(scores)), key=lambda n: (round(4096 * float(scores[n].detach())), n), reverse=True)
     return sorted(best[:top_k])
 
 

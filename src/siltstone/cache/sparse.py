@@ -1,7 +1,7 @@
 """Sparse selective caching (SSC): y = g M(q) + sum_{n in top-k} g_n M_n(q).  Source: arXiv 2602.24281, eqs. 16 and 17.
 
-The selection is shared by the heads, the gates are a head's own; the online memory is always kept. Of equal scores the
-most recent checkpoint wins. State: a sealed state and a routing key of U floats a checkpoint.
+The selection is shared by the heads, the gates are a head's own; the online memory is always kept. Scores are compared in
+whole steps of 2^-12; of equal ones the most recent checkpoint wins. State: a sealed state and a routing key of U floats a checkpoint.
 Cost: `top_k` reads, and U for the score of each checkpoint.
 
 For: long texts with constant segments, where reading everything is too dear.
@@ -15,7 +15,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ..memory.base import wide
 from .base import Asked, CachePolicy, Mix, Router
+
+STEPS = 2.0**12  # a score is at most about 1, or from -1 on; without steps, rounding would choose between lines with the same words
 
 
 class Sparse(CachePolicy):
@@ -27,12 +30,17 @@ class Sparse(CachePolicy):
     def mix(self, router: Router, asked: Asked) -> Mix:
         """See CachePolicy."""
         k = min(self.cfg.top_k, asked.scores.shape[-1])
-        ranked = asked.scores.detach()
+        ranked = steps(asked.scores)
         if asked.hidden is not None:
             ranked = ranked.masked_fill(asked.hidden, float("-inf"))
         index = _top(ranked, k, asked.newest_last)
         online, gates = router.gates(asked.at(index))
         return Mix(online, gates, index)
+
+
+def steps(scores: Tensor) -> Tensor:
+    """What scores are compared by: whole numbers."""
+    return (wide(scores.detach()) * STEPS).round()
 
 
 def _top(scores: Tensor, k: int, newest_last: bool) -> Tensor:

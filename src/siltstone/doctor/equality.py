@@ -4,8 +4,8 @@
 
 Allowed are 1e-5 in float32 and 1e-10 in float64. (In float32 one step of rounding where checkpoints are rounded: a number that
 falls between two codes may go to either in another split.) A state that was saved and restored goes on bit for bit in the
-same calls. Where a sparse cache has to choose between checkpoints that score the same to rounding, float32 may choose
-otherwise in another split: there only the tokens before the first such tie are compared (float64 compares all).
+same calls. Where rounding decides between two checkpoints of a sparse cache (their scores lie at the border of two steps), another
+split may choose otherwise: only the tokens before the first such place are compared. In float64 there is hardly ever one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..cache.sparse import steps
 from ..model.lm import LM
 from ..model.stream_state import LMState
 from ..stream import Session
@@ -28,7 +29,7 @@ from .gates import Call, watched
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 ROUNDED = {"float32": 0.0, "bfloat16": 2.0**-8, "int8": 1 / 127}  # one step of rounding, of the largest value
-TIE = 1e-5  # scores of checkpoints are products of unit vectors
+TIE = {torch.float32: 1e-5, torch.float64: 1e-11}  # of scores, which are products of unit vectors
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def compare(model: LM, tokenizer: Tokenizer, ids: Tensor, seed: int) -> Iterator
     """Every way against one call, in the model's own dtype. ids int64 [1, T], T >= 2."""
     dtype = model.embed.weight.dtype
     want = model(ids)[0]
-    tokens = untied(model, ids) if dtype == torch.float32 else ids.shape[1]
+    tokens = untied(model, ids)
     tolerance = TOLERANCE[dtype]
     if dtype == torch.float32:
         tolerance = max(tolerance, *(ROUNDED[layer.checkpoint_dtype] for layer in model.cfg.layer_configs))
@@ -209,17 +210,12 @@ def compare(model: LM, tokenizer: Tokenizer, ids: Tensor, seed: int) -> Iterator
 
 def untied(model: LM, ids: Tensor) -> int:
     """How many tokens come before the first at which a sparse cache's choice hangs on rounding; all of them without one."""
-    first = ids.shape[1]
+    first, dtype = ids.shape[1], model.embed.weight.dtype
 
     def look(_: int, call: Call) -> None:
         nonlocal first
-        chosen = call.mix.index
-        if chosen is not None and chosen.shape[-1] < call.asked.scores.shape[-1]:
-            scores, hidden = call.asked.scores, call.asked.hidden
-            scores = scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
-            best = scores.topk(chosen.shape[-1] + 1, -1).values
-            if bool((best[..., -2] - best[..., -1] < TIE).any()):  # nan where both are hidden
-                first = min(first, at)
+        if call.mix.index is not None and hangs(call.asked.scores, call.asked.hidden, call.mix.index, TIE[dtype]):
+            first = min(first, at)
 
     if not any(getattr(getattr(block.mix, "cache", None), "sparse", False) for block in model.blocks):
         return first
@@ -230,3 +226,15 @@ def untied(model: LM, ids: Tensor) -> int:
             if first <= at:
                 break
     return max(first, 1)
+
+
+def hangs(scores: Tensor, hidden: Tensor | None, chosen: Tensor, error: float) -> bool:
+    """Whether scores [R, Q, N] that are off by `error` could choose others than `chosen` [R, Q, k]."""
+    low, high = steps(scores - error), steps(scores + error)
+    sure = low == high
+    taken = torch.zeros_like(sure).scatter(-1, chosen, True)
+    left = ~taken if hidden is None else ~taken & ~hidden
+    taken = taken if hidden is None else taken & ~hidden
+    weakest, strongest = (x.where(y, sign * x.new_tensor(torch.inf)) for x, y, sign in ((low, taken, 1), (high, left, -1)))
+    unsure = strongest.where(~sure, -torch.inf).amax(-1) >= weakest.amin(-1)
+    return bool((unsure | (strongest.amax(-1) >= weakest.where(~sure, torch.inf).amin(-1))).any())
