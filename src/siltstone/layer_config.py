@@ -254,7 +254,7 @@ class LayerConfig:
         """Routing and budget."""
         name, colon, size = self.router.partition(":") if isinstance(self.router, str) else ("", "", "")
         require(
-            self.router == "mean" or name == "subblock" and bool(colon) and size.isdecimal() and int(size) > 0,
+            self.router == "mean" or name == "subblock" and bool(colon) and size.isdecimal() and len(size) < 10 and int(size) > 0,
             f"router={self.router!r} is not known; choose 'mean', or 'subblock:m' with m tokens, for example 'subblock:8'",
         )
         if self.segment % self.subblock or self.subblock % self.every:

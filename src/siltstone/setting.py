@@ -9,16 +9,27 @@ from typing import Any
 
 from .errors import ConfigError
 
+LONGEST = 2_000  # json's own limits are those of its recursion and of whole numbers
 PYTHON = {"True": "true", "False": "false", "None": "null"}
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\'[^\']*\'|-?\d[\w.+-]*(\s*:)?|[A-Za-z_][\w.+-]*|,(?=\s*[]}])')
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
+    """See `_parsed`."""
+    try:
+        return _parsed(text)
+    except RecursionError:
+        raise ConfigError(f"--set {text[:40]}... is nested too deeply to be read") from None
+
+
+def _parsed(text: str) -> tuple[str, Any]:
     """`"window=64"` -> `("window", 64)`. Values are JSON, or plain text; ConfigError for what seems meant as JSON and is not."""
     key, eq, value = text.partition("=")
     key, value = key.strip(), value.strip()
     if not eq or not key:
         raise ConfigError(f"--set {text!r} must look like key=value, for example --set window=64")
+    if len(value) > LONGEST:
+        raise ConfigError(f"--set {key}= has a value of {len(value):,} characters, and at most {LONGEST:,} are read")
     try:
         return key, json.loads(value)
     except json.JSONDecodeError as error:

@@ -166,6 +166,8 @@ class Outline(HTMLParser):
         {"cache": "none"},
         {"pattern": "w"},
         {"pattern": "am"},
+        {"checkpoint_dtype": "bfloat16"},
+        {"checkpoint_dtype": "int8", "max_checkpoints": 3, "evict": "merge", "cache": "sparse"},
     ],
     ids=lambda keys: " ".join(map(str, keys.values())) or "plain",
 )
@@ -173,6 +175,7 @@ def test_the_report_is_whole_for_any_model(keys: dict[str, Any]) -> None:
     model = make(**keys)
     assert tokens_wanted(model.cfg) <= len(IDS)
     record = examine(model, st.ByteTokenizer(), IDS)
+    assert record.gradient["buckets"][-1]["all"] is not None
     record.facts["run"] = "<run> & more"
     page, parsed = report.page(record), Outline()
     parsed.feed(page)

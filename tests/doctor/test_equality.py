@@ -12,6 +12,7 @@ import torch
 import siltstone as st
 from siltstone.config import LMConfig
 from siltstone.doctor import equality, examine
+from siltstone.doctor.cuts import cut_as_sessions_do
 from siltstone.doctor.equality import WAYS, Check, compare
 from siltstone.doctor.findings import all_findings
 from siltstone.memory.gated import Gated
@@ -222,11 +223,13 @@ def test_a_restored_state_must_have_the_same_bits() -> None:
     assert "same bits" in found.text
 
 
-def test_a_choice_that_hangs_on_rounding_ends_the_comparison_in_float32() -> None:
+def test_a_choice_that_hangs_on_rounding_ends_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     model, ids = make(cache="sparse", top_k=1, depth=1), IDS[None, :60]
     assert equality.untied(model, ids) == 60
     with torch.no_grad():
-        model.blocks[0].mix.router.query.weight.zero_()  # type: ignore[union-attr]  # all checkpoints score the same
+        model.blocks[0].mix.router.query.weight.zero_()  # type: ignore[union-attr]  # all checkpoints score the same, 0
+    assert equality.untied(model, ids) == 60 and all(c.ok for c in checks(model, 60))  # the most recent, in every split
+    monkeypatch.setitem(equality.TIE, torch.float32, 1.0)
     first = equality.untied(model, ids)
     assert first == 4 + 2 * 8  # 4 tokens in the window, and the write that seals the second segment
     found = checks(model, 60)
@@ -234,3 +237,34 @@ def test_a_choice_that_hangs_on_rounding_ends_the_comparison_in_float32() -> Non
     assert {c.tokens for c in found if c.dtype == "float32"} == {first}
     assert {c.tokens for c in found if c.dtype == "float64"} == {60}
     assert any(f"before token {first}" in f.text for f in all_findings(model.cfg, found, [], QUIET))
+
+
+@pytest.mark.parametrize(
+    ("steps", "chosen", "hidden", "want"),
+    [
+        ([5.0, 3.0, 1.0], [0], [], False),
+        ([5.0, 5.0, 1.0], [1], [], False),  # a tie in the middle of a step: the most recent, whatever the rounding
+        ([5.5, 5.0, 1.0], [0], [], True),  # may count as 5, and then the other is more recent
+        ([5.5, 5.5, 1.0], [1], [], True),  # the one as 6, the other as 5
+        ([5.5, 1.0, 1.0], [0], [], False),
+        ([7.0, 4.5, 3.0], [0, 1], [], False),
+        ([7.0, 5.0, 4.5], [0, 1], [], True),
+        ([7.0, 5.0, 4.5], [0, 1], [2], False),
+    ],
+)
+def test_what_hangs_on_rounding(steps: list[float], chosen: list[int], hidden: list[int], want: bool) -> None:
+    scores = (torch.tensor(steps) / 4096)[None, None]
+    unseen = torch.zeros_like(scores, dtype=torch.bool)
+    unseen[..., hidden] = True
+    for unseen_ in (unseen, None) if not hidden else (unseen,):
+        assert equality.hangs(scores, unseen_, torch.tensor([[chosen]]), 1e-6) is want
+
+
+@pytest.mark.parametrize("keys", [{}, {"start": "carry"}, {"router": "subblock:2", "gate": "softmax"}], ids=str)
+def test_lines_with_the_same_words_are_told_apart_alike_in_every_split(keys: dict[str, Any]) -> None:
+    model = make(cache="sparse", top_k=2, segments="content", **keys)
+    ids = torch.tensor([list(b"12\n21\n11\n\n22\n" * 9)])
+    model = model.double()
+    with cut_as_sessions_do(model, TOK):
+        found = [*compare(model, TOK, ids, 0)]
+    assert all(c.ok and c.tokens == ids.shape[1] for c in found), [c for c in found if not c.ok]

@@ -141,4 +141,6 @@ def test_gradients_that_are_no_numbers_or_nothing() -> None:
 def test_a_short_text_says_nothing_about_the_far_past() -> None:
     model = exact()
     (line,) = (f for f in all_findings(model.cfg, [], [], profile(model, ROW[:, :12], 0)) if f.area == "gradient")
-    assert line.level == "warning" and "longer text" in line.advice
+    assert line.level == "warning" and "at least 23 tokens" in line.advice
+    (line,) = (f for f in all_findings(model.cfg, [], [], profile(model, ROW[:, :23], 0)) if f.area == "gradient")
+    assert "not measured" not in line.text

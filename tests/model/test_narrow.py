@@ -46,3 +46,20 @@ def test_a_gates_bias_is_not_rounded_with_the_product(autocast: bool) -> None:
         found = logits(gates, torch.tensor([[0.01, 0.01]], dtype=kind))
         assert found.dtype == torch.float32 and abs(float(found) + 5.99) < 1e-4
         assert abs(float(gates(torch.tensor([[0.01, 0.01]], dtype=kind))) + 5.99) > 1e-3
+
+
+@pytest.mark.parametrize("memory", ["gated", "delta", "deep", "titans", "swla", "mlstm", "slstm", "min_gru", "min_lstm"])
+def test_every_rule_with_a_gates_bias_takes_it_so(memory: str) -> None:
+    """With a large bias that bfloat16 holds and weights that do not vanish beside it, inputs are those of float64 to a product's error."""
+    rule = layer(memory).mix.memory
+    gates = rule.gates if hasattr(rule, "gates") else rule.write
+    with torch.no_grad():
+        gates.weight.fill_(2.0**-9)
+        gates.bias.fill_(-6.0)
+        c = torch.ones(1, 1, 16, dtype=torch.bfloat16)
+        found = logits(gates, c)
+        assert bool((found == -6.0 + 2.0**-5 * 1.0).all())
+        exact = copy.deepcopy(rule).double()
+        got, want = rule.inputs(c), exact.inputs(c.double())
+        for name, x in want.items():
+            assert float((got[name].double() - x).abs().max()) < 0.004 * max(1.0, float(x.abs().max())), name

@@ -1,7 +1,8 @@
 """Sparse selective caching (SSC): y = g M(q) + sum_{n in top-k} g_n M_n(q).  Source: arXiv 2602.24281, eqs. 16 and 17.
 
 The selection is shared by the heads, the gates are a head's own; the online memory is always kept. Scores are compared in
-whole steps of 2^-12; of equal ones the most recent checkpoint wins. State: a sealed state and a routing key of U floats a checkpoint.
+whole steps of 2^-12; of equal ones the most recent checkpoint wins. State: a sealed state and a routing key of U floats a
+checkpoint.
 Cost: `top_k` reads, and U for the score of each checkpoint.
 
 For: long texts with constant segments, where reading everything is too dear.
@@ -18,7 +19,7 @@ from torch import Tensor
 from ..memory.base import wide
 from .base import Asked, CachePolicy, Mix, Router
 
-STEPS = 2.0**12  # a score is at most about 1, or from -1 on; without steps, rounding would choose between lines with the same words
+STEPS = 2.0**12  # of a score of 1; without them, rounding would choose between lines with the same words
 
 
 class Sparse(CachePolicy):
@@ -30,7 +31,7 @@ class Sparse(CachePolicy):
     def mix(self, router: Router, asked: Asked) -> Mix:
         """See CachePolicy."""
         k = min(self.cfg.top_k, asked.scores.shape[-1])
-        ranked = steps(asked.scores)
+        ranked = in_steps(asked.scores)
         if asked.hidden is not None:
             ranked = ranked.masked_fill(asked.hidden, float("-inf"))
         index = _top(ranked, k, asked.newest_last)
@@ -38,7 +39,7 @@ class Sparse(CachePolicy):
         return Mix(online, gates, index)
 
 
-def steps(scores: Tensor) -> Tensor:
+def in_steps(scores: Tensor) -> Tensor:
     """What scores are compared by: whole numbers."""
     return (wide(scores.detach()) * STEPS).round()
 

@@ -4,8 +4,8 @@
 
 Allowed are 1e-5 in float32 and 1e-10 in float64. (In float32 one step of rounding where checkpoints are rounded: a number that
 falls between two codes may go to either in another split.) A state that was saved and restored goes on bit for bit in the
-same calls. Where rounding decides between two checkpoints of a sparse cache (their scores lie at the border of two steps), another
-split may choose otherwise: only the tokens before the first such place are compared. In float64 there is hardly ever one.
+same calls. Where rounding decides between two checkpoints of a sparse cache, as their scores lie at the border of two steps,
+another split may choose otherwise: only the tokens before the first such place are compared. In float64 there is hardly ever one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cache.sparse import steps
+from ..cache.sparse import in_steps
 from ..model.lm import LM
 from ..model.stream_state import LMState
 from ..stream import Session
@@ -230,11 +230,11 @@ def untied(model: LM, ids: Tensor) -> int:
 
 def hangs(scores: Tensor, hidden: Tensor | None, chosen: Tensor, error: float) -> bool:
     """Whether scores [R, Q, N] that are off by `error` could choose others than `chosen` [R, Q, k]."""
-    low, high = steps(scores - error), steps(scores + error)
+    low, high = in_steps(scores - error), in_steps(scores + error)
     sure = low == high
     taken = torch.zeros_like(sure).scatter(-1, chosen, True)
     left = ~taken if hidden is None else ~taken & ~hidden
     taken = taken if hidden is None else taken & ~hidden
-    weakest, strongest = (x.where(y, sign * x.new_tensor(torch.inf)) for x, y, sign in ((low, taken, 1), (high, left, -1)))
-    unsure = strongest.where(~sure, -torch.inf).amax(-1) >= weakest.amin(-1)
-    return bool((unsure | (strongest.amax(-1) >= weakest.where(~sure, torch.inf).amin(-1))).any())
+    weakest, strongest = low.masked_fill(~taken, torch.inf), high.masked_fill(~left, -torch.inf)
+    unsure = strongest.masked_fill(sure, -torch.inf).amax(-1) >= weakest.amin(-1)
+    return bool((unsure | (strongest.amax(-1) >= weakest.masked_fill(sure, torch.inf).amin(-1))).any())

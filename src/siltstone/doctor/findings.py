@@ -201,7 +201,10 @@ def _gradient(cfg: LMConfig, gradient: dict[str, Any]) -> Iterator[Finding]:
     beyond = [b for b in buckets if b["from"] > max(layer.delay, 1)]
     far = [b for b in beyond if b["from"] > edge]
     if not far:
-        yield Finding("warning", "gradient", f"nothing was read beyond n = {edge:,} (window and segment)", _LONGER)
+        begin = 2 ** edge.bit_length()  # of the first bucket beyond
+        text = f"not measured to tokens beyond window and segment, from n = {begin:,} on"
+        advice = f"give a text of at least {-(-4 * (begin + 1) // 3):,} tokens, and --tokens as many or none"
+        yield Finding("warning", "gradient", text, advice)
         return
     top = max(b["memory"] for b in far)
     falls = [(a, b) for a, b in zip(beyond, beyond[1:], strict=False) if a["memory"] > CLIFF * max(b["memory"], VANISHED)]

@@ -48,11 +48,12 @@ def norms(model: LM, ids: Tensor, places: list[int], exact: bool = True, tick: C
     """[len(places), n] norms of d loss_t / d x_{t-1-i} for the tokens t of `places`, n the least of them. ids [1, T].
 
     Weights should not require gradients. The row is run in stretches of a segment that are run again for each place, so
-    that memory grows little with its length.
+    that memory grows little with its length; in one call where checkpoints are rounded, which pass no gradient to later ones.
     """
     least, xs = min(places), list[Tensor]()
     with torch.enable_grad(), hooked(model, xs, exact):
-        hidden, _ = recompute.features(model, ids)
+        rounded = any(layer.checkpoint_dtype != "float32" for layer in model.cfg.memory_layers)
+        hidden, _ = model.features(ids) if rounded else recompute.features(model, ids)
         inputs = xs[:]
         logits = wide(model.head(hidden[0, [t - 1 for t in places]]))
         losses = F.cross_entropy(logits, ids[0, places], reduction="none")

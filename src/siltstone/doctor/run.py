@@ -29,7 +29,7 @@ from ..text import Tokenizer, read_blocks, split_text
 from ..train.precision import chosen_device
 from . import report
 from .cuts import cut_as_sessions_do
-from .equality import WAYS, Check, compare
+from .equality import TOLERANCE, WAYS, Check, compare
 from .findings import Finding, all_findings, recent
 from .gates import EXAMPLES, survey
 from .gradient import PLACES, profile
@@ -96,9 +96,12 @@ def examine(
     """Examines a model on a text's ids: 16 tokens at least, and best as many as `tokens_wanted`.
 
     tokens   how many each part reads (default: see `lengths`)
-    Raises InputError for a text that is too short. The model itself is not changed.
+    Raises InputError for a text that is too short, and for a model that is not in float32 or float64. The model itself is not
+    changed.
     """
     wanted = tokens_wanted(model.cfg, tokens)
+    if model.embed.weight.dtype not in TOLERANCE:
+        raise InputError(f"model is in {model.embed.weight.dtype}, and rounding hides what differs; examine model.float()")
     if len(ids) < LEAST:
         raise InputError(f"the text has {len(ids)} tokens; give one of {LEAST} at least, and best of {wanted:,}")
     steps, record = steps or Steps(quiet=True), Record()

@@ -20,6 +20,7 @@ from ..registry import NoOptions
 from ..state import State
 
 Inputs = dict[str, Tensor]
+MOST = 4096  # writes of an inner batch, slots, hidden units over those of a key
 
 
 class Written:

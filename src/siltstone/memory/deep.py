@@ -32,7 +32,7 @@ from ..config import LayerConfig
 from ..errors import ConfigError
 from ..norm import l2
 from ..state import State
-from .base import Inputs, Memory, Written, logits, wide
+from .base import MOST, Inputs, Memory, Written, logits, wide
 from .chunked import ChunkRead, chunks
 
 
@@ -145,8 +145,8 @@ class Deep(Memory):
             )
         for key in ("expansion", "inner_batch"):
             value = getattr(options, key)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"memory_options {key}={value!r} must be a whole number of at least 1")
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+                raise ConfigError(f"memory_options {key}={value!r} must be a whole number from 1 to {MOST}")
         for key in ("rate", "limit"):
             value = getattr(options, key)
             number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf

@@ -32,7 +32,7 @@ from ..config import LayerConfig
 from ..errors import ConfigError
 from ..norm import l2
 from ..state import State
-from .base import Inputs, Memory, Written, wide
+from .base import MOST, Inputs, Memory, Written, wide
 from .chunked import chunks
 
 GATES = {"lstm": 3, "gru": 2}
@@ -86,8 +86,8 @@ class Slots(Memory):
         """At least one slot and one write, and a known gate."""
         for key in ("number", "inner_batch"):
             value = getattr(options, key)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"memory_options {key}={value!r} must be a whole number of at least 1")
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+                raise ConfigError(f"memory_options {key}={value!r} must be a whole number from 1 to {MOST}")
         if options.gate not in [*GATES]:
             raise ConfigError(f"memory_options gate={options.gate!r} is not known; choose 'lstm' or 'gru'")
 

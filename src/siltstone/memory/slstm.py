@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LayerConfig
-from .base import Inputs, wide
+from .base import Inputs, logits, wide
 from .vector import FusedMemory, VectorState
 
 NOTHING = -1e30  # m before the first write: finite, and no gate comes near it
@@ -59,7 +59,7 @@ class SLSTM(FusedMemory):
 
     def inputs(self, c: Tensor) -> Inputs:
         """token [R, M, 4*H*V]: the gates' part that depends on the token."""
-        return {"token": wide(self.write(self.norm(c)))}
+        return {"token": logits(self.write, self.norm(c))}
 
     def run(self, token: Tensor, state: VectorState, count: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """See FusedMemory.run; a step is one product of every head's h with its R."""
