@@ -59,6 +59,15 @@ def test_inspect_says_what_was_given_instead_of_a_session(run: Path, tmp_path: P
     refused("the folder of a model", "generate", run, "x", "--session", run)
 
 
+def test_inspect_says_that_bytes_count_reserved_room(run: Path, tmp_path: Path) -> None:
+    sizes = []
+    for data in (b"ab", b"cd"):
+        good("stream", run, "--session", tmp_path / "a.silt", data=data)
+        assert "State, with room reserved" in good("inspect", tmp_path / "a.silt").stdout
+        sizes.append(json.loads(good("inspect", tmp_path / "a.silt", "--json").stdout)["parts"]["window"])
+    assert sizes[0] == sizes[1]
+
+
 def test_generate_says_what_to_give(run: Path, tmp_path: Path) -> None:
     refused("top_k=0 must be a whole number of at least 1; leave it out for all tokens", "generate", run, "x", "--top-k", 0)
     refused("top_p=1.5 must be above 0 and at most 1; leave it out, or", "generate", run, "x", "--top-p", 1.5)
