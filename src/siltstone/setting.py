@@ -11,7 +11,7 @@ from .errors import ConfigError
 
 PYTHON = {"True": "true", "False": "false", "None": "null"}
 NEWLINE = r"\n"
-ESCAPES = re.compile(r"(\\[nrtfv]|\\u[0-9a-fA-F]{4})*")  # and nothing else: none at all, too
+ESCAPES = re.compile(r"(\\[nrtf]|\\u[0-9a-fA-F]{4})*")  # and nothing else: none at all, too
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\'[^\']*\'|-?\d[\w.+-]*(\s*:)?|[A-Za-z_][\w.+-]*|,(?=\s*[]}])')
 
 
