@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .config import LayerConfig, LMConfig
-from .errors import CheckpointError, ConfigError, TokenizerError
+from .errors import CheckpointError, ConfigError, InputError, TokenizerError
 from .io import read_tensors, write_tensors, write_text
 from .io.atomic import make_folder
 from .io.tensors import tensor_bytes
@@ -53,8 +53,10 @@ def save(model: LM, tokenizer: Tokenizer, folder: str | Path, dtype: torch.dtype
 
     dtype   the floating dtype of the weights in the file, for example `torch.bfloat16` (half the bytes);
             default: the model's own
-    Raises CheckpointError for a tokenizer with more ids than the model, StorageError where the system refuses.
+    Raises InputError for what is no model or tokenizer, CheckpointError for a tokenizer with more ids than the model,
+    StorageError where the system refuses.
     """
+    check_pair(model, tokenizer)
     _check_vocabulary(model.cfg, tokenizer, "the tokenizer")
     folder = make_folder(folder)
     weights = {name: x.to(dtype) if dtype and x.is_floating_point() else x for name, x in model.state_dict().items()}
@@ -76,10 +78,13 @@ def load(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dt
 
     folder = Path(folder)
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder; give the folder that `siltstone train --out` wrote")
+        raise CheckpointError(f"{folder} is not a folder; give the folder that `siltstone train --out` wrote, or demo")
     missing = [name for name in (CONFIG, TOKENIZER, WEIGHTS) if not (folder / name).is_file()]
     if missing:
-        raise CheckpointError(f"{folder} lacks {' and '.join(missing)}; it is not (yet) a trained model's folder")
+        raise CheckpointError(
+            f"{folder} lacks {' and '.join(missing)}: it is not (yet) a trained model's folder; "
+            "give the folder that `siltstone train --out` wrote, or demo"
+        )
     cfg = _read_config(folder / CONFIG)
     tokenizer = _read_tokenizer(folder / TOKENIZER)
     _check_vocabulary(cfg, tokenizer, str(folder / TOKENIZER))
@@ -135,6 +140,16 @@ def _check_shapes(wanted: dict[str, Tensor], found: dict[str, Tensor], path: Pat
                 f"{path} does not fit config.json: {name} is {list(found[name].shape)}, "
                 f"and the configuration asks for {list(tensor.shape)}"
             )
+
+
+def check_pair(model: object, tokenizer: object) -> None:
+    """InputError unless they are a model and a tokenizer."""
+    for name, given, ok, makers in (
+        ("model", model, isinstance(getattr(model, "cfg", None), LMConfig), "st.LM(cfg)"),
+        ("tokenizer", tokenizer, isinstance(tokenizer, Tokenizer), "st.ByteTokenizer(), st.train_bpe(paths, vocab_size)"),
+    ):
+        if not ok:
+            raise InputError(f"{name} is a {type(given).__name__}; give a {name} such as {makers} or st.load(folder) makes")
 
 
 def _check_vocabulary(cfg: LMConfig, tokenizer: Tokenizer, name: str) -> None:

@@ -70,7 +70,8 @@ class LMConfig:
         letters = self.pattern.replace(" ", "") if isinstance(self.pattern, str) else ""
         require(
             bool(letters) and set(letters) <= set(KINDS),
-            f"pattern={self.pattern!r} must be made of the letters m (memory), w (window) and a (attention), for example 'mmw'",
+            f"pattern={self.pattern!r} must be made of the letters m (memory), w (window) and a (attention), which stand "
+            "together, with or without spaces, for example 'mmw'",
         )
         require(len(letters) <= self.depth, f"pattern={self.pattern!r} has more letters than depth={self.depth} has blocks")
         object.__setattr__(self, "layers", self._checked_layers())

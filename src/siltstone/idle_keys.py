@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Use:
-    """Which layers use a key; what is said where none does, {cache} and {segments} being those of the layers; and the mend."""
+    """Which layers use a key; what is said where none does, {cache}, {segments} and {rate} being those of the layers; the mend;
+    and the values that need such a layer, where others pass in any (none named: every value but the default)."""
 
     by: Callable[[LayerConfig], bool]
     none: str
     mend: str
+    values: tuple[str, ...] = ()
 
 
 def _policy(layer: LayerConfig) -> Any:
@@ -36,6 +38,7 @@ _GATES = Use(
     "with cache={cache}, which has no gates over checkpoints",
     "a cache with gates, for example cache='gated'",
 )
+POOLS = ("mean", "gated")  # weights that add up to 1 over the tokens of a write
 USES = dict.fromkeys(("router", "router_dim", "routing", "gate", "temperature", "gate_distance"), _GATES) | {
     "top_k": Use(lambda layer: _policy(layer).sparse, "with cache={cache}, which picks no checkpoints", "cache='sparse'"),
     "evict": Use(lambda layer: layer.bounded, "without a budget for checkpoints", "max_checkpoints or max_bytes"),
@@ -48,6 +51,18 @@ USES = dict.fromkeys(("router", "router_dim", "routing", "gate", "temperature", 
         lambda layer: layer.content and _policy(layer).keeps,
         "with segments={segments} and cache={cache}, where no text ends a segment",
         "segments='content' with a cache that keeps checkpoints",
+    ),
+    "segments": Use(
+        lambda layer: layer.content and _policy(layer).keeps,
+        "with cache={cache}, which keeps no checkpoints, so that cuts end nothing",
+        "a cache that keeps them, for example cache='gated'",
+        ("content",),  # presets set "logarithmic"
+    ),
+    "compress": Use(
+        lambda layer: layer.compress in POOLS and layer.rate > 1,
+        "at rate={rate}, where each token is its own mean",
+        "rate=2 or more",
+        POOLS,
     ),
 }
 OF_DEMO = "router_dim"  # the model that ships sets it, and must take any other cache as it is
@@ -94,9 +109,9 @@ def _check(given: dict[str, tuple[Any, Any]], layers: list[LayerConfig], owner: 
     """given: values and defaults. A null stands for nothing at all, and has its way anywhere."""
     for key, use in USES.items():
         value, usual = given.get(key, (None, None))
-        if value is None or value == usual or any(map(use.by, layers)):
+        if value is None or value == usual or use.values and value not in use.values or any(map(use.by, layers)):
             continue
-        found = {name: " or ".join(sorted({repr(getattr(x, name)) for x in layers})) for name in ("cache", "segments")}
+        found = {name: " or ".join(sorted({repr(getattr(x, name)) for x in layers})) for name in ("cache", "segments", "rate")}
         raise ConfigError(
             f"{owner}{key}={value!r} has no effect {use.none.format(**found)}; set {key}={usual!r} (the default), or {use.mend}"
         )

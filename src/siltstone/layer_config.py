@@ -243,9 +243,6 @@ class LayerConfig:
             f"choose segment={max(1, self.segment // self.every) * self.every}",
         )
         self._check_cache()
-        for key in ("memory_options", "compress_options", "cache_options"):
-            given = getattr(self, key)
-            require(isinstance(given, dict), f"{key}={given!r} must be a mapping of the member's own options")
         from . import registry
 
         registry.validate_layer(self)
@@ -253,6 +250,10 @@ class LayerConfig:
     def _check_cache(self) -> None:
         """Routing and budget."""
         name, colon, size = self.router.partition(":") if isinstance(self.router, str) else ("", "", "")
+        require(
+            name != "subblock" or not size.isdecimal() or int(size[:20]) > 0,
+            f"router={self.router!r}: m must be at least 1 token, for example router='subblock:8'",
+        )
         require(
             self.router == "mean" or name == "subblock" and bool(colon) and size.isdecimal() and len(size) < 10 and int(size) > 0,
             f"router={self.router!r} is not known; choose 'mean', or 'subblock:m' with m tokens, for example 'subblock:8'",

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 from functools import cache
@@ -56,6 +57,10 @@ def options(cls: Any, given: dict[str, Any]) -> Any:
     """A member's own `Options` made from `memory_options`, `compress_options` or `cache_options`, unknown keys refused."""
     family = cls.__module__.split(".")[-2]
     known = [f.name for f in dataclasses.fields(cls.Options)]
+    if not isinstance(given, dict):
+        usual = json.dumps(dataclasses.asdict(cls.Options()))
+        mend = f"for example {family}_options={usual}" if known else f"{family}={cls.name!r} has none: leave {family}_options out"
+        raise ConfigError(f"{family}_options={given!r} must be a mapping of the member's own options; {mend}")
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)

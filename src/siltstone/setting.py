@@ -11,6 +11,8 @@ from .errors import ConfigError
 
 LONGEST = 2_000  # json's own limits are those of its recursion and of whole numbers
 PYTHON = {"True": "true", "False": "false", "None": "null"}
+NEWLINE = r"\n"
+ESCAPES = re.compile(r"(\\[nrtf]|\\u[0-9a-fA-F]{4})*")  # and nothing else: none at all, too
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\'[^\']*\'|-?\d[\w.+-]*(\s*:)?|[A-Za-z_][\w.+-]*|,(?=\s*[]}])')
 
 
@@ -33,6 +35,13 @@ def _parsed(text: str) -> tuple[str, Any]:
     try:
         return key, json.loads(value)
     except json.JSONDecodeError as error:
+        if key == "cut_at" and ESCAPES.fullmatch(value):
+            found = "is a backslash and a letter, as no shell makes more of it" if value else "is empty"
+            like = f'cut_at="{value or NEWLINE}"'
+            raise ConfigError(
+                f"--set cut_at={value} {found}; write --set {shlex.quote(like)} (JSON), "
+                "or leave it out, as a line end is the default"
+            ) from None
         if value not in PYTHON and (key == "cut_at" or value[:1] not in {*"{[\"'"}):
             return key, value
         better = mended(value)

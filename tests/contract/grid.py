@@ -168,6 +168,8 @@ def allowed(f: dict[str, Any]) -> bool:
         return False
     if f["cache"] == "exact" and f["window"] == 0:
         return False
+    if f["cache"] in ("none", "exact") and f["cuts"] != "none":
+        return False
     if f["budget"] == "use2" and f["cache"] not in ROUTED:
         return False
     if f["memory"] in APART and f["start"] == "restart" and f["budget"][:5] == "merge":
@@ -207,7 +209,7 @@ def make() -> list[Case]:
             f |= {name: draw.choice(values) for name, values in REST.items()}
             f["rate"] = 1 if f["compress"] == "identity" else 2
             f |= dict(budget="none", cuts="none") if segments == "logarithmic" else {}
-            f |= dict(budget="none") if cache in ("none", "exact") else {}
+            f |= dict(budget="none", cuts="none") if cache in ("none", "exact") else {}
             if not allowed(f):
                 continue
             tried += 1

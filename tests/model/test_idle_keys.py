@@ -84,6 +84,17 @@ def test_a_layer_that_stands_alone_has_nobody_to_share_with() -> None:
         ({"router": "subblock:4", "layers": {"1": {"cache": "none", "router": "subblock:2"}}}, ["layers['1']", "subblock:2"]),
         ({"layers": {"1": {"cache": "none", "router_dim": 8}}}, ["layers['1']", "router_dim=8"]),
         ({"layers": {"1": {"evict": "merge"}}}, ["layers['1']", "budget"]),
+        ({"compress": "mean"}, ["compress='mean' has no effect at rate=1", "set compress='identity'", "rate=2 or more"]),
+        ({"compress": "gated", "compress_every": 4}, ["compress='gated' has no effect at rate=1"]),
+        ({"compress": "mean", "layers": {"0": {"compress": "conv", "rate": 2}}}, ["compress='mean'", "rate=1 or 2"]),
+        ({"layers": {"1": {"compress": "gated"}}}, ["layers['1']", "compress='gated'", "rate=2 or more"]),
+        ({"segments": "content", "cache": "none"}, ["segments='content'", "cache='none'", "segments='constant' (the default)"]),
+        ({"segments": "content", "cache": "exact"}, ["segments='content'", "cache='exact', which keeps no checkpoints"]),
+        ({"layers": {"1": {"segments": "content", "cache": "none"}}}, ["layers['1']", "segments='content'"]),
+        (
+            {"segments": "content", "cache": "none", "layers": {"0": {"cache": "gated", "segments": "constant"}}},
+            ["segments='content'", "cache='gated' or 'none'"],
+        ),
     ],
     ids=str,
 )
@@ -105,6 +116,12 @@ def test_a_model_refuses_what_no_layer_uses(keys: dict[str, Any], words: list[st
         {"routing": "shared", "layers": {"0": {"cache": "none"}}},
         {"layers": {"2": {"routing": "shared"}}},
         {"cut_at": None},
+        {"compress": "mean", "rate": 2},
+        {"compress": "conv"},
+        {"compress": "attention"},
+        {"compress": "mean", "layers": {"1": {"rate": 2}}},
+        {"segments": "content", "cache": "none", "layers": {"2": {"cache": "gated"}}},
+        {"segments": "logarithmic", "cache": "none"},
         {"cache": "none", "layers": {"0": {"router": "mean", "routing": "own", "top_k": 4}}},
     ],
     ids=str,
@@ -123,6 +140,7 @@ def test_presets_and_the_model_that_ships_take_every_cache() -> None:
 
 def test_the_twin_without_a_memory_keeps_its_keys() -> None:
     cfg = LMConfig.from_dict(BASE | GATED | {"cache": "sparse", "top_k": 2, "routing": "shared", "checkpoint_dtype": "int8"})
+    assert cfg.replace(pattern="w", segments="content", cache="none", compress="mean")
     for pattern in ("w", "a"):
         assert cfg.replace(pattern=pattern).replace(pattern="m") == cfg
 

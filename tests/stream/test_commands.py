@@ -82,7 +82,7 @@ def test_generate_stops(run: Path) -> None:
 
 
 def test_generate_refuses(run: Path, tmp_path: Path, file: Path) -> None:
-    refused("prompt is empty", "generate", run)
+    refused(f"prompt is empty; give a PROMPT, for example: siltstone generate {run} 'The'", "generate", run)
     refused("temperature=-1.0", "generate", run, "x", "--temperature", -1)
     refused("is not a folder", "generate", tmp_path / "nothing", "x")
     refused("no session file", "generate", run, "x", "--session", file)

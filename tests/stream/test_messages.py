@@ -26,7 +26,8 @@ from tests.stream.commands import good, receipt, refused, siltstone
         (["train", "--stepz", "3"], "see `siltstone train --help`"),
         (["train", "--steps"], "requires an argument; see `siltstone train --help`"),
         (["train", "--steps", "few"], "Invalid value for '--steps'"),
-        (["stream", "demo", "--every", "0"], "Invalid value for '--every'"),
+        (["stream", "demo", "--every", "-5"], "Invalid value for '--every': -5 "),
+        (["doctor", "demo", "--tokens", "5"], "Invalid value for '--tokens': 5 "),
         (["inspect"], "Missing argument 'FILE'; see `siltstone inspect --help`"),
         (["list", "cache", "more"], "more"),
     ],
@@ -49,13 +50,28 @@ def test_inspect_says_what_was_given_instead_of_a_session(run: Path, tmp_path: P
     (tmp_path / "train.json").write_text("{}")
     refused("it is the folder of a run in training", "inspect", tmp_path)
     refused("describes no session; session files are what `siltstone stream", "inspect", run / "model.safetensors")
-    refused("no session file, or its first bytes were altered", "inspect", run / "config.json")
+    refused("no session file, or its first bytes were altered; session files are what", "inspect", run / "config.json")
     write_tensors(tmp_path / "bare.safetensors", {})
     refused("is not a session file", "inspect", tmp_path / "bare.safetensors")
     refused("the folder of a model", "inspect", "demo")
     with pytest.raises(SessionFileError, match="the folder of a model"):
         st.Session.load(run, *st.load(run))
     refused("the folder of a model", "generate", run, "x", "--session", run)
+
+
+def test_inspect_says_that_bytes_count_reserved_room(run: Path, tmp_path: Path) -> None:
+    sizes = []
+    for data in (b"ab", b"cd"):
+        good("stream", run, "--session", tmp_path / "a.silt", data=data)
+        assert "State, with room reserved" in good("inspect", tmp_path / "a.silt").stdout
+        sizes.append(json.loads(good("inspect", tmp_path / "a.silt", "--json").stdout)["parts"]["window"])
+    assert sizes[0] == sizes[1]
+
+
+def test_generate_says_what_to_give(run: Path, tmp_path: Path) -> None:
+    refused("top_k=0 must be a whole number of at least 1; leave it out for all tokens", "generate", run, "x", "--top-k", 0)
+    refused("top_p=1.5 must be above 0 and at most 1; leave it out, or", "generate", run, "x", "--top-p", 1.5)
+    refused("give the folder that `siltstone train --out` wrote, or demo", "generate", tmp_path, "x")
 
 
 def test_bytes_read_and_bytes_scored(run: Path, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from siltstone.checkpoint import _config_text, load, model_fingerprint, save
-from siltstone.errors import CheckpointError, StorageError
+from siltstone.errors import CheckpointError, ConfigError, InputError, StorageError
 from siltstone.io import read_tensors, write_tensors
 from siltstone.model.lm import LM
+from siltstone.stream.session import Session
 from siltstone.text import ByteTokenizer, train_bpe
 
 from .conftest import configure
@@ -160,3 +161,14 @@ def test_a_folder_that_cannot_be_made(model: LM, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
         save(model, ByteTokenizer(), tmp_path / "file" / "run")
+
+
+def test_what_is_no_model_or_tokenizer_is_refused(model: LM, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cfg is a dict, and must be an LMConfig; .*from_dict"):
+        LM({"vocab_size": 259})  # type: ignore[arg-type]
+    for call in (lambda *pair: save(*pair, tmp_path / "run"), Session):
+        with pytest.raises(InputError, match=r"tokenizer is a NoneType; give .*st\.ByteTokenizer"):
+            call(model, None)
+        with pytest.raises(InputError, match=r"model is a dict; give a model such as st\.LM\(cfg\)"):
+            call({}, ByteTokenizer())
+    assert not (tmp_path / "run").exists()

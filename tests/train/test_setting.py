@@ -52,6 +52,8 @@ def test_what_is_nothing_like_json_is_refused_with_an_example(text: str) -> None
         ("cut_at=[INST]", "[INST]"),
         ("cut_at={", "{"),
         ("cut_at='", "'"),
+        ("cut_at=\\section", "\\section"),
+        ('cut_at="\\\\n"', "\\n"),
         ("pattern=mmw a", "mmw a"),
         ("router=subblock:8", "subblock:8"),
         ('memory="titans"', "titans"),
@@ -61,6 +63,18 @@ def test_what_is_nothing_like_json_is_refused_with_an_example(text: str) -> None
 )
 def test_json_and_plain_text_are_taken_as_they_are(text: str, value: Any) -> None:
     assert parse_setting(text) == (text.partition("=")[0].strip(), value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("cut_at=\\n", "\n"), ("cut_at=", "\n"), ("cut_at=\n", "\n"), ("cut_at=\\t\\t", "\t\t"), ("cut_at=\\u000a", "\n")],
+    ids=repr,
+)
+def test_a_text_to_cut_at_that_a_shell_does_not_make_is_refused(text: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"leave it out, as a line end is the default") as error:
+        parse_setting(text)
+    told = str(error.value).partition("; write --set ")[2].partition(" (JSON)")[0]
+    assert [parse_setting(word) for word in shlex.split(told)] == [("cut_at", value)]
 
 
 def test_the_options_that_are_listed_can_be_pasted() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -17,7 +18,7 @@ from siltstone.checkpoint import load
 from siltstone.cli.app import main
 from siltstone.io import read_tensors
 from siltstone.train import Trainer
-from siltstone.train.report import receipt_lines
+from siltstone.train.report import Metrics, receipt_lines
 
 from .conftest import SMALL, write_texts
 
@@ -104,7 +105,14 @@ def test_a_run_and_its_folder(texts: Path, tmp_path: Path, capsys: pytest.Captur
     out = tmp_path / "run"
     assert here(texts, *QUICK, "--steps", "5", "--out", out, "--seed", "3") == 0
     said = capsys.readouterr().out
-    for word in ("steps", "tokens/s", "bits per byte", "fingerprint", "a row", "over the last 5 steps; nothing was held out"):
+    for word in (
+        "steps",
+        "tokens/s",
+        "bits per byte",
+        "fingerprint",
+        "a row, after ",
+        "over the last 1 step; nothing was held out",
+    ):
         assert word in said
     model, tokenizer = load(out)
     assert model.cfg.layer.window == 8
@@ -112,8 +120,12 @@ def test_a_run_and_its_folder(texts: Path, tmp_path: Path, capsys: pytest.Captur
     receipt = json.loads((out / "receipt.json").read_text())
     assert receipt["tokens"] == 5 * 3 * 16
     assert receipt["fingerprint"] in said
-    one = "\n".join(receipt_lines(receipt | {"recent_steps": 1, "threads": 1}))
-    assert "over the last 1 step;" in one and "on cpu, 1 thread\n" in one
+    one = "\n".join(receipt_lines(receipt | {"recent_steps": 7, "threads": 1, "state_positions": [3, 3]}))
+    assert "over the last 7 steps;" in one and "on cpu, 1 thread\n" in one and " a row, after 3 tokens\n" in one
+    low, high = receipt["state_positions"]
+    assert 16 <= low < high <= 48 and f" a row, after {low} to {high} tokens" in said
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert math.isclose(receipt["train_bits_per_byte"], last["bits_per_byte"])
     record = json.loads((out / "train.json").read_text())
     assert [d["name"] for d in record["train"]["documents"]] == ["0.txt", "1.txt", "2.txt", "3.txt"]
     assert record["recipe"]["seed"] == 3
@@ -133,6 +145,33 @@ def test_a_run_and_its_folder(texts: Path, tmp_path: Path, capsys: pytest.Captur
         preset = ["--preset", "nano"] if keep else []
         assert here("--resume", "--out", out, *preset, *keep, *change) == 2
         assert words in capsys.readouterr().err
+
+
+def test_a_resumed_run_names_all_that_differs(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert here(texts, *QUICK, "--steps", "1", "--out", out, "--resume") == 0
+    assert "a new one begins there" in capsys.readouterr().err
+    assert here("--resume", "--out", out, "--set", "window=9", "--set", "depth=1") == 2
+    said = capsys.readouterr().err
+    assert "error: depth=1" not in said and said.startswith("siltstone: error: window=9, d_model=160, ")
+    assert "segment=128" in said and "was begun with window=8, d_model=16, " in said and "depth" not in said
+    assert "leave --preset, --config and --set out: the run's own are taken" in said
+    assert here("--resume", "--out", out, "--batch", "4", "--seed", "2") == 2
+    said = capsys.readouterr().err
+    assert "batch=4" in said and "seed=2" in said and "was begun with" in said and "batch=3" in said and "leave them out" in said
+    assert here("--resume", "--out", out, "--steps", "2", "--quiet") == 0
+
+
+def test_the_last_tenth_of_a_run_is_what_its_receipt_tells(tmp_path: Path) -> None:
+    told = []
+    with Metrics(tmp_path / "metrics.jsonl", 0) as metrics:
+        for step in range(1, 701):
+            metrics.write({"step": step, "loss": 1.0, "bits_per_byte": float(step), "bytes": 2})
+            told.append((len(metrics.recent), metrics.bits_per_byte))
+    assert [told[step - 1] for step in (1, 9, 10, 19, 20)] == [(1, 1), (1, 9), (1, 10), (1, 19), (2, 19.5)]
+    assert told[499] == (50, 475.5) and told[699] == (50, 675.5)
+    with Metrics(tmp_path / "metrics.jsonl", 40) as metrics:
+        assert (len(metrics.recent), metrics.bits_per_byte) == (4, 38.5)
 
 
 def test_standard_input_and_a_configuration_file(
@@ -192,7 +231,11 @@ def test_minutes(texts: Path, tmp_path: Path) -> None:
         (["{texts}/0.txt", "--threads", "0"], "threads=0"),
         (["{texts}/0.txt", "--device", "abacus"], "device='abacus'"),
         (["{texts}/0.txt", "--tokenizer", "letters"], "'letters' is not known"),
-        (["{texts}/0.txt", "--config", "{texts}/nothing.json"], "cannot be read"),
+        (["{texts}/0.txt", "--config", "{texts}/nothing.json"], "nothing.json is not there; check the path"),
+        (["{texts}/0.txt", "--tokenizer", "bpe:100"], "--tokenizer bpe:100 needs a number of ids, of at least 259"),
+        (["{texts}/0.txt", "--tokenizer", "bpe:few"], "write for example --tokenizer bpe:8192"),
+        (["{texts}/0.txt", "--set", "memory_options=channel"], 'for example memory_options={"decay": "head"}'),
+        (["{texts}/0.txt", "--set", "cut_at=\\n"], "--set 'cut_at=\"\\n\"' (JSON)"),
         (["{texts}/0.txt", "--valid", "{texts}/0.txt"], "also held out"),
         (["{texts}/0.txt", "--out", "{texts}/0.txt/run"], "cannot write"),
     ],

@@ -43,6 +43,8 @@ def _usage(ctx: Any = None) -> Iterator[None]:
         if type(error).__name__ == "NoArgsIsHelpError":
             raise
         said = error.format_message().rstrip(".")
+        if found := getattr(error.__cause__, "errors", None):  # such a message leaves out what was given
+            said = said.replace("Input should", f"{found()[0]['input']} should")
         where = getattr(error, "ctx", None) or ctx
         path = where.command_path if where else "siltstone"
         path += f" {ctx.invoked_subcommand}" if where is ctx and ctx and ctx.invoked_subcommand else ""

@@ -42,8 +42,11 @@ def doctor(
 
     from siltstone.demo import run_folder
     from siltstone.doctor.run import diagnose
+    from siltstone.errors import DataError
     from siltstone.machine import keep_freed_memory, use_threads
 
+    if text is not None and (text.is_dir() or not text.exists()):
+        raise DataError(f"--text {text} is {'a folder' if text.is_dir() else 'not there'}; give one text file")
     use_threads(threads)
     keep_freed_memory()
     record = diagnose(run_folder(run), text, tokens, seed, out, device, quiet)

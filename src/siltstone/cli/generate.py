@@ -37,10 +37,13 @@ def generate(
 
     Only the new text is on standard output. Ctrl-C stops the writing and saves the session.
     """
+    from siltstone.errors import InputError
     from siltstone.stream.interrupt import Interrupts
     from siltstone.stream.terminal import open_session, shown
 
     s = open_session(run, session, device, threads)
+    if not prompt and not s.position:
+        raise InputError(f"the prompt is empty; give a PROMPT, for example: siltstone generate {run} 'The'")
     with Interrupts() as stop_asked:
         try:
             with stop_asked.waiting():

@@ -14,7 +14,8 @@ def inspect(
 ) -> None:
     """Show a session file: position, bytes by part, checkpoints and the tokens they span, fingerprints.
 
-    The whole file is read and its checksum verified; no model is needed.
+    The whole file is read and its checksum verified; no model is needed. Bytes include room that is reserved: for a full
+    window from the first token on, and for the checkpoints to come of logarithmic segments or a budget.
     """
     import json
 
@@ -64,9 +65,8 @@ def _print(file: Path, found: dict[str, Any]) -> None:
         )
     )
     whole = max(1, sum(found["parts"].values()))
-    console.print(
-        table("State", ["part", "bytes", "share"], [[k, f"{v:,}", f"{v / whole:.1%}"] for k, v in found["parts"].items()])
-    )
+    rows = [[k, f"{v:,}", f"{v / whole:.1%}"] for k, v in found["parts"].items()]
+    console.print(table("State, with room reserved", ["part", "bytes", "share"], rows))
     layers, banks = found["memory_layers"], found["banks"]
     for bank in banks or [{"blocks": [], "checkpoints": []}]:
         points, blocks = bank["checkpoints"], ", ".join(map(str, bank["blocks"]))

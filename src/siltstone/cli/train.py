@@ -12,6 +12,7 @@ def _option(text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, show_default=False, **more)
 
 
+RESUME = "Go on from the run's last checkpoint, with the run's own settings and texts; where --out holds no run, begin one there."
 Texts = Annotated[
     list[str] | None,
     typer.Argument(metavar="PATH", help="Text files, folders of them, or - for standard input.", show_default=False),
@@ -35,7 +36,7 @@ def train(
     ] = None,
     steps: Annotated[int | None, _option("Stop after so many steps. [default: 1000, without --minutes]")] = None,
     minutes: Annotated[float | None, _option("Stop after so much time; the learning rate follows the clock.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
     seed: Annotated[int | None, _option("Decides the first weights and the order of the text. [default: 0]")] = None,
     batch: Annotated[int | None, _option("Rows trained side by side. [default: 8]")] = None,
     length: Annotated[int | None, _option("Tokens a row and step; gradients reach back no further. [default: 512]")] = None,
@@ -67,9 +68,12 @@ def train(
     """Train a language model on text.
 
     A killed run goes on with --resume, and ends as it would have without the interruption. Ctrl-C saves a checkpoint.
+    With --resume nothing else needs to be named: settings and texts are the run's. What is named must be the same, but for
+    when to stop, the learning rate and the like, and how often to save.
     """
     from siltstone.errors import ConfigError
     from siltstone.machine import keep_freed_memory, use_threads
+    from siltstone.setting import parse_setting
     from siltstone.train import Recipe, begin, can_resume, check_same, fit, take_up
     from siltstone.train.report import Display, receipt_lines
 
@@ -81,12 +85,14 @@ def train(
     given = {key: value for key, value in given.items() if value is not None}
     use_threads(threads)
 
+    keys = (_config_file(config) if config else {}) | dict(map(parse_setting, settings or []))
+
     def configure(vocab: int) -> Any:
-        return _configure(vocab, preset, config, settings or [])
+        return _configure(preset, {"vocab_size": vocab, **keys}, bool(config))
 
     if resume and can_resume(out):
         run = take_up(out, given, threads, device)
-        check_same(run, paths or [], valid, tokenizer, configure if preset or config or settings else None)
+        check_same(run, paths or [], valid, tokenizer, configure if preset or config or settings else None, keys)
     else:
         if resume and not paths:
             raise ConfigError(f"{out} holds no run to resume; name the text to train on, or another --out")
@@ -104,17 +110,14 @@ def train(
         typer.echo(line)
 
 
-def _configure(vocab: int, preset: str | None, config: Path | None, settings: list[str]) -> Any:
-    """The model's configuration: the preset's keys, then the file's, then those of --set."""
+def _configure(preset: str | None, keys: dict[str, Any], whole: bool) -> Any:
+    """The model's configuration: the preset's keys, then the file's, then those of --set. A file may be a `whole` model."""
     from siltstone import presets
     from siltstone.config import LMConfig
-    from siltstone.setting import parse_setting
 
-    keys = _config_file(config) if config else {}
-    keys |= dict(map(parse_setting, settings))
-    if preset is None and "d_model" in keys and config:
-        return LMConfig.from_dict({"vocab_size": vocab, **keys})
-    return presets.get(preset or "tiny", **{"vocab_size": vocab, **keys})
+    if preset is None and "d_model" in keys and whole:
+        return LMConfig.from_dict(keys)
+    return presets.get(preset or "tiny", **keys)
 
 
 def _config_file(path: Path) -> dict[str, Any]:
@@ -126,6 +129,8 @@ def _config_file(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text("utf-8")
         keys = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except FileNotFoundError:
+        raise ConfigError(f"config file {path} is not there; check the path") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"config file {path} cannot be read: {error}") from error
     if not isinstance(keys, dict):

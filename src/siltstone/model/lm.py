@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LMConfig
-from ..errors import InputError
+from ..errors import ConfigError, InputError
 from ..norm import RMSNorm
 from . import entry
 from .block import Block
@@ -23,6 +23,11 @@ class LM(nn.Module):
 
     def __init__(self, cfg: LMConfig):
         super().__init__()
+        if not isinstance(cfg, LMConfig):
+            raise ConfigError(
+                f"cfg is a {type(cfg).__name__}, and must be an LMConfig; give one that st.presets.tiny(vocab_size) or "
+                "st.LMConfig.from_dict(keys) makes"
+            )
         self.cfg = cfg
         self.embed = nn.Embedding(cfg.vocab_size, cfg.layer.d_model)
         made = zip(cfg.kinds, cfg.layer_configs, cfg.followers, strict=True)

@@ -16,9 +16,9 @@ def check_options(temperature: float, top_k: int | None, top_p: float | None) ->
     if not (isinstance(temperature, (int, float)) and 0 <= temperature < math.inf):
         raise InputError(f"temperature={temperature!r} must be a number of at least 0 (0 takes the likeliest token)")
     if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
-        raise InputError(f"top_k={top_k!r} must be a whole number of at least 1, or None for all tokens")
+        raise InputError(f"top_k={top_k!r} must be a whole number of at least 1; leave it out for all tokens")
     if top_p is not None and not (isinstance(top_p, (int, float)) and 0 < top_p <= 1):
-        raise InputError(f"top_p={top_p!r} must be above 0 and at most 1, or None for all tokens")
+        raise InputError(f"top_p={top_p!r} must be above 0 and at most 1; leave it out, or give 1 for all tokens")
 
 
 def sample(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..checkpoint import check_pair
 from ..errors import InputError, PositionError, TokenizerError
 from ..text import StreamDecoder, Tokenizer, cut_table
 from .interrupt import shielded
@@ -60,6 +61,7 @@ class Session:
     """
 
     def __init__(self, model: LM, tokenizer: Tokenizer) -> None:
+        check_pair(model, tokenizer)
         if tokenizer.vocab_size > model.cfg.vocab_size:
             raise TokenizerError(
                 f"the tokenizer has {tokenizer.vocab_size} ids, more than the model's vocab_size={model.cfg.vocab_size}; "

@@ -98,11 +98,9 @@ def _read(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[s
     front = file.read(8)
     length = int.from_bytes(front, "little")
     if length > min(MAX_HEADER, size - 8):
-        what = "truncated, or no session file" if length <= MAX_HEADER else "no session file, or its first bytes were altered"
-        raise SessionCorrupt(
-            f"{path} is {what}: its header would take {length} of its {size} bytes (allowed are {MAX_HEADER}); "
-            f"session files are what {WRITERS} write"
-        )
+        what = f"truncated, or no session file: its header would take {length} of its {size} bytes"
+        what = what if length <= MAX_HEADER else "no session file, or its first bytes were altered"
+        raise SessionCorrupt(f"{path} is {what}; session files are what {WRITERS} write")
     front += file.read(length)
     head = _json(path, front[8:], "header")
     meta = head.pop("__metadata__", None)

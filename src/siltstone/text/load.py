@@ -35,8 +35,12 @@ def load_tokenizer(spec: str | Path, paths: Iterable[str | Path] = ()) -> Tokeni
         return ByteTokenizer()
     if name.startswith("bpe:"):
         size = name.removeprefix("bpe:")
-        if not size.isdecimal():
-            raise TokenizerError(f"tokenizer {name!r} needs a number of ids, for example 'bpe:8192'")
+        least = ByteTokenizer().vocab_size  # the bytes and the specials
+        if not size.isdecimal() or int(size[:20]) < least:
+            raise TokenizerError(
+                f"--tokenizer {name} needs a number of ids, of at least {least} (256 bytes and {least - 256} special ones); "
+                "write for example --tokenizer bpe:8192"
+            )
         paths = list(paths)
         if not paths:
             raise TokenizerError(f"tokenizer {name!r} is trained on text, and no text was given; name some files")

@@ -76,6 +76,7 @@ def fit(run: Run, display: Display | None = None) -> dict[str, Any]:
         "valid_bytes": score.bytes if score else None,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "state_bytes": trainer.state.nbytes // recipe.batch if trainer.state else 0,
+        "state_positions": [int(f(trainer.state.position)) for f in (min, max)] if trainer.state else [0, 0],
         "precision": chosen(recipe.precision, device),
         "device": str(device),
         "threads": run.threads,

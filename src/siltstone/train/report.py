@@ -27,8 +27,8 @@ class Metrics:
     """
 
     def __init__(self, path: Path, step: int) -> None:
-        self._path = path
-        self.recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)
+        self._path, self._step = path, 0
+        self._last: deque[tuple[float, float]] = deque(maxlen=_RECENT)
         kept = []
         for line in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []:
             try:
@@ -44,11 +44,17 @@ class Metrics:
 
     def _remember(self, record: dict[str, Any]) -> None:
         if "loss" in record:
-            self.recent.append((record["bits_per_byte"] * record["bytes"], record["bytes"]))
+            self._last.append((record["bits_per_byte"] * record["bytes"], record["bytes"]))
+            self._step = record["step"]
+
+    @property
+    def recent(self) -> list[tuple[float, float]]:
+        """Bits and bytes of the last tenth of the steps: 50 at most, and 1 at least."""
+        return list(self._last)[-max(1, self._step // 10) :]
 
     @property
     def bits_per_byte(self) -> float:
-        """Over the training steps of `recent`, the last 50."""
+        """Over the training steps of `recent`."""
         return sum(b for b, _ in self.recent) / max(1, sum(n for _, n in self.recent))
 
     def write(self, record: dict[str, Any]) -> None:
@@ -112,6 +118,11 @@ def size(count: float) -> str:
     raise AssertionError
 
 
+def _span(positions: list[int]) -> str:
+    low, high = positions
+    return counted(high, "token") if low == high else f"{low:,} to {high:,} tokens"
+
+
 def receipt_lines(receipt: dict[str, Any]) -> list[str]:
     """The receipt for the screen."""
     valid = receipt["valid_bits_per_byte"]
@@ -123,7 +134,7 @@ def receipt_lines(receipt: dict[str, Any]) -> list[str]:
         f"bits per byte   {receipt['train_bits_per_byte']:.4f} over the last "
         + counted(receipt["recent_steps"], "step")
         + (f", {valid:.4f} held out" if valid is not None else "; nothing was held out (--valid)"),
-        f"state           {size(receipt['state_bytes'])} a row",
+        f"state           {size(receipt['state_bytes'])} a row, after {_span(receipt['state_positions'])}",
         f"fingerprint     {receipt['fingerprint']}",
         f"saved           {receipt['folder']}",
     ]

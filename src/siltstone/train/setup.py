@@ -8,7 +8,7 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,9 +108,8 @@ def take_up(folder: str | Path, changes: dict[str, Any], threads: int | None = N
         cores, where = int(threads or record["threads"]), str(device or record["device"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} holds no run that can be resumed: {error}; train without --resume") from error
-    for key in _FIXED:
-        if key in changes and changes[key] != getattr(old, key):
-            raise ConfigError(f"{key}={changes[key]} cannot change in a resumed run; it was begun with {getattr(old, key)}")
+    fixed = [key for key in changes if key in _FIXED]
+    _refuse({key: changes[key] for key in fixed}, old.to_dict(), fixed, "leave them out: the run's own are taken")
     for stale in (folder, folder / DATA):
         sweep(stale)
     tokenizer = load_tokenizer(folder / TOKENIZER)
@@ -128,18 +127,18 @@ def check_same(
     valid: Sequence[str | Path] | None = None,
     tokenizer: str | None = None,
     configure: Callable[[int], LMConfig] | None = None,
+    given: Collection[str] = (),
 ) -> None:
     """Makes sure that what is named again when a run is resumed is what it was begun with (what is not named is not looked at).
 
+    given   keys of the model that the user named: of those that differ they are told first
     Raises ConfigError for another model or tokenizer, DataError for other texts.
     """
     if tokenizer is not None and str(tokenizer) != run.asked:
         raise ConfigError(f"tokenizer={tokenizer!r} cannot change in a resumed run; it was begun with {run.asked!r}")
     if configure is not None:
-        old, new = run.cfg.to_dict(), configure(run.tokenizer.vocab_size).to_dict()
-        if changed := [key for key in new if new[key] != old[key]]:
-            key = changed[0]
-            raise ConfigError(f"{key}={new[key]!r} cannot change in a resumed run; it was begun with {old[key]!r}")
+        new = configure(run.tokenizer.vocab_size).to_dict()
+        _refuse(new, run.cfg.to_dict(), given, "leave --preset, --config and --set out: the run's own are taken")
     held_out = hashed_files(valid or [])
     if held_out and (run.valid is None or corpus_key(held_out, run.tokenizer) != run.valid.key):
         raise DataError("the held-out text is not what the run was begun with; leave --valid out, or begin a new run")
@@ -147,6 +146,13 @@ def check_same(
         besides = {d.sha256 for d in run.valid.documents} if run.valid else set()
         if corpus_key(hashed_files(paths, besides), run.tokenizer) != run.train.key:
             raise DataError("the text is not what the run was begun with; leave the paths out, or begin a new run")
+
+
+def _refuse(new: dict[str, Any], old: dict[str, Any], given: Collection[str], mend: str) -> None:
+    """ConfigError for keys that differ, those of `given` first."""
+    if changed := sorted((key for key in new if new[key] != old[key]), key=lambda key: key not in given):
+        there, begun = (", ".join(f"{key}={keys[key]!r}" for key in changed) for keys in (new, old))
+        raise ConfigError(f"{there} cannot change in a resumed run, which was begun with {begun}; {mend}")
 
 
 def can_resume(folder: str | Path) -> bool:
