@@ -1,6 +1,7 @@
 """How checkpoints are kept: as the state is, in bfloat16, or in int8 with one scale a row.
 
-int8: code = round(w / s), s = max|w| / 127 over a row, so that |w - s code| <= s / 2: at most 1/254 of the row's largest value.
+int8: code = round(w / s), s = max|w| / 127 over a row, so that |w - s code| <= s / 2: at most 1/254 of the row's largest
+value, and as much again at every merge.
 Packed leaves are tensors [B, H, N, in, out], for int8 codes followed by their scales [B, H, N, in, 1].
 """
 
