@@ -133,6 +133,11 @@ class LMConfig:
         return [layer for kind, layer in zip(self.kinds, self.layer_configs, strict=True) if kind == "memory"]
 
     @property
+    def rounded(self) -> bool:
+        """Whether any checkpoint is sealed in fewer bits, so that it passes no gradient to a later call."""
+        return any(layer.checkpoint_dtype != "float32" for layer in self.memory_layers)
+
+    @property
     def phases(self) -> int:
         """How many phases a row may have: the writes of the shortest segment."""
         return min(layer.updates for layer in self.memory_layers or [self.layer])

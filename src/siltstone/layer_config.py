@@ -23,9 +23,10 @@ def one_of(key: str, value: Any, allowed: list[Any]) -> None:
         raise ConfigError(f"{key}={value!r} is not known; choose one of {allowed}{hint}")
 
 
-def whole(key: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{key}={value!r} must be a whole number of at least {least}")
+def whole(key: str, value: Any, least: int, most: int | None = None) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
+        allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ConfigError(f"{key}={value!r} must be a whole number {allowed}")
 
 
 def divisors(number: int) -> list[int]:

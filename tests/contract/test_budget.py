@@ -119,3 +119,19 @@ def test_merged_weights_are_held_to_their_limit(memory: str, kind: str) -> None:
             assert bool((share <= 0.7 * 1.01).all())
             reached = max(reached, float(share.max()))
     assert reached > 0.69
+
+
+def test_int8_errs_by_half_a_step_at_every_merge() -> None:
+    """The merged checkpoint beside the one that is never rounded: no further apart than half of each merge's step, added up."""
+    keys = dict(max_checkpoints=1, evict="merge")
+    exact, rounded = (make_layer(config("linear", checkpoint_dtype=kind, **keys)) for kind in ("float32", "int8"))
+    a = b = None
+    most = torch.zeros(())
+    with torch.no_grad():
+        for x in randn(60, 1, 4, 8, seed=8):
+            (_, a), (_, b) = exact(x, a), rounded(x, b)
+            want, (codes, scale) = a.layers[0].bank.stages[0], b.layers[0].bank.stages
+            most = most + scale / 2
+            apart = (unpack((codes, scale), torch.float64)[0] - want).abs()
+            assert bool((apart <= most * (1 + 1e-6) + 1e-6).all())
+        assert bool((apart > scale).any()), "errors do add up"

@@ -52,8 +52,7 @@ def norms(model: LM, ids: Tensor, places: list[int], exact: bool = True, tick: C
     """
     least, xs = min(places), list[Tensor]()
     with torch.enable_grad(), hooked(model, xs, exact):
-        rounded = any(layer.checkpoint_dtype != "float32" for layer in model.cfg.memory_layers)
-        hidden, _ = model.features(ids) if rounded else recompute.features(model, ids)
+        hidden, _ = model.features(ids) if model.cfg.rounded else recompute.features(model, ids)
         inputs = xs[:]
         logits = wide(model.head(hidden[0, [t - 1 for t in places]]))
         losses = F.cross_entropy(logits, ids[0, places], reduction="none")

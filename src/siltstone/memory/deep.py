@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from ..config import LayerConfig
 from ..errors import ConfigError
+from ..layer_config import whole
 from ..norm import l2
 from ..state import State
 from .base import MOST, Inputs, Memory, Written, logits, wide
@@ -144,9 +145,7 @@ class Deep(Memory):
                 f"memory={cls.name!r} adds its output to its input, so value_dim={cfg.val_dim} must equal head_dim={cfg.key_dim}"
             )
         for key in ("expansion", "inner_batch"):
-            value = getattr(options, key)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
-                raise ConfigError(f"memory_options {key}={value!r} must be a whole number from 1 to {MOST}")
+            whole(f"memory_options {key}", getattr(options, key), 1, MOST)
         for key in ("rate", "limit"):
             value = getattr(options, key)
             number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
@@ -210,8 +209,7 @@ class Deep(Memory):
         most, w, base = self.most(), pair(now.w_in, now.w_out), pair(now.base_in, now.base_out)
         before, pushes, hiddens, ends = [], [], [], []
         for i, (k, p, begins) in enumerate(zip(batches(key), batches(pull), begun(valid, skip, size, pieces * n), strict=True)):
-            w = limited(w, most, begins)
-            base = w if begins is None else torch.where(begins, w, base)
+            w, base = based(w, base, most, begins)
             at_in, at_out = base.unbind(0)
             z = k @ at_in
             hidden, push = F.gelu(z), torch.ops.aten.gelu_backward(p @ at_out, z)
@@ -224,6 +222,12 @@ class Deep(Memory):
         was_in, was_out = unpair(gathered(before, pieces, 1))
         readers = ChunkRead(key, push, None, was_in), ChunkRead(hidden, pull, None, was_out)
         return DeepWritten(readers, DeepState(*leaves(ends)))
+
+
+def based(w: Tensor, base: Tensor, most: Tensor | None, begins: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The weights and the base of a batch's gradients: where it begins (None: everywhere), the weights held to `most`."""
+    w = limited(w, most, begins)
+    return w, w if begins is None else torch.where(begins, w, base)
 
 
 def norms(both: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from ..config import LayerConfig
 from ..errors import ConfigError
+from ..layer_config import whole
 from ..norm import l2
 from ..state import State
 from .base import MOST, Inputs, Memory, Written, wide
@@ -85,9 +86,7 @@ class Slots(Memory):
     def check(cls, cfg: LayerConfig, options: SlotOptions) -> None:
         """At least one slot and one write, and a known gate."""
         for key in ("number", "inner_batch"):
-            value = getattr(options, key)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
-                raise ConfigError(f"memory_options {key}={value!r} must be a whole number from 1 to {MOST}")
+            whole(f"memory_options {key}", getattr(options, key), 1, MOST)
         if options.gate not in [*GATES]:
             raise ConfigError(f"memory_options gate={options.gate!r} is not known; choose 'lstm' or 'gru'")
 

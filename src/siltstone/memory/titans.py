@@ -31,7 +31,7 @@ from ..config import LayerConfig
 from ..state import State
 from .base import Inputs, last_seen, logits, wide
 from .chunked import chunks, decays
-from .deep import Deep, DeepOptions, DeepState, DeepWritten, batches, begun, gathered, leaves, limited, pair, unpair
+from .deep import Deep, DeepOptions, DeepState, DeepWritten, based, batches, begun, gathered, leaves, pair, unpair
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,7 @@ class Titans(Deep):
         seen: list[list[Tensor]] = [[] for _ in range(5)]
         ends = []
         for i, (k, away, step, part, (fades, drifts, moves), begins) in enumerate(each):
-            w = limited(w, most, begins)
-            base = w if begins is None else torch.where(begins, w, base)
+            w, base = based(w, base, most, begins)
             at_in, at_out = base.unbind(0)
             z = k @ at_in
             hidden = F.gelu(z)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
+from ..layer_config import whole
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for key in ("batch", "length", "save_every", "valid_every", "valid_tokens"):
-            _whole(key, getattr(self, key), 1)
-        _whole("seed", self.seed, 0)
+            whole(key, getattr(self, key), 1)
+        whole("seed", self.seed, 0)
         for key in ("steps", "span"):
             if getattr(self, key) is not None:
-                _whole(key, getattr(self, key), 1)
+                whole(key, getattr(self, key), 1)
         if self.steps is None and self.minutes is None:
             raise ConfigError("steps and minutes are both missing; give the number of steps, or the minutes, to train for")
         if self.minutes is not None and not 0 < self.minutes < math.inf:
@@ -97,8 +98,3 @@ class Recipe:
         if unknown := sorted(set(keys) - known):
             raise ConfigError(f"{unknown[0]!r} is not a setting of a training run; the settings are {sorted(known)}")
         return cls(**keys)
-
-
-def _whole(key: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{key}={value!r} must be a whole number of at least {least}")

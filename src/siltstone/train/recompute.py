@@ -44,7 +44,7 @@ def features(
     Raises InputError for `tokens` below 1, and for rounded checkpoints (`checkpoint_dtype`): those of an earlier call have no
     gradient, and a stretch is a call.
     """
-    if any(layer.checkpoint_dtype != "float32" for layer in model.cfg.memory_layers):
+    if model.cfg.rounded:
         raise InputError(
             "rounded checkpoints pass no gradient from call to call, so a row in stretches would not have the gradients of one "
             "call; set checkpoint_dtype='float32' to train with recompute"
