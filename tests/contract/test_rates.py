@@ -20,7 +20,8 @@ def test_sixty_four_tokens_a_write(compress: str, every: int | None) -> None:
     cfg: dict[str, Any] = dict(
         d_model=8, heads=1, head_dim=4, value_dim=None, window=5, sinks=1, position="rope", write_delay="window",
         compress=compress, compress_options=options, rate=64, compress_every=every, memory="gated", memory_options={},
-        cache="gated", segment=every or 64, segments="constant", start="carry", gate="softmax", top_k=2, router="mean", router_dim=4,
+        cache="gated", segment=every or 64, segments="constant", start="carry", gate="softmax", top_k=2,
+        router="mean", router_dim=4,
     )  # fmt: skip
     layer, x, probe = make_layer(cfg), randn(150, 8, seed=6), randn(150, 8, seed=7)
     truth = oracles(cfg, layer, x, probe)
