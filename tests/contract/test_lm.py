@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from typing import Any
 
 import pytest
@@ -68,12 +70,22 @@ def full(keys: dict[str, Any]) -> dict[str, Any]:
     return st.LMConfig.from_dict(used(model_config(LAYER, **keys))).to_dict()
 
 
+PROBE = torch.linspace(-1, 1, 26 * VOCAB, dtype=torch.float64).view(26, VOCAB)
+
+
+@cache
+def truth(keys: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The oracle's logits of 26 tokens, and the gradients of their sum under PROBE; keys as JSON."""
+    cfg = full(json.loads(keys))
+    w, zero = weights(make_model(cfg)), torch.zeros(1, requires_grad=True)
+    want = lm.run(cfg, w, IDS[0, :26].tolist(), cuts=cuts(cfg) or ())
+    return want.detach(), gradients((want * PROBE).sum() + zero.sum(), zero, w)[1]
+
+
 @every_shape
 def test_logits_and_gradients(keys: dict[str, Any]) -> None:
-    cfg = full(keys)
-    model = cutting(make_model(cfg), cuts(keys)).requires_grad_(True)
-    w = weights(model)
-    want = lm.run(cfg, w, IDS[0, :26].tolist(), cuts=cuts(keys) or ())
+    model = cutting(make_model(full(keys)), cuts(keys)).requires_grad_(True)
+    want, expected = truth(json.dumps(keys))
     with torch.no_grad():
         logits, state = model(IDS[:1, :26])
         close(logits[0], want)
@@ -82,19 +94,16 @@ def test_logits_and_gradients(keys: dict[str, Any]) -> None:
         close(model.head(features)[0], want)
         assert state.position.tolist() == [26]
     zero = torch.zeros(1, requires_grad=True)
-    probe = torch.linspace(-1, 1, 26 * VOCAB, dtype=torch.float64).view(26, VOCAB)
     cut, _ = feed(model, IDS[:1, :26], None, [7, 8, 15])
-    _, got = gradients((cut[0] * probe).sum() + zero.sum(), zero, named(model))
-    _, expected = gradients((want * probe).sum() + zero.sum(), zero, w)
+    _, got = gradients((cut[0] * PROBE).sum() + zero.sum(), zero, named(model))
     for name, grad in got.items():
         close(grad, expected[name], f"gradient of {name}")
 
 
 @every_shape
 def test_any_calls_with_padding_and_resets(keys: dict[str, Any]) -> None:
-    cfg = full(keys)
-    model = cutting(make_model(cfg), cuts(keys))
-    want = lm.run(cfg, weights(model), IDS[0, :26].tolist(), cuts=cuts(keys) or ())
+    model = cutting(make_model(full(keys)), cuts(keys))
+    want, _ = truth(json.dumps(keys))
     ids = torch.zeros(3, 33, dtype=torch.long)
     mask, reset = torch.zeros(3, 33, dtype=torch.bool), torch.zeros(3, 33, dtype=torch.bool)
     places = [[*range(2, 9), *range(12, 31)], [*range(15)], [*range(4, 30)]]
