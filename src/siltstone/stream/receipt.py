@@ -78,15 +78,16 @@ def growth(cfg: LMConfig) -> str:
     """How a session's state grows with its position t (C tokens a segment)."""
     if "attention" in cfg.kinds:
         return "O(t): the pattern has full attention layers"
+    bound = " (train with max_checkpoints or max_bytes to bound it)"
     sealing = [layer for layer in cfg.memory_layers if member("cache", layer.cache).keeps]
     constant = [layer.segment for layer in sealing if layer.segments == "constant" and not layer.bounded]
     if constant:
-        return f"O(t/C): one checkpoint every C = {min(constant)} tokens"
-    if any(layer.segments == "logarithmic" for layer in sealing):
-        return "O(log t): logarithmic segments"
+        return f"O(t/C): one checkpoint every C = {min(constant)} tokens{bound}"
     content = [layer.segment for layer in sealing if layer.content and not layer.bounded]
     if content:
-        return f"O(cuts + t/C): one checkpoint a cut, and every C = {min(content)} tokens where there is none"
+        return f"O(cuts + t/C): one checkpoint a cut, and every C = {min(content)} tokens where there is none{bound}"
+    if any(layer.segments == "logarithmic" for layer in sealing):
+        return "O(log t): logarithmic segments"
     return "O(1): a budget of checkpoints" if sealing else "O(1): nothing is sealed"
 
 
