@@ -37,7 +37,10 @@ def test_kv_cache() -> None:
         ({"cache": "exact"}, "O(1)"),
         ({"pattern": "w"}, "O(1)"),
         ({"pattern": "ma", "segments": "logarithmic"}, "O(t)"),
-        ({"layers": {"1": {"segments": "constant", "segment": 32}}}, "O(t/C): one checkpoint every C = 32 tokens (train with max_checkpoints"),
+        (
+            {"layers": {"1": {"segments": "constant", "segment": 32}}},
+            "O(t/C): one checkpoint every C = 32 tokens (train with max_checkpoints",
+        ),
         ({"segments": "logarithmic", "layers": {"1": {"segments": "content"}}}, "O(cuts + t/C)"),
         ({"cache": "none", "layers": {"2": {"cache": "gated"}}}, "O(log t)"),
         ({"pattern": "mmw", "cache": "none", "layers": {"2": {"window": 32}}}, "O(1)"),
