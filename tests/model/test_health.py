@@ -50,3 +50,21 @@ def test_memories_that_learn_stay_bounded(memory: str, what: str) -> None:
     for name in ("w_in", "w_out"):
         one, other = (getattr(state.layers[0].online, name).norm(dim=(-2, -1)).max() for state in (early, late))
         assert other < 1.5 * one < 1e3
+
+
+@pytest.mark.parametrize("dtype,group", [(torch.float32, 1), (torch.float32, 32), (torch.bfloat16, 32), (torch.float16, 1)])
+def test_channels_that_forget_all_at_once_stay_numbers(dtype: torch.dtype, group: int) -> None:
+    """The fastest decay, e^-5 a write, over the longest chunk: quotients of its powers are within the type's range."""
+    torch.manual_seed(0)
+    layer = st.MemoryCaching(
+        32, heads=2, window=4, memory="gated", memory_options={"decay": "channel"}, cache="none", compress_every=group
+    )
+    x, exact = torch.randn(1, 256, 32), None
+    with torch.no_grad():
+        layer.mix.memory.fade.bias.fill_(-50.0)  # type: ignore[union-attr]
+        for kind in (torch.float64, dtype):
+            y, state = layer.to(kind)(x.to(kind))
+            exact = y if exact is None else exact
+            assert y.isfinite().all() and all(t.isfinite().all() for t in state.tensors().values())
+    bound = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}[dtype]
+    assert float((y.double() - exact).abs().max()) < bound * float(exact.abs().max())

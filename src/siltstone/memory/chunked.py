@@ -109,8 +109,9 @@ class ChunkRead:
         if self.decay is not None and self.decay.dim() == keys.dim():
             at = self.decay if seen is None else self.decay.index_select(-2, seen)
             middle = self.decay[..., c // 2 : c // 2 + 1, :].detach()  # it cancels out
-            near, keys = z * (at - middle).exp().to(z.dtype), keys * (middle - self.decay).exp().to(z.dtype)
-            scores, far = near @ keys.transpose(-1, -2), z * at.exp().to(z.dtype)
+            kind = torch.float32 if z.dtype == torch.float16 else z.dtype  # whose range holds such powers
+            near, keys = z * (at - middle).exp().to(kind), keys * (middle - self.decay).exp().to(kind)
+            scores, far = (near @ keys.transpose(-1, -2)).to(z.dtype), z * at.exp().to(z.dtype)
         else:
             scores = z @ keys.transpose(-1, -2)
         if self.decay is not None and self.decay.dim() < keys.dim():

@@ -26,6 +26,8 @@ from ..state import State
 from .base import Inputs, logits
 from .chunked import MatrixMemory, MatrixState, MatrixWritten, additive, chunks, outer
 
+CHANNELS = 16  # writes of a chunk with a decay a channel: powers of it and of its inverse stay in float32 (e^5 a write)
+
 
 class GatedMatrixMemory(MatrixMemory):
     """A matrix memory with a decay (log space) and a write strength a head, both read from the token."""
@@ -69,7 +71,7 @@ class Gated(GatedMatrixMemory):
         self.fade: nn.Linear | None = None
         self.merges = (self.heads,) if self.decays else (self.heads, self.key_dim)
         if options.decay == "channel":
-            self.chunk = 16  # powers of a decay and of its inverse stay in float32
+            self.chunk = CHANNELS
             self.fade = nn.Linear(cfg.d_model, self.heads * self.key_dim)
             with torch.no_grad():
                 assert self.fade.bias is not None
@@ -77,9 +79,15 @@ class Gated(GatedMatrixMemory):
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: GatedOptions) -> None:
-        """A known kind of decay."""
+        """A known kind of decay, and with one a channel no more writes an update than a chunk of its scan may have."""
         if options.decay not in ("head", "channel"):
             raise ConfigError(f"memory_options decay={options.decay!r} is not known; choose 'head' or 'channel'")
+        if options.decay == "channel" and cfg.group > 2 * CHANNELS:
+            raise ConfigError(
+                f"compress_every={cfg.every} makes {cfg.group} writes of rate={cfg.rate} at once, and with memory_options "
+                f"decay='channel' there are {2 * CHANNELS} at most, as powers of its decays must stay in float32; give "
+                f"compress_every={2 * CHANNELS * cfg.rate} at most, a larger rate, or decay='head'"
+            )
 
     def inputs(self, c: Tensor) -> Inputs:
         """key, value, strength, and decay in log space: [R, M, H], or [R, M, H, K] a channel."""

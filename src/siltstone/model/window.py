@@ -154,7 +154,7 @@ class WindowPlan:
         if linear not in self._bands:
             early, pos = self.blocks, self.pos
             if len(pos) and self.block % self.geo.rate == 0 and (pos % self.geo.rate == pos[0] % self.geo.rate).all():
-                settled = self.geo.ring + self.geo.sinks - int(pos.min())
+                settled = max(self.geo.ring + self.geo.sinks, self.farthest) - int(pos.min())
                 early = min(self.blocks, max(0, -(-settled // self.block)))
             parts = [(0, early, self._bias(pos, np.arange(early), linear))] if early else []
             if early < self.blocks:  # from here on all blocks of all rows see alike
