@@ -133,7 +133,9 @@ def against_titans_pytorch(threads: int, rounds: int, tokens: int) -> Iterator[R
     """One memory over the whole width, at that package's defaults, and with the chunks of its readme (less work)."""
     layer, x = alone("titans", {}, heads=1), torch.randn(1, tokens, WIDTH)
     aim = 1.0 if tokens >= 512 else None
-    for kind, keys, want in (("at its defaults", {}, aim), ("one decay and momentum for 64 tokens", {"chunk_size": 64}, None)):
+    sizes: dict[str, dict[str, Any]] = {"at its defaults": {}, "one decay and momentum for 64 tokens": {"chunk_size": 64}}
+    for kind, keys in sizes.items():
+        want = None if keys else aim
         try:
             from titans_pytorch import NeuralMemory  # pyright: ignore[reportMissingImports]
         except ImportError:

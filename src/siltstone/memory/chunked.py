@@ -86,6 +86,13 @@ def outer(key: Tensor, value: Tensor) -> Tensor:
     return wide(key).unsqueeze(-1) * wide(value).unsqueeze(-2)
 
 
+def plus(x: Tensor, a: Tensor, b: Tensor, factor: int = 1) -> Tensor:
+    """x + factor a b, [G, n, m], [G, n, k], [G, k, m]; under autocast the product alone is narrow."""
+    if torch.is_autocast_enabled(x.device.type):
+        return x + factor * (a @ b)
+    return torch.baddbmm(x, a, b, alpha=factor)
+
+
 class ChunkRead:
     """Reads of one matrix per head that grows by `keys^T values`, decayed:
 

@@ -22,7 +22,7 @@ from ..config import LayerConfig
 from ..errors import ConfigError
 from ..state import State
 from .base import Inputs, wide
-from .chunked import ChunkRead, MatrixState, MatrixWritten, chunks, decays, outer
+from .chunked import ChunkRead, MatrixState, MatrixWritten, chunks, decays, outer, plus
 from .gated import GatedMatrixMemory
 
 
@@ -89,16 +89,19 @@ class GatedDelta(GatedMatrixMemory):
         to_end = (wide_key * (total - level).exp().unsqueeze(-1)).transpose(-1, -2)
         keep, matrix = total.exp().unsqueeze(-1), self.matrix(state)
         before, values, ends = [], [], []
-        pieces, n = key.shape[1], key.shape[3]
-        steps = (x.transpose(2, 3).flatten(1, 2).unbind(1) for x in (fresh, erase, keep, to_end))
+        pieces, n, (groups, heads) = key.shape[1], key.shape[3], matrix.shape[:2]
+        matrix = matrix.flatten(0, 1)
+        steps = (x.transpose(2, 3).flatten(1, 2).transpose(0, 1).flatten(1, 2).unbind(0) for x in (fresh, erase, keep, to_end))
         for i, (new, old, fade, late_key) in enumerate(zip(*steps, strict=True)):
             before.append(matrix)
-            values.append(new - old @ matrix)
-            matrix = fade * matrix + late_key @ values[-1]
+            values.append(plus(new, old, matrix, -1))
+            matrix = plus(fade * matrix, late_key, values[-1])
             if i % n == n - 1:
                 ends.append(matrix)
-        stack = [torch.stack(x, 2).unflatten(2, (pieces, n)).transpose(1, 2) for x in (before, values)]
-        return DeltaWritten(ChunkRead(key, stack[1].to(value.dtype), level, stack[0]), torch.stack(ends, 1), keep, erase, to_end)
+        shape = (groups, heads, pieces, n)
+        stack = [torch.stack(x, 1).view(*shape, *x[0].shape[1:]).transpose(1, 2) for x in (before, values)]
+        last = torch.stack(ends, 1).unflatten(0, (groups, heads)).transpose(1, 2)
+        return DeltaWritten(ChunkRead(key, stack[1].to(value.dtype), level, stack[0]), last, keep, erase, to_end)
 
     def step(self, inputs: Inputs, shift: int, state: State) -> MatrixState:
         """See Memory.step: S <- a S + b k^T (v - k (a S))."""
