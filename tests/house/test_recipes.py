@@ -67,10 +67,11 @@ def test_merged_states_are_told_of_every_rule() -> None:
     assert refused == {name for name, cls in registry.members("memory").items() if not cls.adds_up}
 
 
-@pytest.mark.parametrize("memory", ["deep", "gated_delta", "lstm"])
-def test_merging_adds_what_two_segments_changed(memory: str) -> None:
+@pytest.mark.parametrize("memory,options", [("deep", {"limit": None}), ("gated_delta", {}), ("lstm", {})])
+def test_merging_adds_what_two_segments_changed(memory: str, options: dict[str, Any]) -> None:
     """As the page says: W_0 + (W - W_0) + (W' - W_0), and with start="carry" the newer one alone."""
     keys: dict[str, Any] = {"heads": 2, "window": 0, "write_delay": 0, "memory": memory, "segment": 16, "cache": "residual"}
+    keys["memory_options"] = options
     x = torch.randn(1, 33, 16)  # two segments, and a token that seals the second
     for start in ("restart", "carry"):
         torch.manual_seed(0)
@@ -84,3 +85,28 @@ def test_merging_adds_what_two_segments_changed(memory: str) -> None:
             older, newer = each.unbind(2)
             wanted = older + newer - w0 if start == "restart" else newer
             torch.testing.assert_close(w[:, :, 0], wanted)
+
+
+def test_what_was_merged_is_held_to_the_limit() -> None:
+    """As the page says of `deep`: no matrix of a merged checkpoint has more than `limit` times its first norm."""
+    found = {}
+    for limit in (None, 1.05):
+        torch.manual_seed(0)
+        options = {"limit": limit, "inner_batch": 16}
+        layer = st.MemoryCaching(
+            16,
+            heads=2,
+            window=0,
+            write_delay=0,
+            memory="deep",
+            memory_options=options,
+            segment=16,
+            max_checkpoints=1,
+            evict="merge",
+        )
+        with torch.no_grad():
+            (state,) = layer(torch.randn(1, 81, 16))[1].layers
+            first = layer.mix.memory.stages(layer.mix.memory.init(1))
+            pairs = zip(state.bank.stages, first, strict=True)
+            found[limit] = [float((w.norm(dim=(-2, -1)).squeeze(2) / w0.norm(dim=(-2, -1))).max()) for w, w0 in pairs]
+    assert max(found[1.05]) <= 1.05 * (1 + 1e-6) < max(found[None])
