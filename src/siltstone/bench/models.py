@@ -59,7 +59,7 @@ def at_position(model: LM, position: int, scale: float = 0.02) -> LMState:
             grown = bank.grown(int(mix.geo.segments(clock).sealed(mix.geo.written(clock.position))[0]).bit_length())
             filled.bank = grown.map(lambda x: torch.randn_like(x) * scale)
         layers.append(filled)
-    return LMState(clock, tuple(layers))
+    return LMState(clock, tuple(layers), model.cfg)
 
 
 def prefill(threads: int, rounds: int, dtype: torch.dtype, tokens: int) -> Iterator[Row]:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..errors import InputError
 from .runs import Clock, Runs, plan_runs
-from .stream_state import LMState, restore
+from .stream_state import LMState, check_same, restore
 
 
 def start_clock(batch: int, phase: Any, limit: int, content: bool) -> Clock:
@@ -28,7 +29,7 @@ def start_clock(batch: int, phase: Any, limit: int, content: bool) -> Clock:
 
 def init_state(cfg: Any, mixers: Sequence[Any], batch: int, phase: Any) -> LMState:
     """Rows that have seen nothing. cfg: the model's configuration, or the layer's."""
-    return LMState(start_clock(batch, phase, cfg.phases, cfg.content), tuple(m.init(batch) for m in mixers))
+    return LMState(start_clock(batch, phase, cfg.phases, cfg.content), tuple(m.init(batch) for m in mixers), cfg)
 
 
 def load_state(cfg: Any, mixers: Sequence[Any], tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
@@ -39,24 +40,19 @@ def load_state(cfg: Any, mixers: Sequence[Any], tensors: dict[str, Tensor], meta
     return restore(init_state(cfg, mixers, len(rows), None), tensors, meta, cfg, mixers)
 
 
-def _kind(layer: Any) -> tuple[Any, ...]:
-    """What a layer's state must be to go into another call: its classes, and the shapes of memory and input."""
-    online, unwritten = getattr(layer, "online", None), getattr(layer, "input", None)
-    shapes = () if online is None else tuple(x.shape[1:] for _, x in online.leaves())
-    return type(layer), type(online), type(getattr(layer, "bank", None)), shapes, getattr(unwritten, "shape", (0,))[1:]
-
-
-def check_kinds(mixers: Sequence[Any], state: LMState) -> None:
-    """InputError where a state is not of these layers."""
-    same = len(mixers) == len(state.layers)
-    for i, (mixer, layer) in enumerate(zip(mixers, state.layers, strict=False)):
-        kind = mixer.__dict__.get("_kind")
-        if kind is None:
-            kind = mixer.__dict__["_kind"] = _kind(mixer.init(1))
-        if _kind(layer) != kind:
-            raise InputError(f"the state of layer {i} is another model's (another rule, bank or width); begin with a fresh state")
-    if not same:
-        raise InputError(f"the state has {len(state.layers)} layers and the model {len(mixers)}; begin with a fresh state")
+def check(cfg: Any, state: Any, weight: Tensor, x: Tensor | None = None) -> None:
+    """InputError where a state, or the input x of a layer, is not one that a model of these keys and this dtype goes on with."""
+    if not isinstance(state, LMState):
+        raise InputError(f"state must be what an earlier call returned, or None, and {type(state).__name__} was given")
+    check_same(cfg, state, "this model")
+    if torch.is_autocast_enabled(weight.device.type):
+        return
+    if x is not None and x.dtype != weight.dtype:
+        raise InputError(f"x is {x.dtype}, and the layer's weights are {weight.dtype}; give x.to({weight.dtype})")
+    for layer in state.layers:
+        held = getattr(layer, "input", None)
+        if held is not None and held.dtype != weight.dtype:
+            raise InputError(f"the state is {held.dtype}, and the model {weight.dtype}; give state.to({weight.dtype})")
 
 
 def enter(

@@ -56,10 +56,10 @@ class MemoryCaching(nn.Module):
             given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise InputError(f"x must be a float tensor [batch, tokens, {self.cfg.d_model}], and {given} was given")
         state = self.init_state(len(x)) if state is None else state
-        entry.check_kinds([self.mix], state)
+        entry.check(self.cfg, state, self.mix.out.weight, x)
         runs = entry.enter(self.cfg, (x.shape[0], x.shape[1]), state, mask, reset, cut)
         if not runs.width:
-            return x * 0.0, state
+            return x.masked_fill(torch.ones_like(x, dtype=torch.bool), 0.0), state
         before = state.layers[0]
         y, after = self.mix(runs.gather(x), runs.enter(before, self.mix.init), Context(runs, x.device, donate))
-        return runs.scatter(y), LMState(runs.clock_after(state.clock), (runs.leave(before, after),))
+        return runs.scatter(y), LMState(runs.clock_after(state.clock), (runs.leave(before, after),), self.cfg)

@@ -76,7 +76,7 @@ class LM(nn.Module):
         """ids [B, T] -> normalised hidden states [B, T, D] and the state after; see `forward`."""
         self._check(ids)
         state = self.init_state(len(ids)) if state is None else state
-        entry.check_kinds([b.mix for b in self._layers], state)
+        entry.check(self.cfg, state, self.embed.weight)
         runs = entry.enter(self.cfg, (ids.shape[0], ids.shape[1]), state, mask, reset, cut)
         if not runs.width:
             return self.embed(ids) * 0.0, state
@@ -86,7 +86,7 @@ class LM(nn.Module):
         for block, before in zip(self._layers, state.layers, strict=True):
             x, after = block(x, runs.enter(before, block.mix.init), context)
             layers.append(runs.leave(before, after))
-        return runs.scatter(self.norm(x)), LMState(runs.clock_after(state.clock), tuple(layers))
+        return runs.scatter(self.norm(x)), LMState(runs.clock_after(state.clock), tuple(layers), self.cfg)
 
     def head(self, hidden: Tensor) -> Tensor:
         """[..., D] -> logits [..., vocab_size]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,10 +25,14 @@ from .windowed import WindowedState
 
 @dataclass(frozen=True)
 class LMState:
-    """clock: where each row stands; layers: one state a layer. A value: calls return a new one."""
+    """clock: where each row stands; layers: one state a layer; of: the configuration of what made it, which takes no other.
+
+    A value: calls return a new one.
+    """
 
     clock: Clock
     layers: tuple[State, ...]
+    of: Any
 
     @property
     def position(self) -> np.ndarray:
@@ -43,20 +48,26 @@ class LMState:
         return len(self.clock.position)
 
     def select(self, rows: Any) -> LMState:
-        """The given rows (a list of numbers), in that order."""
+        """The given rows (a list of numbers), in that order; InputError for one that there is not."""
         rows = [int(r) for r in rows]
-        return LMState(self.clock.select(rows), tuple(x.select(rows) for x in self.layers))
+        if wrong := [r for r in rows if not 0 <= r < len(self)]:
+            raise InputError(f"row {wrong[0]} was asked for, and the state's {len(self)} rows are numbered from 0")
+        return LMState(self.clock.select(rows), tuple(x.select(rows) for x in self.layers), self.of)
 
     @staticmethod
     def cat(states: Sequence[LMState]) -> LMState:
-        """Rows of several states, one after the other."""
+        """Rows of several states of one configuration, one after the other; InputError for others, or for none."""
+        if not states:
+            raise InputError("no states were given to put together; give at least one")
+        for other in states[1:]:
+            check_same(states[0].of, other, "the first of the states to be put together")
         clock = Clock.cat([s.clock for s in states])
         layers = zip(*(s.layers for s in states), strict=True)
-        return LMState(clock, tuple(type(x[0]).cat(x) for x in layers))
+        return LMState(clock, tuple(type(x[0]).cat(x) for x in layers), states[0].of)
 
     def detach(self) -> LMState:
         """The same values, outside the autograd graph."""
-        return LMState(self.clock, tuple(x.detach() for x in self.layers))
+        return LMState(self.clock, tuple(x.detach() for x in self.layers), self.of)
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> LMState:
         """`to(device)`, `to(dtype)` or both: the state as `model.to(...)` goes on with it.
@@ -70,11 +81,11 @@ class LMState:
             device, dtype = None, device
         if dtype is not None and not dtype.is_floating_point:
             raise InputError(f"dtype={dtype} is not one that a model computes in; give one such as torch.bfloat16")
-        return LMState(self.clock, tuple(x.to(device, dtype) for x in self.layers))
+        return LMState(self.clock, tuple(x.to(device, dtype) for x in self.layers), self.of)
 
     def fork(self) -> LMState:
         """A copy that in-place updates of the original cannot reach; sealed states are shared."""
-        return LMState(self.clock, tuple(x.fork() for x in self.layers))
+        return LMState(self.clock, tuple(x.fork() for x in self.layers), self.of)
 
     @property
     def nbytes(self) -> int:
@@ -147,6 +158,25 @@ class LMState:
         return out | ({"cuts": [len(c.tokens) for c in self.clock.cuts]} if self.clock.cuts else {})
 
 
+def check_same(cfg: Any, state: LMState, owner: str) -> None:
+    """InputError where a state was made under another configuration: its numbers would be taken for something else."""
+    if state.of is cfg or state.of == cfg:
+        return
+    ours, theirs = flat(cfg), flat(state.of)
+    apart = [key for key in (*ours, *(k for k in theirs if k not in ours)) if ours.get(key) != theirs.get(key)][:3]
+    given, wanted = (", ".join(f"{key}={keys.get(key)!r}" for key in apart) for keys in (theirs, ours))
+    raise InputError(
+        f"the state was made with {given}, and {owner} has {wanted}; begin with a fresh state (state=None), or go on with the "
+        "model that made it"
+    )
+
+
+def flat(cfg: Any) -> dict[str, Any]:
+    """A configuration's keys, those of a model's layers among them."""
+    keys = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
+    return flat(keys.pop("layer")) | keys if "layer" in keys else keys
+
+
 def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cfg: Any, mixers: Sequence[Any]) -> LMState:
     """Fill an empty state of the right number of rows with saved tensors.
 
@@ -205,7 +235,7 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
     if cfg.content and rows:
         used.add("cuts")
         cuts = read_cuts(tensors.get("cuts"), meta.get("cuts"), clock[0])
-    out = LMState(Clock(clock[0], clock[1], cuts), tuple(layer(i, s) for i, s in enumerate(empty.layers)))
+    out = LMState(Clock(clock[0], clock[1], cuts), tuple(layer(i, s) for i, s in enumerate(empty.layers)), cfg)
     for i, (state, mixer) in enumerate(zip(out.layers, mixers, strict=True)):
         if not _agrees(state, mixer, out.clock):
             raise ValueError(f"layer {i} does not hold what position {out.position.tolist()} implies")
