@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from siltstone import registry
 from siltstone.cache.codec import pack, unpack
 
 from .common import PROBE, STREAM, agrees, close, differ, feed, make_layer, oracles, randn
-from .grid import MEMORIES, inner
+from .grid import inner
 from .models import IDS, make_model, model_config, same_bits, stepwise, through_bytes
 
 KINDS = ["bfloat16", "int8"]
@@ -46,18 +47,47 @@ def test_outputs_and_gradients_are_the_oracles(memory: str, keys: dict[str, Any]
     assert differ(want.y, oracles(cfg | dict(checkpoint_dtype="float32"), layer, STREAM, PROBE).y)
 
 
+SETTINGS = registry.settings("memory")
+every_setting = pytest.mark.parametrize("memory,options", SETTINGS, ids=[registry.label(*setting) for setting in SETTINGS])
+
+
+def rule_and_state(memory: str, options: dict[str, Any]) -> tuple[Any, tuple[torch.Tensor, ...]]:
+    """A rule, and the matrices of its stages after a stream."""
+    layer = make_layer(config(memory, "float32", memory_options=inner(memory) | options))
+    _, state = layer(STREAM[None])
+    return layer.mix.memory, layer.mix.memory.stages(state.layers[0].online)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("memory", MEMORIES)
-def test_every_rule_is_read_within_the_stated_error(memory: str, kind: str) -> None:
-    """A row differs by at most 1/254 of its largest value, or a number by 1/256 of itself."""
-    layer = make_layer(config(memory, "float32"))
-    with torch.no_grad():
-        _, state = layer(STREAM[None])
-        found = layer.mix.memory.stages(state.layers[0].online)
-        for exact, kept in zip(found, unpack(pack(kind, found)), strict=True):
-            bound = exact.abs().amax(-1, keepdim=True) / 254 if kind == "int8" else exact.abs() / 256
-            assert bool(((kept - exact).abs() <= bound * (1 + 1e-12)).all())
-            assert differ(kept, exact)
+@every_setting
+def test_matrices_are_kept_within_the_stated_error(memory: str, options: dict[str, Any], kind: str) -> None:
+    """A row differs by at most 1/254 of its largest value, what divides it not at all; in bfloat16, by 1/256 of a number."""
+    rule, found = rule_and_state(memory, options)
+    for exact, kept in zip(found, unpack(pack(kind, found, rule.divisors), torch.float64), strict=True):
+        columns = exact.shape[-1] - rule.divisors if kind == "int8" else exact.shape[-1]
+        values = exact[..., :columns]
+        bound = values.abs().amax(-1, keepdim=True) / 254 if kind == "int8" else values.abs() / 256
+        assert bool(((kept - exact)[..., :columns].abs() <= bound * (1 + 1e-12)).all())
+        torch.testing.assert_close(kept[..., columns:], exact[..., columns:], rtol=1e-15, atol=0)
+        assert differ(kept, exact)
+
+
+@torch.no_grad()
+@every_setting
+def test_reads_are_within_what_the_stated_error_implies(memory: str, options: dict[str, Any]) -> None:
+    """|q S - q S'| <= sum_k |q_k| max|S_k| / 254, over what the read divides by."""
+    rule, found = rule_and_state(memory, options)
+    if len(found) > 1 or not (rule.read_is_linear or rule.divisors):
+        pytest.skip("no bound that is simple: a nonlinear function comes after it")
+    (exact,), (kept,) = ((x[0],) for x in (found[0], unpack(pack("int8", found, rule.divisors))[0]))
+    query = rule.queries(STREAM[None])[0].transpose(0, 1)
+    reads = [rule.join(0, query @ matrix, query) for matrix in (exact, kept)]
+    columns = exact.shape[-1] - rule.divisors
+    z = query @ exact
+    z[..., :columns] = query.abs() @ exact[..., :columns].abs().amax(-1, keepdim=True) / 254
+    bound = rule.join(0, z, query)
+    assert bool(((reads[1] - reads[0]).abs() <= bound.abs() * (1 + 1e-9) + 1e-15).all()) and differ(*reads)
 
 
 def test_rows_of_zeros_stay_zeros() -> None:

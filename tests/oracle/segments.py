@@ -46,13 +46,16 @@ def fold(older: Blocks, newer: Blocks) -> Blocks:
 
 
 def kept(leaves: State, kind: str) -> State:
-    """As a checkpoint keeps them; gradients as if nothing was rounded. int8: 255 steps between -max and max of a row."""
+    """As a checkpoint keeps them; gradients as if nothing was rounded.
+
+    int8: 255 steps between -max and max of a row of a matrix; the vector by which its answers are divided stays as it is.
+    """
     out = []
-    for x in leaves:
+    for i, x in enumerate(leaves):
         y = x.detach()
         if kind == "bfloat16":
             y = y.to(torch.bfloat16).to(x.dtype)
-        if kind == "int8":
+        if kind == "int8" and not (i and x.dim() == 2):
             step = y.abs().max(dim=-1, keepdim=True).values / 127
             y = torch.where(step > 0, torch.round(y / step) * step, torch.zeros_like(y))
         out.append(x + (y - x).detach() if kind != "float32" else x)

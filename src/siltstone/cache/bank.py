@@ -120,7 +120,8 @@ class Bank(State):
     @classmethod
     def empty(cls, memory: Memory, batch: int, routing: tuple[int, int] | None) -> Bank:
         """No checkpoints. routing: (J, U)."""
-        stages = pack(memory.cfg.checkpoint_dtype, tuple(s.unsqueeze(2) for s in memory.stages(memory.init(batch))))
+        first = tuple(s.unsqueeze(2) for s in memory.stages(memory.init(batch)))
+        stages = pack(memory.cfg.checkpoint_dtype, first, memory.divisors)
         axes = (2,) * len(stages)
         if routing is None:
             return cls(Store.empty(stages, axes))
@@ -141,12 +142,12 @@ class Bank(State):
                 sealed = plan.sealed0[:, None] + np.arange(call.width)
                 counts = plan.segments.writes(sealed, call.router.block, call.router.blocks)
                 means = (sums / plan.host(np.maximum(counts, 1)).unsqueeze(-1),)
-            store = shown = store.append((*pack(kind, new), *means), plan.pieces - 1)
+            store = shown = store.append((*pack(kind, new, call.memory.divisors), *means), plan.pieces - 1)
             if kind != "float32" and torch.is_grad_enabled():
                 kept = len(self.store.axes) - (call.router is not None and call.router.leads)
                 wide = unpack(self.store.leaves[:kept], call.dtype) + self.store.leaves[kept:]
                 shown = Store(wide, self.store.axes[: len(new)] + self.store.axes[kept:], self.store.count)
-                shown = shown.append((*rounded(kind, new), *means), plan.pieces - 1)
+                shown = shown.append((*rounded(kind, new, call.memory.divisors), *means), plan.pieces - 1)
         empty = self._empty(plan.segments, int(plan.seen.max(initial=0)), call.router)
         if whole:
             return [self._view(shown, plan.seen, call.router, empty)], Bank(store)

@@ -51,7 +51,7 @@ class Bounded(State):
     def empty(cls, memory: Memory, batch: int, routing: tuple[int, int] | None) -> Bounded:
         """No places yet. routing: (J, U)."""
         cfg, like = memory.cfg, memory.stages(memory.init(batch))
-        stages = pack(cfg.checkpoint_dtype, tuple(s.unsqueeze(2)[:, :, :0] for s in like))
+        stages = pack(cfg.checkpoint_dtype, tuple(s.unsqueeze(2)[:, :, :0] for s in like), memory.divisors)
 
         def numbers(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.zeros(batch, 0, *shape, dtype=dtype, device=like[0].device)
@@ -103,7 +103,7 @@ class Bounded(State):
             if now.any():
                 sums = None if call.sums is None else call.sums[:, j]
                 bank, number = bank._seal(call, number, now, call.ends.map(lambda x, j=j: x[:, j]), sums)
-        return views, mixes, dataclasses.replace(bank, stages=pack(kind, bank.stages))
+        return views, mixes, dataclasses.replace(bank, stages=pack(kind, bank.stages, call.memory.divisors))
 
     def now(self, router: Router | None, number: int, segments: Segments) -> View:
         """What rows that all hold as many checkpoints see after `number` segments."""
@@ -170,7 +170,7 @@ class Bounded(State):
 
     def _new(self, call: Sealing, number: np.ndarray, state: State, sums: Tensor | None) -> Bounded:
         """One place with the state that is sealed."""
-        stages = rounded(call.memory.cfg.checkpoint_dtype, call.memory.stages(state))
+        stages = rounded(call.memory.cfg.checkpoint_dtype, call.memory.stages(state), call.memory.divisors)
         last = torch.from_numpy(number).to(self.last.device).unsqueeze(1)
         writes = None
         if sums is not None and call.router is not None:
@@ -203,7 +203,7 @@ class Bounded(State):
             first = memory.stages(memory.init(1))
             old_new = [pair(x, 2) for x in stages]
             sums = tuple(a + b - w.unsqueeze(2) for (a, b), w in zip(old_new, first, strict=True))
-            sums = rounded(memory.cfg.checkpoint_dtype, memory.settled(sums))
+            sums = rounded(memory.cfg.checkpoint_dtype, memory.settled(sums), memory.divisors)
             stages = tuple(put(x, v, 2) for x, v in zip(stages, sums, strict=True))
         out = dataclasses.replace(self, stages=stages, span=put(self.span, sum(pair(self.span, 1)), 1))  # type: ignore[arg-type]
         if self.sums is not None and self.writes is not None:

@@ -1,8 +1,9 @@
 """How checkpoints are kept: as the state is, in bfloat16, or in int8 with one scale a row.
 
 int8: code = round(w / s), s = max|w| / 127 over a row, so that |w - s code| <= s / 2: at most 1/254 of the row's largest
-value, and as much again at every merge.
-Packed leaves are tensors [B, H, N, in, out], for int8 codes followed by their scales [B, H, N, in, 1].
+value, and as much again at every merge. Columns that divide the others (`Memory.divisors`, the last of a matrix) would set the
+scale of their rows; they have scales of their own, and are kept exactly.
+Packed leaves are tensors [B, H, N, in, out], for int8 codes followed by their scales [B, H, N, in, 1 + divisors].
 """
 
 from __future__ import annotations
@@ -13,27 +14,40 @@ from torch import Tensor
 Leaves = tuple[Tensor, ...]
 
 
-def pack(kind: str, stages: Leaves) -> Leaves:
+def pack(kind: str, stages: Leaves, divisors: int = 0) -> Leaves:
     """Matrices of each stage -> what is kept of them."""
     if kind == "bfloat16":
         return tuple(x.to(torch.bfloat16) for x in stages)
-    return tuple(part for x in stages for part in _codes(x)) if kind == "int8" else stages
+    return tuple(part for x in stages for part in _codes(x, divisors)) if kind == "int8" else stages
 
 
 def unpack(leaves: Leaves, dtype: torch.dtype = torch.float32) -> Leaves:
     """The matrices again, as near as they were kept; those in bfloat16 become `dtype`."""
     if leaves[0].dtype == torch.int8:
-        return tuple(code * scale for code, scale in zip(leaves[::2], leaves[1::2], strict=True))
+        return tuple(_matrix(code, scale) for code, scale in zip(leaves[::2], leaves[1::2], strict=True))
     return tuple(x.to(dtype) for x in leaves) if leaves[0].dtype == torch.bfloat16 else leaves
 
 
-def rounded(kind: str, stages: Leaves) -> Leaves:
+def rounded(kind: str, stages: Leaves, divisors: int = 0) -> Leaves:
     """`unpack(pack(...))`, with gradients as if nothing was rounded."""
     if kind == "float32":
         return stages
-    return tuple(x + (y.to(x.dtype) - x).detach() for x, y in zip(stages, unpack(pack(kind, stages)), strict=True))
+    found = unpack(pack(kind, stages, divisors))
+    return tuple(x + (y.to(x.dtype) - x).detach() for x, y in zip(stages, found, strict=True))
 
 
-def _codes(x: Tensor) -> tuple[Tensor, Tensor]:
-    scale = (x.detach().abs().amax(-1, keepdim=True) / 127).clamp(min=torch.finfo(torch.float32).tiny)
-    return (x.detach() / scale).round().to(torch.int8), scale
+def _codes(x: Tensor, divisors: int) -> tuple[Tensor, Tensor]:
+    x, columns = x.detach(), x.shape[-1] - divisors
+    largest = torch.cat([x[..., :columns].abs().amax(-1, keepdim=True), x[..., columns:].abs()], -1)
+    scale = (largest / 127).clamp(min=torch.finfo(torch.float32).tiny)
+    return (x / _spread(scale, x.shape[-1])).round().to(torch.int8), scale
+
+
+def _matrix(code: Tensor, scale: Tensor) -> Tensor:
+    return code * _spread(scale, code.shape[-1])
+
+
+def _spread(scale: Tensor, columns: int) -> Tensor:
+    """The scale of each column [..., columns]; the first of `scale` is that of all the columns without their own."""
+    own = scale.shape[-1] - 1
+    return torch.cat([scale[..., :1].expand(*scale.shape[:-1], columns - own), scale[..., 1:]], -1) if own else scale

@@ -58,7 +58,7 @@ class Slots(State):
         """No slots yet. routing: (J, U)."""
         start = memory.init(batch)
         first = memory.stages(start)
-        stages = pack(memory.cfg.checkpoint_dtype, tuple(s.unsqueeze(2)[:, :, :0] for s in first))
+        stages = pack(memory.cfg.checkpoint_dtype, tuple(s.unsqueeze(2)[:, :, :0] for s in first), memory.divisors)
         sums = None if routing is None else first[0].new_zeros(batch, 0, *routing)
         if restart and memory.merges is not None and memory.cfg.checkpoint_dtype == "float32":
             zero = first[0].new_zeros(batch, 0, *memory.merges)
@@ -106,7 +106,7 @@ class Slots(State):
                 sums = None if call.sums is None else call.sums[:, j]
                 bank, number = bank._seal(call, number, now, call.ends.map(lambda x, j=j: x[:, j]), sums)
         mixes = [ask(j, view) for j, view in enumerate(views)]
-        return views, mixes, dataclasses.replace(bank, stages=pack(kind, bank.stages))
+        return views, mixes, dataclasses.replace(bank, stages=pack(kind, bank.stages, call.memory.divisors))
 
     def _fading(self, call: Sealing) -> Tensor | None:
         """[R, S, ...] log decay of the online segment after each piece."""
@@ -220,7 +220,7 @@ class Slots(State):
                 whole.append(torch.addcmul(whole[-1], keep, bank.stages[0][:, :, level]))
                 faded.append(faded[-1] + fades.spans[:, level])
             matrices, fades = (at(whole),), Fades(put(fades.spans, at(faded), 1), fades.online)
-        new = rounded(call.memory.cfg.checkpoint_dtype, matrices)
+        new = rounded(call.memory.cfg.checkpoint_dtype, matrices, call.memory.divisors)
         stages = tuple(put(o, n, 2) for o, n in zip(bank.stages, new, strict=True))
         total = None
         if bank.sums is not None and sums is not None:

@@ -52,6 +52,7 @@ class Memory(nn.Module):
     stages_count     how many matrices a read passes through
     read_is_linear   whether blending weights equals blending outputs
     adds_up          whether what several states hold beyond the first one adds up, as in merged checkpoints
+    divisors         how many of the last columns of a matrix divide the others when it is read
     merges           shape of a write's log decays, where writes do no more than S <- e^f S + ... to a matrix; else None
     chunk            write slots that a scan handles as one block
     bounded          whether bounded inputs keep the state bounded, however many there are
@@ -65,6 +66,7 @@ class Memory(nn.Module):
     stages_count: ClassVar[int] = 1
     read_is_linear: bool = True
     adds_up: ClassVar[bool] = True
+    divisors: int = 0
     merges: tuple[int, ...] | None = None
     chunk: int = 64
 

@@ -48,7 +48,7 @@ class Linear(MatrixMemory):
     def __init__(self, cfg: LayerConfig, options: LinearOptions):
         super().__init__(cfg, options)
         self.read_is_linear = not options.normalise
-        self.merges = (self.heads,)
+        self.merges, self.divisors = (self.heads,), int(options.normalise)
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: LinearOptions) -> None:

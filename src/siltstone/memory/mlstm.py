@@ -54,6 +54,7 @@ class Mlstm(MatrixMemory):
     """[C, n] <- f [C, n] + i k^T [v, 1]. A query ends with a 1, which finds e^-m in a corner of its own."""
 
     name: ClassVar[str] = "mlstm"
+    divisors = 2  # n and e^-m
     read_is_linear = False
     adds_up = False
 
