@@ -14,7 +14,7 @@ from typing import Any
 
 from . import idle_keys, registry
 from .errors import ConfigError
-from .layer_config import LayerConfig, known, one_of, require, whole
+from .layer_config import SEEN, LayerConfig, known, one_of, require, whole
 
 EXACT_KEYS = {"heads", "head_dim", "value_dim", "kv_heads", "window", "sinks", "position", "qk_norm", "short_conv", "write_delay"}
 KINDS = {"m": "memory", "w": "window", "a": "attention"}
@@ -50,10 +50,10 @@ class LMConfig:
 
     def __post_init__(self) -> None:
         for key in ("vocab_size", "depth"):
-            whole(key, getattr(self, key), 1)
+            whole(key, getattr(self, key), 1, SEEN if key == "vocab_size" else None)
         require(self.depth <= MOST_BLOCKS, f"depth={self.depth} is more than the {MOST_BLOCKS} blocks that a model may have")
         if self.mlp_dim is not None:
-            whole("mlp_dim", self.mlp_dim, 1)
+            whole("mlp_dim", self.mlp_dim, 1, SEEN)
         one_of("mlp", self.mlp, ["swiglu", "gelu"])
         require(isinstance(self.tie, bool), f"tie={self.tie!r} must be true or false")
         require(

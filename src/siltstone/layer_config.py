@@ -10,6 +10,11 @@ from typing import Any
 
 from .errors import ConfigError
 
+TOLD = 4096  # the largest limit that a message names where the other one was overstepped
+WIDEST = 2**16  # of widths and heads, which weights are made for
+SEEN = 2**20  # of tokens that are kept one by one, in rings of that size
+LONGEST = 2**40  # of tokens, checkpoints and bytes that are only counted
+
 
 def require(ok: bool, message: str) -> None:
     if not ok:
@@ -24,8 +29,10 @@ def one_of(key: str, value: Any, allowed: list[Any]) -> None:
 
 
 def whole(key: str, value: Any, least: int, most: int | None = None) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
-        allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if not number or value < least or (most is not None and value > most):
+        allowed = f"of at most {most:,}" if number and value > least else f"of at least {least}"
+        allowed = f"from {least} to {most}" if most is not None and most <= TOLD else allowed
         raise ConfigError(f"{key}={value!r} must be a whole number {allowed}")
 
 
@@ -176,16 +183,19 @@ class LayerConfig:
         return self.max_checkpoints is not None or self.max_bytes is not None
 
     def __post_init__(self) -> None:
-        for key in ("d_model", "heads", "rate", "segment", "top_k", "router_dim"):
-            whole(key, getattr(self, key), 1)
+        for key in ("d_model", "heads", "router_dim"):
+            whole(key, getattr(self, key), 1, WIDEST)
+        for key in ("rate", "segment", "top_k"):
+            whole(key, getattr(self, key), 1, LONGEST)
         for key in ("window", "sinks", "short_conv"):
-            whole(key, getattr(self, key), 0)
+            whole(key, getattr(self, key), 0, SEEN)
         for key in ("head_dim", "value_dim", "kv_heads", "max_checkpoints", "max_bytes", "compress_every"):
             if getattr(self, key) is not None:
-                whole(key, getattr(self, key), 1)
+                whole(key, getattr(self, key), 1, WIDEST if key in ("head_dim", "value_dim", "kv_heads") else LONGEST)
         require(
             self.head_dim is not None or self.d_model % self.heads == 0,
-            f"d_model={self.d_model} does not divide into heads={self.heads}; set head_dim, or change one of them",
+            f"d_model={self.d_model} does not divide into heads={self.heads}; set head_dim, for example "
+            f"head_dim={max(2, self.d_model // self.heads // 2 * 2)}, or heads={nearest(self.heads, divisors(self.d_model))}",
         )
         require(
             self.heads % self.key_heads == 0,
@@ -211,7 +221,7 @@ class LayerConfig:
             f"temperature={self.temperature!r} must be a number above 0, for example 0.125",
         )
         require(
-            self.write_delay == "window" or (self.write_delay == 0 and not isinstance(self.write_delay, bool)),
+            self.write_delay == "window" or (self.write_delay == 0 and type(self.write_delay) is int),
             f"write_delay={self.write_delay!r} is not known; choose 'window' or 0",
         )
         require(
@@ -251,12 +261,13 @@ class LayerConfig:
     def _check_cache(self) -> None:
         """Routing and budget."""
         name, colon, size = self.router.partition(":") if isinstance(self.router, str) else ("", "", "")
+        digits = size.isascii() and size.isdecimal()
         require(
-            name != "subblock" or not size.isdecimal() or int(size[:20]) > 0,
+            name != "subblock" or not digits or int(size[:20]) > 0,
             f"router={self.router!r}: m must be at least 1 token, for example router='subblock:8'",
         )
         require(
-            self.router == "mean" or name == "subblock" and bool(colon) and size.isdecimal() and len(size) < 10 and int(size) > 0,
+            self.router == "mean" or name == "subblock" and bool(colon) and digits and len(size) < 10 and int(size) > 0,
             f"router={self.router!r} is not known; choose 'mean', or 'subblock:m' with m tokens, for example 'subblock:8'",
         )
         if self.segment % self.subblock or self.subblock % self.every:
@@ -269,8 +280,11 @@ class LayerConfig:
             )
         if not self.bounded:
             return
+        from . import registry
+
+        policy = registry.member("cache", self.cache)
         require(
-            self.cache not in ("none", "exact"),
+            policy.keeps,
             f"max_checkpoints and max_bytes bound checkpoints, and cache={self.cache!r} keeps none; leave them out, or "
             "set another cache",
         )
@@ -284,7 +298,7 @@ class LayerConfig:
             "'content', or give no budget",
         )
         require(
-            self.evict != "use" or self.cache in ("gated", "soup", "sparse"),
+            self.evict != "use" or policy.routed,
             f"evict='use' counts how much each checkpoint is read under gates, and cache={self.cache!r} has none; "
             "choose evict='age' or 'merge', or cache='gated'",
         )

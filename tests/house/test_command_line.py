@@ -73,6 +73,13 @@ def test_an_error_is_one_line_and_exit_code_2(failing) -> None:
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize("said", ["[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried", "CUDA out of memory."])
+def test_too_little_memory_is_one_line_too(failing, said: str) -> None:
+    result = CliRunner().invoke(failing(RuntimeError(said)), ["fail"])
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1 and "more memory than there is" in result.stderr
+    assert isinstance(CliRunner().invoke(failing(RuntimeError("another")), ["fail"]).exception, RuntimeError)
+
+
 def test_an_error_of_the_system_is_one_line_too(failing) -> None:
     result = CliRunner().invoke(failing(PermissionError(13, "Permission denied", "/etc/run")), ["fail"])
     assert result.exit_code == 2

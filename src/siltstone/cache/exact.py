@@ -24,6 +24,7 @@ from torch import Tensor
 from .. import registry
 from ..config import LayerConfig
 from ..errors import ConfigError
+from ..layer_config import SEEN, whole
 from ..memory.base import Memory, wide
 from ..state import State
 from .base import Asked, CachePolicy, Mix, Router
@@ -47,9 +48,7 @@ class Exact(CachePolicy):
     @classmethod
     def check(cls, cfg: LayerConfig, options: ExactOptions) -> None:
         """A number of writes, a window, and a rule that predicts values."""
-        n = options.writes
-        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise ConfigError(f"cache_options writes={n!r} must be a whole number of at least 1")
+        whole("cache_options writes", options.writes, 1, SEEN)
         if not cfg.window:
             raise ConfigError("cache='exact' needs window attention to attend with; set a window of at least 1, or cache='none'")
         if registry.member("memory", cfg.memory).predicted is Memory.predicted:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typer.core import TyperGroup
 from siltstone.errors import SiltstoneError
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # which typer has no name for of its own
+OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory|Storage size calculation overflowed")
 COMMANDS = ("demo", "train", "generate", "stream", "inspect", "doctor", "list", "bench")
 
 
@@ -87,6 +89,11 @@ def guarded(command: Callable[..., Any]) -> Callable[..., None]:
             if _debug:
                 raise
             _say(f"error: {error}")
+            raise typer.Exit(2) from None
+        except (MemoryError, RuntimeError) as error:
+            if _debug or not (isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error))):
+                raise
+            _say("error: this needs more memory than there is; make the model, its window or the batch smaller")
             raise typer.Exit(2) from None
 
     return run

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .. import __version__
+from .. import __version__, registry
 from ..checkpoint import load
 from ..config import LMConfig
 from ..demo.text import reading
@@ -156,10 +156,8 @@ def _layer(cfg: LMConfig, number: int, kind: str) -> str:
     if kind != "memory":
         return f"layer {number}: {kind}, no memory"
     layer = cfg.layer_configs[number]
-    cache = layer.cache
-    return f"layer {number}: {layer.memory} memory, {cache} cache" + (
-        ", no gates" if cache in ("none", "exact", "residual") else ""
-    )
+    gates = "" if registry.member("cache", layer.cache).routed else ", no gates"
+    return f"layer {number}: {layer.memory} memory, {layer.cache} cache{gates}"
 
 
 def diagnose(

@@ -142,15 +142,16 @@ class Deep(Memory):
         """M(q) = q + ... needs values as wide as keys."""
         if cfg.val_dim != cfg.key_dim:
             raise ConfigError(
-                f"memory={cls.name!r} adds its output to its input, so value_dim={cfg.val_dim} must equal head_dim={cfg.key_dim}"
+                f"memory={cls.name!r} adds its output to its input, so value_dim={cfg.val_dim} must equal "
+                f"head_dim={cfg.key_dim}; leave value_dim out, or set value_dim={cfg.key_dim}"
             )
         for key in ("expansion", "inner_batch"):
             whole(f"memory_options {key}", getattr(options, key), 1, MOST)
         for key in ("rate", "limit"):
-            value = getattr(options, key)
+            value, default = getattr(options, key), getattr(cls.Options(), key)
             number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
             if not number and (key, value) != ("limit", None):
-                raise ConfigError(f"memory_options {key}={value!r} must be a number above 0")
+                raise ConfigError(f"memory_options {key}={value!r} must be a finite number above 0, for example {default}")
 
     @classmethod
     def align(cls, options: DeepOptions) -> int:
