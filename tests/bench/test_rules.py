@@ -23,13 +23,14 @@ def once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "interleaved", functools.partial(interleaved, warm=0, least_ms=0.0))
 
 
-def test_every_rule_has_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_member_has_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "AIMS", {("gated_delta", "forward", 12): 3.0})
     found = list(rules.against_attention(1, 1, 12))
     kept = [row for row in found if row.more]
     for which in ("forward", "forward + backward"):
-        shown = [(row.more["rule"], row.more["options"]) for row in kept if row.more["pass"] == which]
-        assert shown == registry.settings("memory")
+        for family in registry.FAMILIES:
+            rows = [row.more for row in kept if row.more["pass"] == which and row.more["family"] == family]
+            assert [(more["member"], more["options"]) for more in rows] == registry.settings(family)
     for row in kept:
         assert row.ratio == row.more["against_attention"] and row.ours
         assert row.more["tokens_per_second"] == pytest.approx(12e3 / row.ours)
@@ -38,8 +39,13 @@ def test_every_rule_has_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_state_bytes_are_those_of_the_memory() -> None:
-    sizes = {row.more["rule"]: row.more["state_bytes"] for row in rules.against_attention(1, 1, 4) if row.more}
-    assert sizes["gated_delta"] == 4 * 4 * 32 * 32 and sizes["gru"] == 4 * 128
+    found = [row.more for row in rules.against_attention(1, 1, 512) if row.more]
+    sizes = {(more["family"], more["member"]): more["state_bytes"] for more in found}
+    assert sizes["memory", "gated_delta"] == 4 * 4 * 32 * 32 and sizes["memory", "gru"] == 4 * 128
+    state = 4 * 4 * 32 * 32  # a checkpoint: 448 written tokens seal one
+    assert sizes["cache", "residual"] - sizes["cache", "none"] == state
+    unfinished = 3 * 128 * (1 + 2)  # the tokens of a write, and their keys and values in the window
+    assert sizes["compress", "identity"] + 4 * unfinished == sizes["compress", "mean"]
 
 
 def test_attention_is_causal_and_has_as_many_heads() -> None:

@@ -1,4 +1,4 @@
-"""Every update rule side by side, against causal attention, and those with a public rival against that."""
+"""Every update rule, compressor and caching policy, against causal attention; rules with a public rival against that too."""
 
 from __future__ import annotations
 
@@ -41,6 +41,21 @@ def alone(rule: str, options: dict[str, Any], heads: int = HEADS) -> MemoryCachi
     return MemoryCaching(WIDTH, heads=heads, window=0, write_delay=0, memory=rule, memory_options=options, cache="none")
 
 
+def around(**keys: Any) -> MemoryCaching:
+    """A layer for a compressor or a policy: a window of 64 before the rule that costs least, segments of 256."""
+    return MemoryCaching(WIDTH, heads=HEADS, window=64, **{"memory": "gated", "cache": "none", "segment": 256} | keys)
+
+
+def contenders() -> list[tuple[str, str, dict[str, Any], MemoryCaching]]:
+    """Family, member, options and layer: a rule alone, a compressor with four tokens a write, a policy."""
+    found = [("memory", rule, options, alone(rule, options)) for rule, options in registry.settings("memory")]
+    for name, options in registry.settings("compress"):
+        rate = 1 if name == "identity" else 4
+        found.append(("compress", name, options, around(compress=name, compress_options=options, rate=rate)))
+    found += [("cache", name, options, around(cache=name, cache_options=options)) for name, options in registry.settings("cache")]
+    return found
+
+
 def rows(quick: bool, threads: tuple[int, ...]) -> Iterator[Row]:
     """Every row, as soon as it is measured."""
     rounds, lengths, peer = (1, (128, 512), 64) if quick else (7, (2048, 8192), 512)
@@ -58,24 +73,27 @@ def rows(quick: bool, threads: tuple[int, ...]) -> Iterator[Row]:
 
 
 def against_attention(threads: int, rounds: int, tokens: int) -> Iterator[Row]:
-    """All rules, and attention with and without its projections, in the same rounds: forward, then forward and backward."""
-    settings = [(name, options, alone(name, options)) for name, options in registry.settings("memory")]
+    """All members, and attention with and without its projections, in the same rounds: forward, then forward and backward."""
     attention, x = Attention(), torch.randn(1, tokens, WIDTH)
     qkv = [torch.randn(1, HEADS, tokens, WIDTH // HEADS, requires_grad=True) for _ in range(3)]
     calls: dict[str, Callable[[], Tensor]] = {"attention": lambda: attention(x), "bare": lambda: attend(*qkv)}
-    for name, options, layer in settings:
-        calls[registry.label(name, options)] = lambda layer=layer: layer(x)[0]
+    members = {}
+    for family, name, options, layer in contenders():
+        label = registry.label(name, options)
+        label = label if family == "memory" else f"{family} {label}"
+        members[label] = (family, name, options, layer)
+        calls[label] = lambda layer=layer: layer(x)[0]
     for which in ("forward", "forward + backward"):
         if which == "forward":
             with torch.no_grad():
                 ms = interleaved(calls, rounds)
         else:
             ms = interleaved({name: lambda call=call: call().sum().backward() for name, call in calls.items()}, rounds)
-        for name, options, layer in settings:
-            label = registry.label(name, options)
-            state = sum(leaf.nbytes for _, leaf in layer.mix.memory.init(1).leaves())
+        for label, (family, name, options, layer) in members.items():
+            state = held(layer, x) if family != "memory" else sum(leaf.nbytes for _, leaf in layer.mix.memory.init(1).leaves())
             more: dict[str, Any] = {
-                "rule": name,
+                "family": family,
+                "member": name,
                 "options": options,
                 "pass": which,
                 "tokens": tokens,
@@ -91,8 +109,14 @@ def against_attention(threads: int, rounds: int, tokens: int) -> Iterator[Row]:
                 f"{claim} attention with its projections", threads, "fp32", ms[label], ms["attention"],
                 more["against_attention"], None, note=note, more=more,
             )  # fmt: skip
-            if not options and (aim := AIMS.get((name, which, tokens))):
+            if family == "memory" and not options and (aim := AIMS.get((name, which, tokens))):
                 yield Row(f"{claim} SDPA alone", threads, "fp32", ms[label], ms["bare"], more["against_bare_attention"], aim)
+
+
+@torch.no_grad()
+def held(layer: MemoryCaching, x: Tensor) -> int:
+    """Bytes of the whole layer's state after x."""
+    return layer(x)[1].nbytes
 
 
 def against_package(threads: int, rounds: int, tokens: int) -> Iterator[Row]:
