@@ -11,7 +11,7 @@ import typer
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Shorter texts and fewer rounds; figures only for a look.")] = False,
     threads: Annotated[str, typer.Option(help="Numbers of threads to measure with, as in 2,1.")] = "2,1",
-    rules: Annotated[bool, typer.Option("--rules", help="Every update rule instead, beside attention and rivals.")] = False,
+    rules: Annotated[bool, typer.Option("--rules", help="Every update rule, compressor and cache instead, and rivals.")] = False,
     json_out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the JSON object to a file as well.", show_default=False)
     ] = None,

@@ -1,7 +1,8 @@
 """Deep linear attention: the memory is a small MLP, M(q) = q + gelu(q W_in) W_out, trained while it reads.
 
-A write takes one gradient step of size eta on the Hebbian loss L = -<M(k), v>:
+A write takes one gradient step of size eta on a Hebbian loss:
 
+    L = -<M(k), v>,   W <- W - eta grad L for W_in and W_out,   eta = rate * sigmoid(x W_e + b_e), one a head, which is
     W_out <- W_out + eta h^T v,   W_in <- W_in + eta k^T ((v W_out^T) * gelu'(k W_in)),   h = gelu(k W_in)
 
 with the gradient taken at the weights in force at the last multiple of `inner_batch` writes since the segment's cut
@@ -13,7 +14,7 @@ State: 2 * H * K * F floats (and as many again for the batch's base weights), F 
 Cost: 6 * H * K * F.
 
 For: more pairs a head than K in principle (the toy of docs/family.md does not show it), in segments that restart.
-Can: recall through a nonlinear map, with F hidden units to tell keys apart.
+Can: recall through a nonlinear map, with F hidden units to tell keys apart; with `inner_batch=1` follow parity, not faultlessly.
 Cannot: replace: writes to a key add up. It forgets only by being held to its limit, everything alike; with limit=null the weights
 of a long segment grow exponentially. It sees no write of its own inner batch when it takes a gradient.
 """

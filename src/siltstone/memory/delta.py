@@ -1,5 +1,7 @@
 """Delta rule: S_t = (I - b_t k_t^T k_t) S_{t-1} + b_t k_t^T v_t, o = q S, with unit keys and without forgetting.
 
+    b = sigmoid(x W_b), with `negative` 2 sigmoid(x W_b)        one a head, with a bias
+
 Source: arXiv 2406.06484, eq. 4 (the chunk form is that of `gated_delta` with a decay of 1). State: H * K * V floats.
 Cost: 3 * H * K * V.
 

@@ -1,5 +1,7 @@
 """Gated delta rule: S_t = a_t (I - b_t k_t^T k_t) S_{t-1} + b_t k_t^T v_t, o = q S, with unit keys.
 
+    log a = logsigmoid(x W_a),   b = sigmoid(x W_b), with `negative` 2 sigmoid(x W_b)        one of each a head, each with a bias
+
 A write first erases what its key held. Source: arXiv 2412.06464, eq. 10 and its chunk form (WY representation: one
 triangular solve a chunk). State: H * K * V floats.
 Cost: 4 * H * K * V.

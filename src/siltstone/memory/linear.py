@@ -1,6 +1,7 @@
 """Linear attention: S_t = S_{t-1} + f(k_t)^T v_t, o = f(q) S, f a feature map (unit vectors unless another is chosen).
 
-With `normalise`, z_t = z_{t-1} + f(k_t) is kept beside S and o = f(q) S / (f(q) z + 1e-6), for every memory by itself.
+    with normalise: z_t = z_{t-1} + f(k_t),   o = f(q) S / (f(q) z + 1e-6), for every memory by itself
+
 Source: arXiv 2006.16236, eqs. 18 to 20 (f = elu + 1). State: H * K * V floats (H * K more with `normalise`).
 Cost: 2 * H * K * V.
 

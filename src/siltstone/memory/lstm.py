@@ -7,7 +7,8 @@ the forget gate of Gers et al. 2000, in torch's form (`torch.nn.LSTM`, which run
 Cost: 4 * (H * V)^2, one write after the other.
 
 For: following a state, and counting.
-Can: track states that depend on the state before, as automata do, parity included; count in its cells (arXiv 1805.04908).
+Can: track states that depend on the state before, as automata do, parity included; count in its cells (arXiv 1805.04908); and
+forget by its gates.
 Cannot: be asked for a key: every query gets the same H * V numbers, and recall is bounded by them. Writes cannot run side by
 side.
 """

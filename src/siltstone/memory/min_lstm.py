@@ -4,9 +4,9 @@ Source: arXiv 2410.01201, section 3.2 (with the gates' sum normalised to 1). Sta
 Cost: H * V.
 
 For: the same as `min_gru`, with letting in and letting go learned apart.
-Can: keep a running mean of what its gates let in, with a reach read from each token; write a piece side by side.
-Cannot: look at its state before a write, so that parity and other states to be tracked are out of reach; be asked for a key:
-every query gets the same H * V numbers.
+Can: keep a running mean of what its gates let in, and forget as fast as each token says; write a piece side by side.
+Cannot: look at its state before a write, so that parity and other states to be tracked are out of reach; be asked for a key
+(recall): every query gets the same H * V numbers.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""mLSTM: C_t = f_t C_{t-1} + i_t k_t^T v_t, n_t = f_t n_{t-1} + i_t k_t, o = q C / max(|q n|, 1), with i = exp(x W_i).
+"""mLSTM: C_t = f_t C_{t-1} + i_t k_t^T v_t, n_t = f_t n_{t-1} + i_t k_t, o = q C / max(|q n|, 1).
 
-f = sigmoid(x W_f), one of each gate a head; keys are divided by sqrt(K), and nothing is made a unit vector. C and n are kept
-times e^-m, and o = q C / max(|q n|, e^-m) is the same for any m. Here m_t = max(log f_t + m_{t-1}, log i_t, 0): never below 0,
-so that neither a state nor e^-m overflows, whatever the gates. m carries no gradient, since it cancels out. The output gate is
-left out. Source: arXiv 2405.04517, eqs. 19 to 27; the stabiliser, eq. 15.
+    f = sigmoid(x W_f),   i = exp(x W_i)        one of each a head, each with a bias
+    m_t = max(log f_t + m_{t-1}, log i_t, 0),   C and n kept times e^-m,   o = q C / max(|q n|, e^-m)
+
+Keys are divided by sqrt(K), and nothing is made a unit vector. o is the same for any m; this one is never below 0, so that
+neither a state nor e^-m overflows, whatever the gates. m carries no gradient, since it cancels out. The output gate is left out.
+Source: arXiv 2405.04517, eqs. 19 to 27; the stabiliser, eq. 15.
 State: H * (K * V + K + 1) floats.
 Cost: 3 * H * K * (V + 1).
 

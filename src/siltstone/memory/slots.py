@@ -14,8 +14,9 @@ Source: arXiv 2203.07852 (slots with learned identities, LSTM gates that see wha
 Cost: H * m * (2 * K * V + 3 * V^2 + 2 * K + 2 * V).
 
 For: a few things to be kept apart.
-Can: keep m vectors a head, each with gates of its own.
-Cannot: see its own batch when it asks; hold more than m things apart; be merged.
+Can: keep m vectors a head, each with gates of its own, by which it also forgets; recall about m things a head (in the toy of
+docs/family.md 16 slots hold 12 keys, and nothing is pressed for room).
+Cannot: see its own batch when it asks; hold more than m things apart; be merged. In the toy it does not learn parity.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ Source: arXiv 2405.04517, eqs. 8 to 17. State: 4 * H * V floats.
 Cost: 4 * H * V^2, one write after the other.
 
 For: following a state, and revising it.
-Can: track states, parity included; let a write outweigh all before it.
+Can: track states, parity included; forget, as fast as each token and its own last output say; let a write outweigh all before
+it.
 Cannot: be asked for a key: every query gets the same H * V numbers. Writes cannot run side by side inside a segment.
 """
 

@@ -1,8 +1,9 @@
 """Titans: the memory is a small MLP, M(q) = q + gelu(q W_in) W_out, that learns with momentum and forgetting while it reads.
 
-A write takes a step on L = |M(k) - v|^2, with rates read from the token, one of each a head:
+A write takes a step on the loss L, with rates read from the token, one of each a head:
 
-    S <- eta S - theta grad L,   W <- (1 - alpha) W + S        for W_in and W_out alike
+    L = |M(k) - v|^2,   S <- eta S - theta grad L,   W <- (1 - alpha) W + S        for W_in and W_out alike
+    alpha = sigmoid(x W_a),   eta = sigmoid(x W_e),   theta = rate * sigmoid(x W_t)        each with a bias
 
 with the gradient taken at the weights in force at the last multiple of `inner_batch` writes since the segment's cut, and
 weights held to `limit` times their first norm when such a batch begins, as in `deep`. Inside
@@ -14,8 +15,9 @@ Cost: 11 * H * K * F.
 For: more pairs a head than K in principle, that change (in the toy of docs/family.md with `inner_batch=1` alone), where the time
 of a token matters less.
 Can: recall through a nonlinear map; correct what a key holds, a step at a time; forget; go on writing after a surprise.
-Cannot: replace in one write. It sees no write of its own inner batch when it takes a gradient, so that a key that comes
-often in one batch is overshot where `rate` times `inner_batch` is large.
+Cannot: replace in one write; follow parity, which it learns in the toy of docs/family.md at no setting. It sees no write of
+its own inner batch when it takes a gradient, so that a key that comes often in one batch is overshot where `rate` times
+`inner_batch` is large.
 """
 
 from __future__ import annotations
