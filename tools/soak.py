@@ -42,6 +42,8 @@ WIDTH, HEADS, SEGMENT, CHUNK, TAIL = 32, 2, 256, 4096, 1000
 ROWS = ("random", "constant")
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
 GROWTH = 1.25
+STEEP = {"mlstm": 4.0}  # how many times steeper gates are made that are exponential, and hardly more than 1 at the beginning
+UNITS = {"mlstm": 1}  # last columns of a checkpoint that hold the unit in which the others are given, and no number of the state
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,13 @@ class Run:
         return f"{registry.label(self.rule, self.options)}, {self.start}, {self.compute}"
 
     def layer(self) -> Any:
-        """With its initial weights, always the same."""
+        """With its initial weights, always the same; exponential gates `STEEP` times as steep."""
         torch.manual_seed(0)
         keys = {"memory": self.rule, "memory_options": self.options, "start": self.start, "segment": SEGMENT}
         layer = st.MemoryCaching(WIDTH, heads=HEADS, window=0, write_delay=0, cache="gated", segments="logarithmic", **keys)
+        with torch.no_grad():
+            if self.rule in STEEP:
+                layer.mix.memory.gates.weight.mul_(STEEP[self.rule])
         return layer.to(getattr(torch, self.compute)).eval()
 
 
@@ -85,10 +90,17 @@ def text(tokens: int) -> Iterator[Tensor]:
         yield torch.cat([torch.randn(1, n, WIDTH, generator=noise), same.expand(1, n, WIDTH)])
 
 
-def largest(state: Any) -> Tensor:
-    """[2]: the largest magnitude in each row's memory, checkpoints and runners; not in sums of routing keys, which grow."""
-    names = (".online.", ".stages.", ".runners.")
-    parts = [x for name, x in state.tensors().items() if any(part in name for part in names)]
+def largest(state: Any, units: int = 0) -> Tensor:
+    """[2]: the largest magnitude in each row's memory, checkpoints and runners; not in sums of routing keys, which grow.
+
+    units: how many last columns of checkpoints do not count.
+    """
+    parts = []
+    for name, x in state.tensors().items():
+        if ".online." in name or ".runners." in name:
+            parts.append(x)
+        elif ".stages." in name:
+            parts.append(x[..., : x.shape[-1] - units])
     return torch.stack([x.flatten(1).abs().amax(1).double() for x in parts if x.numel()]).amax(0)
 
 
@@ -107,7 +119,7 @@ def soak(run: Run, tokens: int, step: Callable[[int], None] = lambda n: None) ->
     for x in text(tokens):
         x, before, at = x.to(kind), state, int(state.position[0])
         outputs, state = layer(x, before)
-        most, fine = largest(state), outputs.isfinite().all(-1)
+        most, fine = largest(state, UNITS.get(run.rule, 0)), outputs.isfinite().all(-1)
         for row in range(2):
             if lost[row] is None and not (fine[row].all() and most[row].isfinite()):
                 lost[row] = at + int(fine[row].long().argmin() if not fine[row].all() else x.shape[1] - 1)
@@ -162,7 +174,8 @@ Made by `make soak`; do not edit. Every update rule reads {found["tokens"]:,} to
 in another. *Largest* is the largest number in the memory, its checkpoints and runners, in the second half; *growth* is that over
 the first half's. The last {TAIL:,} tokens are read again one by one from the same state; *apart* is how far reads and states then
 differ, over max(1, max|value|). It may be {TOLERANCE["float32"]:.0e} in float32, {TAIL} * 2^-24 more on one token over and over,
-where roundings add up, and {TOLERANCE["bfloat16"]:.0e} where weights and products are bfloat16.
+where roundings add up, and {TOLERANCE["bfloat16"]:.0e} where weights and products are bfloat16. The gates of `mlstm`, which
+are exponential, are {STEEP["mlstm"]:.0f} times as steep as they begin; its stabiliser is among its numbers.
 torch {found["torch"]}, {found["processor"]}.
 
 """

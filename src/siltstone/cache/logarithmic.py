@@ -215,8 +215,8 @@ class Slots(State):
         if fades is not None:
             whole, faded = [matrices[0]], [fades.online]
             for level in range(most):
-                keep = faded[-1].exp().unsqueeze(-1)
-                keep = keep if keep.dim() == whole[-1].dim() else keep.unsqueeze(-1)
+                keep = faded[-1].exp()
+                keep = keep[(..., *(None,) * (whole[-1].dim() - keep.dim()))]
                 whole.append(torch.addcmul(whole[-1], keep, bank.stages[0][:, :, level]))
                 faded.append(faded[-1] + fades.spans[:, level])
             matrices, fades = (at(whole),), Fades(put(fades.spans, at(faded), 1), fades.online)

@@ -53,7 +53,8 @@ class Memory(nn.Module):
     read_is_linear   whether blending weights equals blending outputs
     adds_up          whether what several states hold beyond the first one adds up, as in merged checkpoints
     divisors         how many of the last columns of a matrix divide the others when it is read
-    merges           shape of a write's log decays, where writes do no more than S <- e^f S + ... to a matrix; else None
+    merges           shape of a write's log decays, (H,), (H, in) or (H, in, out), where writes do no more than S <- e^f S + ...
+                     to the matrix of a stage; else None
     chunk            write slots that a scan handles as one block
     bounded          whether bounded inputs keep the state bounded, however many there are
     variants         settings of the options, besides the defaults, that tables and long runs show too

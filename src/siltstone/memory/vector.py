@@ -114,6 +114,7 @@ class DiagonalMemory(VectorMemory):
     def __init__(self, cfg: LayerConfig, options: Any, parts: int):
         super().__init__(cfg, options)
         self.write = nn.Linear(cfg.d_model, parts * self.heads * self.val_dim)
+        self.merges = (self.heads, 1, self.val_dim)
 
     def start_with(self, *biases: Tensor) -> None:
         """Biases [H] of each product to begin with: heads remember from about twenty to some hundred writes."""
@@ -124,6 +125,10 @@ class DiagonalMemory(VectorMemory):
         """The products of `write`, each [R, M, H, V], in float32 or wider."""
         found = logits(self.write, c).unflatten(-1, (-1, self.heads, self.val_dim))
         return found.unbind(-3)
+
+    def fading(self, inputs: Inputs) -> Tensor:
+        """log keep, of each channel."""
+        return inputs["keep"].clamp(min=torch.finfo(inputs["keep"].dtype).tiny).log().unsqueeze(-2)
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> VectorWritten:
         """See Memory.scan."""
