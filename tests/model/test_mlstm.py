@@ -78,10 +78,12 @@ def test_single_precision_is_near_the_oracle(name: str, forget: float, cache: st
     for cuts in ([], [7, 8, 30], range(1, 40)):
         y, state = feed(narrow, given[None], None, cuts)
         assert y.dtype == torch.float32 and all(t.isfinite().all() for t in state.tensors().values())
-        assert apart(y[0], want) <= 1e-5
+        assert (
+            apart(y[0], want) <= 2 * STEEP * torch.finfo(torch.float32).eps
+        )  # what rounding a gate of 200 makes of its exponential
         dx, grads = gradients((y[0] * probe.float()).sum(), given, named(narrow))
         for got, expected in ((dx, dx_want), *((grads[n], g) for n, g in grads_want.items())):
-            assert apart(got, expected) <= 1e-3  # a single gate of e^200 is 1e-5 off by its own rounding
+            assert apart(got, expected) <= 1e-3  # as above, and terms that cancel
 
 
 @pytest.mark.parametrize("scale", [1.0, STEEP])

@@ -3,9 +3,8 @@
 evict = "age": the oldest. "use": the one that was read least, by the mean of its gates over heads and over the tokens read
 since it was sealed (never the newest). "merge": none; the two neighbours that hold the fewest segments together, of equals the
 oldest, become one: their writes add up to W_0 + (W - W_0) + (W' - W_0) (W_0: the rule's first state), or with carried segments
-the newer one stands for both; their routing keys are averaged over all their writes. Sums of spans are balanced that way, as in
-an exponential histogram (Datar et al. 2002). How many checkpoints a row holds follows from its position; which ones, with
-"use", from the data.
+the newer one stands for both; their routing keys are averaged over all their writes. Spans become about equally long, near
+ones too. How many checkpoints a row holds follows from its position; which ones, with "use", from the data.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class Mixer(nn.Module):
         )
         self.conv = ShortConv(cfg)
         self.window = WindowAttention(cfg, self.geo) if cfg.window else None
-        self.norm = nn.Parameter(torch.full((cfg.heads, cfg.val_dim), 0.1))
+        self.norm = nn.Parameter(torch.ones(cfg.heads, cfg.val_dim))
         self.out = nn.Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
         self.budget = self._budget()
 

@@ -1,6 +1,8 @@
 """A short causal convolution over a layer's input: x~_t = x_t + sum_{i < width} a_i * x_{t-i}, a weight for each channel.
 
-Everything in the layer sees x~ instead of x. Weights begin at 0, where x~ = x. Before a row's first token there are zeros.
+Everything in the layer sees x~ instead of x. The weights a_1 of the token before begin as N(0, 1/4), the others at 0: what
+follows can tell the two tokens apart by their channels, and learns to bind one to the other. Before a row's first token there
+are zeros.
 Source: arXiv 2212.14052 (shift convolutions before a recurrence), here shared by all projections, with a residual.
 """
 
@@ -20,7 +22,10 @@ class ShortConv(nn.Module):
     def __init__(self, cfg: LayerConfig):
         super().__init__()
         self.width, self.d_model = cfg.short_conv, cfg.d_model
-        self.taps = nn.Parameter(torch.zeros(self.width, self.d_model)) if self.width else None
+        self.taps: nn.Parameter | None = None
+        if self.width:
+            self.taps = nn.Parameter(torch.zeros(self.width, self.d_model))
+            nn.init.normal_(self.taps.data[1], std=0.5)
 
     def init(self, batch: int) -> Tensor | None:
         """[batch, width - 1, D]: zeros before the first token."""
