@@ -39,11 +39,12 @@ KINDS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
         "the changes of each matrix add up on its first weights, up to `limit`: an MLP of its own, not what two answer together",
     ),
     (
-        ("gru", "lstm", "slstm", "min_gru", "min_lstm"),
+        ("gru", "lstm", "slstm"),
         "the vector that is read (cells are not kept)",
         "a running state, exact",
         "h + h', out of the range that one vector has",
     ),
+    (("min_gru", "min_lstm"), "the vector that is read", "e^f h + h', exact", "h + h', out of the range that one vector has"),
     (
         ("mlstm", "slots"),
         "the matrix and its scale; addresses and slots",

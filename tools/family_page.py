@@ -15,6 +15,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import family_choices
 import family_merged
 import family_pictures
 import family_recipes
@@ -29,9 +30,11 @@ HEAD = """# The family
 
 Made by `make docs` from the members' own files; do not edit. `siltstone list --json` has the same facts.
 
-Letters: H heads, K and V widths of a key and a value, D width of the model, F hidden width of an MLP memory, U width of a routing
-key. *State* is for one layer and one row. *Cost* is in multiply-adds a token for writing and reading one after the other; the
-projections of keys, values and gates are left out.
+Letters: H heads, J of keys and values in exact attention (`kv_heads`), K and V widths of a key and a value, D width of the
+model, F hidden width of an MLP memory, U width of a routing key, m slots a head (`slots`) or tokens of a sub-block (`router`),
+C writes of a segment, P numbers of a checkpoint (what of a state is kept is told [below](#when-checkpoints-become-one)), X
+places of a budget. *State* is for one layer and one row. *Cost* is in multiply-adds a token for writing and reading one after
+the other; the projections of keys, values and gates are left out.
 
 | word | what it means here |
 |---|---|
@@ -50,10 +53,14 @@ FAMILIES = {
         the last value of each of {family_toys.KEYS} keys, more than K. Key A is written twice. The curves are the cosines of what
         the memory answers and what was written, a mean of 256 streams: a rule that replaces has A's first value at 0 after the
         second write, one that only adds has both values halfway; green is what is left of keys that were written once, at the
-        beginning: it is highest where nothing is forgotten, and no measure of recall by itself. That is the table's last column:
-        the cosine of answers and the last values of all keys, after {len(family_toys.STREAM)} writes, a mean of 512 fresh streams
-        like those of training. One seed each (seed 1 moved `deep` by 0.1 and `linear`, `titans`, `gated_delta` by at most 0.01);
-        nothing here says what a rule does for text.""",
+        beginning: it is highest where nothing is forgotten, and no measure of recall by itself. The table's last three columns
+        are measures. *Recall*: the cosine of answers and the last values of all keys, after {len(family_toys.STREAM)} writes, a
+        mean of 512 fresh streams like those of training. *Old value*: the cosine of A's answer and its first value, right after A
+        was written again: 0 where a write replaces (the forgetting of one thing), 0.7 where old and new add up (where recall is
+        0.2, there was little to be replaced). *Parity*: the share of right answers to whether the number of ones in a stream of
+        bits is odd so far, with {family_toys.BITS} bits as in training / twice as far on; 0.5 is chance. It is the smallest state
+        to be tracked. Parity is a mean of three seeds; the others are of one seed (seed 1 moved recall of `deep` by 0.1, of
+        `linear`, `titans`, `gated_delta` by at most 0.01); nothing here says what a rule does for text.""",
     ),
     "compress": (
         "Compressors",
@@ -67,7 +74,8 @@ FAMILIES = {
         f"""The pictures show a layer (`memory` gated, K = {family_toys.HEAD}, segments of {2 * family_toys.FACTS}, `top_k` 2),
         trained for {family_toys.STEPS} steps. A segment has a topic, tells {family_toys.FACTS} facts and asks as many questions:
         about its own facts, or, where its topic has been before, about those told then. Dark is where the facts of a segment
-        (down) count in the answer to a token (along).""",
+        (down) count in the answer to a token (along). How much is recalled with each of them, and with each way of finding a
+        checkpoint (`router`, `routing`), is measured on a [page of its own](recall.md).""",
     ),
 }
 
@@ -89,7 +97,7 @@ def files() -> dict[Path, str]:
         for name in registry.members(family):
             if shown := panels(family, name):
                 found[FOLDER / f"{family}-{name}.svg"] = family_pictures.picture(family, shown)
-    return found
+    return found | {FOLDER / name: picture for name, picture in family_choices.pictures().items()}
 
 
 def panels(family: str, name: str) -> dict[str, Any]:
@@ -109,6 +117,8 @@ def page() -> str:
         if family == "memory":
             parts += [near_linear(), about_speed(measured)]
         parts += [section(family, member, measured) for member in members]
+    for part in family_choices.parts():
+        parts += family_choices.page(part, plain, filled)
     parts.append(merged())
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -128,10 +138,24 @@ def recipes() -> str:
     return "\n\n".join(parts)
 
 
+def toys(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What was found of a rule, or nothing."""
+    return json.loads(family_toys.PATH.read_text("utf-8")).get("memory", {}).get(registry.label(name, options), {})
+
+
 def recall(name: str, options: dict[str, Any]) -> str:
     """What a rule recalls of the toy in the end."""
-    found = json.loads(family_toys.PATH.read_text("utf-8")).get("memory", {}).get(registry.label(name, options))
-    return "" if found is None else f"{found['all'][-1]:.2f}"
+    found = toys(name, options)
+    return f"{found['all'][-1]:.2f}" if found else ""
+
+
+def measures(name: str, options: dict[str, Any]) -> str:
+    """Cells: recall, what is left of a value that was replaced, parity as far as in training and twice as far."""
+    found = toys(name, options)
+    if not found:
+        return " | | "
+    old, (near, far) = found["first"][family_toys.STREAM.rindex("A")], found["parity"]
+    return f"{recall(name, options)} | {old:.2f} | {near:.2f} / {far:.2f}"
 
 
 def near_linear() -> str:
@@ -155,13 +179,15 @@ def merged() -> str:
 def guide(family: str, members: list[dict[str, Any]]) -> str:
     """A table that chooses a member by what is needed."""
     rule = family == "memory"
-    last, more = ("floats at H = 4, K = V = 32 | recall in the toy |", "---|") if rule else ("state |", "")
+    last, more = ("floats at H = 4, K = V = 32 | recall | old value | parity |", "---|---|---|") if rule else ("state |", "")
     rows = [f"| for | take | cost | {last}", f"|---|---|---|---|{more}"]
     for member in members:
         name = member["name"]
         need, cost, state = (plain(member[fact]).removesuffix(".") for fact in ("for", "cost", "state"))
-        end = f"{floats(name):,} | {recall(name, {})}" if rule else state
+        end = f"{floats(name):,} | {measures(name, {})}" if rule else state
         rows.append(f"| {need} | [`{name}`](#{anchor(family, name)}) | {cost} | {end} |")
+        for options in [o for n, o in family_toys.shown(family) if n == name and o] if rule else []:
+            rows.append(f"| | `{name}` with `{json.dumps(options)}` | | | {measures(name, options)} |")
     return "\n".join(rows)
 
 
@@ -187,8 +213,8 @@ def section(family: str, member: dict[str, Any], measured: dict[str, Any] | None
     lines = [f"- {told[fact]}: {plain(member[fact])}" for fact in told if member[fact]]
     if member["options"]:
         lines.append(f"- options: `{json.dumps(member['options'])}`")
-    if family == "memory" and measured:
-        lines += [f"- speed, {line}" for line in speeds(name, measured)]
+    if measured:
+        lines += [f"- speed, {line}" for line in speeds(name, measured, family)]
     return "\n\n".join([*out, "\n".join(lines)])
 
 
@@ -218,12 +244,21 @@ def about_speed(measured: dict[str, Any] | None) -> str:
         f"{measured['threads'][0]}, float32, d = 128, 4 heads, one row, and the rule alone in its layer; beside them causal "
         "attention with projections of its own."
     )
+    if any(row["more"].get("family") in ("compress", "cache") for row in measured["rows"]):
+        words += (
+            " Compressors, with 4 tokens a write, and caching policies stand in a layer with a window of 64, a `gated` memory "
+        )
+        words += "and segments of 256 instead; compressors without a cache."
     return filled(words)
 
 
-def speeds(name: str, measured: dict[str, Any]) -> list[str]:
-    """A line for each setting of a rule, at the longest text that was measured."""
-    rows = [row for row in measured["rows"] if row["more"].get("rule") == name and row["threads"] == measured["threads"][0]]
+def speeds(name: str, measured: dict[str, Any], family: str = "memory") -> list[str]:
+    """A line for each setting of a member, at the longest text that was measured."""
+
+    def of(more: dict[str, Any]) -> bool:
+        return more.get("family", "memory") == family and more.get("member", more.get("rule")) == name
+
+    rows = [row for row in measured["rows"] if of(row["more"]) and row["threads"] == measured["threads"][0]]
     longest = max((row["more"]["tokens"] for row in rows), default=0)
     out: dict[str, list[str]] = {}
     for row in rows:

@@ -29,6 +29,7 @@ STREAM = "ABCDEFGHIAJKLEFGHIJKLEFGHIJKLEFG"  # which key each write of the shown
 BLOCK = 4  # tokens of a compressor's block
 TOPICS, FACTS = 6, 4  # topics there are, facts and questions of a segment
 ORDER = (0, 1, 2, 0, 2, 1)  # topics of the shown segments
+BITS = 31  # of a stream whose parity is followed, in training; a start comes before them
 MORE = {"memory": [("deep", {"inner_batch": 1}), ("titans", {"inner_batch": 1})]}  # shown beside a member's own settings
 
 
@@ -49,25 +50,73 @@ def vectors(*shape: int, draw: torch.Generator) -> Tensor:
     return F.normalize(torch.randn(*shape, VALUE, generator=draw), dim=-1)
 
 
-class Recall(nn.Module):
-    """A rule that is asked for every key after every write: keys [B, T], values [B, T, 4] -> [B, T, 12, 4]."""
+class Alone(nn.Module):
+    """A rule with one head and nothing around it."""
 
     def __init__(self, name: str, options: dict[str, Any]):
         super().__init__()
         keys: dict[str, Any] = {"window": 0, "write_delay": 0, "cache": "none", "memory": name, "memory_options": options}
         self.rule = st.MemoryCaching(WIDTH, heads=1, head_dim=HEAD, **keys).mix.memory
+
+    def found(self, tokens: Tensor, z: Tensor) -> Tensor:
+        """Writes tokens [B, T, D] from the beginning; what queries z [B, 1, 1, n T, in], n after each write, find: [.., V]."""
+        inputs = {name: x.unsqueeze(1) for name, x in self.rule.inputs(tokens).items()}
+        written = self.rule.scan(inputs, None, torch.zeros(len(tokens), 1, dtype=torch.long), self.rule.init(len(tokens)))
+        out = z
+        for stage in range(self.rule.stages_count):
+            out = self.rule.join(stage, written.read(stage, out), z)
+        return out
+
+
+class Recall(Alone):
+    """A rule that is asked for every key after every write: keys [B, T], values [B, T, 4] -> [B, T, 12, 4]."""
+
+    def __init__(self, name: str, options: dict[str, Any]):
+        super().__init__(name, options)
         self.key, self.value, self.out = nn.Embedding(KEYS, WIDTH), nn.Linear(VALUE, WIDTH, False), nn.Linear(HEAD, VALUE, False)
 
     def forward(self, keys: Tensor, values: Tensor) -> Tensor:
-        rule, (rows, length) = self.rule, keys.shape
-        tokens = self.key(keys) + self.value(values)
-        inputs = {name: x.unsqueeze(1) for name, x in rule.inputs(tokens).items()}
-        written = rule.scan(inputs, None, torch.zeros(rows, 1, dtype=torch.long), rule.init(rows))
-        asked = rule.queries(self.key.weight[None]).transpose(1, 2)  # [1, 1, 12, in]
-        z = out = asked.unsqueeze(1).repeat(rows, 1, 1, length, 1)
-        for stage in range(rule.stages_count):
-            out = rule.join(stage, written.read(stage, out), z)
+        rows, length = keys.shape
+        asked = self.rule.queries(self.key.weight[None]).transpose(1, 2)  # [1, 1, 12, in]
+        out = self.found(self.key(keys) + self.value(values), asked.unsqueeze(1).repeat(rows, 1, 1, length, 1))
         return self.out(out.flatten(0, 2).unflatten(1, (length, KEYS)))
+
+
+class Parity(Alone):
+    """A rule that is asked by every token after its own write: ids [B, T] of 0, 1 and 2, a start -> logits [B, T, 2]."""
+
+    def __init__(self, name: str, options: dict[str, Any]):
+        super().__init__(name, options)
+        self.token, self.out = nn.Embedding(3, WIDTH), nn.Linear(HEAD, 2)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        tokens = self.token(ids)
+        return self.out(self.found(tokens, self.rule.queries(tokens).transpose(1, 2).unsqueeze(1))[:, 0, 0])
+
+
+def parity(name: str, options: dict[str, Any], steps: int = STEPS) -> list[float | None]:
+    """Share of right answers to "is the number of ones so far odd?": in the second half of streams as long as those of training,
+    and in the last quarter of streams twice as long; a mean of 512 streams and three seeds."""
+
+    def right(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        model = Parity(name, options)
+
+        def streams(rows: int, length: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+            bits = torch.randint(2, (rows, length), generator=draw)
+            return torch.cat([torch.full((rows, 1), 2), bits], 1), bits.cumsum(1) % 2
+
+        def loss(draw: torch.Generator) -> Tensor:
+            ids, odd = streams(32, BITS, draw)
+            return F.cross_entropy(model(ids)[:, 1:].flatten(0, 1), odd.flatten())
+
+        train(model, loss, steps)
+        with torch.no_grad():
+            ids, odd = streams(512, 2 * BITS + 1, torch.Generator().manual_seed(4))
+            return (model(ids)[:, 1:].argmax(-1) == odd).float().mean(0)
+
+    found = torch.stack([right(seed) for seed in range(3)]).mean(0)
+    return rounded(torch.stack([found[BITS // 2 : BITS].mean(), found[-(BITS // 2) :].mean()]))
 
 
 def streams(rows: int, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -86,6 +135,7 @@ def memory(name: str, options: dict[str, Any], steps: int = STEPS) -> dict[str, 
 
     first, second, others: A's first value, its second, and those of B, C and D, a mean of 256 times the shown stream.
     all: the last values of all keys that were written, a mean of 512 fresh streams like those of training.
+    parity: see `parity`.
     """
     torch.manual_seed(0)
     model = Recall(name, options)
@@ -110,7 +160,7 @@ def memory(name: str, options: dict[str, Any], steps: int = STEPS) -> dict[str, 
     with torch.no_grad():
         right = F.cosine_similarity(model(keys, values), wanted, dim=-1) * known
     curves["all"] = right.sum((0, 2)) / known.sum((0, 2))
-    return {name: rounded(curve) for name, curve in curves.items()}
+    return {name: rounded(curve) for name, curve in curves.items()} | {"parity": parity(name, options, steps)}
 
 
 def compress(name: str, options: dict[str, Any], steps: int = STEPS) -> dict[str, list[float | None]]:

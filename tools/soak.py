@@ -63,7 +63,7 @@ class Run:
         """With its initial weights, always the same; exponential gates `STEEP` times as steep."""
         torch.manual_seed(0)
         keys = {"memory": self.rule, "memory_options": self.options, "start": self.start, "segment": SEGMENT}
-        layer = st.MemoryCaching(WIDTH, heads=HEADS, window=0, write_delay=0, cache="gated", segments="logarithmic", **keys)
+        layer: Any = st.MemoryCaching(WIDTH, heads=HEADS, window=0, write_delay=0, cache="gated", segments="logarithmic", **keys)
         with torch.no_grad():
             if self.rule in STEEP:
                 layer.mix.memory.gates.weight.mul_(STEEP[self.rule])
@@ -115,7 +115,8 @@ def soak(run: Run, tokens: int, step: Callable[[int], None] = lambda n: None) ->
     """What became of both rows."""
     layer, kind = run.layer(), getattr(torch, run.compute)
     state = before = layer.init_state(2)
-    peaks, lost, x = torch.zeros(2, 2, dtype=torch.double), [None, None], torch.empty(0)
+    peaks, x = torch.zeros(2, 2, dtype=torch.double), torch.empty(0)
+    lost: list[int | None] = [None, None]
     for x in text(tokens):
         x, before, at = x.to(kind), state, int(state.position[0])
         outputs, state = layer(x, before)

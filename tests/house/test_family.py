@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import re
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -13,6 +14,8 @@ from types import ModuleType
 import pytest
 
 from siltstone import registry
+from siltstone.config import LayerConfig
+from siltstone.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,7 +59,7 @@ def test_a_member_that_says_nothing_is_listed_and_named(tool, monkeypatch: pytes
 def test_facts_end_with_their_paragraph_or_where_the_next_begins() -> None:
     found = registry.facts(registry.member("memory", "titans"))
     assert found["source"] == "arXiv 2501.00663, eqs. 12 to 14." and found["state"].endswith("F = expansion * K.")
-    assert found["equations"].startswith("S <- eta S") and found["cost"] == "11 * H * K * F."
+    assert found["equations"].startswith("L = |M(k) - v|^2,   S <- eta S") and found["cost"] == "11 * H * K * F."
     assert registry.facts(registry.member("cache", "sparse"))["about"].startswith("Sparse selective caching (SSC): y =")
 
 
@@ -76,7 +79,7 @@ def test_toys_are_the_same_at_every_run_and_shares_add_up(tool) -> None:
     for rule in ("gated_delta", "gru", "deep"):
         curves = toys.memory(rule, {}, steps=2)
         assert curves == toys.memory(rule, {}, steps=2)
-        assert {len(c) for c in curves.values()} == {len(toys.STREAM)}
+        assert {len(c) for c in curves.values()} == {len(toys.STREAM), 2} and len(curves["parity"]) == 2
         assert curves["others"][0] is None and None not in curves["first"]
     for name in registry.members("compress"):
         assert all(math.isclose(sum(shares), 1, abs_tol=0.03) for shares in toys.compress(name, {}, steps=2).values())
@@ -93,6 +96,10 @@ def test_what_was_found_is_what_the_members_say() -> None:
         assert found["memory"][rule]["first"][again] < 0.25 and found["memory"][rule]["second"][again] > 0.85
     adds = found["memory"]["linear"]
     assert abs(adds["first"][again] - adds["second"][again]) < 0.1 and adds["first"][again] > 0.5
+    for rule in ("gru", "lstm", "slstm", "delta, negative", "gated_delta, negative"):  # twice as far as they were trained
+        assert found["memory"][rule]["parity"][1] > 0.95
+    for rule in ("linear", "gated", "delta", "gated_delta", "swla", "mlstm", "min_gru", "min_lstm"):
+        assert max(found["memory"][rule]["parity"]) < 0.6
     assert found["compress"]["conv"]["last"][-1] > 0.9 > 0.3 > max(found["compress"]["conv"]["anywhere"])
     assert found["compress"]["gated"]["anywhere"][1] > 0.9
     back = [[row[t] for row in found["cache"]["gated"]] for t in (30, 38, 46)]  # questions about the topic's first segment
@@ -125,6 +132,94 @@ def test_speeds_are_those_of_the_file(tool, tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "speed.json").write_text(json.dumps(found | {"quick": True}), "utf-8")
     with pytest.raises(SystemExit, match="quick"):
         page.speed()
+
+
+def test_speeds_of_compressors_and_caches_stand_in_their_sections(tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tool("family_page")
+    monkeypatch.setattr(page, "FOLDER", tmp_path)
+    same = {"options": {}, "pass": "forward", "tokens": 8192, "tokens_per_second": 4321.0, "against_attention": 0.5}
+    rows = [{"threads": 2, "more": same | {"family": family, "member": "gated"}} for family in ("compress", "cache")]
+    rows += [{"threads": 2, "more": same | {"family": "memory", "rule": "gated", "tokens_per_second": 99.0}}]
+    rows += [{"threads": 2, "more": same | {"family": "memory", "member": "linear"}}]
+    found = {"quick": False, "date": "2026-01-02", "machine": "An Engine", "torch": "2.13", "threads": [2], "rows": rows}
+    for family, told in (("compress", "4,321"), ("cache", "4,321"), ("memory", "99")):
+        member = next(m for m in registry.described(family) if m["name"] == "gated")
+        assert f"- speed, gated at 8,192 tokens: forward {told} tokens/s" in page.section(family, member, found)
+        assert "- speed" not in page.section(family, member, found | {"rows": []})
+        assert "- speed" not in page.section(family, member, None)
+    assert page.speeds("linear", found) and not page.speeds("linear", found, "cache")
+    assert "window of 64" in page.about_speed(found) and "window of 64" not in page.about_speed(found | {"rows": rows[2:]})
+
+
+def accepted(key: str) -> list[str]:
+    """What a layer takes for a key, as it says itself when it refuses."""
+    with pytest.raises(ConfigError) as refused:
+        LayerConfig(64, **{key: "?"})  # pyright: ignore[reportArgumentType]
+    return re.findall(r"'([^']+)'", str(refused.value).partition("choose")[2])
+
+
+def test_every_choice_of_a_layer_has_an_entry(tool) -> None:
+    entries = {choice.name: choice for part in tool("family_choices").parts() for choice in part.choices}
+    wanted = [(key, value) for key in ("segments", "gate", "evict") for value in accepted(key)]
+    wanted += [("router", value) for value in accepted("router") if not re.search(r"\d", value)]
+    wanted += [(key, value) for key in ("routing", "gate_distance") for value in accepted(key) if value not in ("own", "none")]
+    names = [f'{key}="{value}"' for key, value in wanted] + accepted("checkpoint_dtype")
+    assert sorted(names) == sorted(entries) and len(names) > 12
+    for choice in entries.values():
+        LayerConfig(64, segment=16, **choice.keys)
+        words = (choice.about, choice.need, choice.can, choice.cannot, choice.state, choice.cost, choice.source)
+        assert all(word.endswith(".") or word == choice.need for word in words), choice.name
+        assert all(value in json.dumps(choice.keys) for value in re.findall(r'="(\w+)', choice.name) if value != "constant")
+
+
+def test_the_bytes_of_choices_are_those_of_their_formulas(tool) -> None:
+    found = tool("family_choices")
+    after, number, P, U, H = found.measured, found.SEALED, 4 * 32 * 32, 64, 4
+    places = number.bit_length()
+    assert after({}) == (number, number * 4 * (P + U))
+    assert after({"segments": "content"}) == (2 * number, 2 * number * 4 * (P + U))
+    log = {"segments": "logarithmic"}
+    assert after(log) == (number.bit_count(), 4 * (places * (P + U) + (places + 1) * H))
+    assert after(log | {"memory": "min_gru"}) == (number.bit_count(), 4 * (places * (2 * H * 32 + U) + H * 32))
+    assert after(log | {"memory": "gated_delta"}) == (number.bit_count(), 4 * places * (2 * P + U))
+    assert after(log | {"start": "carry"}) == (number.bit_count(), 4 * places * (P + U))
+    assert after({"router": "subblock:4"})[1] == number * 4 * (P + U * found.SEGMENT // 4)
+    assert after({"routing": "shared"})[1] == number * 4 * P
+    assert after({"max_checkpoints": 8}) == after({"max_checkpoints": 8, "evict": "merge"}) == (8, 8 * (4 * (P + U) + 24))
+    assert after({"max_checkpoints": 8, "evict": "use"}) == (8, 8 * (4 * (P + U) + 40))
+    assert after({"checkpoint_dtype": "bfloat16"})[1] == number * (2 * P + 4 * U)
+    assert after({"checkpoint_dtype": "int8"})[1] == number * (P + 4 * H * 32 + 4 * U)
+    assert after({"max_bytes": 10 * (4 * (P + U) + 24) + 9})[0] == 10
+
+
+def test_spans_of_the_pictures_are_those_of_the_words(tool) -> None:
+    """What gradients found in layers, against what the page says of each choice."""
+    found = tool("family_spans")
+    assert set(found.PICTURES) == {f"segments-{kind}" for kind in accepted("segments")} | {
+        f"evict-{kind}" for kind in accepted("evict")
+    }
+    each, C, X = found.lives(), found.SEGMENT, found.PLACES
+    (constant,), (age,), (use,) = (each[name].values() for name in ("segments-constant", "evict-age", "evict-use"))
+    restart, carry = each["segments-logarithmic"].values()
+    added, newer = each["evict-merge"].values()
+    for n, end in enumerate(constant.ends, 1):
+        whole = [(C * i, C * i + C - 1) for i in range(n)]
+        assert end == C * n
+        assert [(b.first, b.last) for b in constant.live(end)] == whole
+        assert [(b.first, b.last) for b in age.live(end)] == whole[-X:]
+        picked = [(b.first, b.last) for b in use.live(end)]
+        assert len(picked) == min(n, X) and picked[-1] == whole[-1] and set(picked) <= set(whole)
+        spans = sorted((b.first, b.last + 1) for b in restart.live(end))
+        assert [(b - a) // C for a, b in spans] == [1 << i for i in range(n.bit_length() - 1, -1, -1) if n >> i & 1]
+        assert [a for a, _ in spans[1:]] + [end] == [b for _, b in spans] and spans[0][0] == 0
+        assert sorted(b.last + 1 for b in carry.live(end)) == [b for _, b in spans]
+        merged = sorted((b.first, b.last + 1) for b in added.live(end))
+        assert len(merged) == min(n, X) and [a for a, _ in merged[1:]] + [end] == [b for _, b in merged]
+        assert sorted(b.last + 1 for b in newer.live(end)) == [b for _, b in merged]
+        assert all(b.first == 0 for life in (carry, newer) for b in life.live(end))
+    (content,) = each["segments-content"].values()
+    assert {t + 1 for t in found.CUTS} < set(content.ends)
+    assert max(b.last + 1 - b.first for b in content.blocks) == found.LONGEST and len(content.blocks) == len(content.ends)
 
 
 def test_signs_of_markdown_are_themselves(tool) -> None:

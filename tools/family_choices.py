@@ -1,0 +1,157 @@
+"""What docs/family.md says of choices that are no members: a table and a section each, with counts from real layers.
+
+The words are those of family_kept.py (segments, budgets, dtypes) and family_found.py (routing, gates); the pictures come from
+family_spans.py and family_lives.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import family_lives
+import family_spans
+import torch
+
+import siltstone as st
+from siltstone import registry
+from siltstone.cache.bank import Bank
+from siltstone.model.mixer import Mixer
+
+WIDTH, HEADS, SEGMENT, SEALED = 128, 4, 16, 100
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value of a key, or a key of its own. `keys` set it in a layer; `more` are the other settings that the table shows."""
+
+    name: str
+    keys: dict[str, Any]
+    about: str
+    need: str
+    can: str
+    cannot: str
+    state: str
+    cost: str
+    source: str
+    equations: str = ""
+    more: tuple[dict[str, Any], ...] = ()
+    note: str = ""
+
+    @property
+    def anchor(self) -> str:
+        """Where its section is, and what its picture is called."""
+        return self.name.replace("=", "-").replace('"', "").replace(":", "-").replace("_", "-")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the page."""
+
+    title: str
+    caption: str
+    choices: tuple[Choice, ...]
+
+
+def parts() -> tuple[Part, ...]:
+    """Of the page, in order."""
+    import family_found
+    import family_kept
+
+    return (family_kept.SEGMENTS, family_found.FINDING, family_kept.BUDGETS)
+
+
+def merging() -> list[str]:
+    """The rules whose spans merge without running states."""
+    return [rule for rule in registry.members("memory") if st.MemoryCaching(16, memory=rule).mix.memory.merges is not None]
+
+
+def pictures() -> dict[str, str]:
+    """Every picture by the name of its file."""
+    return {f"{name}.svg": family_lives.picture(panels) for name, panels in family_spans.lives().items()}
+
+
+@cache
+def _measured(settings: str) -> tuple[int, int]:
+    keys = json.loads(settings)
+    if keys.pop("routing", "own") == "shared":
+        return _following(keys)
+    torch.manual_seed(0)
+    layer = st.MemoryCaching(WIDTH, **{"heads": HEADS, "window": 0, "write_delay": 0, "segment": SEGMENT} | keys)
+    tokens = SEALED * SEGMENT + 1
+    cut = torch.zeros(1, tokens, dtype=torch.bool)
+    cut[0, SEGMENT // 2 - 1 :: SEGMENT // 2] = True
+    with torch.no_grad():
+        state = layer(torch.randn(1, tokens, WIDTH), cut=cut if layer.cfg.content else None)[1]
+    return _held(layer.mix, state, 0)
+
+
+def _following(keys: dict[str, Any]) -> tuple[int, int]:
+    """Of the second of two layers, which has no routing of its own."""
+    sizes = {"vocab_size": 64, "d_model": WIDTH, "heads": HEADS, "depth": 2, "window": 0, "write_delay": 0, "segment": SEGMENT}
+    torch.manual_seed(0)
+    model = st.LM(st.LMConfig.from_dict(sizes | {"routing": "shared"} | keys))
+    with torch.no_grad():
+        state = model(torch.randint(0, 64, (1, SEALED * SEGMENT + 1)))[1]
+    return _held(model.get_submodule("blocks.1.mix"), state, 1)
+
+
+def _held(mixer: Any, state: Any, layer: int) -> tuple[int, int]:
+    assert isinstance(mixer, Mixer)
+    bank = state.layers[layer].bank
+    if isinstance(bank, Bank):
+        return int(bank.store.count[0]), bank.nbytes
+    segments = mixer.geo.segments(state.clock)
+    view = bank.now(mixer.router, int(segments.sealed(mixer.geo.written(state.clock.position))[0]), segments)
+    return view.number - (0 if view.hidden is None else int(view.hidden.sum())), bank.nbytes
+
+
+def measured(keys: dict[str, Any]) -> tuple[int, int]:
+    """Live checkpoints after `SEALED` segments of `SEGMENT` tokens, and the bytes of all that is kept of them."""
+    with torch.random.fork_rng(devices=[]):
+        return _measured(json.dumps(keys, sort_keys=True))
+
+
+def page(part: Part, plain: Any, filled: Any) -> list[str]:
+    """The paragraphs of a part."""
+    plain = linked(plain)
+    rows = ["| for | take | cost | state | checkpoints | bytes |", "|---|---|---|---|---|---|"]
+    for choice in part.choices:
+        need, cost, state = (plain(words).removesuffix(".") for words in (choice.need, choice.cost, choice.state))
+        rows.append(f"| {need} | [`{choice.name}`](#{choice.anchor}) | {cost} | {state} | {cells(choice.keys)} |")
+        rows += [f"| | `{choice.name}` with `{json.dumps(keys)}` | | | {cells(choice.keys | keys)} |" for keys in choice.more]
+    out = [f"## {part.title}", "\n".join(rows), *map(filled, part.caption.split("\n\n"))]
+    return out + [section(choice, plain) for choice in part.choices]
+
+
+def cells(keys: dict[str, Any]) -> str:
+    """Of the table: checkpoints and bytes."""
+    return " | ".join(f"{number:,}" for number in measured(keys))
+
+
+def linked(plain: Any) -> Any:
+    """`plain` for words with links, which stay links."""
+    link = re.compile(r"(\[[^\]]+\]\([^)]+\))")
+    return lambda words: "".join(part if i % 2 else plain(part) for i, part in enumerate(link.split(words)))
+
+
+def section(choice: Choice, plain: Any) -> str:
+    """All about one choice."""
+    out = [f'### <a id="{choice.anchor}"></a>{plain(choice.name)}', plain(choice.about)]
+    if choice.equations:
+        out.append(f"```text\n{choice.equations}\n```")
+    if choice.anchor in family_spans.PICTURES:
+        out.append(f"![{choice.anchor} over a toy stream](family/{choice.anchor}.svg)")
+    if choice.note:
+        out.append(plain(choice.note))
+    told = {
+        "**can**": choice.can,
+        "**cannot**": choice.cannot,
+        "state": choice.state,
+        "cost": choice.cost,
+        "source": choice.source,
+    }
+    return "\n\n".join([*out, "\n".join(f"- {name}: {plain(words)}" for name, words in told.items())])
