@@ -11,7 +11,7 @@ from torch import Tensor
 
 import siltstone as st
 
-from ..oracle.memories import l2, rms
+from ..oracle.rule import l2, rms
 from .common import STREAM, close, differ, make_layer
 from .grid import APART, INNER, MEMORIES, STARTS, caches, inner, used
 

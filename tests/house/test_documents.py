@@ -142,4 +142,4 @@ def test_the_retention_of_the_example_is_its_equation(examples: None) -> None:
     for t in range(20):
         wanted = decay[:, None, None] * wanted + inputs["key"][0, t, :, :, None] * inputs["value"][0, t, :, None, :]
     (found,) = [x for x in state.tensors().values() if x.shape == (1, 2, 4, 4)]
-    torch.testing.assert_close(found[0], wanted)
+    torch.testing.assert_close(found[0], wanted, rtol=1e-13, atol=1e-13)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .memories import Matrix, l2
+from .rule import Matrix, l2
 from .segments import Entry
 from .window import Config, Token, Weights
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .caches import Asked, Store, read
 from .compressors import pool
-from .memories import MEMORIES, rms
+from .memories import MEMORIES
+from .rule import rms
 from .segments import Bank
 from .window import Config, Token, Weights, attend, every
 

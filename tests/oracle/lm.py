@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, silu
 
 from .layer import Row
-from .memories import rms
+from .rule import rms
 from .window import Config, Weights
 
 KINDS = {"m": "memory", "w": "window", "a": "attention"}

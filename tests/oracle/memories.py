@@ -1,7 +1,4 @@
-"""Update rules. Each has `init`, `write` (one compressed token), and `read`; a state is a tuple of tensors.
-
-`leaves(state)` is what a read needs, each with the heads first: what soups blend and checkpoints keep.
-"""
+"""Update rules with keys and values, and all of them by name; those that are a vector a head stand in vectors.py."""
 
 from __future__ import annotations
 
@@ -9,65 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, logsigmoid
 
-from .window import Config, Weights, sizes
-
-State = tuple[Tensor, ...]
-
-
-def l2(z: Tensor) -> Tensor:
-    """z / |z|, with z = 0 left at 0."""
-    return z * torch.rsqrt((z * z).sum(-1, keepdim=True) + 1e-6)
-
-
-def rms(z: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """z / sqrt(mean z^2 + eps) * weight."""
-    return z * torch.rsqrt((z * z).mean(-1, keepdim=True) + eps) * weight
-
-
-class Matrix:
-    """Linear attention: S [H, K, V] <- S + k v^T, read o = q S."""
-
-    def __init__(self, cfg: Config, w: Weights):
-        self.cfg, self.w = cfg, w
-        self.H, self.K, self.V = sizes(cfg)
-
-    def init(self) -> State:
-        return (self.w["memory.write.weight"].new_zeros(self.H, self.K, self.V),)
-
-    def cut(self, state: State) -> State:
-        """A new segment goes on from this state: carried on, or inside the span of a logarithmic checkpoint."""
-        return state
-
-    def query(self, x_D: Tensor) -> Tensor:
-        return l2((self.w["memory.query.weight"] @ x_D).view(self.H, self.K))
-
-    def key_value(self, c_D: Tensor) -> tuple[Tensor, Tensor]:
-        kv = self.w["memory.write.weight"] @ c_D
-        return l2(kv[: self.H * self.K].view(self.H, self.K)), kv[self.H * self.K :].view(self.H, self.V)
-
-    def gates(self, c_D: Tensor) -> Tensor:
-        return self.w["memory.gates.weight"] @ c_D + self.w["memory.gates.bias"]
-
-    def write(self, state: State, c_D: Tensor) -> State:
-        k, v = self.key_value(c_D)
-        return (state[0] + torch.einsum("hk,hv->hkv", k, v),)
-
-    def leaves(self, state: State) -> State:
-        return state
-
-    def settled(self, sums: State) -> State:
-        return sums
-
-    def read(self, leaves: State, x_D: Tensor) -> Tensor:
-        return self.ask(leaves, self.query(x_D))
-
-    def ask(self, leaves: State, q_HK: Tensor) -> Tensor:
-        return torch.einsum("hk,hkv->hv", q_HK, leaves[0])
-
-    def surprise(self, state: State, c_D: Tensor) -> float:
-        """|v - M(k)|^2 over all heads, M the memory before the write."""
-        k, v = self.key_value(c_D)
-        return float((v - self.ask(self.leaves(state), k)).square().sum().detach())
+from .rule import Matrix, State, l2
+from .vectors import Gru, Lstm, MinGru, MinLstm, Slstm
 
 
 class Linear(Matrix):
@@ -178,94 +118,6 @@ class Mlstm(Matrix):
     def ask(self, leaves: State, q_HK: Tensor) -> Tensor:
         size = (q_HK * leaves[1]).sum(-1, keepdim=True).abs()
         return torch.einsum("hk,hkv->hv", q_HK, leaves[0]) / torch.clamp(size, min=1.0)
-
-
-class Gru(Matrix):
-    """h [H, V] <- (1 - z) n + z h, on RMS-normalised input; read o = h."""
-
-    def init(self) -> State:
-        return (self.w["memory.norm.weight"].new_zeros(self.H, self.V),)
-
-    def write(self, state: State, c_D: Tensor) -> State:
-        w, size = self.w, self.H * self.V
-        h = state[0].reshape(size)
-        inside = w["memory.gru.weight_ih_l0"] @ rms(c_D, w["memory.norm.weight"], 1e-6) + w["memory.gru.bias_ih_l0"]
-        around = w["memory.gru.weight_hh_l0"] @ h + w["memory.gru.bias_hh_l0"]
-        r = torch.sigmoid(inside[:size] + around[:size])
-        z = torch.sigmoid(inside[size : 2 * size] + around[size : 2 * size])
-        n = torch.tanh(inside[2 * size :] + r * around[2 * size :])
-        return (((1 - z) * n + z * h).view(self.H, self.V),)
-
-    def read(self, leaves: State, x_D: Tensor) -> Tensor:
-        return leaves[0]
-
-
-class Lstm(Gru):
-    """s <- f s + i g, h <- o tanh(s), on RMS-normalised input; read h."""
-
-    def init(self) -> State:
-        zero = self.w["memory.norm.weight"].new_zeros(self.H, self.V)
-        return zero, zero
-
-    def write(self, state: State, c_D: Tensor) -> State:
-        w, size = self.w, self.H * self.V
-        h, s = (x.reshape(size) for x in state)
-        c = rms(c_D, w["memory.norm.weight"], 1e-6)
-        total = w["memory.lstm.weight_ih_l0"] @ c + w["memory.lstm.bias_ih_l0"]
-        total = total + w["memory.lstm.weight_hh_l0"] @ h + w["memory.lstm.bias_hh_l0"]
-        i, f, g, o = total.split(size)
-        s = torch.sigmoid(f) * s + torch.sigmoid(i) * torch.tanh(g)
-        return (torch.sigmoid(o) * torch.tanh(s)).view(self.H, self.V), s.view(self.H, self.V)
-
-    def leaves(self, state: State) -> State:
-        return state[:1]
-
-
-class Slstm(Gru):
-    """c <- f c + i z, n <- f n + i, h <- o c / n with i = exp(.), scaled by e^-m; gates see the token and the head's own h."""
-
-    def init(self) -> State:
-        zero = self.w["memory.norm.weight"].new_zeros(self.H, self.V)
-        return zero, zero, zero, torch.full_like(zero, -torch.inf)
-
-    def write(self, state: State, c_D: Tensor) -> State:
-        h, c, n, m = state
-        inside = self.w["memory.write.weight"] @ rms(c_D, self.w["memory.norm.weight"], 1e-6) + self.w["memory.write.bias"]
-        around = torch.einsum("hu,hugv->ghv", h, self.w["memory.recurrent"].view(self.H, self.V, 4, self.V))
-        z, i, f, o = inside.view(4, self.H, self.V) + around
-        top = torch.maximum(logsigmoid(f) + m, i)
-        enter, keep = torch.exp(i - top), torch.exp(logsigmoid(f) + m - top)
-        c, n = keep * c + enter * torch.tanh(z), keep * n + enter
-        return torch.sigmoid(o) * c / n, c, n, top
-
-    def leaves(self, state: State) -> State:
-        return state[:1]
-
-
-class MinGru(Matrix):
-    """h <- (1 - z) h + z (W_h c); read h."""
-
-    def init(self) -> State:
-        return (self.w["memory.write.weight"].new_zeros(self.H, self.V),)
-
-    def parts(self, c_D: Tensor) -> Tensor:
-        return (self.w["memory.write.weight"] @ c_D + self.w["memory.write.bias"]).view(-1, self.H, self.V)
-
-    def write(self, state: State, c_D: Tensor) -> State:
-        z, candidate = self.parts(c_D)
-        return ((1 - torch.sigmoid(z)) * state[0] + torch.sigmoid(z) * candidate,)
-
-    def read(self, leaves: State, x_D: Tensor) -> Tensor:
-        return leaves[0]
-
-
-class MinLstm(MinGru):
-    """h <- (f h + i (W_h c)) / (f + i); read h."""
-
-    def write(self, state: State, c_D: Tensor) -> State:
-        forget, enter, candidate = self.parts(c_D)
-        f, i = torch.sigmoid(forget), torch.sigmoid(enter)
-        return ((f * state[0] + i * candidate) / (f + i),)
 
 
 class Deep(Matrix):

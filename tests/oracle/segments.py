@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .memories import Matrix, State, l2
+from .rule import Matrix, State, l2
 from .window import Config, Weights, every
 
 Span = tuple[int, int]  # segments a .. b-1

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .caches import Store
 from .layer import Row, run
-from .memories import MEMORIES, l2, rms
+from .memories import MEMORIES
+from .rule import l2, rms
 from .segments import live_spans
 from .weights import BASE, INNER, layer_weights, stream
 from .window import Config

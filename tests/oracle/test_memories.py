@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from .memories import MEMORIES, Deep, Gated, GatedDelta, Gru, Matrix, Mlstm, Slots, Slstm, Swla, l2, rms
+from .memories import MEMORIES, Deep, Gated, GatedDelta, Mlstm, Slots, Swla
+from .rule import Matrix, l2, rms
+from .vectors import Gru, Slstm
 from .weights import BASE, DEEP, INNER, layer_weights, stream
 
 ONE = BASE | dict(d_model=2, heads=1, head_dim=2, router_dim=2)

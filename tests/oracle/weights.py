@@ -48,7 +48,7 @@ def layer_weights(cfg: Config, seed: int = 0) -> Weights:
         shapes |= {"memory.write.weight": (wide, D), "memory.write.bias": (wide,)}
     else:
         per_head = dict(linear=0, gated=2, delta=1, gated_delta=2, deep=1, titans=3, swla=3, mlstm=2)
-        gates = per_head[rule] * H
+        gates = per_head.get(rule, 0) * H
         shapes |= {"memory.query.weight": (H * K, D), "memory.write.weight": (H * (K + V), D)}
         if cfg["memory_options"].get("decay") == "channel":
             gates = H
