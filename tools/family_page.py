@@ -33,8 +33,10 @@ Made by `make docs` from the members' own files; do not edit. `siltstone list --
 Letters: H heads, J of keys and values in exact attention (`kv_heads`), K and V widths of a key and a value, D width of the
 model, F hidden width of an MLP memory, U width of a routing key, m slots a head (`slots`) or tokens of a sub-block (`router`),
 C writes of a segment, P numbers of a checkpoint (what of a state is kept is told [below](#when-checkpoints-become-one)), X
-places of a budget. *State* is for one layer and one row. *Cost* is in multiply-adds a token for writing and reading one after
-the other; the projections of keys, values and gates are left out.
+places of a budget; x is a token, c a write's token or compressed tokens. Words that stand for more than one thing: `gated` is a
+rule, a compressor and a policy; `rate` a compressor's, and among the options of `deep` and `titans` the size of a step. *State*
+is for one layer and one row. *Cost* is in multiply-adds a token for writing and reading one after the other; the projections of
+keys, values and gates are left out.
 
 | word | what it means here |
 |---|---|
@@ -53,7 +55,7 @@ FAMILIES = {
         the last value of each of {family_toys.KEYS} keys, more than K. Key A is written twice. The curves are the cosines of what
         the memory answers and what was written, a mean of 256 streams: a rule that replaces has A's first value at 0 after the
         second write, one that only adds has both values halfway; green is what is left of keys that were written once, at the
-        beginning: it is highest where nothing is forgotten, and no measure of recall by itself. The table's last three columns
+        beginning: it is highest where nothing is forgotten, and no measure of recall by itself. Three of the table's columns
         are measures. *Recall*: the cosine of answers and the last values of all keys, after {len(family_toys.STREAM)} writes, a
         mean of 512 fresh streams like those of training. *Old value*: the cosine of A's answer and its first value, right after A
         was written again: 0 where a write replaces (the forgetting of one thing), 0.7 where old and new add up (where recall is
@@ -113,7 +115,7 @@ def page() -> str:
     parts = [HEAD, recipes()]
     for family, (title, key, caption) in FAMILIES.items():
         members = registry.described(family)
-        parts += [f"## {title}\n\n{key}", guide(family, members), filled(caption)]
+        parts += [f"## {title}\n\n{key}", guide(family, members, measured), filled(caption)]
         if family == "memory":
             parts += [near_linear(), about_speed(measured)]
         parts += [section(family, member, measured) for member in members]
@@ -176,19 +178,35 @@ def merged() -> str:
     return "\n\n".join(["## When checkpoints become one", *words, "\n".join([*head, *rows])])
 
 
-def guide(family: str, members: list[dict[str, Any]]) -> str:
+def guide(family: str, members: list[dict[str, Any]], measured: dict[str, Any] | None = None) -> str:
     """A table that chooses a member by what is needed."""
     rule = family == "memory"
     last, more = ("floats at H = 4, K = V = 32 | recall | old value | parity |", "---|---|---|") if rule else ("state |", "")
-    rows = [f"| for | take | cost | {last}", f"|---|---|---|---|{more}"]
+    fast = " tokens/s |" if measured else ""
+    rows = [f"| for | take | cost | {last}{fast}", f"|---|---|---|---|{more}{'---|' * bool(fast)}"]
     for member in members:
         name = member["name"]
         need, cost, state = (plain(member[fact]).removesuffix(".") for fact in ("for", "cost", "state"))
         end = f"{floats(name):,} | {measures(name, {})}" if rule else state
-        rows.append(f"| {need} | [`{name}`](#{anchor(family, name)}) | {cost} | {end} |")
+        rows.append(f"| {need} | [`{name}`](#{anchor(family, name)}) | {cost} | {end} |{pace(family, name, {}, measured)}")
         for options in [o for n, o in family_toys.shown(family) if n == name and o] if rule else []:
-            rows.append(f"| | `{name}` with `{json.dumps(options)}` | | | {measures(name, options)} |")
+            last = pace(family, name, options, measured)
+            rows.append(f"| | `{name}` with `{json.dumps(options)}` | | | {measures(name, options)} |{last}")
     return "\n".join(rows)
+
+
+def pace(family: str, name: str, options: dict[str, Any], measured: dict[str, Any] | None) -> str:
+    """A cell: thousands of tokens a second, forward, at the longest text that was measured."""
+    found = [] if measured is None else [
+        row["more"]
+        for row in measured["rows"]
+        if row["threads"] == measured["threads"][0]
+        and (row["more"].get("family"), row["more"].get("member"), row["more"].get("pass")) == (family, name, "forward")
+        and row["more"]["options"] == options
+    ]  # fmt: skip
+    if not found:
+        return "" if measured is None else " |"
+    return f" {max(found, key=lambda more: more['tokens'])['tokens_per_second'] / 1e3:,.0f}k |"
 
 
 def floats(rule: str) -> int:
@@ -242,7 +260,7 @@ def about_speed(measured: dict[str, Any] | None) -> str:
     words = (
         f"Speeds were measured on {measured['date']} on {measured['machine']} with torch {measured['torch']}, threads: "
         f"{measured['threads'][0]}, float32, d = 128, 4 heads, one row, and the rule alone in its layer; beside them causal "
-        "attention with projections of its own."
+        "attention with projections of its own. Tokens/s in the tables are thousands, forward, in the longest text."
     )
     if any(row["more"].get("family") in ("compress", "cache") for row in measured["rows"]):
         words += (

@@ -50,7 +50,8 @@ def right(arm: str) -> str:
 
 HEAD = """A line for each need: it builds a model (after `import siltstone as st`), and is run by the tests. The keys after the
 vocabulary's size mean the same in `--set key=value`, in a configuration file and in `MemoryCaching(...)` (but for `pattern` and
-`cut_at`, which are a model's). Any other preset will do. Bytes are those of float32, without the tokens' text."""
+`cut_at`, which are a model's); values of `--set` are JSON, as in `--set 'cut_at="\\n"'`. Any other preset will do, if it has
+at least as many blocks as `pattern` has letters. Bytes are those of float32, without the tokens' text."""
 
 RECIPES = (
     Recipe(
@@ -62,12 +63,14 @@ RECIPES = (
         "what thinning out the past costs in prediction, against keeping every checkpoint",
     ),
     Recipe(
-        "Recall of many pairs, and of facts that change, in a state that does not follow the text",
-        {"memory": "gated_delta", "heads": 4, "head_dim": 64},
-        3_052_544,
+        "Recall of many pairs, and of facts that change, in a state that grows with log t",
+        {"memory": "gated_delta", "heads": 4, "head_dim": 64, "short_conv": 4, "start": "carry"},
+        2_011_648,
         "of the rules with a matrix a head, `delta` and `gated_delta` recall most in the toy below; the model that ships has "
         "`gated_delta`",
-        "how many pairs of a text a trained model recalls. A head holds about K = head_dim pairs apart, so head_dim sets it",
+        "how many pairs of a text a trained model recalls. A head holds about K = head_dim pairs apart, so head_dim sets it. "
+        "`short_conv` lets a value meet its key in the token before: without it small models learn no pairs ([decision "
+        "17](decisions/0017-how-layers-begin.md)). `start` carries on, so that a new value replaces one of an earlier segment",
     ),
     Recipe(
         "Exact recall of many pairs, however far back",
@@ -80,10 +83,11 @@ RECIPES = (
         "The right segment among many: checkpoints found by their best sub-block",
         {"segments": "constant", "router": "subblock:8", "short_conv": 4},
         2_072_064,
-        "small models trained to recall 64 pairs ([recall](recall.md)): where checkpoints are found by a mean of their keys, "
+        "small models trained to recall 64 pairs ([recall](recall.md); sub-blocks of 4, segments of 16, no window): where "
+        "checkpoints are found by a mean of their keys, "
         f"{right('gated, mean')} of the answers are right, by sub-blocks {right('gated, subblock:4')}. A hard choice, `sparse`, "
         f"was learnt by no seed with the mean, and by one of two with sub-blocks ({right('sparse top-2, subblock:4')} over both)",
-        "what it does for a text",
+        "what it does for a text. The bank grows by a checkpoint a segment; a budget, as below, bounds it",
     ),
     Recipe(
         "State tracking: parity, swaps, who holds what",
@@ -102,9 +106,9 @@ RECIPES = (
     ),
     Recipe(
         "Documents that lines separate: a segment, and a checkpoint, for each",
-        {"segments": "content", "cut_at": "\n", "segment": 512, "cache": "sparse", "top_k": 4},
-        4_556_176,
-        "its bytes, with lines of 40 tokens (they grow by a checkpoint a line; a budget, as below, may be added); that "
+        {"segments": "content", "cut_at": "\n", "segment": 512, "cache": "sparse", "top_k": 4, "max_checkpoints": 64},
+        4_560_784,
+        "its bytes, with lines of 40 tokens (without `max_checkpoints` they would grow by a checkpoint a line); that "
         "any split of a text into calls gives the same, cuts and all (tests)",
         "whether segments by content predict better than equal ones",
     ),
@@ -128,7 +132,7 @@ RECIPES = (
         "Cheap decoding",
         {"cache": "sparse", "top_k": 2, "kv_heads": 1, "compress": "mean", "rate": 4},
         655_248,
-        "that a token costs about the same far on: with `sparse`, 0.87 of the speed at 1,024 tokens is left at 131,072 "
+        "that a token costs about the same far on: with `sparse`, 0.81 to 0.87 of the speed at 1,024 tokens is left at 131,072 "
         "([benchmarks](benchmarks.md))",
         "what kv_heads and rate save in time, and cost in prediction",
     ),

@@ -45,7 +45,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "full attention": dict(pattern="a"),
     "window of 16 alone": dict(pattern="w", window=16),
     "no checkpoints": dict(window=0, write_delay=0, memory="gated", cache="none"),
-    "no checkpoints, a state of equal bytes": dict(window=0, write_delay=0, memory="gated", cache="none", head_dim=64),
+    "no checkpoints, a state as large as 16": dict(window=0, write_delay=0, memory="gated", cache="none", head_dim=64),
     "residual: all checkpoints, no gates": SEALED | dict(cache="residual"),
     "gated, mean": SEALED,
     "gated, subblock:4": SEALED | BLOCKS,
@@ -126,18 +126,19 @@ def drawn(rows: list[dict[str, Any]]) -> str:
 
 
 SAYS = """What two seeds say: checkpoints found by their best sub-block answer more than those found by the mean of a segment's
-keys, and more than a plain state of two thirds of their bytes, which is level with the mean. A hard choice of two checkpoints of
-sixteen is learnt late or not at all: by no seed with means, by one of two with sub-blocks, with its own routing as with that of
-the first layer; a third of the steps is too few for any hard choice. All checkpoints at once, without gates, drown the right
-one. What a text needs of this is not measured here."""
+keys, and more than a plain state of two thirds of their bytes; two seeds do not tell that one from the mean. A hard choice of
+two checkpoints of sixteen is learnt late or not at all: by no seed with means, by one of two with sub-blocks, with its own
+routing as with that of the first layer; a third of the steps is too few for any hard choice. All checkpoints at once, without
+gates, drown the right one. What a text needs of this is not measured here."""
 
 
 def page(rows: list[dict[str, Any]]) -> str:
     """The table."""
     seeds = len({row["seed"] for row in rows})
     said = f"""Made by `python tools/recall.py`, whose head says what is asked and how; do not edit. Two layers, width 64, two
-    heads of 16, a `gated` memory, `short_conv=4`, {rows[0]["steps"]:,} steps of {ROWS} rows; {PAIRS} pairs, {TOKENS} tokens,
-    segments of {SEALED["segment"]}. Chance is {2 / VOCABULARY:.3f}. {seeds} seeds: differences below their spread say nothing."""
+    heads of 16, a `gated` memory, `short_conv=4`, {rows[0]["steps"]:,} steps of {ROWS} rows; {PAIRS} pairs, {TOKENS} tokens, no
+    window (but for "window of 16 alone"), every token written at once, segments of {SEALED["segment"]}. Chance is
+    {2 / VOCABULARY:.3f}. {seeds} seeds: differences below their spread say nothing."""
     lines = [
         "# Does a token find its checkpoint?\n",
         textwrap.fill(" ".join(said.split()), 128, break_on_hyphens=False),

@@ -73,7 +73,11 @@ class LMConfig:
             f"pattern={self.pattern!r} must be made of the letters m (memory), w (window) and a (attention), which stand "
             "together, with or without spaces, for example 'mmw'",
         )
-        require(len(letters) <= self.depth, f"pattern={self.pattern!r} has more letters than depth={self.depth} has blocks")
+        require(
+            len(letters) <= self.depth,
+            f"pattern={self.pattern!r} has {len(letters)} letters, and depth={self.depth} as many blocks; shorten it, or set "
+            f"depth={len(letters)}",
+        )
         object.__setattr__(self, "layers", self._checked_layers())
         require(
             all(layer.window > 0 for kind, layer in zip(self.kinds, self.layer_configs, strict=True) if kind == "window"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -52,7 +53,22 @@ def known(keys: dict[str, Any], names: set[str], owner: str) -> None:
     if unknown:
         near = difflib.get_close_matches(unknown[0], sorted(names), 1)
         hint = f"did you mean {near[0]!r}?" if near else f"the keys are {sorted(names)}"
+        hint = elsewhere(unknown[0], keys[unknown[0]]) or hint
         raise ConfigError(f"{unknown[0]!r} is not a key of {owner}; {hint}")
+
+
+def elsewhere(key: str, value: Any) -> str:
+    """Where a key that is an option of members', or a key of a whole model, belongs; "" for any other."""
+    from . import config, registry
+
+    if key in {f.name for f in fields(config.LMConfig)} - {"layer"}:
+        return "it is a key of a whole model: use st.LM, with st.presets or st.LMConfig.from_dict"
+    for family in registry.FAMILIES:
+        owners = [name for name, cls in registry.members(family).items() if key in {f.name for f in fields(cls.Options)}]
+        if owners:
+            of = " and ".join(f"{family}={name!r}" for name in owners)
+            return f"it is an option of {of}: write {family}_options={json.dumps({key: value}, default=str)}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -251,7 +267,8 @@ class LayerConfig:
         require(
             self.segment % self.every == 0,
             f"segment={self.segment} is not a multiple of {unit}={self.every}; "
-            f"choose segment={max(1, self.segment // self.every) * self.every}",
+            f"choose segment={max(1, self.segment // self.every) * self.every}, or "
+            f"{unit}={nearest(self.every, divisors(self.segment))}",
         )
         self._check_cache()
         from . import registry
@@ -275,8 +292,8 @@ class LayerConfig:
             better = nearest(self.subblock, fitting[:-1] or fitting)  # the last is the segment itself, as with "mean"
             raise ConfigError(
                 f"router={self.router!r}: sub-blocks of {self.subblock} tokens must be whole updates of the memory (every "
-                f"{self.every} tokens) and divide a segment (segment={self.segment}); choose another, for example "
-                + (f"router='subblock:{better}'" if 1 < better < self.segment else "router='mean'")
+                f"{self.every} token{'s' * (self.every > 1)}) and divide a segment (segment={self.segment}); choose another, "
+                "for example " + (f"router='subblock:{better}'" if 1 < better < self.segment else "router='mean'")
             )
         if not self.bounded:
             return

@@ -60,7 +60,7 @@ def test_json(run: Path, text: Path, tmp_path: Path) -> None:
     assert list(found) == ["ok", "findings", "facts", "equality", "gates", "gradient"] and found["ok"] is True
     assert all(set(f) == {"level", "area", "text", "advice"} for f in found["findings"])
     assert {f["area"] for f in found["findings"]} == {"equality", "gates", "gradient"}
-    keys = {"way", "dtype", "difference", "tolerance", "token", "tokens", "of", "same_bits", "ok"}
+    keys = {"way", "dtype", "difference", "tolerance", "token", "tokens", "of", "same_bits", "cuts", "ok"}
     assert len(found["equality"]) == 2 * len(WAYS) and all(set(c) == keys for c in found["equality"])
     assert [g["layer"] for g in found["gates"]] == [0, 1]
     assert {"saturated", "entropy", "entropy_limit", "online", "histogram", "use_by_age"} <= set(found["gates"][0])

@@ -190,6 +190,14 @@ def test_a_text_that_crosses_no_cut_is_said_to_be_short() -> None:
         assert line.level == level and words in line.text, (length, line)
     model = make(cache="none")
     assert {f.level for f in all_findings(model.cfg, checks(model, 12), [], QUIET) if f.area == "equality"} == {"ok"}
+    model, ids = make(segments="content", segment=64), IDS[None, :40].clone()
+    for lines, level in ((0, "warning"), (1, "warning"), (3, "ok")):  # by its own cuts, not by `segment`
+        ids[ids == 10] = 0
+        ids[0, 10 : 10 + 6 * lines : 6] = 10
+        with cut_as_sessions_do(model, TOK):
+            found = all_findings(model.cfg, list(compare(model, TOK, ids, 0)), [], QUIET)
+        line = next(f for f in found if f.area == "equality")
+        assert line.level == level and (level == "ok" or f"cross {lines} segment cut" in line.text), (lines, line)
 
 
 def test_rounding_is_told_from_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,7 +160,7 @@ def accepted(key: str) -> list[str]:
 
 def test_every_choice_of_a_layer_has_an_entry(tool) -> None:
     entries = {choice.name: choice for part in tool("family_choices").parts() for choice in part.choices}
-    wanted = [(key, value) for key in ("segments", "gate", "evict") for value in accepted(key)]
+    wanted = [(key, value) for key in ("segments", "start", "gate", "evict") for value in accepted(key)]
     wanted += [("router", value) for value in accepted("router") if not re.search(r"\d", value)]
     wanted += [(key, value) for key in ("routing", "gate_distance") for value in accepted(key) if value not in ("own", "none")]
     names = [f'{key}="{value}"' for key, value in wanted] + accepted("checkpoint_dtype")

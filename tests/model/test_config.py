@@ -29,6 +29,9 @@ BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, 
         ({"window": 0, "write_delay": 0, "sinks": 1}, ["sinks=1", "sinks=0"]),
         ({"window": 0, "write_delay": 0, "pattern": "mw"}, ["window=0", "pattern"]),
         ({"window": -1}, ["window=-1", "at least 0"]),
+        ({"negative": True}, ["memory='delta' and memory='gated_delta'", 'memory_options={"negative": true}']),
+        ({"writes": 8}, ["'writes'", "cache='exact'", 'cache_options={"writes": 8}']),
+        ({"pattern": "mmma"}, ["'mmma'", "depth=2", "depth=4"]),
         ({"window": 10**18}, [f"window={10**18}", "at most 1,048,576"]),
         ({"segment": 10**30}, ["segment=1000", "at most 1,099,511,627,776"]),
         ({"router_dim": 10**9}, ["router_dim=1000000000", "at most 65,536"]),
@@ -261,6 +264,8 @@ def test_no_tokens_and_no_rows() -> None:
 
 
 def test_the_layer_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(ConfigError, match="'vocab_size' is not a key of a layer; it is a key of a whole model: use st.LM"):
+        st.MemoryCaching(8, vocab_size=3)
     with pytest.raises(ConfigError, match="'hedas' is not a key of a layer; did you mean 'heads'"):
         st.MemoryCaching(d_model=32, hedas=2)
     with pytest.raises(ConfigError, match="'depth' is not a key of a layer"):

@@ -67,6 +67,29 @@ def test_other_dtypes_and_things_that_are_no_states() -> None:
         assert mine(x.bfloat16(), state)[0].isfinite().all()
 
 
+def test_a_models_state_is_no_layers() -> None:
+    model, mine, ids = st.LM(st.presets.nano(64)), layer(), torch.zeros(1, 5, dtype=torch.long)
+    with pytest.raises(InputError, match=r"a layer's \(st.MemoryCaching\), and one that is a model's \(st.LM\) is needed"):
+        model(ids, mine(torch.randn(1, 3, 16))[1])
+    with pytest.raises(InputError, match=r"a model's \(st.LM\), and one that is a layer's"):
+        mine(torch.randn(1, 3, 16), model(ids)[1])
+
+
+def test_a_saved_state_that_does_not_fit_is_refused() -> None:
+    mine, x = layer(), torch.randn(1, 20, 16)
+    state = mine(x)[1]
+    tensors, meta = state.tensors(), state.meta()
+    assert torch.equal(mine(x, mine.load_state(tensors, meta))[0], mine(x, state)[0])
+    for damaged, words in (({}, "'position'"), ({"position": [20]}, "'counts'"), (meta | {"phase": [99]}, "phase must be")):
+        with pytest.raises(InputError, match=words):
+            mine.load_state(tensors, damaged)
+    with pytest.raises(InputError, match="is missing"):
+        mine.load_state({}, meta)
+    for given in ({"device": "float64"}, {"dtype": "float64"}):
+        with pytest.raises(InputError, match="'float64' is (none|not)"):
+            state.to(**given)  # type: ignore[arg-type]
+
+
 def test_padding_may_hold_anything() -> None:
     x = torch.full((1, 3, 16), float("nan"), requires_grad=True)
     y, _ = layer()(x, mask=torch.zeros(1, 3, dtype=torch.bool))

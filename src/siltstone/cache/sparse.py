@@ -5,7 +5,7 @@ whole steps of 2^-12; of equal ones the most recent checkpoint wins. State: a se
 checkpoint.
 Cost: `top_k` reads, and U for the score of each checkpoint.
 
-For: long texts with constant segments, where reading everything is too dear.
+For: banks of many checkpoints (segments that are constant, or by content), where reading everything is too dear.
 Can: look into any checkpoint at a cost that hardly grows with their number.
 Cannot: use more than `top_k` at once, nor learn from one that it did not pick.
 """

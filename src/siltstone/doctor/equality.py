@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..cache.sparse import in_steps
 from ..model.lm import LM
+from ..model.mixer import Mixer
 from ..model.stream_state import LMState
 from ..stream import Session
 from ..text import Tokenizer
@@ -41,6 +42,7 @@ class Check:
     token         where it is largest
     tokens        how many were compared, of `of`
     same_bits     whether a restored state went on bit for bit; None where that is not asked
+    cuts          segments that the text ended in the layer with the most; None where no layer seals any
     """
 
     way: str
@@ -51,6 +53,7 @@ class Check:
     tokens: int
     of: int
     same_bits: bool | None = None
+    cuts: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -195,8 +198,8 @@ WAYS: dict[str, Way] = {
 def compare(model: LM, tokenizer: Tokenizer, ids: Tensor, seed: int) -> Iterator[Check]:
     """Every way against one call, in the model's own dtype. ids int64 [1, T], T >= 2."""
     dtype = model.embed.weight.dtype
-    want = model(ids)[0]
-    tokens = untied(model, ids)
+    want, after = model(ids)
+    tokens, cuts = untied(model, ids), ended(model, after)
     tolerance = TOLERANCE[dtype]
     if dtype == torch.float32:
         tolerance = max(tolerance, *(ROUNDED[layer.checkpoint_dtype] for layer in model.cfg.layer_configs))
@@ -205,7 +208,13 @@ def compare(model: LM, tokenizer: Tokenizer, ids: Tensor, seed: int) -> Iterator
         apart = (found - want).abs().amax(-1)[0, :tokens].double()
         worst = int(apart.nan_to_num(torch.inf).argmax())
         difference = float(apart[worst] / max(1.0, float(want.abs().max())))
-        yield Check(way, str(dtype).removeprefix("torch."), difference, tolerance, worst, tokens, ids.shape[1], same)
+        yield Check(way, str(dtype).removeprefix("torch."), difference, tolerance, worst, tokens, ids.shape[1], same, cuts)
+
+
+def ended(model: LM, state: LMState) -> int | None:
+    """Segments that a row has sealed in the layer with the most; None where no layer seals any."""
+    sealing = [block.mix.geo for block in model.blocks if isinstance(block.mix, Mixer) and block.mix.cache.keeps]
+    return max((int(geo.segments(state.clock).sealed(geo.written(state.position))[0]) for geo in sealing), default=None)
 
 
 def untied(model: LM, ids: Tensor) -> int:

@@ -9,7 +9,6 @@ from typing import Any
 
 from ..config import LMConfig
 from ..registry import member
-from ..stream.receipt import sealed
 from .equality import Check
 
 STUCK = 0.9  # share of saturated gates
@@ -85,7 +84,7 @@ def all_findings(
     cfg: LMConfig, checks: Sequence[Check], gates: Sequence[dict[str, Any]], gradient: dict[str, Any]
 ) -> list[Finding]:
     """The findings on a model, the worst first."""
-    found = [*_equality(checks), *_short(cfg, checks), *_gates(cfg, gates), *_gradient(cfg, gradient)]
+    found = [*_equality(checks), *_short(checks), *_gates(cfg, gates), *_gradient(cfg, gradient)]
     return sorted(found, key=lambda f: ("failure", "warning", "ok").index(f.level))
 
 
@@ -112,14 +111,9 @@ def _equality(checks: Sequence[Check]) -> Iterator[Finding]:
             yield Finding("ok", "equality", f"{text} (allowed {mine[0].tolerance:.0e}){ties * (mine[0].tokens < mine[0].of)}")
 
 
-def _short(cfg: LMConfig, checks: Sequence[Check]) -> Iterator[Finding]:
+def _short(checks: Sequence[Check]) -> Iterator[Finding]:
     """A text that hardly comes to a segment's end says little."""
-    if (
-        checks
-        and "memory" in cfg.kinds
-        and member("cache", cfg.layer.cache).keeps
-        and (cuts := sealed(cfg.layer, checks[0].of)) < 2
-    ):
+    if checks and (cuts := checks[0].cuts) is not None and cuts < 2:
         text = f"only {checks[0].of} tokens were read, which cross {cuts} segment cut{'s' * (cuts != 1)}"
         yield Finding("warning", "equality", text, _LONGER)
 

@@ -2,7 +2,7 @@
 
 A write takes one gradient step of size eta on a Hebbian loss:
 
-    L = -<M(k), v>,   W <- W - eta grad L for W_in and W_out,   eta = rate * sigmoid(x W_e + b_e), one a head, which is
+    L = -<M(k), v>,   W <- W - eta grad L for W_in and W_out,   eta = rate * sigmoid(c W_e + b_e), one a head, which is
     W_out <- W_out + eta h^T v,   W_in <- W_in + eta k^T ((v W_out^T) * gelu'(k W_in)),   h = gelu(k W_in)
 
 with the gradient taken at the weights in force at the last multiple of `inner_batch` writes since the segment's cut
@@ -10,7 +10,7 @@ with the gradient taken at the weights in force at the last multiple of `inner_b
 begins, a matrix larger than `limit` times its first norm is scaled down to that: left alone, the two matrices feed each
 other and grow without bound. Source: arXiv 2602.24281, section 4 (DLA); the chunked inner gradient as in arXiv 2407.04620; fast
 weights held to a norm between chunks as in arXiv 2505.23884, section 3.
-State: 2 * H * K * F floats (and as many again for the batch's base weights), F = expansion * K.
+State: 4 * H * K * F floats: the weights, and the batch's base, F = expansion * K.
 Cost: 6 * H * K * F.
 
 For: more pairs a head than K in principle (the toy of docs/family.md does not show it), in segments that restart.
@@ -165,7 +165,7 @@ class Deep(Memory):
         return DeepState(*(w.repeat(batch, 1, 1, 1) for w in both + both))
 
     def queries(self, x: Tensor) -> Tensor:
-        """q = l2(x W_q)."""
+        """q = l2(c W_q)."""
         return l2(self.query(x).unflatten(-1, (self.heads, self.key_dim)))
 
     def key_and_value(self, c: Tensor) -> Inputs:

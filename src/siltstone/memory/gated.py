@@ -1,7 +1,7 @@
 """Gated linear memory: S_t = a_t S_{t-1} + b_t k_t^T v_t, o = q S, one decay a and one write strength b a head.
 
-    log a = logsigmoid(x W_a),   b = sigmoid(x W_b)        each with a bias
-    with decay="channel": log a = max(logsigmoid(x W_a), -5), one for each of the K channels of a head
+    log a = logsigmoid(c W_a),   b = sigmoid(c W_b)        each with a bias
+    with decay="channel": log a = max(logsigmoid(c W_a), -5), one for each of the K channels of a head
 
 Source: arXiv 2405.21060 (scalar decay, SSD), with a write gate; the decay of a channel, arXiv 2312.06635 (GLA).
 State: H * K * V floats.

@@ -1,6 +1,6 @@
 """Gated delta rule: S_t = a_t (I - b_t k_t^T k_t) S_{t-1} + b_t k_t^T v_t, o = q S, with unit keys.
 
-    log a = logsigmoid(x W_a),   b = sigmoid(x W_b), with `negative` 2 sigmoid(x W_b)        one of each a head, each with a bias
+    log a = logsigmoid(c W_a),   b = sigmoid(c W_b), with `negative` 2 sigmoid(c W_b)        one of each a head, each with a bias
 
 A write first erases what its key held. Source: arXiv 2412.06464, eq. 10 and its chunk form (WY representation: one
 triangular solve a chunk). State: H * K * V floats.
@@ -9,7 +9,8 @@ Cost: 4 * H * K * V.
 For: facts that change, in texts of any length; the first choice for recall.
 Can: replace what a key holds in one write; forget all of it, as fast as each token says; recall K orthogonal keys a head
 exactly; with `negative`, decide parity and follow swaps (arXiv 2411.12537).
-Cannot: hold more than K keys a head apart. Without `negative`, parity is out of reach.
+Cannot: hold more than K keys a head apart; replace what an earlier segment sealed, where segments restart (`start="carry"`).
+Without `negative`, parity is out of reach.
 """
 
 from __future__ import annotations

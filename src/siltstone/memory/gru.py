@@ -6,7 +6,7 @@ c is RMS-normalised first; the read is normalised per head like every memory's. 
 (`torch.nn.GRU`, which runs it). State: H * V floats.
 Cost: 3 * (H * V)^2, one write after the other.
 
-For: following a state (who holds the ball, inside or outside a quotation) in the smallest memory.
+For: following a state (who holds the ball, inside or outside a quotation) in the smallest memory; `lstm` is faster.
 Can: track states that depend on the state before, as automata do, parity included; forget and overwrite by its gates.
 Cannot: be asked for a key: every query gets the same H * V numbers, and recall is bounded by them. Writes cannot run side by
 side.

@@ -1,6 +1,6 @@
 """mLSTM: C_t = f_t C_{t-1} + i_t k_t^T v_t, n_t = f_t n_{t-1} + i_t k_t, o = q C / max(|q n|, 1).
 
-    f = sigmoid(x W_f),   i = exp(x W_i)        one of each a head, each with a bias
+    f = sigmoid(c W_f),   i = exp(c W_i)        one of each a head, each with a bias
     m_t = max(log f_t + m_{t-1}, log i_t, 0),   C and n kept times e^-m,   o = q C / max(|q n|, e^-m)
 
 Keys are divided by sqrt(K), and nothing is made a unit vector. o is the same for any m; this one is never below 0, so that
@@ -86,7 +86,7 @@ class Mlstm(MatrixMemory):
         return z
 
     def queries(self, x: Tensor) -> Tensor:
-        """q = [x W_q, 1]: [R, T, H, K + 1]."""
+        """q = [c W_q, 1]: [R, T, H, K + 1]."""
         return F.pad(super().queries(x), (0, 1), value=1.0)
 
     def inputs(self, c: Tensor) -> Inputs:

@@ -5,10 +5,11 @@ Slot s asks the writes j of the running batch, from the batch's start up to the 
     q_s = l2(base_s W_seek + I_s),   e_sj = exp(tau <q_s, k_j>),   a_s = sum_j e_sj v_j / (1 + sum_j e_sj)
     lstm:  slot_s = sigmoid(f) base_s + sigmoid(i) tanh(z),     (z, i, f) = a_s W + b_s
     gru:   slot_s = (1 - u) base_s + u tanh(z), u = sigmoid(~u),   (z, ~u) = a_s W + b_s
+    read:  o = sum_s softmax_s(tau' <q, A_s>) slot_s,   A_s = l2(slot_s W_key + J_s)
 
-with base the slots in force at the last multiple of `inner_batch` writes since the segment's cut (inner_batch = 1: a
-recurrence of writes). The 1 beside the sum stands for taking nothing: without it a batch of one write would fill all
-slots alike. Slots begin as learned vectors. A read weighs them by softmax_s(tau' <q, A_s>), A_s = l2(slot_s W_key + J_s).
+with W_seek, W_key, W, I, J, b, tau and tau' learned, a set a head, and base the slots in force at the last multiple of
+`inner_batch` writes since the segment's cut (inner_batch = 1: a recurrence of writes). The 1 beside the sum stands for taking
+nothing: without it a batch of one write would fill all slots alike. Slots begin as learned vectors.
 Source: arXiv 2203.07852 (slots with learned identities, LSTM gates that see what was attended to); u as in a GRU, arXiv
 1406.1078. State: 3 * H * m * V + H * m floats.
 Cost: H * m * (2 * K * V + 3 * V^2 + 2 * K + 2 * V).
@@ -16,7 +17,8 @@ Cost: H * m * (2 * K * V + 3 * V^2 + 2 * K + 2 * V).
 For: a few things to be kept apart.
 Can: keep m vectors a head, each with gates of its own, by which it also forgets; recall about m things a head (in the toy of
 docs/family.md 16 slots hold 12 keys, and nothing is pressed for room).
-Cannot: see its own batch when it asks; hold more than m things apart; be merged. In the toy it does not learn parity.
+Cannot: ask writes with what the same batch has changed (slots ask as they were when it began); hold more than m things apart;
+be merged. In the toy it does not learn parity.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Sliding-window linear attention of two: S_t = a_t S_{t-1} + b_t k_{t-1}^T v_{t-1} + l_t k_t^T v_t, o = q S.
 
-    log a = logsigmoid(x W_a),   b = sigmoid(x W_b),   l = sigmoid(x W_l)        one of each a head, each with a bias
+    log a = logsigmoid(c W_a),   b = sigmoid(c W_b),   l = sigmoid(c W_l)        one of each a head, each with a bias
 
 Every write writes the last one again beside its own, by gates read from the token of write t; before the first write k and v
 are 0. Source: arXiv 2602.24281 (SWLA, c = 2).

@@ -3,7 +3,7 @@
 A write takes a step on the loss L, with rates read from the token, one of each a head:
 
     L = |M(k) - v|^2,   S <- eta S - theta grad L,   W <- (1 - alpha) W + S        for W_in and W_out alike
-    alpha = sigmoid(x W_a),   eta = sigmoid(x W_e),   theta = rate * sigmoid(x W_t)        each with a bias
+    alpha = sigmoid(c W_a),   eta = sigmoid(c W_e),   theta = rate * sigmoid(c W_t)        each with a bias
 
 with the gradient taken at the weights in force at the last multiple of `inner_batch` writes since the segment's cut, and
 weights held to `limit` times their first norm when such a batch begins, as in `deep`. Inside

@@ -33,10 +33,12 @@ def init_state(cfg: Any, mixers: Sequence[Any], batch: int, phase: Any) -> LMSta
 
 
 def load_state(cfg: Any, mixers: Sequence[Any], tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
-    """A saved state; ValueError where it does not fit these mixers."""
-    rows = meta.get("position")
+    """A saved state; InputError where it does not fit these mixers."""
+    rows = meta.get("position") if isinstance(meta, dict) else None
     if not isinstance(rows, list):
-        raise ValueError("the state's description lacks 'position'")
+        raise InputError("the state's description lacks 'position'; give what state.meta() returned")
+    if not isinstance(meta.get("counts"), dict):
+        raise InputError("the state's description lacks 'counts'; give what state.meta() returned")
     return restore(init_state(cfg, mixers, len(rows), None), tensors, meta, cfg, mixers)
 
 

@@ -34,7 +34,7 @@ class MemoryCaching(nn.Module):
         return entry.init_state(self.cfg, [self.mix], batch, phase)
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
-        """A state from `state.tensors()` and `state.meta()`; ValueError where they do not fit."""
+        """A state from `state.tensors()` and `state.meta()`; InputError where they do not fit."""
         return entry.load_state(self.cfg, [self.mix], tensors, meta)
 
     def forward(

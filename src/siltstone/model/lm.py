@@ -61,7 +61,7 @@ class LM(nn.Module):
         return entry.init_state(self.cfg, [b.mix for b in self._layers], batch, phase)
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
-        """A state from `state.tensors()` and `state.meta()`; ValueError where they do not fit this model."""
+        """A state from `state.tensors()` and `state.meta()`; InputError where they do not fit this model."""
         return entry.load_state(self.cfg, [b.mix for b in self._layers], tensors, meta)
 
     def features(

@@ -79,8 +79,15 @@ class LMState:
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
-        if dtype is not None and not dtype.is_floating_point:
-            raise InputError(f"dtype={dtype} is not one that a model computes in; give one such as torch.bfloat16")
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise InputError(f"dtype={dtype!r} is not one that a model computes in; give one such as torch.bfloat16")
+        if device is not None:
+            try:
+                device = torch.device(device)
+            except (RuntimeError, TypeError) as error:
+                raise InputError(
+                    f"device={device!r} is none that torch knows; give one such as 'cpu', or a torch dtype"
+                ) from error
         return LMState(self.clock, tuple(x.to(device, dtype) for x in self.layers), self.of)
 
     def fork(self) -> LMState:
@@ -162,6 +169,10 @@ def check_same(cfg: Any, state: LMState, owner: str) -> None:
     """InputError where a state was made under another configuration: its numbers would be taken for something else."""
     if state.of is cfg or state.of == cfg:
         return
+    if type(state.of) is not type(cfg):
+        kinds = {"LMConfig": "a model's (st.LM)", "LayerConfig": "a layer's (st.MemoryCaching)"}
+        given, wanted = (kinds.get(type(x).__name__, f"of a {type(x).__name__}") for x in (state.of, cfg))
+        raise InputError(f"the state is {given}, and one that is {wanted} is needed; begin with a fresh state (state=None)")
     ours, theirs = flat(cfg), flat(state.of)
     apart = [key for key in (*ours, *(k for k in theirs if k not in ours)) if ours.get(key) != theirs.get(key)][:3]
     given, wanted = (", ".join(f"{key}={keys.get(key)!r}" for key in apart) for keys in (theirs, ours))
@@ -180,7 +191,7 @@ def flat(cfg: Any) -> dict[str, Any]:
 def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cfg: Any, mixers: Sequence[Any]) -> LMState:
     """Fill an empty state of the right number of rows with saved tensors.
 
-    Raises ValueError where they do not fit the model, or each other: a bank must hold what its position implies.
+    Raises InputError where they do not fit the model, or each other: a bank must hold what its position implies.
     """
     rows = len(empty)
     clock = []
@@ -191,22 +202,22 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
             or len(values) != rows
             or not all(isinstance(v, int) and 0 <= v < 1 << 62 for v in values)
         ):
-            raise ValueError(f"{key} must be a list of {rows} whole numbers")
+            raise InputError(f"{key} must be a list of {rows} whole numbers")
         clock.append(np.array(values, np.int64))
     used: set[str] = set()
 
     def fill(name: str, like: Tensor, free: int | None) -> Tensor:
         if name not in tensors:
-            raise ValueError(f"tensor {name!r} is missing")
+            raise InputError(f"tensor {name!r} is missing")
         used.add(name)
         x = tensors[name]
         shape, want = list(x.shape), list(like.shape)
         if free is not None and len(shape) == len(want):
             want[free] = shape[free]
         if shape != want:
-            raise ValueError(f"tensor {name!r} has shape {tuple(x.shape)}, expected {tuple(want)}")
+            raise InputError(f"tensor {name!r} has shape {tuple(x.shape)}, expected {tuple(want)}")
         if x.is_floating_point() != like.is_floating_point():
-            raise ValueError(f"tensor {name!r} is {x.dtype}, expected {like.dtype}")
+            raise InputError(f"tensor {name!r} is {x.dtype}, expected {like.dtype}")
         return x.to(like.device, like.dtype)
 
     def layer(i: int, state: State) -> State:
@@ -220,7 +231,7 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
                 leaves = tuple(fill(f"{name}.{j}", y, a) for j, (y, a) in enumerate(zip(x.leaves, x.axes, strict=True)))
                 width = {y.shape[a] for y, a in zip(leaves, x.axes, strict=True)}
                 if count.shape != (rows,) or count.min(initial=0) < 0 or width != {int(count.max(initial=0))}:
-                    raise ValueError(f"the counts of {name!r} do not fit its tensors")
+                    raise InputError(f"the counts of {name!r} do not fit its tensors")
                 return Store(leaves, x.axes, count)
             axis = None
             if slots and ".bank." in name and not name.endswith(".fades.online"):
@@ -230,7 +241,7 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
         return state.map(leaf)
 
     if (clock[1] >= cfg.phases).any():
-        raise ValueError(f"phase must be below {cfg.phases}, the writes of a segment")
+        raise InputError(f"phase must be below {cfg.phases}, the writes of a segment")
     cuts: tuple[Cuts, ...] = ()
     if cfg.content and rows:
         used.add("cuts")
@@ -238,10 +249,10 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
     out = LMState(Clock(clock[0], clock[1], cuts), tuple(layer(i, s) for i, s in enumerate(empty.layers)), cfg)
     for i, (state, mixer) in enumerate(zip(out.layers, mixers, strict=True)):
         if not _agrees(state, mixer, out.clock):
-            raise ValueError(f"layer {i} does not hold what position {out.position.tolist()} implies")
+            raise InputError(f"layer {i} does not hold what position {out.position.tolist()} implies")
     extra = set(tensors) - used
     if extra:
-        raise ValueError(f"tensor {min(extra)!r} does not belong to this model")
+        raise InputError(f"tensor {min(extra)!r} does not belong to this model")
     return out
 
 
@@ -251,11 +262,11 @@ def read_cuts(tokens: Any, counts: Any, position: np.ndarray) -> tuple[Cuts, ...
     fits = fits and isinstance(counts, list) and len(counts) == len(position)
     fits = fits and all(isinstance(n, int) and 0 <= n <= len(tokens) for n in counts) and sum(counts) == len(tokens)
     if not fits:
-        raise ValueError(f"cuts must be whole numbers in one row, with the count of each of {len(position)} rows")
+        raise InputError(f"cuts must be whole numbers in one row, with the count of each of {len(position)} rows")
     rows = np.split(tokens.cpu().numpy(), np.cumsum(counts)[:-1])
     for row, end in zip(rows, position, strict=True):
         if len(row) and not (row[0] >= 0 and row[-1] < end and (row[1:] > row[:-1]).all()):
-            raise ValueError(f"cuts must be ascending tokens before the row's position {end}")
+            raise InputError(f"cuts must be ascending tokens before the row's position {end}")
     return tuple(Cuts(row) for row in rows)
 
 
