@@ -227,6 +227,8 @@ def test_minutes(texts: Path, tmp_path: Path) -> None:
         (["{texts}/0.txt", "--set", "window"], "key=value"),
         (["{texts}/0.txt", "--set", "vocab_size=100"], "less than the tokenizer's 259"),
         (["{texts}/0.txt", "--set", "window=0"], "write delay"),
+        (["{texts}/0.txt", "--set", "segments=constant", "--set", "max_bytes=1000"], "max_bytes=1000 holds no checkpoint"),
+        (["{texts}/0.txt", "--set", "window=99999999999999"], "window=99999999999999 must be a whole number of at most"),
         (["{texts}/0.txt", "--steps", "0"], "steps=0"),
         (["{texts}/0.txt", "--threads", "0"], "threads=0"),
         (["{texts}/0.txt", "--device", "abacus"], "device='abacus'"),
@@ -251,3 +253,5 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert words in said
     assert len(said.strip().splitlines()) == 1
     assert "Traceback" not in said
+    if "--set" in args and "vocab_size=100" not in args:  # a configuration that cannot be is refused before any work is done
+        assert not (tmp_path / "run").exists()

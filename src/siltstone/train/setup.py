@@ -20,6 +20,7 @@ from ..config import LMConfig
 from ..errors import CheckpointError, ConfigError, DataError
 from ..io import atomic_file, sweep, write_json, write_text
 from ..io.atomic import make_folder
+from ..model.lm import LM
 from ..text import Tokenizer, cut_table, load_tokenizer
 from .corpus import Corpus, build_corpus, corpus_key, hashed_files, open_corpus
 from .recipe import Recipe
@@ -73,7 +74,8 @@ def begin(
         raise ConfigError(f"{folder} already holds a run; go on with --resume, or choose another --out")
     if not paths:
         raise DataError("no text was given; name text files, folders, or '-' for standard input")
-    configure(1 << 16)  # a bad configuration is refused before any work is done
+    with torch.device("meta"):  # a model that cannot be is refused before any work is done, and takes no memory here
+        LM(configure(1 << 16))
     held_out = hashed_files(valid)
     make_folder(folder / DATA)
     for stale in (folder, folder / DATA):
