@@ -49,25 +49,28 @@ def nearest(given: int, choices: list[int]) -> int:
 
 
 def known(keys: dict[str, Any], names: set[str], owner: str) -> None:
-    unknown = sorted(str(k) for k in keys if k not in names)
+    unknown = sorted((k for k in keys if k not in names), key=str)
     if unknown:
-        near = difflib.get_close_matches(unknown[0], sorted(names), 1)
+        key = str(unknown[0])
+        near = difflib.get_close_matches(key, sorted(names), 1)
         hint = f"did you mean {near[0]!r}?" if near else f"the keys are {sorted(names)}"
-        hint = elsewhere(unknown[0], keys[unknown[0]]) or hint
-        raise ConfigError(f"{unknown[0]!r} is not a key of {owner}; {hint}")
+        raise ConfigError(f"{key!r} is not a key of {owner}; {elsewhere(key, keys[unknown[0]], owner) or hint}")
 
 
-def elsewhere(key: str, value: Any) -> str:
+def elsewhere(key: str, value: Any, owner: str) -> str:
     """Where a key that is an option of members', or a key of a whole model, belongs; "" for any other."""
     from . import config, registry
 
     if key in {f.name for f in fields(config.LMConfig)} - {"layer"}:
+        if owner != "a layer":
+            return f"it is one for all blocks: set {key} beside `layers`"
         return "it is a key of a whole model: use st.LM, with st.presets or st.LMConfig.from_dict"
     for family in registry.FAMILIES:
         owners = [name for name, cls in registry.members(family).items() if key in {f.name for f in fields(cls.Options)}]
         if owners:
             of = " and ".join(f"{family}={name!r}" for name in owners)
-            return f"it is an option of {of}: write {family}_options={json.dumps({key: value}, default=str)}"
+            plain = isinstance(value, str | int | float | bool) or value is None
+            return f"it is an option of {of}: write {family}_options={json.dumps({key: value if plain else '...'})}"
     return ""
 
 
@@ -208,11 +211,14 @@ class LayerConfig:
         for key in ("head_dim", "value_dim", "kv_heads", "max_checkpoints", "max_bytes", "compress_every"):
             if getattr(self, key) is not None:
                 whole(key, getattr(self, key), 1, WIDEST if key in ("head_dim", "value_dim", "kv_heads") else LONGEST)
-        require(
-            self.head_dim is not None or self.d_model % self.heads == 0,
-            f"d_model={self.d_model} does not divide into heads={self.heads}; set head_dim, for example "
-            f"head_dim={max(2, self.d_model // self.heads // 2 * 2)}, or heads={nearest(self.heads, divisors(self.d_model))}",
-        )
+        if self.head_dim is None and self.d_model % self.heads:
+            pairs = 2 if self.position == "rope" and self.window else 1
+            fitting = [n for n in divisors(self.d_model) if self.d_model // n % pairs == 0]
+            other = f", or heads={nearest(self.heads, fitting)}" if fitting else ""
+            raise ConfigError(
+                f"d_model={self.d_model} does not divide into heads={self.heads}; set head_dim, for example "
+                f"head_dim={max(2, self.d_model // self.heads // 2 * 2)}{other}"
+            )
         require(
             self.heads % self.key_heads == 0,
             f"kv_heads={self.kv_heads} does not divide heads={self.heads}; choose one of its divisors {divisors(self.heads)}",
@@ -264,12 +270,13 @@ class LayerConfig:
             f"write_delay=0 with {unit}={self.every} needs window >= {self.every - 1}, or tokens of an unfinished "
             f"block would be seen by nobody; window={self.window} was given",
         )
-        require(
-            self.segment % self.every == 0,
-            f"segment={self.segment} is not a multiple of {unit}={self.every}; "
-            f"choose segment={max(1, self.segment // self.every) * self.every}, or "
-            f"{unit}={nearest(self.every, divisors(self.segment))}",
-        )
+        if self.segment % self.every:
+            fitting = [n for n in divisors(self.segment) if n % (1 if self.compress_every is None else self.rate) == 0]
+            other = f", or {unit}={nearest(self.every, fitting)}" if fitting else ""
+            raise ConfigError(
+                f"segment={self.segment} is not a multiple of {unit}={self.every}; "
+                f"choose segment={max(1, self.segment // self.every) * self.every}{other}"
+            )
         self._check_cache()
         from . import registry
 

@@ -190,6 +190,9 @@ def test_a_text_that_crosses_no_cut_is_said_to_be_short() -> None:
         assert line.level == level and words in line.text, (length, line)
     model = make(cache="none")
     assert {f.level for f in all_findings(model.cfg, checks(model, 12), [], QUIET) if f.area == "equality"} == {"ok"}
+    model = make(segment=64, layers={"0": {"segment": 8}})  # the second layer seals nothing
+    (line,) = [f for f in all_findings(model.cfg, checks(model, 45), [], QUIET) if "segment cut" in f.text]
+    assert line.level == "warning" and "cross 0 segment cuts" in line.text
     model, ids = make(segments="content", segment=64), IDS[None, :40].clone()
     for lines, level in ((0, "warning"), (1, "warning"), (3, "ok")):  # by its own cuts, not by `segment`
         ids[ids == 10] = 0

@@ -32,6 +32,9 @@ BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, 
         ({"negative": True}, ["memory='delta' and memory='gated_delta'", 'memory_options={"negative": true}']),
         ({"writes": 8}, ["'writes'", "cache='exact'", 'cache_options={"writes": 8}']),
         ({"pattern": "mmma"}, ["'mmma'", "depth=2", "depth=4"]),
+        ({"layers": {"0": {"mlp_dim": 64}}}, ["layers['0']", "one for all blocks", "beside `layers`"]),
+        ({"compress": "mean", "rate": 4, "compress_every": 8, "segment": 252}, ["segment=248", "compress_every=4"]),
+        ({"d_model": 70, "heads": 3}, ["heads=3", "head_dim=22", "heads=5"]),
         ({"window": 10**18}, [f"window={10**18}", "at most 1,048,576"]),
         ({"segment": 10**30}, ["segment=1000", "at most 1,099,511,627,776"]),
         ({"router_dim": 10**9}, ["router_dim=1000000000", "at most 65,536"]),
@@ -264,6 +267,9 @@ def test_no_tokens_and_no_rows() -> None:
 
 
 def test_the_layer_refuses_what_it_does_not_know() -> None:
+    for wrong in ({5: 1}, {"layers": {"0": {5: 1}}}, {"negative": {(1, 2): 3}}):
+        with pytest.raises(ConfigError, match="is not a key of"):
+            LMConfig.from_dict(BASE | wrong)
     with pytest.raises(ConfigError, match="'vocab_size' is not a key of a layer; it is a key of a whole model: use st.LM"):
         st.MemoryCaching(8, vocab_size=3)
     with pytest.raises(ConfigError, match="'hedas' is not a key of a layer; did you mean 'heads'"):

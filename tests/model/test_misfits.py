@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -39,6 +40,8 @@ def test_a_state_of_other_keys_is_refused_by_their_names(other: dict[str, Any]) 
             layer(**other)(x[:, :3], moved)
     with pytest.raises(InputError, match=f"put together has .*{key}="):
         state.cat([state, layer(**other)(x)[1]])
+    with pytest.raises(InputError, match=rf"made with .*{key}=.*this layer has .*{key}={value!r}"):
+        layer(**other).load_state(state.tensors(), json.loads(json.dumps(state.meta())))
 
 
 def test_a_state_goes_on_in_a_model_of_the_same_keys() -> None:
@@ -88,6 +91,27 @@ def test_a_saved_state_that_does_not_fit_is_refused() -> None:
     for given in ({"device": "float64"}, {"dtype": "float64"}):
         with pytest.raises(InputError, match="'float64' is (none|not)"):
             state.to(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pattern", ["m", "w", "a"])
+def test_dtypes_are_told_of_every_kind_of_layer(pattern: str) -> None:
+    model, ids = st.LM(st.presets.nano(64, pattern=pattern)), torch.zeros(1, 5, dtype=torch.long)
+    state = model(ids)[1]
+    with pytest.raises(InputError, match=r"state is torch.float32, and the model torch.float64; give state.to\(torch.float64\)"):
+        model.double()(ids, state)
+    assert model(ids, state.to(torch.float64))[1].position.tolist() == [10]
+
+
+@pytest.mark.parametrize("one,other", [({"cache": "none"}, {}), ({}, {"pattern": "a"}), ({"pattern": "w"}, {"pattern": "a"})])
+def test_saved_states_of_other_shapes_are_refused_without_their_keys(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """As of a state that was saved before states said their keys."""
+    ids = torch.zeros(1, 90, dtype=torch.long)
+    state = st.LM(st.presets.nano(64, **one))(ids)[1]
+    tensors, meta = state.tensors(), {key: value for key, value in state.meta().items() if key != "keys"}
+    with pytest.raises(InputError):
+        st.LM(st.presets.nano(64, **other)).load_state(tensors, meta)
+    with pytest.raises(InputError, match="tensors must be"):
+        st.LM(st.presets.nano(64, **one)).load_state(None, meta)  # type: ignore[arg-type]
 
 
 def test_padding_may_hold_anything() -> None:

@@ -42,7 +42,7 @@ class Check:
     token         where it is largest
     tokens        how many were compared, of `of`
     same_bits     whether a restored state went on bit for bit; None where that is not asked
-    cuts          segments that the text ended in the layer with the most; None where no layer seals any
+    cuts          segments that the text ended in the layer with the fewest; None where no layer seals any
     """
 
     way: str
@@ -212,9 +212,9 @@ def compare(model: LM, tokenizer: Tokenizer, ids: Tensor, seed: int) -> Iterator
 
 
 def ended(model: LM, state: LMState) -> int | None:
-    """Segments that a row has sealed in the layer with the most; None where no layer seals any."""
+    """Segments that a row has sealed in the layer with the fewest, of those that seal any; None where none does."""
     sealing = [block.mix.geo for block in model.blocks if isinstance(block.mix, Mixer) and block.mix.cache.keeps]
-    return max((int(geo.segments(state.clock).sealed(geo.written(state.position))[0]) for geo in sealing), default=None)
+    return min((int(geo.segments(state.clock).sealed(geo.written(state.position))[0]) for geo in sealing), default=None)
 
 
 def untied(model: LM, ids: Tensor) -> int:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..state import State, Store
 from .runs import Clock, Runs, plan_runs
-from .stream_state import LMState, check_same, restore
+from .stream_state import LMState, check_keys, check_same, flat, restore, usual
 
 
 def start_clock(batch: int, phase: Any, limit: int, content: bool) -> Clock:
@@ -34,27 +35,43 @@ def init_state(cfg: Any, mixers: Sequence[Any], batch: int, phase: Any) -> LMSta
 
 def load_state(cfg: Any, mixers: Sequence[Any], tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
     """A saved state; InputError where it does not fit these mixers."""
+    if not isinstance(tensors, dict):
+        raise InputError(f"tensors must be what state.tensors() returned, and {type(tensors).__name__} was given")
     rows = meta.get("position") if isinstance(meta, dict) else None
     if not isinstance(rows, list):
         raise InputError("the state's description lacks 'position'; give what state.meta() returned")
     if not isinstance(meta.get("counts"), dict):
         raise InputError("the state's description lacks 'counts'; give what state.meta() returned")
+    if isinstance(meta.get("keys"), dict):
+        check_keys(flat(cfg), usual(cfg) | meta["keys"], "this model" if hasattr(cfg, "layer") else "this layer")
     return restore(init_state(cfg, mixers, len(rows), None), tensors, meta, cfg, mixers)
 
 
 def check(cfg: Any, state: Any, weight: Tensor, x: Tensor | None = None) -> None:
     """InputError where a state, or the input x of a layer, is not one that a model of these keys and this dtype goes on with."""
+    if x is not None and x.dtype != weight.dtype and not torch.is_autocast_enabled(weight.device.type):
+        raise InputError(f"x is {x.dtype}, and the layer's weights are {weight.dtype}; give x.to({weight.dtype})")
+    if state is None:
+        return
     if not isinstance(state, LMState):
         raise InputError(f"state must be what an earlier call returned, or None, and {type(state).__name__} was given")
-    check_same(cfg, state, "this model")
+    check_same(cfg, state, "this model" if x is None else "this layer")
     if torch.is_autocast_enabled(weight.device.type):
         return
-    if x is not None and x.dtype != weight.dtype:
-        raise InputError(f"x is {x.dtype}, and the layer's weights are {weight.dtype}; give x.to({weight.dtype})")
     for layer in state.layers:
-        held = getattr(layer, "input", None)
-        if held is not None and held.dtype != weight.dtype:
-            raise InputError(f"the state is {held.dtype}, and the model {weight.dtype}; give state.to({weight.dtype})")
+        held = narrow(layer)
+        if held is not None and held != weight.dtype:
+            raise InputError(f"the state is {held}, and the model {weight.dtype}; give state.to({weight.dtype})")
+
+
+def narrow(layer: State) -> torch.dtype | None:
+    """The dtype of what a layer's state repeats of the model's own numbers; None where it repeats none."""
+    for name in layer.narrow:
+        leaf = getattr(layer, name)
+        if leaf is not None:
+            return leaf.leaves[0].dtype if isinstance(leaf, Store) else leaf.dtype
+    window = getattr(layer, "window", None)
+    return None if window is None else narrow(window)
 
 
 def enter(

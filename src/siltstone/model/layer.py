@@ -55,8 +55,8 @@ class MemoryCaching(nn.Module):
         if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[-1] != self.cfg.d_model or not torch.is_floating_point(x):
             given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise InputError(f"x must be a float tensor [batch, tokens, {self.cfg.d_model}], and {given} was given")
-        state = self.init_state(len(x)) if state is None else state
         entry.check(self.cfg, state, self.mix.out.weight, x)
+        state = self.init_state(len(x)) if state is None else state
         runs = entry.enter(self.cfg, (x.shape[0], x.shape[1]), state, mask, reset, cut)
         if not runs.width:
             return x.masked_fill(torch.ones_like(x, dtype=torch.bool), 0.0), state

@@ -75,8 +75,8 @@ class LM(nn.Module):
     ) -> tuple[Tensor, LMState]:
         """ids [B, T] -> normalised hidden states [B, T, D] and the state after; see `forward`."""
         self._check(ids)
-        state = self.init_state(len(ids)) if state is None else state
         entry.check(self.cfg, state, self.embed.weight)
+        state = self.init_state(len(ids)) if state is None else state
         runs = entry.enter(self.cfg, (ids.shape[0], ids.shape[1]), state, mask, reset, cut)
         if not runs.width:
             return self.embed(ids) * 0.0, state

@@ -155,13 +155,15 @@ class LMState:
         return out
 
     def meta(self) -> dict[str, Any]:
-        """What the tensors do not say, ready for JSON."""
+        """What the tensors do not say, ready for JSON: positions, counts, and the keys that are not at their defaults."""
         counts = {}
         for i, layer in enumerate(self.layers):
             for name, leaf in layer.leaves(f"layers.{i}."):
                 if isinstance(leaf, Store):
                     counts[name] = leaf.count.tolist()
-        out = {"position": self.position.tolist(), "phase": self.phase.tolist(), "counts": counts}
+        default = usual(self.of)
+        keys = {key: value for key, value in flat(self.of).items() if value != default[key]}
+        out = {"position": self.position.tolist(), "phase": self.phase.tolist(), "counts": counts, "keys": keys}
         return out | ({"cuts": [len(c.tokens) for c in self.clock.cuts]} if self.clock.cuts else {})
 
 
@@ -173,19 +175,33 @@ def check_same(cfg: Any, state: LMState, owner: str) -> None:
         kinds = {"LMConfig": "a model's (st.LM)", "LayerConfig": "a layer's (st.MemoryCaching)"}
         given, wanted = (kinds.get(type(x).__name__, f"of a {type(x).__name__}") for x in (state.of, cfg))
         raise InputError(f"the state is {given}, and one that is {wanted} is needed; begin with a fresh state (state=None)")
-    ours, theirs = flat(cfg), flat(state.of)
+    check_keys(flat(cfg), flat(state.of), owner)
+
+
+def check_keys(ours: dict[str, Any], theirs: dict[str, Any], owner: str) -> None:
+    """InputError where a state's keys differ from its owner's, naming the first of them."""
     apart = [key for key in (*ours, *(k for k in theirs if k not in ours)) if ours.get(key) != theirs.get(key)][:3]
-    given, wanted = (", ".join(f"{key}={keys.get(key)!r}" for key in apart) for keys in (theirs, ours))
-    raise InputError(
-        f"the state was made with {given}, and {owner} has {wanted}; begin with a fresh state (state=None), or go on with the "
-        "model that made it"
-    )
+    if apart:
+        given, wanted = (", ".join(f"{key}={keys.get(key)!r:.60}" for key in apart) for keys in (theirs, ours))
+        raise InputError(
+            f"the state was made with {given}, and {owner} has {wanted}; begin with a fresh state (state=None), or go on with "
+            "what made it"
+        )
 
 
 def flat(cfg: Any) -> dict[str, Any]:
     """A configuration's keys, those of a model's layers among them."""
     keys = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
     return flat(keys.pop("layer")) | keys if "layer" in keys else keys
+
+
+def usual(cfg: Any) -> dict[str, Any]:
+    """The defaults of a configuration's keys; None for those that must be given."""
+    parts = (cfg.layer, cfg) if hasattr(cfg, "layer") else (cfg,)
+    found = [f for part in parts for f in dataclasses.fields(part) if f.name != "layer"]
+    missing = dataclasses.MISSING
+    makers = {f.name: {} if f.default_factory is not missing else None for f in found}
+    return {f.name: makers[f.name] if f.default is missing else f.default for f in found}
 
 
 def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cfg: Any, mixers: Sequence[Any]) -> LMState:
@@ -227,7 +243,10 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
         def leaf(x: Any) -> Any:
             name, _ = next(names)
             if isinstance(x, Store):
-                count = np.array(meta["counts"][name], np.int64)
+                counted = meta["counts"].get(name)
+                if not isinstance(counted, list) or not all(isinstance(n, int) and 0 <= n < 1 << 62 for n in counted):
+                    raise InputError(f"the counts of {name!r} must be a list of {rows} whole numbers")
+                count = np.array(counted, np.int64)
                 leaves = tuple(fill(f"{name}.{j}", y, a) for j, (y, a) in enumerate(zip(x.leaves, x.axes, strict=True)))
                 width = {y.shape[a] for y, a in zip(leaves, x.axes, strict=True)}
                 if count.shape != (rows,) or count.min(initial=0) < 0 or width != {int(count.max(initial=0))}:

@@ -74,7 +74,7 @@ def begin(
         raise ConfigError(f"{folder} already holds a run; go on with --resume, or choose another --out")
     if not paths:
         raise DataError("no text was given; name text files, folders, or '-' for standard input")
-    with torch.device("meta"):  # a model that cannot be is refused before any work is done, and takes no memory here
+    with torch.device("meta"):  # keys that no model can have are refused before any work is done
         LM(configure(1 << 16))
     held_out = hashed_files(valid)
     make_folder(folder / DATA)
