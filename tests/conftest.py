@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+
+TOOLS = str(Path(__file__).resolve().parent.parent / "tools")
 
 
 @pytest.fixture(autouse=True)
@@ -20,3 +26,15 @@ def one_thread() -> Iterator[None]:
 def seeded() -> None:
     """A test that fails on one draw in three fails always, or never."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def tool() -> Iterator[Callable[[str], ModuleType]]:
+    """Gives a module of tools/ by its name, as `python tools/...` would find it."""
+    before = set(sys.modules)
+    sys.path.insert(0, TOOLS)
+    yield importlib.import_module
+    sys.path.remove(TOOLS)
+    for name in set(sys.modules) - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(TOOLS):
+            del sys.modules[name]

@@ -104,8 +104,7 @@ def _held(mixer: Any, state: Any, layer: int) -> tuple[int, int]:
     bank = state.layers[layer].bank
     if isinstance(bank, Bank):
         return int(bank.store.count[0]), bank.nbytes
-    segments = mixer.geo.segments(state.clock)
-    view = bank.now(mixer.router, int(segments.sealed(mixer.geo.written(state.clock.position))[0]), segments)
+    view = bank.now(mixer.router, int(mixer.geo.sealed(state.clock)[0]), mixer.geo.segments(state.clock))
     return view.number - (0 if view.hidden is None else int(view.hidden.sum())), bank.nbytes
 
 

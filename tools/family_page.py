@@ -197,16 +197,17 @@ def guide(family: str, members: list[dict[str, Any]], measured: dict[str, Any] |
 
 def pace(family: str, name: str, options: dict[str, Any], measured: dict[str, Any] | None) -> str:
     """A cell: thousands of tokens a second, forward, at the longest text that was measured."""
-    found = [] if measured is None else [
-        row["more"]
-        for row in measured["rows"]
-        if row["threads"] == measured["threads"][0]
-        and (row["more"].get("family"), row["more"].get("member"), row["more"].get("pass")) == (family, name, "forward")
-        and row["more"]["options"] == options
-    ]  # fmt: skip
-    if not found:
-        return "" if measured is None else " |"
-    return f" {max(found, key=lambda more: more['tokens'])['tokens_per_second'] / 1e3:,.0f}k |"
+    if measured is None:
+        return ""
+    passes = [more for more in timed(family, name, measured) if (more["options"], more["pass"]) == (options, "forward")]
+    return f" {passes[0]['tokens_per_second'] / 1e3:,.0f}k |" if passes else " |"
+
+
+def timed(family: str, name: str, measured: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was measured of a member, with the first number of threads and the longest text."""
+    rows = [row["more"] for row in measured["rows"] if row["more"] and row["threads"] == measured["threads"][0]]
+    rows = [more for more in rows if (more["family"], more["member"]) == (family, name)]
+    return [more for more in rows if more["tokens"] == max(other["tokens"] for other in rows)]
 
 
 def floats(rule: str) -> int:
@@ -272,19 +273,11 @@ def about_speed(measured: dict[str, Any] | None) -> str:
 
 def speeds(name: str, measured: dict[str, Any], family: str = "memory") -> list[str]:
     """A line for each setting of a member, at the longest text that was measured."""
-
-    def of(more: dict[str, Any]) -> bool:
-        return more.get("family", "memory") == family and more.get("member", more.get("rule")) == name
-
-    rows = [row for row in measured["rows"] if of(row["more"]) and row["threads"] == measured["threads"][0]]
-    longest = max((row["more"]["tokens"] for row in rows), default=0)
     out: dict[str, list[str]] = {}
-    for row in rows:
-        more = row["more"]
-        if more["tokens"] == longest:
-            told = f"{more['pass']} {more['tokens_per_second']:,.0f} tokens/s, {more['against_attention']:.2g} times attention"
-            out.setdefault(registry.label(name, more["options"]), []).append(told)
-    return [f"{label} at {longest:,} tokens: {'; '.join(told)}" for label, told in out.items()]
+    for more in timed(family, name, measured):
+        told = f"{more['pass']} {more['tokens_per_second']:,.0f} tokens/s, {more['against_attention']:.2g} times attention"
+        out.setdefault(f"{registry.label(name, more['options'])} at {more['tokens']:,} tokens", []).append(told)
+    return [f"{label}: {'; '.join(told)}" for label, told in out.items()]
 
 
 def lacking() -> list[str]:

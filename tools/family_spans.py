@@ -99,8 +99,7 @@ def run(keys: dict[str, Any], cuts: tuple[int, ...]) -> tuple[tuple[int, ...], l
     while at + (more := 1 if cuts or not at else SEGMENT) <= END:  # a token past a segment's end seals it
         state = layer(x[:, at : at + more], state, cut=cut[:, at : at + more] if cuts else None)[1]
         at += more
-        clock = state.clock
-        sealed = int(layer.mix.geo.segments(clock).sealed(layer.mix.geo.written(clock.position))[0])
+        sealed = int(layer.mix.geo.sealed(state.clock)[0])
         if sealed > before:
             before = sealed
             ends.append(at - 1)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .config import LayerConfig, LMConfig
+from .config import LMConfig
 from .errors import CheckpointError, ConfigError, InputError, TokenizerError
 from .io import read_tensors, write_tensors, write_text
 from .io.atomic import make_folder
 from .io.tensors import tensor_bytes
+from .keys import chosen
 from .text import Tokenizer, tokenizer_from_json
 
 if TYPE_CHECKING:
@@ -42,10 +42,8 @@ def _fingerprint(cfg: LMConfig, weights: dict[str, Tensor]) -> str:
 
 
 def _config_text(cfg: LMConfig) -> str:
-    """The keys that are not at their defaults: a key that a later version adds leaves older fingerprints as they are."""
-    usual = {f.name: f.default for part in (LMConfig, LayerConfig) for f in fields(part)}
-    keys = {k: v for k, v in cfg.to_dict().items() if v != usual[k] and v != {}}
-    return json.dumps(keys, sort_keys=True, separators=(",", ":"))
+    """A key that a later version adds leaves older fingerprints as they are."""
+    return json.dumps(chosen(cfg), sort_keys=True, separators=(",", ":"))
 
 
 def save(model: LM, tokenizer: Tokenizer, folder: str | Path, dtype: torch.dtype | None = None) -> Path:

@@ -7,11 +7,12 @@ A model without any memory may have such keys: it is the twin of one that uses t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import registry
 from .errors import ConfigError
+from .keys import flat, usual
 from .layer_config import LayerConfig, require
 
 if TYPE_CHECKING:
@@ -75,15 +76,16 @@ def check_layer(layer: LayerConfig) -> None:
         "routing='shared' takes the routing of a memory layer before this one, and a layer that stands alone has none before it; "
         "set routing='own' (the default)",
     )
-    _check({f.name: (getattr(layer, f.name), f.default) for f in fields(layer)}, [layer])
+    default = usual(layer)
+    _check({key: (value, default[key]) for key, value in flat(layer).items()}, [layer])
 
 
 def check_model(cfg: LMConfig) -> None:
     """ConfigError for an idle key of a model, or of a block's."""
-    usual = {f.name: f.default for f in (*fields(LayerConfig), *fields(cfg))}
+    default = usual(cfg)
     for block, keys in cfg.layers.items():
         layer, owner = cfg.layer.changed(keys), f"layers[{block!r}]: "
-        _check({key: (value, usual[key]) for key, value in keys.items()}, [layer], owner)
+        _check({key: (value, default[key]) for key, value in keys.items()}, [layer], owner)
         follows = layer.routing == "shared" and cfg.followers[int(block)]
         require(
             keys.get("routing") != "shared" or follows,
@@ -91,13 +93,13 @@ def check_model(cfg: LMConfig) -> None:
             "set routing='own' there",
         )
         require(
-            not follows or keys.get("router_dim", usual["router_dim"]) == usual["router_dim"],
+            not follows or keys.get("router_dim", default["router_dim"]) == default["router_dim"],
             f"{owner}router_dim={keys.get('router_dim')} has no effect with routing='shared', as the routing keys are those of "
             "an earlier block; leave it out, or set routing='own' there",
         )
-    flat = {key: getattr(cfg if key == "cut_at" else cfg.layer, key) for key in USES if key != OF_DEMO}
-    if any(value != usual[key] for key, value in flat.items()) and cfg.memory_layers:
-        _check({key: (value, usual[key]) for key, value in flat.items()}, cfg.memory_layers)
+    given = {key: getattr(cfg if key == "cut_at" else cfg.layer, key) for key in USES if key != OF_DEMO}
+    if any(value != default[key] for key, value in given.items()) and cfg.memory_layers:
+        _check({key: (value, default[key]) for key, value in given.items()}, cfg.memory_layers)
         require(
             cfg.layer.routing == "own" or any(cfg.followers),
             "routing='shared' has no effect, as no layer has another one with gates before it to take its routing from; set "

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import re
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -18,19 +16,6 @@ from siltstone.config import LayerConfig
 from siltstone.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch):
-    """A module of tools/, as `python tools/...` would find it."""
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-
-    def load(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    yield load
-    for name in ("family_page", "family_pictures", "family_toys"):
-        sys.modules.pop(name, None)
 
 
 def test_every_member_says_all_there_is_to_say(tool) -> None:
@@ -116,7 +101,13 @@ def test_speeds_are_those_of_the_file(tool, tmp_path: Path, monkeypatch: pytest.
     page = tool("family_page")
     monkeypatch.setattr(page, "FOLDER", tmp_path)
     assert page.speed() is None and "not been measured" in page.about_speed(None)
-    more = {"rule": "gated", "options": {"decay": "channel"}, "tokens_per_second": 1234.5, "against_attention": 0.5}
+    more = {
+        "family": "memory",
+        "member": "gated",
+        "options": {"decay": "channel"},
+        "tokens_per_second": 1234.5,
+        "against_attention": 0.5,
+    }
     rows = [
         {"threads": threads, "more": more | {"pass": which, "tokens": tokens}}
         for threads in (2, 1)
@@ -139,7 +130,7 @@ def test_speeds_of_compressors_and_caches_stand_in_their_sections(tool, tmp_path
     monkeypatch.setattr(page, "FOLDER", tmp_path)
     same = {"options": {}, "pass": "forward", "tokens": 8192, "tokens_per_second": 4321.0, "against_attention": 0.5}
     rows = [{"threads": 2, "more": same | {"family": family, "member": "gated"}} for family in ("compress", "cache")]
-    rows += [{"threads": 2, "more": same | {"family": "memory", "rule": "gated", "tokens_per_second": 99.0}}]
+    rows += [{"threads": 2, "more": same | {"family": "memory", "member": "gated", "tokens_per_second": 99.0}}]
     rows += [{"threads": 2, "more": same | {"family": "memory", "member": "linear"}}]
     found = {"quick": False, "date": "2026-01-02", "machine": "An Engine", "torch": "2.13", "threads": [2], "rows": rows}
     for family, told in (("compress", "4,321"), ("cache", "4,321"), ("memory", "99")):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +13,10 @@ from siltstone import registry
 from siltstone.memory.gated import Gated
 from siltstone.memory.min_gru import MinGRU
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
-def soak() -> Iterator[Any]:
-    spec = importlib.util.spec_from_file_location("soak", ROOT / "tools" / "soak.py")
-    assert spec and spec.loader
-    module = sys.modules["soak"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["soak"]
+def soak(tool: Any) -> Any:
+    return tool("soak")
 
 
 def test_every_rule_and_variant_is_read(soak: Any) -> None:

@@ -48,7 +48,7 @@ def at_position(model: LM, position: int, scale: float = 0.02) -> LMState:
         filled: Any = layer.map(lambda x: x if isinstance(x, Store) else torch.randn_like(x) * scale)
         bank = getattr(filled, "bank", None)
         if isinstance(bank, Bank):
-            number = int(mix.geo.segments(clock).sealed(mix.geo.written(clock.position))[0])
+            number = int(mix.geo.sealed(clock)[0])
             shapes = [
                 (x, a, [number if i == a else n for i, n in enumerate(x.shape)])
                 for x, a in zip(bank.store.leaves, bank.store.axes, strict=True)
@@ -56,7 +56,7 @@ def at_position(model: LM, position: int, scale: float = 0.02) -> LMState:
             leaves = tuple(torch.randn(shape, dtype=x.dtype) * scale for x, _, shape in shapes)
             filled.bank = Bank(Store(leaves, bank.store.axes, np.array([number])))
         elif isinstance(bank, Slots):
-            grown = bank.grown(int(mix.geo.segments(clock).sealed(mix.geo.written(clock.position))[0]).bit_length())
+            grown = bank.grown(int(mix.geo.sealed(clock)[0]).bit_length())
             filled.bank = grown.map(lambda x: torch.randn_like(x) * scale)
         layers.append(filled)
     return LMState(clock, tuple(layers), model.cfg)

@@ -81,7 +81,7 @@ def against_attention(threads: int, rounds: int, tokens: int) -> Iterator[Row]:
     for family, name, options, layer in contenders():
         label = registry.label(name, options)
         label = label if family == "memory" else f"{family} {label}"
-        members[label] = (family, name, options, layer)
+        members[label] = (family, name, options, held(layer, x if family != "memory" else None))
         calls[label] = lambda layer=layer: layer(x)[0]
     for which in ("forward", "forward + backward"):
         if which == "forward":
@@ -89,8 +89,7 @@ def against_attention(threads: int, rounds: int, tokens: int) -> Iterator[Row]:
                 ms = interleaved(calls, rounds)
         else:
             ms = interleaved({name: lambda call=call: call().sum().backward() for name, call in calls.items()}, rounds)
-        for label, (family, name, options, layer) in members.items():
-            state = held(layer, x) if family != "memory" else sum(leaf.nbytes for _, leaf in layer.mix.memory.init(1).leaves())
+        for label, (family, name, options, state) in members.items():
             more: dict[str, Any] = {
                 "family": family,
                 "member": name,
@@ -114,9 +113,9 @@ def against_attention(threads: int, rounds: int, tokens: int) -> Iterator[Row]:
 
 
 @torch.no_grad()
-def held(layer: MemoryCaching, x: Tensor) -> int:
-    """Bytes of the whole layer's state after x."""
-    return layer(x)[1].nbytes
+def held(layer: MemoryCaching, x: Tensor | None) -> int:
+    """Bytes of the whole layer's state after x; None: of its memory alone."""
+    return layer.mix.memory.init(1).nbytes if x is None else layer(x)[1].nbytes
 
 
 def against_package(threads: int, rounds: int, tokens: int) -> Iterator[Row]:

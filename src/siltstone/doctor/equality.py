@@ -214,7 +214,7 @@ def compare(model: LM, tokenizer: Tokenizer, ids: Tensor, seed: int) -> Iterator
 def ended(model: LM, state: LMState) -> int | None:
     """Segments that a row has sealed in the layer with the fewest, of those that seal any; None where none does."""
     sealing = [block.mix.geo for block in model.blocks if isinstance(block.mix, Mixer) and block.mix.cache.keeps]
-    return min((int(geo.segments(state.clock).sealed(geo.written(state.position))[0]) for geo in sealing), default=None)
+    return min((int(geo.sealed(state.clock)[0]) for geo in sealing), default=None)
 
 
 def untied(model: LM, ids: Tensor) -> int:

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..config import LayerConfig
 from ..errors import InputError
+from ..keys import flat, usual
 from ..state import State, Store
 from .runs import Clock, Runs, plan_runs
-from .stream_state import LMState, check_keys, check_same, flat, restore, usual
+from .stream_state import LMState, check_keys, check_same, restore
 
 
 def start_clock(batch: int, phase: Any, limit: int, content: bool) -> Clock:
@@ -43,25 +45,29 @@ def load_state(cfg: Any, mixers: Sequence[Any], tensors: dict[str, Tensor], meta
     if not isinstance(meta.get("counts"), dict):
         raise InputError("the state's description lacks 'counts'; give what state.meta() returned")
     if isinstance(meta.get("keys"), dict):
-        check_keys(flat(cfg), usual(cfg) | meta["keys"], "this model" if hasattr(cfg, "layer") else "this layer")
+        check_keys(flat(cfg), usual(cfg) | meta["keys"], owner(cfg))
     return restore(init_state(cfg, mixers, len(rows), None), tensors, meta, cfg, mixers)
 
 
 def check(cfg: Any, state: Any, weight: Tensor, x: Tensor | None = None) -> None:
     """InputError where a state, or the input x of a layer, is not one that a model of these keys and this dtype goes on with."""
-    if x is not None and x.dtype != weight.dtype and not torch.is_autocast_enabled(weight.device.type):
+    exact = not torch.is_autocast_enabled(weight.device.type)
+    if exact and x is not None and x.dtype != weight.dtype:
         raise InputError(f"x is {x.dtype}, and the layer's weights are {weight.dtype}; give x.to({weight.dtype})")
     if state is None:
         return
     if not isinstance(state, LMState):
         raise InputError(f"state must be what an earlier call returned, or None, and {type(state).__name__} was given")
-    check_same(cfg, state, "this model" if x is None else "this layer")
-    if torch.is_autocast_enabled(weight.device.type):
-        return
-    for layer in state.layers:
+    check_same(cfg, state, owner(cfg))
+    for layer in state.layers if exact else ():
         held = narrow(layer)
         if held is not None and held != weight.dtype:
             raise InputError(f"the state is {held}, and the model {weight.dtype}; give state.to({weight.dtype})")
+
+
+def owner(cfg: Any) -> str:
+    """Whose configuration it is, in words."""
+    return "this layer" if isinstance(cfg, LayerConfig) else "this model"
 
 
 def narrow(layer: State) -> torch.dtype | None:

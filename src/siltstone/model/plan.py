@@ -59,6 +59,10 @@ class Geometry:
         """Which writes of rows belong together."""
         return Segments(self.per_segment, clock.phase, clock.cuts if self.content else (), self.sinks, self.rate)
 
+    def sealed(self, clock: Clock) -> np.ndarray:
+        """[R] checkpoints that rows have sealed."""
+        return self.segments(clock).sealed(self.written(clock.position))
+
 
 class Take:
     """Picks positions along axis 1, for each run its own; a plain slice where all runs pick the same stretch."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from ..cache.bank import Bank
 from ..cache.bounded import Bounded
 from ..cache.logarithmic import Slots
 from ..errors import InputError
+from ..keys import chosen, flat
 from ..state import State, Store
 from .attention import AttentionState
 from .mixer import LayerState
@@ -161,9 +161,7 @@ class LMState:
             for name, leaf in layer.leaves(f"layers.{i}."):
                 if isinstance(leaf, Store):
                     counts[name] = leaf.count.tolist()
-        default = usual(self.of)
-        keys = {key: value for key, value in flat(self.of).items() if value != default[key]}
-        out = {"position": self.position.tolist(), "phase": self.phase.tolist(), "counts": counts, "keys": keys}
+        out = {"position": self.position.tolist(), "phase": self.phase.tolist(), "counts": counts, "keys": chosen(self.of)}
         return out | ({"cuts": [len(c.tokens) for c in self.clock.cuts]} if self.clock.cuts else {})
 
 
@@ -187,21 +185,6 @@ def check_keys(ours: dict[str, Any], theirs: dict[str, Any], owner: str) -> None
             f"the state was made with {given}, and {owner} has {wanted}; begin with a fresh state (state=None), or go on with "
             "what made it"
         )
-
-
-def flat(cfg: Any) -> dict[str, Any]:
-    """A configuration's keys, those of a model's layers among them."""
-    keys = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
-    return flat(keys.pop("layer")) | keys if "layer" in keys else keys
-
-
-def usual(cfg: Any) -> dict[str, Any]:
-    """The defaults of a configuration's keys; None for those that must be given."""
-    parts = (cfg.layer, cfg) if hasattr(cfg, "layer") else (cfg,)
-    found = [f for part in parts for f in dataclasses.fields(part) if f.name != "layer"]
-    missing = dataclasses.MISSING
-    makers = {f.name: {} if f.default_factory is not missing else None for f in found}
-    return {f.name: makers[f.name] if f.default is missing else f.default for f in found}
 
 
 def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cfg: Any, mixers: Sequence[Any]) -> LMState:
@@ -302,7 +285,7 @@ def _agrees(state: State, mixer: Any, clock: Clock) -> bool:
         return bool(full.all() and ordered.all() and ((number < 0) == nothing).all() and sane.all())
     if not isinstance(state, LayerState) or state.bank is None:
         return True
-    sealed = mixer.geo.segments(clock).sealed(mixer.geo.written(clock.position))
+    sealed = mixer.geo.sealed(clock)
     if isinstance(state.bank, Bank):
         return bool((state.bank.store.count == sealed).all())
     leaves = [(name, x) for name, x in state.bank.leaves() if not name.endswith("fades.online")]
