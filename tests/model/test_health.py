@@ -62,9 +62,11 @@ def test_channels_that_forget_all_at_once_stay_numbers(dtype: torch.dtype, group
     x, exact = torch.randn(1, 256, 32), None
     with torch.no_grad():
         layer.mix.memory.fade.bias.fill_(-50.0)  # type: ignore[union-attr]
+        layer.mix.norm.fill_(0.1)  # one write outweighs all: where a query is at right angles to its key, rounding is read
         for kind in (torch.float64, dtype):
             y, state = layer.to(kind)(x.to(kind))
             exact = y if exact is None else exact
             assert y.isfinite().all() and all(t.isfinite().all() for t in state.tensors().values())
-    # A mean, for one write outweighs all here: a query at right angles to its key reads rounding, and the norm makes it large.
-    assert float((y.double() - exact).abs().mean()) < 4 * torch.finfo(dtype).eps * float(exact.abs().max())
+    apart, most = (y.double() - exact).abs(), float(exact.abs().max())
+    bound = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}[dtype]
+    assert float(apart.max()) < bound * most and float(apart.mean()) < 4 * torch.finfo(dtype).eps * most
