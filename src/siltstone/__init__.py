@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .checkpoint import load, save
     from .config import LayerConfig, LMConfig
     from .demo import demo_run
+    from .fingerprint import freeze
     from .model.layer import MemoryCaching
     from .model.lm import LM
     from .model.stream_state import LMState
@@ -34,6 +35,7 @@ _HOMES = {
     "load_tokenizer": "text",
     "train_bpe": "text",
     "demo_run": "demo",
+    "freeze": "fingerprint",
     "presets": "",
     "errors": "",
 }
@@ -48,6 +50,7 @@ __all__ = [
     "Session",
     "demo_run",
     "errors",
+    "freeze",
     "load",
     "load_tokenizer",
     "presets",

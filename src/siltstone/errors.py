@@ -11,9 +11,11 @@
     │   ├── SessionCorrupt     truncated, altered, or no session file at all
     │   ├── SessionMismatch    written by another model, configuration or tokenizer
     │   └── SessionVersion     written by a newer Siltstone
+    ├── BusyError              a session that another thread is using                  (RuntimeError)
     └── StorageError           the disk is full or the folder cannot be written           (OSError)
 
-Messages name the argument, what was given, what was expected and the mend.
+Messages name the argument, what was given, what was expected and the mend. `FormatWarning` is no error: a file of an early
+version was read, and lacks a proof that later ones carry.
 """
 
 from __future__ import annotations
@@ -56,12 +58,20 @@ class SessionCorrupt(SessionFileError):
 
 
 class SessionMismatch(SessionFileError):
-    """The file belongs to another model, configuration or tokenizer."""
+    """The file or session belongs to another model, other weights, another configuration or tokenizer."""
 
 
 class SessionVersion(SessionFileError):
     """The file was written by a newer version of the format."""
 
 
+class BusyError(SiltstoneError, RuntimeError):
+    """A session was called from a thread while another thread is inside one of its calls."""
+
+
 class StorageError(SiltstoneError, OSError):
     """Writing failed: no space, no permission, or a folder that is not there."""
+
+
+class FormatWarning(UserWarning):
+    """A file of an early version was read, without a proof that later versions write; saving it again adds the proof."""

@@ -17,7 +17,7 @@ from siltstone.stream import silt
 from siltstone.stream.pieces import pieces
 from siltstone.stream.reader import Reader
 from siltstone.stream.receipt import growth
-from siltstone.stream.store import describe
+from siltstone.stream.describe import describe
 
 TEXT = "one line\ntwo\n\nand a line that is longer than all of the others here\nfour\nfive"
 ENDS = [i for i, c in enumerate(TEXT) if c == "\n"]

@@ -107,12 +107,17 @@ def test_a_flipped_bit_is_noticed(folder: Path) -> None:
         load(folder)
 
 
-def test_nan_weights(model: LM, tmp_path: Path) -> None:
+def test_nan_weights(model: LM, folder: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         model.get_parameter("norm.weight")[0] = float("nan")
-    save(model, ByteTokenizer(), tmp_path / "nan")
     with pytest.raises(CheckpointError, match="NaN or infinite: norm.weight"):
-        load(tmp_path / "nan")
+        save(model, ByteTokenizer(), tmp_path / "nan")
+    assert not (tmp_path / "nan").exists()
+    tensors, _ = read_tensors(folder / "model.safetensors")
+    tensors["norm.weight"][0] = float("inf")
+    write_tensors(folder / "model.safetensors", tensors)
+    with pytest.raises(CheckpointError, match="NaN or infinite: norm.weight"):
+        load(folder)
 
 
 def test_weights_that_do_not_fit(folder: Path) -> None:

@@ -20,7 +20,7 @@ def inspect(
     import json
 
     from siltstone.demo import run_folder
-    from siltstone.stream.store import describe
+    from siltstone.stream.describe import describe
 
     found = describe(run_folder(file))
     if as_json:

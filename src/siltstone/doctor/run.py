@@ -24,7 +24,7 @@ from ..io import write_text
 from ..io.atomic import check_place
 from ..memory.base import wide
 from ..model.lm import LM
-from ..stream.store import described_model
+from ..stream.describe import described_model
 from ..text import Tokenizer, read_blocks, split_text
 from ..train.precision import chosen_device
 from . import report

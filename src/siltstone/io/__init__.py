@@ -1,6 +1,21 @@
-"""Writing files so that a crash, a full disk or a power cut never leaves half of one."""
+"""Files: written so that a crash, a full disk or a power cut never leaves half of one, and read as what strangers made."""
 
 from .atomic import atomic_file, sweep, write_bytes, write_json, write_text
-from .tensors import read_tensors, write_tensors
+from .checked import checked_line, read_checked, read_line, write_checked
+from .tensors import SEAL, read_tensors, write_sealed, write_tensors
 
-__all__ = ["atomic_file", "read_tensors", "sweep", "write_bytes", "write_json", "write_text", "write_tensors"]
+__all__ = [
+    "SEAL",
+    "atomic_file",
+    "checked_line",
+    "read_checked",
+    "read_line",
+    "read_tensors",
+    "sweep",
+    "write_bytes",
+    "write_checked",
+    "write_json",
+    "write_sealed",
+    "write_tensors",
+    "write_text",
+]

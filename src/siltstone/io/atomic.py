@@ -82,10 +82,10 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
             with contextlib.suppress(OSError):
                 spare.unlink()
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes a rename in `folder` last through a power cut, where the system can (Windows cannot open folders)."""
     try:
         handle = os.open(folder, os.O_RDONLY)

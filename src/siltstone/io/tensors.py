@@ -1,35 +1,38 @@
-"""safetensors files, written atomically and one tensor at a time (no second copy of them all in memory).
+"""Writing safetensors files, atomically and one tensor at a time (no second copy of them all in memory).
 
 The layout is the public one: an 8-byte little-endian length, a JSON header, the raw tensors. The same tensors and
-metadata always give the same bytes.
+metadata always give the same bytes. A sealed file has one more entry in its metadata: the SHA-256 of the whole file, taken with
+the 64 digits of the sum themselves written as zeros, so that every byte of the file counts, the sum's own included.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from .atomic import atomic_file
+from .tensor_file import DTYPES, ZEROS, open_tensors
 
-_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+SEAL = "file_sha256"  # the sum's name in the metadata
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGN = 64
+
+
+class _Hash:
+    """A file that keeps only the hash of what is written to it."""
+
+    def __init__(self) -> None:
+        self.total = hashlib.sha256()
+
+    def write(self, data: Any) -> None:
+        self.total.update(data)
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
@@ -66,18 +69,21 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
         dump_tensors(file, tensors, metadata)
 
 
+def write_sealed(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], seal: str = SEAL) -> None:
+    """The same, with the sum of the whole file as `metadata[seal]`."""
+    sink: Any = _Hash()
+    dump_tensors(sink, tensors, {**metadata, seal: ZEROS})
+    write_tensors(path, tensors, {**metadata, seal: sink.total.hexdigest()})
+
+
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors (on the CPU, in memory of their own) and the metadata of a safetensors file.
 
-    Raises OSError when the file cannot be read, ValueError when it is truncated, altered in its header, or no
-    safetensors file at all. Flipped bits inside the tensors are for the caller to find, by a hash in the metadata.
+    Raises OSError when the file cannot be read, ValueError when it is truncated, altered in its header or, if it is sealed,
+    anywhere, or no safetensors file at all.
     """
-    from safetensors import SafetensorError, safe_open
-
-    Path(path).stat()
     try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            metadata = dict(file.metadata() or {})
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, metadata
-    except SafetensorError as error:
-        raise ValueError(f"{path} is truncated, altered or not a safetensors file ({error})") from error
+        with open_tensors(path, seal=SEAL) as file:
+            return file.read(), file.metadata
+    except ValueError as error:
+        raise ValueError(f"{path} is truncated, altered or not a safetensors file: it {error}") from error

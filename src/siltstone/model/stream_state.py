@@ -14,6 +14,7 @@ from ..cache.bank import Bank
 from ..cache.bounded import Bounded
 from ..cache.logarithmic import Slots
 from ..errors import InputError
+from ..io.parse import is_count
 from ..keys import chosen, flat
 from ..state import State, Store
 from .attention import AttentionState
@@ -190,17 +191,14 @@ def check_keys(ours: dict[str, Any], theirs: dict[str, Any], owner: str) -> None
 def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cfg: Any, mixers: Sequence[Any]) -> LMState:
     """Fill an empty state of the right number of rows with saved tensors.
 
+    Tensors without data (on the meta device) are compared by name, dtype and shape, and with the positions, alone.
     Raises InputError where they do not fit the model, or each other: a bank must hold what its position implies.
     """
-    rows = len(empty)
+    rows, blank = len(empty), any(x.is_meta for x in tensors.values())
     clock = []
     for key in ("position", "phase"):
         values = meta.get(key)
-        if (
-            not isinstance(values, list)
-            or len(values) != rows
-            or not all(isinstance(v, int) and 0 <= v < 1 << 62 for v in values)
-        ):
+        if not isinstance(values, list) or len(values) != rows or not all(map(is_count, values)):
             raise InputError(f"{key} must be a list of {rows} whole numbers")
         clock.append(np.array(values, np.int64))
     used: set[str] = set()
@@ -217,7 +215,7 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
             raise InputError(f"tensor {name!r} has shape {tuple(x.shape)}, expected {tuple(want)}")
         if x.is_floating_point() != like.is_floating_point():
             raise InputError(f"tensor {name!r} is {x.dtype}, expected {like.dtype}")
-        return x.to(like.device, like.dtype)
+        return x if x.is_meta else x.to(like.device, like.dtype)
 
     def layer(i: int, state: State) -> State:
         names = iter(list(state.leaves(f"layers.{i}.")))
@@ -227,7 +225,7 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
             name, _ = next(names)
             if isinstance(x, Store):
                 counted = meta["counts"].get(name)
-                if not isinstance(counted, list) or not all(isinstance(n, int) and 0 <= n < 1 << 62 for n in counted):
+                if not isinstance(counted, list) or not all(map(is_count, counted)):
                     raise InputError(f"the counts of {name!r} must be a list of {rows} whole numbers")
                 count = np.array(counted, np.int64)
                 leaves = tuple(fill(f"{name}.{j}", y, a) for j, (y, a) in enumerate(zip(x.leaves, x.axes, strict=True)))
@@ -247,10 +245,11 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
     cuts: tuple[Cuts, ...] = ()
     if cfg.content and rows:
         used.add("cuts")
-        cuts = read_cuts(tensors.get("cuts"), meta.get("cuts"), clock[0])
+        _check_cuts(tensors.get("cuts"), meta.get("cuts"), rows)
+        cuts = tuple(Cuts() for _ in range(rows)) if blank else read_cuts(tensors["cuts"], meta["cuts"], clock[0])
     out = LMState(Clock(clock[0], clock[1], cuts), tuple(layer(i, s) for i, s in enumerate(empty.layers)), cfg)
     for i, (state, mixer) in enumerate(zip(out.layers, mixers, strict=True)):
-        if not _agrees(state, mixer, out.clock):
+        if not (_may_agree(state, mixer, out.clock, tensors.get("cuts")) if blank else _agrees(state, mixer, out.clock)):
             raise InputError(f"layer {i} does not hold what position {out.position.tolist()} implies")
     extra = set(tensors) - used
     if extra:
@@ -260,16 +259,33 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
 
 def read_cuts(tokens: Any, counts: Any, position: np.ndarray) -> tuple[Cuts, ...]:
     """Each row's cuts from a saved state: whole numbers, ascending, before its position."""
-    fits = isinstance(tokens, Tensor) and tokens.dtype == torch.int64 and tokens.dim() == 1
-    fits = fits and isinstance(counts, list) and len(counts) == len(position)
-    fits = fits and all(isinstance(n, int) and 0 <= n <= len(tokens) for n in counts) and sum(counts) == len(tokens)
-    if not fits:
-        raise InputError(f"cuts must be whole numbers in one row, with the count of each of {len(position)} rows")
+    _check_cuts(tokens, counts, len(position))
     rows = np.split(tokens.cpu().numpy(), np.cumsum(counts)[:-1])
     for row, end in zip(rows, position, strict=True):
         if len(row) and not (row[0] >= 0 and row[-1] < end and (row[1:] > row[:-1]).all()):
             raise InputError(f"cuts must be ascending tokens before the row's position {end}")
     return tuple(Cuts(row) for row in rows)
+
+
+def _check_cuts(tokens: Any, counts: Any, rows: int) -> None:
+    fits = isinstance(tokens, Tensor) and tokens.dtype == torch.int64 and tokens.dim() == 1
+    fits = fits and isinstance(counts, list) and len(counts) == rows and all(map(is_count, counts))
+    if not fits or sum(counts) != len(tokens):
+        raise InputError(f"cuts must be whole numbers in one row, with the count of each of {rows} rows")
+
+
+def _may_agree(state: State, mixer: Any, clock: Clock, cuts: Tensor | None) -> bool:
+    """`_agrees` as far as shapes say it: a layer keeps no more than rows at these positions, cut so often, may have."""
+    if isinstance(state, AttentionState):
+        return bool((state.cache.count == clock.position).all())
+    if not isinstance(state, LayerState) or state.bank is None:
+        return True
+    if isinstance(state.bank, Bank):
+        return bool((state.bank.store.count <= mixer.geo.sealed(clock) + (0 if cuts is None else len(cuts))).all())
+    leaves = [(name, x) for name, x in state.bank.leaves() if not name.endswith("fades.online")]
+    width = state.bank.width
+    same = all(x.shape[2 if name.startswith("stages") else 1] == width for name, x in leaves)
+    return same and width <= (mixer.budget if isinstance(state.bank, Bounded) else 63)
 
 
 def _agrees(state: State, mixer: Any, clock: Clock) -> bool:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import os
+import threading
 import weakref
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..checkpoint import check_pair
-from ..errors import InputError, PositionError, TokenizerError
+from ..errors import BusyError, InputError, PositionError, TokenizerError
+from ..fingerprint import Seen, check_pair
 from ..text import StreamDecoder, Tokenizer, cut_table
 from .interrupt import shielded
 from .receipt import Counters
@@ -56,12 +58,16 @@ class Session:
     else depends on how a text was cut (up to rounding). Ctrl-C never tears a step: it takes effect between two calls.
     With segments="content" every token that holds the model's `cut_at` (a line end, by default) ends a segment.
 
+    One thread at a time may be inside a call of a session: BusyError is raised in the others, whose calls then did nothing.
+    Sessions and forks of one model may be used by several threads, each its own. The model's weights must stay as they are:
+    `save` raises SessionMismatch where they were changed (`siltstone.freeze` makes a copy that cannot be).
+
     counters    tokens appended, restored from a file, recomputed by going back
     notes       a dictionary of the caller's own, ready for JSON, saved with the session
     """
 
     def __init__(self, model: LM, tokenizer: Tokenizer) -> None:
-        check_pair(model, tokenizer)
+        model = check_pair(model, tokenizer)
         if tokenizer.vocab_size > model.cfg.vocab_size:
             raise TokenizerError(
                 f"the tokenizer has {tokenizer.vocab_size} ids, more than the model's vocab_size={model.cfg.vocab_size}; "
@@ -73,10 +79,24 @@ class Session:
         self._state: LMState = model.init_state(1)
         self._cuts = cut_table(model.cfg, tokenizer)
         self._logits: Tensor | None = None
-        self._sampler = torch.Generator().manual_seed(0)
+        self._sampler = torch.Generator("cpu").manual_seed(0)
         self._marks: list[weakref.ref[Mark]] = []
         self._ids = array("q")  # of the tokens from position - len(ids) on: none earlier than the oldest live mark
         self._torn = False
+        self._weights = Seen(model)
+        self._entered = threading.RLock()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Raise BusyError while another thread is inside."""
+        if not self._entered.acquire(blocking=False):
+            raise BusyError(
+                "another thread is inside a call of this session; use it from one thread at a time, or fork it for each thread"
+            )
+        try:
+            yield
+        finally:
+            self._entered.release()
 
     @property
     def position(self) -> int:
@@ -96,12 +116,14 @@ class Session:
     def append(self, text: str | Sequence[int] | Tensor) -> None:
         """Read text or ids. Raises InputError for ids out of range and for text without a UTF-8 form, and then nothing
         was read. Interrupted, the session has read a first part (see `position`)."""
-        for _ in self._read(self._encode(text), scored=False):
-            pass
+        with self._alone():
+            for _ in self._read(self._encode(text), scored=False):
+                pass
 
     def append_scored(self, text: str | Sequence[int] | Tensor) -> Tensor:
         """`append`, and what `score` would have given, from the same calls: float32 [tokens] on the CPU."""
-        return torch.cat([torch.empty(0), *self._read(self._encode(text), scored=True)])
+        with self._alone():
+            return torch.cat([torch.empty(0, dtype=torch.float32, device="cpu"), *self._read(self._encode(text), scored=True)])
 
     def score(self, text: str | Sequence[int] | Tensor) -> Tensor:
         """Natural-log probability of each token of `text`, were it to follow: float32 [tokens] on the CPU.
@@ -109,15 +131,15 @@ class Session:
         The session stays as it was. Before a session's first token there is no prediction: a text scored there has nan
         for its first token (`torch.nansum` adds the rest).
         """
-        self._whole()
-        ids = self._encode(text)
-        with torch.no_grad():
-            state, last, out = self._state, self._logits, [torch.empty(0)]
+        with self._alone(), torch.no_grad():
+            self._whole()
+            ids = self._encode(text)
+            state, last, out = self._state, self._logits, [torch.empty(0, dtype=torch.float32, device="cpu")]
             for chunk in _chunks(ids):
                 logits_TV, state = self._call(chunk, state)
                 out.append(_log_probabilities(last, logits_TV, chunk))
                 last = logits_TV[-1]
-        return torch.cat(out)
+            return torch.cat(out)
 
     def generate(
         self,
@@ -141,26 +163,28 @@ class Session:
         if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 0:
             raise InputError(f"max_new_tokens={max_new_tokens!r} must be a whole number of at least 0")
         check_options(temperature, top_k, top_p)
-        self._last_logits()
-        if seed is not None:
-            if not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
-                raise InputError(
-                    f"seed={seed!r} must be a whole number of 64 bits, or None to go on with the session's own sampler"
-                )
-            self._sampler.manual_seed(seed)
+        with self._alone():
+            self._last_logits()
+            if seed is not None:
+                if not isinstance(seed, int) or isinstance(seed, bool) or not -(2**63) <= seed < 2**64:
+                    raise InputError(
+                        f"seed={seed!r} must be a whole number of 64 bits, or None to go on with the session's own sampler"
+                    )
+                self._sampler.manual_seed(seed)
         return self._write(max_new_tokens, temperature, top_k, top_p, StopStrings(() if stop is None else stop))
 
     def _write(self, count: int, temperature: float, top_k: int | None, top_p: float | None, stops: StopStrings) -> Iterator[str]:
         tok, decoder = self.tokenizer, StreamDecoder(self.tokenizer)
         never = [i for i in (tok.bos_id, tok.pad_id) if i is not None and i != tok.eos_id]
         for _ in range(count):
-            logits = self._last_logits()[: tok.vocab_size].to("cpu", torch.float32, copy=True)
-            logits[never] = -torch.inf
-            token = sample(logits, self._sampler, temperature, top_k, top_p)
-            if token == tok.eos_id:
-                break
-            for _ in self._read(torch.tensor([token]), scored=False):
-                pass
+            with self._alone():
+                logits = self._last_logits()[: tok.vocab_size].to("cpu", torch.float32, copy=True)
+                logits[never] = -torch.inf
+                token = sample(logits, self._sampler, temperature, top_k, top_p)
+                if token == tok.eos_id:
+                    break
+                for _ in self._read(torch.tensor([token], dtype=torch.long, device="cpu"), scored=False):
+                    pass
             piece, met = stops.push(decoder.push([token]))
             if piece:
                 yield piece
@@ -173,22 +197,25 @@ class Session:
 
     def fork(self) -> Session:
         """A session of its own that goes on from here; sealed states are shared. Marks made so far serve both."""
-        self._whole()
-        twin = copy.copy(self)
-        twin._state = self._state.fork()
-        twin._sampler = torch.Generator()
-        twin._sampler.set_state(self._sampler.get_state())
-        twin._marks, twin._ids = list(self._marks), self._ids[:]
-        twin.counters, twin.notes = copy.copy(self.counters), copy.deepcopy(self.notes)
-        return twin
+        with self._alone():
+            self._whole()
+            twin = copy.copy(self)
+            twin._entered = threading.RLock()
+            twin._state = self._state.fork()
+            twin._sampler = torch.Generator("cpu")
+            twin._sampler.set_state(self._sampler.get_state())
+            twin._marks, twin._ids = list(self._marks), self._ids[:]
+            twin.counters, twin.notes = copy.copy(self.counters), copy.deepcopy(self.notes)
+            return twin
 
     def snapshot(self) -> Mark:
         """A mark to go back to with `rollback`, for as long as somebody holds it."""
-        self._whole()
-        self._trim()
-        mark = Mark(self.position, self._state.fork(), self._logits, self._sampler.get_state())
-        self._marks.append(weakref.ref(mark))
-        return mark
+        with self._alone():
+            self._whole()
+            self._trim()
+            mark = Mark(self.position, self._state.fork(), self._logits, self._sampler.get_state())
+            self._marks.append(weakref.ref(mark))
+            return mark
 
     def rollback(self, to: Mark | int) -> int:
         """Go back to a mark, or to a position by replaying the ids from the nearest live mark before it.
@@ -197,6 +224,10 @@ class Session:
         as it is. Marks after the place gone back to are released from this session. Raises PositionError for a position
         before the oldest live mark or beyond the end, and for a mark that is released or of another session.
         """
+        with self._alone():
+            return self._rollback(to)
+
+    def _rollback(self, to: Mark | int) -> int:
         if self._torn and not isinstance(to, Mark):
             self._whole()
         self._trim()
@@ -220,7 +251,7 @@ class Session:
                 "take a snapshot() before the place to come back to"
             )
         mark = max(before, key=lambda m: m.position)
-        ids = torch.tensor(self._ids[mark.position - marks[0].position : to - marks[0].position], dtype=torch.long)
+        ids = torch.tensor(self._ids[mark.position - marks[0].position : to - marks[0].position], dtype=torch.long, device="cpu")
         self._go(mark, marks)
         for _ in self._read(ids, scored=False, again=True):
             pass
@@ -229,12 +260,14 @@ class Session:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the session to one file, atomically: state, logits, sampler, notes; marks and their ids stay behind.
 
-        Raises StorageError (the old file is intact then).
+        Everything is checked as `load` checks it before anything is written. Raises StorageError (the old file is intact then),
+        InputError for notes that cannot be saved, SessionMismatch where the model's weights were changed under the session.
         """
         from .store import save
 
-        self._whole()
-        save(self, path)
+        with self._alone():
+            self._whole()
+            save(self, path)
 
     @staticmethod
     def load(path: str | os.PathLike[str], model: LM, tokenizer: Tokenizer) -> Session:
@@ -250,13 +283,13 @@ class Session:
     def _encode(self, text: str | Sequence[int] | Tensor) -> Tensor:
         """int64 ids [tokens] on the CPU, checked."""
         if isinstance(text, str):
-            return torch.tensor(self.tokenizer.encode(text), dtype=torch.long)
+            return torch.tensor(self.tokenizer.encode(text), dtype=torch.long, device="cpu")
         try:
-            ids = torch.as_tensor(text)
+            ids = text if isinstance(text, Tensor) else torch.as_tensor(text, device="cpu")
         except (TypeError, ValueError, RuntimeError, OverflowError):
             raise InputError(f"append takes text or a list of ids, and {type(text).__name__} was given") from None
         if not ids.numel():
-            return torch.empty(0, dtype=torch.long)
+            return torch.empty(0, dtype=torch.long, device="cpu")
         if ids.dim() == 2 and len(ids) == 1:
             ids = ids[0]
         if ids.dim() != 1 or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
@@ -288,7 +321,8 @@ class Session:
                 self._torn = single
                 logits_TV, state = self._call(chunk, self._state, scored, donate=single)
                 out = _log_probabilities(self._logits, logits_TV, chunk) if scored else logits_TV
-                self._state, self._logits, self._torn = state, logits_TV[-1].clone(), False
+                last = logits_TV[-1].to(self.model.embed.weight.dtype, copy=True)  # under autocast they are narrower
+                self._state, self._logits, self._torn = state, last, False
                 if self._marks:
                     self._ids.extend(chunk.tolist())
                 self.counters.add(len(chunk), again)

@@ -1,0 +1,74 @@
+"""JSON from strangers: bounded in size, depth and numbers, and nothing in it that JSON does not have."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+DEEPEST = 64  # lists and objects inside one another
+DIGITS = 20  # of a whole number: one of 64 bits has no more
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value of JSON is a whole number from 0 to 2^62 - 1, and not `true`."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+
+def parse_json(text: str | bytes, deepest: int = DEEPEST) -> Any:
+    """The value of a JSON text.
+
+    Raises ValueError, with a short reason, for text that is no UTF-8 or no JSON, for NaN and Infinity, numbers that a float or
+    64 bits cannot hold, a key that an object has twice, and values nested more than `deepest` deep.
+    """
+    try:
+        value = json.loads(
+            text.decode("utf-8") if isinstance(text, bytes) else text,
+            parse_constant=_constant,
+            parse_int=_whole,
+            parse_float=_number,
+            object_pairs_hook=_object,
+        )
+    except RecursionError:
+        raise ValueError(f"it is nested more than {deepest} deep") from None
+    layer, depth = [value], 0
+    while layer:
+        depth += 1
+        if depth > deepest + 1:
+            raise ValueError(f"it is nested more than {deepest} deep")
+        inside = [x for x in layer if isinstance(x, dict | list)]
+        layer = [y for x in inside for y in (x.values() if isinstance(x, dict) else x)]
+    return value
+
+
+def parse_object(text: str | bytes) -> dict[str, Any]:
+    """The same for a text that must be a JSON object."""
+    value = parse_json(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"it must be a JSON object, and it is a {type(value).__name__}")
+    return value
+
+
+def _constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise ValueError(f"a number has {len(digits)} digits, and at most {DIGITS} are read")
+    return int(digits)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if value - value != 0:  # infinite
+        raise ValueError(f"the number {text[:20]} is beyond every float")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"an object has the key {twice[:40]!r} twice")
+    return found

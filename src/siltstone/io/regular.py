@@ -1,0 +1,63 @@
+"""Opening files that a stranger may have named or made: regular files only, and every failure an OSError with a plain reason."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+_KINDS = (
+    (stat.S_ISDIR, errno.EISDIR, "it is a folder"),
+    (stat.S_ISFIFO, errno.EINVAL, "it is a pipe, not a regular file"),
+    (stat.S_ISSOCK, errno.EINVAL, "it is a socket, not a regular file"),
+    (stat.S_ISCHR, errno.EINVAL, "it is a device, not a regular file"),
+    (stat.S_ISBLK, errno.EINVAL, "it is a device, not a regular file"),
+)
+
+
+@contextlib.contextmanager
+def open_regular(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file, open for reading, and its size in bytes. A pipe or device is never waited for.
+
+    Raises OSError whose `strerror` is the reason: also for folders, pipes, devices, and paths that no system takes.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except ValueError as error:  # a zero byte in the path
+        raise OSError(errno.EINVAL, f"the path is none: {error}", str(path)) from None
+    with open(handle, "rb", buffering=0) as file:
+        found = os.fstat(handle)
+        for is_kind, number, reason in _KINDS:
+            if is_kind(found.st_mode):
+                raise OSError(number, reason, str(path))
+        yield file, found.st_size  # type: ignore[misc]
+
+
+def read_limited(path: str | os.PathLike[str], most: int) -> bytes:
+    """The content of a regular file of at most `most` bytes. Raises OSError, also for a larger file."""
+    with open_regular(path) as (file, size):
+        if size > most:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, and at most {most:,} are read", str(path))
+        data = file.read(most + 1)
+        while data and len(data) <= most and (more := file.read(most + 1 - len(data))):
+            data += more
+        if len(data) > most:
+            raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
+        return data
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is a folder; False for a path that no system takes."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be read or used, in a few words."""
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,87 @@
+"""Several files that belong together, replaced all at once.
+
+One file of the set, the manifest, names the SHA-256 of the others and is replaced last, atomically: that is the moment at which
+the new set counts. The others are staged beside their places before it, and moved into them after it. Whatever stops a writer,
+a reader that looks for each file by its hash, in its place and in the staging, finds either the old set or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from .atomic import storage_errors, sync_folder, write_bytes
+from .regular import read_limited
+
+MOST = 64 * 2**20  # bytes of a file besides the manifest
+
+
+def sha256(data: bytes) -> str:
+    """In hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_set(folder: Path, files: Mapping[str, bytes], manifest: Callable[[dict[str, str]], None]) -> None:
+    """Replaces `files`, name -> content, and the manifest, which `manifest(hashes)` writes, atomically, with the hashes in it.
+
+    Raises StorageError; then the old set is as it was, or, once the manifest is in place, the new one is.
+    """
+    hashes = {name: sha256(data) for name, data in files.items()}
+    staged = {}
+    for name, data in files.items():
+        if _content(folder / name) != data:
+            staged[name] = _staging(folder, name, hashes[name])
+            write_bytes(staged[name], data)
+    manifest(hashes)
+    for name, place in staged.items():
+        with storage_errors(folder / name):
+            os.replace(place, folder / name)
+    if staged:
+        with storage_errors(folder):
+            sync_folder(folder)
+    _forget(folder, files)
+
+
+def read_member(folder: Path, name: str, digest: str | None) -> tuple[bytes, bool]:
+    """The content of a file of the set, and whether it is what the manifest names (digest None: it names nothing).
+
+    Raises OSError when there is no such file.
+    """
+    try:
+        data = read_limited(folder / name, MOST)
+    except FileNotFoundError:
+        data = None
+    if data is not None and digest in (None, sha256(data)):
+        return data, True
+    if digest is not None and re.fullmatch("[0-9a-f]{64}", digest):
+        with contextlib.suppress(OSError):
+            waiting = read_limited(_staging(folder, name, digest), MOST)
+            if sha256(waiting) == digest:
+                return waiting, True
+    if data is None:
+        raise FileNotFoundError(f"{folder / name} is not there")
+    return data, False
+
+
+def _staging(folder: Path, name: str, digest: str) -> Path:
+    return folder / f".{name}.{digest[:12]}.new"
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return read_limited(path, MOST)
+    except OSError:
+        return None
+
+
+def _forget(folder: Path, names: Mapping[str, bytes]) -> None:
+    """Removes what writers that were stopped have left staged."""
+    for name in names:
+        for left in folder.glob(f".{name}.*.new"):
+            if re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{12}}\.new", left.name):
+                with contextlib.suppress(OSError):
+                    left.unlink()
