@@ -30,13 +30,12 @@ def parse_json(text: str | bytes, deepest: int = DEEPEST) -> Any:
         )
     except RecursionError:
         raise ValueError(f"it is nested more than {deepest} deep") from None
-    layer, depth = [value], 0
-    while layer:
+    inside, depth = [value], 0
+    while inside := [x for x in inside if isinstance(x, dict | list)]:
         depth += 1
-        if depth > deepest + 1:
+        if depth > deepest:
             raise ValueError(f"it is nested more than {deepest} deep")
-        inside = [x for x in layer if isinstance(x, dict | list)]
-        layer = [y for x in inside for y in (x.values() if isinstance(x, dict) else x)]
+        inside = [y for x in inside for y in (x.values() if isinstance(x, dict) else x)]
     return value
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError
-from ..io import atomic_file, write_json
+from ..errors import CheckpointError, DataError, FormatWarning
+from ..io import atomic_file, read_checked, write_checked
 from ..io.atomic import make_folder
+from ..io.parse import is_count
+from ..io.regular import reason
 from ..text import Tokenizer, find_files, read_blocks, split_text
 
 
@@ -36,13 +39,13 @@ class Corpus:
     sizes       [vocab_size] uint8 or wider: bytes that each id stands for
     key         hash of the texts and the tokenizer
     tokenizer   what the ids are ids of
+
+    Raises CheckpointError when one of its two files is gone, damaged, or of another text or tokenizer.
     """
 
-    def __init__(self, path: Path, tokenizer: Tokenizer) -> None:
-        index = json.loads(path.with_suffix(".json").read_text("utf-8"))
-        self.key: str = index["key"]
-        self.documents = [Document(**d) for d in index["documents"]]
-        self.ids: np.ndarray = np.memmap(path, dtype=index["dtype"], mode="r")
+    def __init__(self, path: Path, tokenizer: Tokenizer, key: str) -> None:
+        self.key = key
+        self.ids, self.documents = _opened(path, tokenizer, key)
         self.sizes = np.array([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)], np.int64)
         self.tokenizer = tokenizer
         self.ends = tokenizer.eos_id is not None
@@ -110,32 +113,71 @@ def build_corpus(files: Sequence[tuple[Path, str]], tokenizer: Tokenizer, folder
     """
     key = corpus_key(files, tokenizer)
     path = make_folder(folder) / f"{key[:16]}.bin"
-    if not path.exists() or not path.with_suffix(".json").exists():
-        dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
-        documents: list[Document] = []
-        at = 0
-        with atomic_file(path) as out:
-            for file, digest in files:
-                start, count, size = at, 0, 0
-                for pieces in _groups(split_text(read_blocks(file)), 16):
-                    size += sum(len(p.encode("utf-8")) for p in pieces)
-                    for ids in _encode(tokenizer, pieces):
-                        out.write(np.asarray(ids, dtype).tobytes())
-                        count += len(ids)
-                if tokenizer.eos_id is not None:
-                    out.write(np.asarray([tokenizer.eos_id], dtype).tobytes())
-                documents.append(Document(file.name, digest, size, start, count))
-                at = start + count + (tokenizer.eos_id is not None)
-        write_json(path.with_suffix(".json"), {"key": key, "dtype": dtype, "documents": [asdict(d) for d in documents]})
-    return Corpus(path, tokenizer)
+    with contextlib.suppress(CheckpointError):  # gone or damaged: it is made again
+        return Corpus(path, tokenizer, key)
+    dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
+    documents: list[Document] = []
+    at, total = 0, hashlib.sha256()
+    with atomic_file(path) as out:
+
+        def write(ids: list[int]) -> None:
+            data = np.asarray(ids, dtype).tobytes()
+            total.update(data)
+            out.write(data)
+
+        for file, digest in files:
+            start, count, size = at, 0, 0
+            for pieces in _groups(split_text(read_blocks(file)), 16):
+                size += sum(len(p.encode("utf-8")) for p in pieces)
+                for ids in _encode(tokenizer, pieces):
+                    write(ids)
+                    count += len(ids)
+            if tokenizer.eos_id is not None:
+                write([tokenizer.eos_id])
+            documents.append(Document(file.name, digest, size, start, count))
+            at = start + count + (tokenizer.eos_id is not None)
+    listed = [asdict(d) for d in documents]
+    index = {"key": key, "dtype": dtype, "ids_sha256": total.hexdigest(), "documents": listed}
+    write_checked(path.with_suffix(".json"), index)
+    return Corpus(path, tokenizer, key)
 
 
 def open_corpus(key: str, tokenizer: Tokenizer, folder: Path) -> Corpus:
-    """The corpus that an earlier `build_corpus` left in `folder`. Raises DataError when it is gone."""
+    """The corpus that an earlier `build_corpus` left in `folder`. Raises DataError when it is gone, else CheckpointError."""
     path = folder / f"{key[:16]}.bin"
     if not path.exists() or not path.with_suffix(".json").exists():
         raise DataError(f"the tokenized text {path} is gone; name the same text files again")
-    return Corpus(path, tokenizer)
+    return Corpus(path, tokenizer, key)
+
+
+def _opened(path: Path, tokenizer: Tokenizer, key: str) -> tuple[np.ndarray, list[Document]]:
+    """Ids and documents, every byte of them proven; files of early versions, which have no checksums, as far as they can be."""
+    index = path.with_suffix(".json")
+    try:
+        found, sealed = read_checked(index)
+        if found.get("key") != key:
+            raise ValueError("it is of another text or tokenizer")
+        if found.get("dtype") not in ("<u2", "<u4"):
+            raise ValueError("it names no type of ids")
+        documents = [Document(**d) for d in found["documents"]]
+        ids = np.memmap(path, dtype=found["dtype"], mode="r")
+        end = tokenizer.eos_id is not None
+        at = 0
+        for d in documents:
+            if not all(map(is_count, (d.bytes, d.start, d.tokens))) or d.start != at:
+                raise ValueError(f"its document {str(d.name)[:80]!r} lies nowhere")
+            at += d.tokens + end
+        if at != len(ids) or hash_file(path) != found.get("ids_sha256", "" if sealed else hash_file(path)):
+            raise ValueError("the ids beside it were altered or cut off")
+        if not len(ids) or int(ids.max()) >= tokenizer.vocab_size:
+            raise ValueError("the ids beside it are not this tokenizer's")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the tokenized text {index} cannot be used: {reason(error)[:300]}; name the same text files again"
+        ) from error
+    if not sealed:
+        warnings.warn(f"{index} was written by an early version, without a checksum", FormatWarning, stacklevel=4)
+    return ids, documents
 
 
 def _encode(tokenizer: Tokenizer, pieces: list[str]) -> list[list[int]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
+import warnings
 from collections import deque
 from pathlib import Path
 from typing import IO, Any
@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from ..io import write_text
+from ..errors import FormatWarning
+from ..io import checked_line, read_line, write_text
 from ..io.atomic import storage_errors
+from ..io.parse import is_count
 from ..words import counted
 
 _RECENT = 50
@@ -29,15 +31,19 @@ class Metrics:
     def __init__(self, path: Path, step: int) -> None:
         self._path, self._step = path, 0
         self._last: deque[tuple[float, float]] = deque(maxlen=_RECENT)
-        kept = []
-        for line in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []:
+        kept, lost = [], 0
+        lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
+        for number, line in enumerate(lines):
             try:
-                record = json.loads(line)
+                record = _checked(read_line(line))
             except ValueError:
+                lost += number < len(lines) - 1  # the last line may be half written
                 continue
             if record["step"] <= step:
                 kept.append(line + "\n")
                 self._remember(record)
+        if lost:
+            warnings.warn(f"{path} has {counted(lost, 'line')} that were altered; they are left out", FormatWarning, stacklevel=2)
         write_text(path, "".join(kept))
         with storage_errors(path):
             self._file: IO[str] = open(path, "a", encoding="utf-8")
@@ -61,7 +67,7 @@ class Metrics:
         """Appends one record. Raises StorageError."""
         self._remember(record)
         with storage_errors(self._path):
-            self._file.write(json.dumps(record) + "\n")
+            self._file.write(checked_line(record))
             self._file.flush()
 
     def __enter__(self) -> Metrics:
@@ -69,6 +75,14 @@ class Metrics:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+def _checked(record: dict[str, Any]) -> dict[str, Any]:
+    """A line's record; ValueError unless it is of a step, or of a validation."""
+    figures = ["bits_per_byte", "bytes"] if "loss" in record else []
+    if not is_count(record.get("step")) or not all(type(record.get(name)) in (int, float) for name in figures):
+        raise ValueError("it is of no step")
+    return record
 
 
 class Display:

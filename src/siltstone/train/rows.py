@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..io.parse import is_count
 from .corpus import Corpus
 from .recipe import Recipe
 
@@ -51,8 +52,17 @@ class Rows:
         """Where the rows stand, ready for JSON."""
         return {"dealt": self._dealt, "at": [list(a) for a in self._at]}
 
+    def check(self, cursor: Any) -> None:
+        """ValueError unless `cursor` is a place that rows of this corpus can stand at."""
+        at = cursor.get("at") if isinstance(cursor, dict) else None
+        fits = at is not None and is_count(cursor.get("dealt")) and isinstance(at, list) and len(at) == self._recipe.batch
+        fits = fits and all(isinstance(pair, list) and len(pair) == 2 and all(map(is_count, pair)) for pair in at or ())
+        if not fits or any(not begin <= end < len(self._corpus.ids) for begin, end in at or ()):
+            raise ValueError("has no places of the rows in the text of this run")
+
     def seek(self, cursor: dict[str, Any]) -> None:
-        """Stand where `cursor` was taken."""
+        """Stand where `cursor` was taken. Raises ValueError for another corpus's."""
+        self.check(cursor)
         self._dealt, self._at = cursor["dealt"], [list(a) for a in cursor["at"]]
 
     def _deal(self, column: int) -> tuple[int, int, np.random.Generator]:

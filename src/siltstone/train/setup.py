@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 import platform
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from ..checkpoint import CONFIG, TOKENIZER
+from ..checkpoint import TOKENIZER, WEIGHTS
 from ..config import LMConfig
-from ..errors import CheckpointError, ConfigError, DataError
-from ..io import atomic_file, sweep, write_json, write_text
+from ..errors import CheckpointError, ConfigError, DataError, FormatWarning
+from ..io import atomic_file, read_checked, sweep, write_checked, write_text
 from ..io.atomic import make_folder
+from ..io.regular import reason
 from ..model.lm import LM
 from ..text import Tokenizer, cut_table, load_tokenizer
 from .corpus import Corpus, build_corpus, corpus_key, hashed_files, open_corpus
@@ -60,6 +61,7 @@ def begin(
     tokenizer: str | Path = "bytes",
     valid: Sequence[str | Path] = (),
     device: str = "cpu",
+    overwrite: bool = False,
 ) -> Run:
     """Sets up a new run in `folder`.
 
@@ -67,11 +69,14 @@ def begin(
                    in both (by content) are held out
     configure      from the number of token ids to the model's configuration
     tokenizer      "bytes", "bpe:8192" (trained on `paths` without the held-out files) or a tokenizer file
-    Raises ConfigError when the folder already holds a run; TokenizerError, DataError, StorageError.
+    overwrite      whether a model that is in the folder may be replaced, at the first checkpoint of the new run
+    Raises ConfigError when the folder already holds a run, or a model; TokenizerError, DataError, StorageError.
     """
     folder = Path(folder)
     if (folder / RESUME).exists():
         raise ConfigError(f"{folder} already holds a run; go on with --resume, or choose another --out")
+    if (folder / WEIGHTS).exists() and not overwrite:
+        raise ConfigError(f"{folder} already holds a model; choose another --out, or give --overwrite to replace it")
     if not paths:
         raise DataError("no text was given; name text files, folders, or '-' for standard input")
     with torch.device("meta"):  # keys that no model can have are refused before any work is done
@@ -90,8 +95,7 @@ def begin(
     train = build_corpus(files, found, folder / DATA)
     checked = build_corpus(held_out, found, folder / DATA) if held_out else None
     run = Run(folder, cfg, found, train, checked, recipe, torch.get_num_threads(), device, str(tokenizer))
-    write_text(folder / TOKENIZER, found.to_json())
-    write_text(folder / CONFIG, json.dumps(cfg.to_dict(), indent=1) + "\n")
+    write_text(folder / DATA / TOKENIZER, found.to_json())  # the model's own files come with its first checkpoint, together
     _record(run)
     return run
 
@@ -103,20 +107,30 @@ def take_up(folder: str | Path, changes: dict[str, Any], threads: int | None = N
     """
     folder = Path(folder)
     try:
-        record = json.loads((folder / RECORD).read_text("utf-8"))
+        record, sealed = read_checked(folder / RECORD)
         old = Recipe.from_dict(record["recipe"])
         cfg = LMConfig.from_dict(record["model"])
-        train, valid, asked = record["train"], record["valid"], record["tokenizer"]["asked"]
+        train, valid, asked = str(record["train"]["key"]), record["valid"], str(record["tokenizer"]["asked"])
+        valid = None if valid is None else str(valid["key"])
+        proof = str(record["tokenizer"]["sha256"])
         cores, where = int(threads or record["threads"]), str(device or record["device"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder} holds no run that can be resumed: {error}; train without --resume") from error
+        if not 1 <= cores <= 1 << 16:
+            raise ValueError(f"threads={cores} is no number of threads")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{folder} holds no run that can be resumed: {folder / RECORD}: {reason(error)[:300]}; train without --resume"
+        ) from error
+    if not sealed:
+        warnings.warn(f"{folder / RECORD} was written by an early version, without a checksum", FormatWarning, stacklevel=2)
     fixed = [key for key in changes if key in _FIXED]
     _refuse({key: changes[key] for key in fixed}, old.to_dict(), fixed, "leave them out: the run's own are taken")
     for stale in (folder, folder / DATA):
         sweep(stale)
-    tokenizer = load_tokenizer(folder / TOKENIZER)
-    corpus = open_corpus(train["key"], tokenizer, folder / DATA)
-    checked = open_corpus(valid["key"], tokenizer, folder / DATA) if valid else None
+    tokenizer = load_tokenizer(next((p for p in (folder / DATA / TOKENIZER, folder / TOKENIZER) if p.exists()), TOKENIZER))
+    if tokenizer.fingerprint != proof:
+        raise CheckpointError(f"{folder} holds another tokenizer than its run was begun with; put that one back")
+    corpus = open_corpus(train, tokenizer, folder / DATA)
+    checked = open_corpus(valid, tokenizer, folder / DATA) if valid else None
     run = Run(folder, cfg, tokenizer, corpus, checked, dataclasses.replace(old, **changes), cores, where, asked)
     if run.recipe != old:
         _record(run)
@@ -164,7 +178,7 @@ def can_resume(folder: str | Path) -> bool:
 
 def _record(run: Run) -> None:
     """`train.json`: all that is needed to do the same again. Written last, it marks a run that was set up."""
-    write_json(
+    write_checked(
         run.folder / RECORD,
         {
             "command": sys.argv,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import CheckpointError, ConfigError
-from ..io import read_tensors, write_tensors
+from ..errors import ConfigError
 from ..memory.base import wide
 from ..model.lm import LM
 from ..model.stream_state import LMState
 from ..text import cut_table
-from . import recompute
+from . import recompute, resume
 from .corpus import Corpus
 from .precision import autocast
 from .recipe import Recipe
 from .rows import Piece, Rows
-
-VERSION = 1
 
 
 class Trainer:
@@ -36,6 +32,7 @@ class Trainer:
     step      optimiser steps made
     tokens    tokens trained on
     state     of the rows, after the last step
+    parameters   of the model, by name
     """
 
     def __init__(self, model: LM, corpus: Corpus, recipe: Recipe) -> None:
@@ -46,9 +43,9 @@ class Trainer:
         self.device = next(model.parameters()).device
         self._cuts = cut_table(model.cfg, corpus.tokenizer)
         self._autocast = autocast(recipe.precision, self.device)
-        self._named = dict(model.named_parameters())
-        matrices = [p for n, p in self._named.items() if p.dim() >= 2 and not n.endswith("norm")]  # a norm may be [heads, V]
-        others = [p for n, p in self._named.items() if p.dim() < 2 or n.endswith("norm")]
+        self.parameters = dict(model.named_parameters())
+        matrices = [p for n, p in self.parameters.items() if p.dim() >= 2 and not n.endswith("norm")]  # a norm may be [heads, V]
+        others = [p for n, p in self.parameters.items() if p.dim() < 2 or n.endswith("norm")]
         groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), fused=True)
 
@@ -65,7 +62,7 @@ class Trainer:
             cut = None if self._cuts is None else self._cuts[torch.from_numpy(piece.ids)]
             loss, state = self._loss(ids, targets, self._begin(piece), reset, cut)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self._named.values(), self.recipe.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.clip)
         nats, rate = float(loss.detach()), self.recipe.rate(fraction)
         if not math.isfinite(nats) or not math.isfinite(float(norm)):
             self.optimizer.zero_grad()
@@ -101,45 +98,15 @@ class Trainer:
         return LMState.cat(pool).select(index.tolist())
 
     def save(self, path: Path, **about: Any) -> None:
-        """Writes everything that the next step depends on, and `about`, as one safetensors file, atomically."""
-        tensors = {f"model.{name}": x for name, x in self.model.state_dict().items()}
-        for name, p in self._named.items():
-            tensors |= {f"optimizer.{name}.{key}": x for key, x in self.optimizer.state.get(p, {}).items()}
-        tensors["random.cpu"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
-        meta = {"step": self.step, "tokens": self.tokens, "cursor": self.rows.cursor(), "state": None, **about}
-        if self.state is not None:
-            tensors |= {f"state.{name}": x for name, x in self.state.tensors().items()}
-            meta["state"] = self.state.meta()
-        write_tensors(path, tensors, {"format": "siltstone-training", "version": str(VERSION), "meta": json.dumps(meta)})
+        """Writes everything that the next step depends on, and `about`, as one sealed safetensors file, atomically.
+
+        Raises CheckpointError where it could not be restored (moments that are not finite), StorageError.
+        """
+        resume.save(self, path, about)
 
     def restore(self, path: Path) -> dict[str, Any]:
         """Stands where `save` was called; returns what it was given as `about`, and the rest of the figures.
 
-        Raises CheckpointError when the file is damaged, newer than this version, or of another model.
+        Raises CheckpointError when the file is damaged, newer than this version, or of another model; nothing has changed then.
         """
-        try:
-            tensors, header = read_tensors(path)
-            if int(header["version"]) > VERSION:
-                raise ValueError(f"format {header['version']} is newer than this version's {VERSION}; update Siltstone")
-            meta = json.loads(header["meta"])
-            self.model.load_state_dict(_under("model.", tensors))
-            for name, p in self._named.items():
-                moments = _under(f"optimizer.{name}.", tensors)
-                self.optimizer.state[p] = {key: x.to(self.device) for key, x in moments.items()}
-            self.rows.seek(meta["cursor"])
-            self.step, self.tokens = meta["step"], meta["tokens"]
-            if meta["state"] is not None:
-                found = {name: x.to(self.device) for name, x in _under("state.", tensors).items()}
-                self.state = self.model.load_state(found, meta["state"])
-            torch.set_rng_state(tensors["random.cpu"])
-            if self.device.type == "cuda" and "random.cuda" in tensors:
-                torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise CheckpointError(f"the training checkpoint {path} cannot be used: {error}") from error
-        return meta
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+        return resume.restore(self, path)

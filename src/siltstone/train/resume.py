@@ -1,0 +1,140 @@
+"""The file that a training run goes on from: weights, optimiser, the rows' states and places, random generators.
+
+It is a sealed safetensors file. Everything in it is compared with the run's model, names, shapes and numbers, before anything of
+the trainer is changed; what is saved has passed the same checks.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, FormatWarning
+from ..io import SEAL, write_sealed
+from ..io.generators import checked_cuda_state, checked_state
+from ..io.parse import is_count, parse_object
+from ..io.regular import reason
+from ..io.tensor_file import open_tensors
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+VERSION = 1
+MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
+
+
+def save(trainer: Trainer, path: Path, about: dict[str, Any]) -> None:
+    """See Trainer.save."""
+    tensors = {f"model.{name}": x for name, x in trainer.model.state_dict().items()}
+    for name, p in trainer.parameters.items():
+        tensors |= {f"optimizer.{name}.{key}": x for key, x in trainer.optimizer.state.get(p, {}).items()}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if trainer.device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(trainer.device)
+    meta = {"step": trainer.step, "tokens": trainer.tokens, "cursor": trainer.rows.cursor(), "state": None, **about}
+    if trainer.state is not None:
+        tensors |= {f"state.{name}": x for name, x in trainer.state.tensors().items()}
+        meta["state"] = trainer.state.meta()
+    text = json.dumps(meta, allow_nan=False)
+    try:
+        _check(trainer, parse_object(text), {name: x.to("meta") for name, x in tensors.items()})
+        _check_numbers(tensors)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is left as it was: the run could not be taken up from what it holds now: {error}"
+        ) from error
+    write_sealed(path, tensors, {"format": "siltstone-training", "version": str(VERSION), "meta": text})
+
+
+def restore(trainer: Trainer, path: Path) -> dict[str, Any]:
+    """See Trainer.restore."""
+    try:
+        with open_tensors(path, SEAL) as file:
+            version = file.metadata.get("version", "")[:9]
+            if not version.isascii() or not version.isdecimal():
+                raise ValueError("is no checkpoint of a training run")
+            if int(version) > VERSION:
+                raise ValueError(f"is of format {version}, newer than this version's {VERSION}; update Siltstone")
+            try:
+                meta = parse_object(file.metadata["meta"])
+                _check(trainer, meta, file.meta())
+            except Exception:
+                file.verify()
+                raise
+            tensors, sealed = file.read(), file.sealed
+        _check_numbers(tensors)
+        state = None if meta["state"] is None else trainer.model.load_state(_under("state.", tensors), meta["state"])
+        random = checked_state(tensors["random.cpu"])
+        gpu = checked_cuda_state(tensors["random.cuda"]) if "random.cuda" in tensors else None
+    except MemoryError:
+        raise
+    except Exception as error:
+        said = f"lacks {error}" if isinstance(error, KeyError) else reason(error)
+        raise CheckpointError(f"the training checkpoint {path} cannot be used: it {said[:400]}") from error
+    if not sealed:
+        warnings.warn(
+            f"{path} was written by an early version, without a checksum; it is trusted, and written anew",
+            FormatWarning,
+            stacklevel=3,
+        )
+    trainer.model.load_state_dict(_under("model.", tensors))
+    for name, p in trainer.parameters.items():
+        if moments := _under(f"optimizer.{name}.", tensors):
+            trainer.optimizer.state[p] = {key: x.to(p.device if key != "step" else x.device) for key, x in moments.items()}
+    trainer.rows.seek(meta["cursor"])
+    trainer.step, trainer.tokens, trainer.state = (
+        meta["step"],
+        meta["tokens"],
+        None if state is None else state.to(trainer.device),
+    )
+    torch.set_rng_state(random)
+    if gpu is not None and trainer.device.type == "cuda":
+        torch.cuda.set_rng_state(gpu, trainer.device)
+    return meta
+
+
+def _check(trainer: Trainer, meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """ValueError, KeyError or InputError unless tensors without data, and what is said of them, are those of a run like this."""
+    weights = trainer.model.state_dict()
+    wanted = {f"model.{name}": x for name, x in weights.items()}
+    for name, p in trainer.parameters.items():
+        keys = _under(f"optimizer.{name}.", tensors).keys()
+        if keys and keys != MOMENTS:
+            raise ValueError(f"has other moments of {name} than AdamW's: {', '.join(sorted(keys))}"[:300])
+        wanted |= {f"optimizer.{name}.{key}": torch.zeros((), device="meta") if key == "step" else p for key in keys}
+    others = {name for name in tensors if name not in wanted and not name.startswith("state.")}
+    if lacking := sorted(wanted.keys() - tensors.keys()) or sorted({"random.cpu"} - others):
+        raise ValueError(f"lacks {lacking[0]!r}")
+    if more := sorted(others - {"random.cpu", "random.cuda"}):
+        raise ValueError(f"has the unknown {more[0][:80]!r}")
+    for name, x in wanted.items():
+        if tensors[name].shape != x.shape or tensors[name].is_floating_point() != x.is_floating_point():
+            raise ValueError(f"has {name} {list(tensors[name].shape)}, and the run's is {list(x.shape)}")
+    if not is_count(meta["step"]) or not is_count(meta["tokens"]):
+        raise ValueError("has no counts of steps and tokens")
+    spent = meta.get("seconds", 0.0)
+    if isinstance(spent, bool) or not isinstance(spent, int | float) or not 0 <= spent < math.inf:
+        raise ValueError("has no time spent")
+    trainer.rows.check(meta["cursor"])
+    if meta["state"] is None:
+        if _under("state.", tensors):
+            raise ValueError("has a state without a description")
+    elif len(trainer.model.load_state(_under("state.", tensors), meta["state"])) != trainer.recipe.batch:
+        raise ValueError(f"has a state of other rows than the run's {trainer.recipe.batch}")
+
+
+def _check_numbers(tensors: dict[str, Tensor]) -> None:
+    """ValueError where weights or moments are NaN or infinite."""
+    for name, x in tensors.items():
+        if name.startswith(("model.", "optimizer.")) and x.is_floating_point() and not torch.isfinite(x).all():
+            raise ValueError(f"has {name} with values that are NaN or infinite")
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
