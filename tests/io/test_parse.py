@@ -47,6 +47,8 @@ def test_an_object_is_asked_for() -> None:
         parse_object("[]")
 
 
-@pytest.mark.parametrize(("value", "fits"), [(0, True), (2**62 - 1, True), (2**62, False), (-1, False), (True, False), (1.0, False)])
+@pytest.mark.parametrize(
+    ("value", "fits"), [(0, True), (2**62 - 1, True), (2**62, False), (-1, False), (True, False), (1.0, False)]
+)
 def test_counts(value: object, fits: bool) -> None:
     assert is_count(value) is fits

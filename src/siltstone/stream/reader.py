@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, DataError, SessionCorrupt
+from ..io.parse import is_count
 from .receipt import Receipt, Timeline, receipt
 from .session import Session
 
@@ -57,8 +58,8 @@ class Reader:
             try:
                 self.offset = _count(note["offset"])
                 counts = note["bytes"], note["tokens"], note.get("unscored", 0)
-                self.cost = Cost(float(note["bits"]), *map(_count, counts))
-                self._known = (str(note["tail"]), min(_count(note["tail_bytes"]), self.offset, TAIL))
+                self.cost = Cost(_bits(note["bits"]), *map(_count, counts))
+                self._known = (_digest(note["tail"]), min(_count(note["tail_bytes"]), self.offset, TAIL))
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise SessionCorrupt(f"the session's note of its stream makes no sense: {error!r} in {note!r}"[:300]) from None
 
@@ -132,6 +133,18 @@ class Reader:
 
 
 def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
-        raise ValueError(f"{value!r} is no count")
+    if not is_count(value):
+        raise ValueError(f"{value!r:.60} is no count")
+    return value
+
+
+def _bits(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"{value!r:.60} is no number of bits")
+    return float(value)
+
+
+def _digest(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r:.60} is no hash")
     return value
