@@ -119,6 +119,8 @@ def build(cfg: LMConfig) -> LM:
 def _read(folder: Path, file: TensorFile) -> tuple[LMConfig, Tokenizer, dict[str, Tensor]]:
     """The three parts, all of one save."""
     path, about = folder / WEIGHTS, file.metadata
+    if "files" in about and not file.sealed:
+        raise CheckpointError(f"{path} was altered: it has no sum of its bytes")
     hashes = _hashes(about, path)
     config, config_fits = _member(folder, CONFIG, hashes)
     cfg = _config(config, str(folder / CONFIG))

@@ -1,7 +1,7 @@
 """Files: written so that a crash, a full disk or a power cut never leaves half of one, and read as what strangers made."""
 
 from .atomic import atomic_file, sweep, write_bytes, write_json, write_text
-from .checked import checked_line, read_checked, read_line, write_checked
+from .checked import checked_line, read_checked, read_lines, write_checked
 from .tensors import SEAL, read_tensors, write_sealed, write_tensors
 
 __all__ = [
@@ -9,7 +9,7 @@ __all__ = [
     "atomic_file",
     "checked_line",
     "read_checked",
-    "read_line",
+    "read_lines",
     "read_tensors",
     "sweep",
     "write_bytes",

@@ -1,7 +1,8 @@
 """JSON files and lines that carry their own checksum: a flipped bit is found, and people can still read them.
 
-A file is an object whose last key, `sha256`, is the SHA-256 of the others (sorted keys, no spaces, ASCII). A line of a `.jsonl`
-file is an object whose last key, `crc32`, is that of the others, eight hexadecimal digits.
+A file is an object whose first key, `sealed`, is true and whose last, `sha256`, is the SHA-256 of the others (sorted keys, no
+spaces, ASCII); where one of the two is missing the file was altered. A line of a `.jsonl` file is an object whose last key,
+`crc32`, is that of the others, eight hexadecimal digits; a file has it in every line, or in none.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from .parse import parse_object
 from .regular import read_limited
 
 MOST = 64 * 2**20  # bytes of a file
-SUM, LINE_SUM = "sha256", "crc32"
+MARK, SUM, LINE_SUM = "sealed", "sha256", "crc32"
 
 
 def write_checked(path: str | Path, value: dict[str, Any]) -> None:
     """Writes an object and its checksum, atomically. Raises StorageError."""
-    write_json(path, value | {SUM: _sha256(value)})
+    sealed = {MARK: True} | value
+    write_json(path, sealed | {SUM: _sha256(sealed)})
 
 
 def read_checked(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bool]:
@@ -33,9 +35,10 @@ def read_checked(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bool]:
     """
     found = parse_object(read_limited(path, MOST))
     wanted = found.pop(SUM, None)
-    if wanted is not None and wanted != _sha256(found):
+    sealed = wanted is not None or MARK in found
+    if sealed and (wanted != _sha256(found) or found.pop(MARK, None) is not True):
         raise ValueError("it was altered after it was written: its checksum differs")
-    return found, wanted is not None
+    return found, sealed
 
 
 def checked_line(value: dict[str, Any]) -> str:
@@ -43,13 +46,21 @@ def checked_line(value: dict[str, Any]) -> str:
     return json.dumps(value | {LINE_SUM: _crc32(value)}, allow_nan=False) + "\n"
 
 
-def read_line(line: str) -> dict[str, Any]:
-    """The object of a line. Raises ValueError where it is no JSON object or was altered; lines without a checksum are taken."""
-    found = parse_object(line)
-    wanted = found.pop(LINE_SUM, None)
-    if wanted is not None and wanted != _crc32(found):
-        raise ValueError("the line was altered after it was written: its checksum differs")
-    return found
+def read_lines(text: str) -> list[dict[str, Any] | None]:
+    """The objects of all lines; None for one that is no JSON object or was altered."""
+    found = [_line(line) for line in text.splitlines()]
+    summed = any(fits for _, fits in found)
+    return [value if fits or not summed else None for value, fits in found]
+
+
+def _line(line: str) -> tuple[dict[str, Any] | None, bool]:
+    """A line's object, and whether it has its checksum."""
+    try:
+        value = parse_object(line)
+    except ValueError:
+        return None, False
+    wanted = value.pop(LINE_SUM, None)
+    return (value, wanted is not None) if wanted in (None, _crc32(value)) else (None, False)
 
 
 def _plain(value: dict[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Column
 
 from ..errors import FormatWarning
-from ..io import checked_line, read_line, write_text
+from ..io import checked_line, read_lines, write_text
 from ..io.atomic import storage_errors
 from ..io.parse import is_count
 from ..words import counted
@@ -32,15 +32,12 @@ class Metrics:
         self._path, self._step = path, 0
         self._last: deque[tuple[float, float]] = deque(maxlen=_RECENT)
         kept, lost = [], 0
-        lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
-        for number, line in enumerate(lines):
-            try:
-                record = _checked(read_line(line))
-            except ValueError:
-                lost += number < len(lines) - 1  # the last line may be half written
-                continue
-            if record["step"] <= step:
-                kept.append(line + "\n")
+        records = read_lines(path.read_text("utf-8", errors="replace")) if path.exists() else []
+        for number, record in enumerate(records):
+            if record is None or not _fits(record):
+                lost += number < len(records) - 1  # the last line may be half written
+            elif record["step"] <= step:
+                kept.append(checked_line(record))
                 self._remember(record)
         if lost:
             warnings.warn(f"{path} has {counted(lost, 'line')} that were altered; they are left out", FormatWarning, stacklevel=2)
@@ -77,12 +74,10 @@ class Metrics:
         self._file.close()
 
 
-def _checked(record: dict[str, Any]) -> dict[str, Any]:
-    """A line's record; ValueError unless it is of a step, or of a validation."""
+def _fits(record: dict[str, Any]) -> bool:
+    """Whether a record is of a step, or of a validation."""
     figures = ["bits_per_byte", "bytes"] if "loss" in record else []
-    if not is_count(record.get("step")) or not all(type(record.get(name)) in (int, float) for name in figures):
-        raise ValueError("it is of no step")
-    return record
+    return is_count(record.get("step")) and all(type(record.get(name)) in (int, float) for name in figures)
 
 
 class Display:

@@ -25,7 +25,7 @@ from ..io.tensor_file import open_tensors
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-VERSION = 1
+VERSION = 2  # from 2 on there is a sum of the whole file
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 
 
@@ -61,6 +61,8 @@ def restore(trainer: Trainer, path: Path) -> dict[str, Any]:
                 raise ValueError("is no checkpoint of a training run")
             if int(version) > VERSION:
                 raise ValueError(f"is of format {version}, newer than this version's {VERSION}; update Siltstone")
+            if int(version) > 1 and not file.sealed:
+                raise ValueError("was altered: it has no sum of its bytes")
             try:
                 meta = parse_object(file.metadata["meta"])
                 _check(trainer, meta, file.meta())
