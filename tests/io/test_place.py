@@ -6,7 +6,6 @@ import os
 import socket
 import stat
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from siltstone.errors import InputError, SiltstoneError, StorageError
 from siltstone.io import atomic_file, claim, write_bytes, write_json, write_tensors, write_text
 from siltstone.io.atomic import check_place, make_folder
 
-SOURCE = str(Path(__file__).parents[2] / "src")
+from .processes import command
 
 
 def save(path: Path | str, data: bytes = b"new") -> None:
@@ -192,14 +191,14 @@ def test_a_full_device_says_so() -> None:
 def test_a_report_to_standard_output(tmp_path: Path) -> None:
     """Into a file that was opened by the shell: what was printed before and after stays in it."""
     program = """
-from siltstone.io import write_text
+from siltstone.io.atomic import write_text
 for name in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
     print("to", name)
     write_text(name, "report\\n")
 print("end")
 """
     with open(tmp_path / "out", "wb") as out:
-        done = subprocess.run([sys.executable, "-c", program], stdout=out, env={**os.environ, "PYTHONPATH": SOURCE}, check=False)
+        done = subprocess.run(command(program), stdout=out, check=False)
     said = (tmp_path / "out").read_text()
     assert done.returncode == 0
     assert said == "to /dev/stdout\nreport\nto /dev/fd/1\nreport\nto /proc/self/fd/1\nreport\nend\n"

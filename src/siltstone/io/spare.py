@@ -57,14 +57,14 @@ class Spare:
             try:
                 self._file = file_of(os.fstat(self.handle))
                 held = try_lock(self.handle)
-                lost = held is False or os.fstat(self.handle).st_nlink == 0  # taken for a dead writer's before it was locked
+                gone = os.fstat(self.handle).st_nlink == 0
             except BaseException:
                 self.discard()
                 raise
-            if not lost:
+            if held is not False and not gone:
                 self.locked = held is True
                 return
-            self.discard()
+            self.close()  # one who removes dead writers' files was quicker than the lock, and removes this one
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
     def close(self) -> None:
