@@ -147,6 +147,24 @@ def test_a_sweeper_that_is_quicker_than_the_lock(tmp_path: Path, monkeypatch: py
     assert swept == [1, 1] and (tmp_path / "a").read_bytes() == b"new" and names(tmp_path) == ["a"]
 
 
+def test_a_file_that_a_sweeper_has_locked_is_the_sweepers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the writer comes to remove it, its name may be that of another writer's file."""
+    lock, sweeper = system.lock, []
+
+    def late(handle: int) -> None:
+        if not sweeper:
+            (path,) = tmp_path.iterdir()
+            sweeper.append(os.open(path, os.O_RDWR))
+            lock(sweeper[0])
+        lock(handle)
+
+    monkeypatch.setattr(system, "lock", late)
+    write_bytes(tmp_path / "a", b"new")
+    assert len(names(tmp_path)) == 2 and (tmp_path / "a").read_bytes() == b"new"
+    os.close(sweeper[0])
+    assert sweep(tmp_path) == 1
+
+
 def test_many_writers_and_sweepers(tmp_path: Path) -> None:
     """Each save succeeds, and the file is always a whole one."""
     failed: list[BaseException] = []
