@@ -146,6 +146,16 @@ def test_folders_that_take_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         claim(tmp_path / "missing" / "a")
 
 
+def test_the_lock_file_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    (tmp_path / ".a.lock").write_bytes(b"")
+    monkeypatch.setattr(system, "open", refuse)
+    with pytest.raises(StorageError, match=r"cannot claim .*a: .*\.a\.lock is another user's; remove it"):
+        claim(tmp_path / "a")
+
+
 def test_filesystems_without_locks_keep_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lock(_: int) -> None:
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))

@@ -53,12 +53,12 @@ class Claim:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._lock = _lock_file(path)
-        with storage_errors(self._lock):
+        with storage_errors(path):
             self._handle, self.exclusive = _locked(self._lock, path)
         self._end = weakref.finalize(self, _release, self._handle, self._lock, os.getpid())
         _claims.add(self)
         try:
-            with storage_errors(self._lock):
+            with storage_errors(path):
                 system.truncate(self._handle)
                 system.write(self._handle, f"{os.getpid()} {socket.gethostname()}\n".encode())
         except BaseException:
@@ -110,7 +110,7 @@ def _lock_file(path: str | os.PathLike[str]) -> Path:
 def _locked(lock: Path, path: str | os.PathLike[str]) -> tuple[int, bool]:
     """A descriptor of the lock file, and whether it holds the lock."""
     for _ in range(_TRIES):
-        handle = system.open(lock, os.O_RDWR | os.O_CREAT | system.NO_LINK, 0o600)
+        handle = _opened(lock, path)
         try:
             held = try_lock(handle)
             if held is False:
@@ -122,6 +122,17 @@ def _locked(lock: Path, path: str | os.PathLike[str]) -> tuple[int, bool]:
             raise
         system.close(handle)
     raise StorageError(f"cannot claim {path}: others claim {lock} and release it all the time; choose another file")
+
+
+def _opened(lock: Path, path: str | os.PathLike[str]) -> int:
+    try:
+        return system.open(lock, os.O_RDWR | os.O_CREAT | system.NO_LINK, 0o600)
+    except PermissionError:
+        if os.path.lexists(lock):
+            raise StorageError(
+                f"cannot claim {path}: {lock} is another user's; remove it if nobody is writing there, or choose another file"
+            ) from None
+        raise
 
 
 def _names(lock: Path, handle: int) -> bool:

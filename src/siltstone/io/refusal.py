@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from ..errors import StorageError
 
-_ACCESS = "the folder cannot be written: change its permissions, or choose another one"
+_ACCESS = "the file or its folder cannot be written: change the permissions, or choose another one"
 _NAME = "the name or the path is too long: choose a shorter one"
 _FILES = "too many files are open: close some, or raise the limit (`ulimit -n`)"
 _DEVICE = "the disk failed to store it: check the disk, or choose another one"
