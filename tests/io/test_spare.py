@@ -104,7 +104,7 @@ def test_only_files_of_our_names_are_swept(tmp_path: Path) -> None:
 
 
 def test_folders_of_many_files(tmp_path: Path) -> None:
-    """A writer looks at a thousand names; what a lone writer left is found by its name alone."""
+    """A writer looks at the first names alone; what a lone writer left is found by its name alone."""
     for number in range(3000):
         os.mknod(tmp_path / f"{number:05}")
     spare = Spare(tmp_path / "a", 0o600)

@@ -49,7 +49,8 @@ class Plan:
 
     number  of the call, from 0
     call    its name in `siltstone.io.system`, or ANY
-    fault   the name of an error; "short" (half is written); "killed" (before the call); "killed halfway" (half is written)
+    fault   the name of an error; "short" (half is written); "Ctrl-C" and "killed" (before the call); "killed halfway" (when half
+            is written)
     """
 
     number: int
@@ -116,6 +117,8 @@ class Seam:
             raise Killed
         if name == "close":  # which closes all the same
             self._do(name, values)
+        if fault == "Ctrl-C":
+            raise KeyboardInterrupt
         number = getattr(errno, fault)
         raise OSError(number, os.strerror(number))
 
@@ -130,8 +133,8 @@ class Seam:
 
 def _faults(call: str) -> tuple[str, ...]:
     if call == "lock":
-        return ("EAGAIN", "ENOLCK", "EIO", "EINTR", "killed")
-    return (*ERRORS, "killed", *(("short", "killed halfway") if call == "write" else ()))
+        return ("EAGAIN", "ENOLCK", "EIO", "EINTR", "Ctrl-C", "killed")
+    return (*ERRORS, "Ctrl-C", "killed", *(("short", "killed halfway") if call == "write" else ()))
 
 
 def _calls(action: Action, begin: Action, folder: Path) -> list[str]:
@@ -171,7 +174,7 @@ def every_fault(
         with Seam(plan) as seam:
             try:
                 action(place)
-            except (Exception, Killed) as error:
+            except (Exception, KeyboardInterrupt, Killed) as error:
                 raised = error
         assert len(seam.seen) > plan.number, f"{plan}: the action did not come to it this time"
         yield plan, place, raised
@@ -206,11 +209,12 @@ def torture(
     gc.collect()
     for plan, place, raised in every_fault(action, folder, begin, most):
         killed = isinstance(raised, Killed)
-        assert raised is None or killed or isinstance(raised, SiltstoneError), (plan, raised)
+        told = isinstance(raised, KeyboardInterrupt if plan.fault == "Ctrl-C" else SiltstoneError)
+        assert raised is None or killed or told, (plan, raised)
         new = check(place)
         if raised is None:
             assert new, f"{plan}: success was reported, and the old file is there"
-        elif single and not killed:
+        elif single and isinstance(raised, SiltstoneError):
             replaced = isinstance(raised, StorageError) and raised.replaced
             assert new == replaced, f"{plan}: {'the new' if new else 'the old'} file is there after {raised!r}"
         if not killed:

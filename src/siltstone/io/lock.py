@@ -158,8 +158,10 @@ def _release(handle: int, lock: Path, process: int) -> None:
     """Removes the lock file while it is still locked, so that nobody else's is removed, and lifts the lock."""
     if os.getpid() != process:
         return
-    with contextlib.suppress(OSError):  # a lock file that stays claims nothing
-        if _names(lock, handle):
-            system.unlink(lock)
-    with contextlib.suppress(OSError):
-        system.close(handle)
+    try:
+        with contextlib.suppress(OSError):  # a lock file that stays claims nothing
+            if _names(lock, handle):
+                system.unlink(lock)
+    finally:
+        with contextlib.suppress(OSError):
+            system.close(handle)

@@ -23,7 +23,7 @@ from .lock import try_lock
 from .place import file_of, short
 
 _PATTERN = re.compile(r"\.(.+)\.[0-9a-f]{12}\.tmp", re.DOTALL)
-_LOOKED_AT = 1000  # names of a folder among which a writer looks for what is left of others: a third of a millisecond
+_LOOKED_AT = 250  # names of a folder among which a writer looks for what others left: a tenth of a millisecond
 _DAY = 86400.0  # seconds
 
 
@@ -75,11 +75,13 @@ class Spare:
 
     def discard(self) -> None:
         """Removes the file if it still has its first name, and closes it. What fails here is left to the next writer."""
-        with contextlib.suppress(OSError):
-            if file_of(os.lstat(self.path)) == self._file:
-                system.unlink(self.path)
-        with contextlib.suppress(OSError):
-            self.close()
+        try:
+            with contextlib.suppress(OSError):
+                if file_of(os.lstat(self.path)) == self._file:
+                    system.unlink(self.path)
+        finally:
+            with contextlib.suppress(OSError):
+                self.close()
 
 
 def clear(target: Path) -> None:
