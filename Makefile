@@ -2,11 +2,12 @@
 # make test   the whole suite                                          make docs   the generated pages
 # make bench  the speed table                                          make soak   a million tokens through every update rule
 # make clean  forget .venv and what was built                          make opinions   against other people's implementations
+# make torture   every failure of the disk, kills and power cuts, in full: some minutes
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench soak docs opinions clean
+.PHONY: demo test lint bench soak docs opinions torture clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo.stamp
@@ -28,6 +29,10 @@ soak: .venv/base.stamp
 
 opinions: .venv/opinions.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/opinions
+
+torture: .venv/dev.stamp
+	SILTSTONE_TORTURE=40 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/torture
+	$(BIN)/python tools/torture.py $(ARGS)
 
 docs: .venv/dev.stamp
 	$(BIN)/python tools/cli_page.py

@@ -19,7 +19,7 @@ from .config import LMConfig
 from .errors import CheckpointError, ConfigError, FormatWarning, InputError, SiltstoneError, TokenizerError
 from .fingerprint import Seen, check_pair, config_text, fingerprint_of, weights_of, with_tokenizer
 from .io import SEAL, write_sealed
-from .io.atomic import make_folder
+from .io.folder import make_folder
 from .io.parse import parse_object
 from .io.regular import is_folder, reason
 from .io.sets import read_member, write_set

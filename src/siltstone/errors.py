@@ -13,12 +13,17 @@
     │   └── SessionVersion     written by a newer Siltstone
     ├── BusyError              a session that another thread is using                  (RuntimeError)
     └── StorageError           the disk is full or the folder cannot be written           (OSError)
+        ├── InUse              another session or run is writing the file
+        ├── FileChanged        another writer replaced the file since it was read
+        └── NotDurable         the file was replaced, and might be lost in a power cut
 
 Messages name the argument, what was given, what was expected and the mend. `FormatWarning` is no error: a file of an early
 version was read, and lacks a proof that later ones carry.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 
 class SiltstoneError(Exception):
@@ -70,7 +75,26 @@ class BusyError(SiltstoneError, RuntimeError):
 
 
 class StorageError(SiltstoneError, OSError):
-    """Writing failed: no space, no permission, or a folder that is not there."""
+    """Writing failed: no space, no permission, or a folder that is not there.
+
+    replaced    whether the new file is in place all the same; where it is not, the old file is as it was
+    """
+
+    replaced: ClassVar[bool] = False
+
+
+class InUse(StorageError):
+    """Another session or run is writing the file or folder."""
+
+
+class FileChanged(StorageError):
+    """Another writer replaced the file since it was read; its content was not touched."""
+
+
+class NotDurable(StorageError):
+    """The new file is in place, but the disk did not confirm it: a power cut might bring the old one back."""
+
+    replaced: ClassVar[bool] = True
 
 
 class FormatWarning(UserWarning):

@@ -89,7 +89,7 @@ def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_sweep_removes_what_killed_writers_left(tmp_path: Path) -> None:
-    (tmp_path / ".a.bin.0123.tmp").write_bytes(b"half")
+    (tmp_path / ".a.bin.0123456789ab.tmp").write_bytes(b"half")
     (tmp_path / "kept.tmp").write_bytes(b"")
     assert sweep(tmp_path) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["kept.tmp"]

@@ -1,125 +1,186 @@
 """Atomic files: written beside their place under another name, flushed to the disk, then renamed.
 
 A reader sees the old file or the new one, whole, whatever happens in between. What the system refuses (no space, no
-permission, no such folder) is raised as `StorageError`, and the unfinished file is removed.
+permission, no such folder) is raised as `StorageError`, and the unfinished file is removed. Symbolic links stay, and what
+they lead to is replaced. Decision 19 says step by step what a save guarantees.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
-import secrets
-import tempfile
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import StorageError
+from ..errors import NotDurable
+from . import system
+from .access import keep_access
+from .folder import close_folder, make_folder, open_folder, sync
+from .place import Place, Stamp, find, find_file, stamp_of
+from .refusal import reason, storage_errors
+from .spare import Spare, sweep
+from .swap import replace_expected
 
-_MENDS = {
-    errno.ENOSPC: "the disk is full: free some space, or choose another folder",
-    errno.EDQUOT: "the disk quota is used up: free some space, or choose another folder",
-    errno.EFBIG: "the file grew beyond the largest size allowed here: raise the limit, or choose another folder",
-    errno.EACCES: "the folder cannot be written: change its permissions, or choose another one",
-    errno.EPERM: "the folder cannot be written: change its permissions, or choose another one",
-    errno.EROFS: "the disk is read-only: choose another folder",
-    errno.ENOENT: "the folder is not there: create it, or choose another one",
-    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another one",
-    errno.EISDIR: "this is a folder: give the name of a file",
-    errno.EEXIST: "a file of that name is in the way: remove it, or choose another folder",
-}
+__all__ = [
+    "AtomicFile",
+    "atomic_file",
+    "check_place",
+    "make_folder",
+    "output_file",
+    "storage_errors",
+    "sweep",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
+
+_BUFFER = 1 << 16  # bytes
 
 
-def storage_error(path: Path, error: OSError) -> StorageError:
-    """What `error` says about writing `path`, with the mend."""
-    return StorageError(f"cannot write {path}: {_MENDS.get(error.errno or 0, error.strerror or str(error))}")
+class _Raw(io.FileIO):
+    """An open descriptor that is written through `system`; its owner closes it."""
+
+    def __init__(self, handle: int, path: Path) -> None:
+        super().__init__(handle, "wb", closefd=False)
+        self._path = path
+
+    def write(self, data: Any, /) -> int:
+        """See io.RawIOBase. Raises StorageError."""
+        view = memoryview(data).cast("B")
+        with storage_errors(self._path):
+            done = system.write(self.fileno(), view)
+            if len(view) and not done:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return done
+
+
+class AtomicFile(io.BufferedWriter):
+    """The new file while it is written.
+
+    stamp   the stamp of its content, once it is in its place; for the next `atomic_file(path, expected=...)`
+    """
+
+    stamp: Stamp | None = None
 
 
 @contextlib.contextmanager
-def storage_errors(path: str | Path) -> Iterator[None]:
-    """Turns the system's errors about writing `path` into StorageError."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except OSError as error:
-        raise storage_error(Path(path), error) from error
-
-
-def make_folder(path: str | Path) -> Path:
-    """Creates the folder `path` and its parents where they are not there. Raises StorageError."""
-    with storage_errors(path):
-        Path(path).mkdir(parents=True, exist_ok=True)
-    return Path(path)
-
-
-def check_place(path: Path) -> None:
-    """StorageError now, and not after long work, where `path` cannot be written."""
-    with storage_errors(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "a folder")
-        tempfile.TemporaryFile(dir=path.parent).close()
-
-
-@contextlib.contextmanager
-def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+def atomic_file(path: str | os.PathLike[str], expected: Stamp | None = None) -> Iterator[AtomicFile]:
     """A binary file that takes the place of `path` when the block ends, and vanishes if the block raises.
 
-    The parent folder must exist. Raises StorageError where the system refuses.
+    expected    the stamp of the file that may be replaced (ABSENT: none may be there)
+    The parent folder must exist. The new file has the permissions of the old one; other hard links of the old one keep it.
+    Raises StorageError where the system refuses, for a `path` that is no file (a folder, a device, a pipe), and these kinds
+    of it: FileChanged where another file than the expected one is there; NotDurable where the file was replaced, but the
+    disk did not confirm it. After any other error the old file is as it was.
     """
-    path = Path(path)
-    spare = path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
     with storage_errors(path):
+        place = find_file(path)
+        spare = Spare(place.path, 0o666 if place.found is None else 0o600)
+    try:
+        raw = _Raw(spare.handle, place.asked)
+        file = AtomicFile(raw, _BUFFER)
         try:
-            with open(spare, "xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(spare, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                spare.unlink()
-            raise
-        sync_folder(path.parent)
+            yield file
+            file.flush()
+            with storage_errors(path):
+                _finish(place, spare, file, expected)
+        finally:
+            raw.close()  # and not `file`, which would write what is left in its buffer
+    except BaseException:
+        spare.discard()
+        raise
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` last through a power cut, where the system can (Windows cannot open folders)."""
+def _finish(place: Place, spare: Spare, file: AtomicFile, expected: Stamp | None) -> None:
+    """Brings a written file to the disk and to its place. Raises OSError, FileChanged, NotDurable."""
+    old = find_file(place.path).found  # permissions may have changed since
+    if old is not None:
+        keep_access(spare.handle, place.path, old)
+    folder = open_folder(place.path.parent)
     try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
-            raise
+        system.fsync(spare.handle)
+        written = stamp_of(os.fstat(spare.handle))
+        if not spare.locked:  # nothing is lost by closing it early, and some such systems rename no open file
+            spare.close()
+        if expected is None:
+            system.replace(spare.path, place.path)
+        else:
+            replace_expected(spare.path, place.path, expected, place.asked)
+        file.stamp = written
+        try:
+            if folder is not None:
+                sync(folder)
+            spare.close()
+        except OSError as error:
+            raise NotDurable(
+                f"{place.asked} was replaced, but the disk did not confirm it ({reason(error)}): a power cut now might bring "
+                "the old file back; save again when that is mended"
+            ) from error
     finally:
-        os.close(handle)
+        if folder is not None:
+            close_folder(folder)
 
 
-def sweep(folder: str | Path) -> int:
-    """Removes what killed writers left unfinished in `folder`; returns how many files. No writer may be at work there."""
-    spares = list(Path(folder).glob(".*.tmp"))
-    for spare in spares:
+@contextlib.contextmanager
+def output_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """As `atomic_file`, but a device, a pipe or an open stream (/dev/null, /dev/stdout) is written into.
+
+    For what is only looked at, such as a report. Raises StorageError.
+    """
+    place = find(path)
+    if not place.streams:
+        with atomic_file(path) as file:
+            yield file
+        return
+    with storage_errors(path):
+        if place.handle == 1 and sys.stdout is not None:
+            sys.stdout.flush()  # what was printed before comes first
+        handle = os.dup(place.handle) if place.handle is not None else system.open(place.path, os.O_WRONLY)
+    try:
+        raw = _Raw(handle, place.asked)
+        file = io.BufferedWriter(raw, _BUFFER)
+        try:
+            yield file
+            file.flush()
+        finally:
+            raw.close()
+    except BaseException:
         with contextlib.suppress(OSError):
-            spare.unlink()
-    return len(spares)
+            system.close(handle)
+        raise
+    with storage_errors(path):
+        system.close(handle)
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Writes `data` as the whole file. Raises StorageError."""
-    with atomic_file(path) as file:
+def check_place(path: str | os.PathLike[str], streams: bool = True) -> None:
+    """StorageError now, and not after long work, where `path` cannot be written.
+
+    streams     whether `output_file` is to write it, which takes devices and pipes; False: `atomic_file`
+    """
+    place = find(path) if streams else find_file(path)
+    with storage_errors(path):
+        if not place.streams:
+            Spare(place.path, 0o600).discard()
+        elif place.handle is None and not os.access(place.path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes `data` as the whole file, or to a device, a pipe or an open stream. Raises StorageError."""
+    with output_file(path) as file:
         file.write(data)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Writes `text` in UTF-8 as the whole file. Raises StorageError."""
-    write_bytes(path, text.encode("utf-8"))
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """As `write_bytes`, in UTF-8; what UTF-8 cannot hold (half of a character) is written as an escape. Raises StorageError."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Writes `value` as indented JSON with a final line end. Raises StorageError."""
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """As `write_text`, `value` as indented JSON with a final line end. Raises StorageError."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

@@ -14,7 +14,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from .atomic import write_json
+from .atomic import atomic_file
 from .parse import parse_object
 from .regular import read_limited
 
@@ -25,7 +25,9 @@ MARK, SUM, LINE_SUM = "sealed", "sha256", "crc32"
 def write_checked(path: str | Path, value: dict[str, Any]) -> None:
     """Writes an object and its checksum, atomically. Raises StorageError."""
     sealed = {MARK: True} | value
-    write_json(path, sealed | {SUM: _sha256(sealed)})
+    text = json.dumps(sealed | {SUM: _sha256(sealed)}, indent=1) + "\n"
+    with atomic_file(path) as file:
+        file.write(text.encode("ascii"))
 
 
 def read_checked(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bool]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .atomic import storage_errors, sync_folder, write_bytes
+from . import system
+from .atomic import atomic_file
+from .folder import sync_folder
+from .refusal import storage_errors
 from .regular import read_limited
 
 MOST = 64 * 2**20  # bytes of a file besides the manifest
@@ -35,11 +37,12 @@ def write_set(folder: Path, files: Mapping[str, bytes], manifest: Callable[[dict
     for name, data in files.items():
         if _content(folder / name) != data:
             staged[name] = _staging(folder, name, hashes[name])
-            write_bytes(staged[name], data)
+            with atomic_file(staged[name]) as file:
+                file.write(data)
     manifest(hashes)
     for name, place in staged.items():
         with storage_errors(folder / name):
-            os.replace(place, folder / name)
+            system.replace(place, folder / name)
     if staged:
         with storage_errors(folder):
             sync_folder(folder)
@@ -84,4 +87,4 @@ def _forget(folder: Path, names: Mapping[str, bytes]) -> None:
         for left in folder.glob(f".{name}.*.new"):
             if re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{12}}\.new", left.name):
                 with contextlib.suppress(OSError):
-                    left.unlink()
+                    system.unlink(left)

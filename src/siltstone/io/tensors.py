@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .atomic import atomic_file
+from .place import Stamp
 from .tensor_file import DTYPES, ZEROS, open_tensors
 
 SEAL = "file_sha256"  # the sum's name in the metadata
@@ -63,17 +64,29 @@ def dump_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mappin
         file.write(tensor_bytes(tensors[name]))
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file atomically. Raises StorageError where the system refuses."""
-    with atomic_file(path) as file:
+def write_tensors(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    expected: Stamp | None = None,
+) -> Stamp | None:
+    """Writes a safetensors file atomically; returns its stamp. expected, and what is raised: see `atomic_file`."""
+    with atomic_file(path, expected) as file:
         dump_tensors(file, tensors, metadata)
+    return file.stamp
 
 
-def write_sealed(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], seal: str = SEAL) -> None:
+def write_sealed(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    seal: str = SEAL,
+    expected: Stamp | None = None,
+) -> Stamp | None:
     """The same, with the sum of the whole file as `metadata[seal]`."""
     sink: Any = _Hash()
     dump_tensors(sink, tensors, {**metadata, seal: ZEROS})
-    write_tensors(path, tensors, {**metadata, seal: sink.total.hexdigest()})
+    return write_tensors(path, tensors, {**metadata, seal: sink.total.hexdigest()}, expected)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

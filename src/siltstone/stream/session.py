@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import BusyError, InputError, PositionError, TokenizerError
 from ..fingerprint import Seen, check_pair
+from ..io.place import Stamp
 from ..text import StreamDecoder, Tokenizer, cut_table
 from .interrupt import shielded
 from .receipt import Counters
@@ -84,6 +85,7 @@ class Session:
         self._ids = array("q")  # of the tokens from position - len(ids) on: none earlier than the oldest live mark
         self._torn = False
         self._weights = Seen(model)
+        self._file: tuple[str, Stamp] | None = None  # where it was read or written last, and what was there then
         self._entered = threading.RLock()
 
     @contextmanager
@@ -257,17 +259,21 @@ class Session:
             pass
         return len(ids)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the session to one file, atomically: state, logits, sampler, notes; marks and their ids stay behind.
 
-        Everything is checked as `load` checks it before anything is written. Raises StorageError (the old file is intact then),
-        InputError for notes that cannot be saved, SessionMismatch where the model's weights were changed under the session.
+        overwrite   write also over what another session or process has put there since this session read or wrote the file
+
+        Everything is checked as `load` checks it before anything is written. Raises InputError for notes that cannot be saved;
+        SessionMismatch where the model's weights were changed under the session; StorageError, after which the old file is as
+        it was, and its kinds FileChanged, where another writer has replaced the file in between, and NotDurable, after which
+        the new file is there and might be lost in a power cut.
         """
         from .store import save
 
         with self._alone():
             self._whole()
-            save(self, path)
+            save(self, path, overwrite)
 
     @staticmethod
     def load(path: str | os.PathLike[str], model: LM, tokenizer: Tokenizer) -> Session:

@@ -26,7 +26,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import InputError, SessionCorrupt, SessionFileError, SessionVersion, SiltstoneError
-from ..io import write_sealed
+from ..io import Stamp, write_sealed
 from ..io.parse import parse_object
 from ..io.regular import is_folder, reason
 from ..io.tensor_file import TensorFile, open_tensors
@@ -52,10 +52,16 @@ def header_text(header: dict[str, Any]) -> str:
     return text
 
 
-def write(path: str | os.PathLike[str], header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Write a session file; the old file stays until the new one is whole on disk. Raises StorageError, InputError."""
+def write(
+    path: str | os.PathLike[str], header: dict[str, Any], tensors: dict[str, Tensor], expected: Stamp | None = None
+) -> Stamp | None:
+    """Write a session file; the old file stays until the new one is whole on disk. Returns its stamp.
+
+    expected   the stamp of the file that may be replaced; None: any
+    Raises StorageError, and FileChanged where another file is there; InputError for a header that cannot be read again.
+    """
     flat = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
-    write_sealed(Path(path), flat, {"silt": header_text(header)}, SEAL)
+    return write_sealed(Path(path), flat, {"silt": header_text(header)}, SEAL, expected)
 
 
 def read(

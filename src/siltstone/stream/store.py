@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from .. import __version__
 from ..config import LMConfig
-from ..errors import ConfigError, FormatWarning, InputError, SessionCorrupt, SessionMismatch
+from ..errors import ConfigError, FormatWarning, InputError, SessionCorrupt, SessionMismatch, StorageError
 from ..fingerprint import Seen, with_tokenizer
+from ..io import Stamp, stamp
 from ..io.generators import checked_state
 from ..io.parse import parse_object
 from ..model.stream_state import LMState
@@ -29,7 +30,7 @@ PREFIX = "state."
 FARTHEST = 1 << 62  # tokens; positions are counted in 64 bits
 
 
-def save(session: Session, path: str | os.PathLike[str]) -> None:
+def save(session: Session, path: str | os.PathLike[str], overwrite: bool) -> None:
     """See `Session.save`. What is written has passed the checks of `load`."""
     state, model = session._state, session.model
     if changed := session._weights.changed(model):
@@ -62,7 +63,10 @@ def save(session: Session, path: str | os.PathLike[str]) -> None:
     read_back = parse_object(silt.header_text(header))
     _check(path, read_back, {name: x.to("meta") for name, x in tensors.items()}, model, session.tokenizer, session._weights)
     _restored(path, read_back, tensors, model)
-    silt.write(path, header, tensors)
+    place = os.path.realpath(path)
+    known = None if overwrite or session._file is None or session._file[0] != place else session._file[1]
+    written = silt.write(path, header, tensors, known)
+    session._file = None if written is None else (place, written)
 
 
 def load(path: str | os.PathLike[str], model: LM, tokenizer: Tokenizer) -> Session:
@@ -72,7 +76,11 @@ def load(path: str | os.PathLike[str], model: LM, tokenizer: Tokenizer) -> Sessi
     def check(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         _check(path, header, tensors, session.model, tokenizer, session._weights)
 
+    before: Stamp | None = None
+    with suppress(StorageError, ValueError):  # which reading will name
+        before = stamp(path)
     header, tensors = silt.read(path, check)
+    session._file = None if before is None else (os.path.realpath(path), before)
     session._state, session._logits, sampler = _restored(path, header, tensors, session.model)
     session._sampler.set_state(sampler)
     session.notes = header["notes"]

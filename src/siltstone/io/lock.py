@@ -1,0 +1,167 @@
+"""Claims: one writer at a time for a session file or a run's folder.
+
+    with claim("a.silt"):       # InUse where another session or run has it
+        ...
+
+A claim is a lock of the system (flock) on a small file: `.NAME.lock` beside the file NAME, `.siltstone.lock` inside a
+folder. The system lifts it when the process ends, however it ends. The lock file names the process for the message that
+others get. One that a killed process left behind claims nothing, and the next claim takes it over.
+
+Where the filesystem has no locks, a claim keeps nobody out, and its `exclusive` is False.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import weakref
+from pathlib import Path
+
+from ..errors import InUse, StorageError
+from . import system
+from .place import file_of, find_file, short
+from .refusal import storage_errors
+
+_HELD = (errno.EAGAIN, errno.EACCES)
+_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL, errno.EBADF)
+_TRIES = 100
+
+
+def try_lock(handle: int) -> bool | None:
+    """Locks an open file at once: False where another has it, None where the filesystem has no locks. Raises OSError."""
+    try:
+        system.lock(handle)
+    except OSError as error:
+        if error.errno in _HELD:
+            return False
+        if error.errno in _NO_LOCKS:
+            return None
+        raise
+    return True
+
+
+class Claim:
+    """The right to write a file or folder, until `release`, the end of a `with` block, or the end of the process.
+
+    path        what is claimed: a file, which need not be there yet (links are followed), or a folder that is there
+    exclusive   False where the filesystem has no locks
+    A child process does not share the claim. Raises InUse where another claim holds `path`, in this process or any
+    other; StorageError where the folder cannot be written, or `path` can be no file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._lock = _lock_file(path)
+        with storage_errors(path):
+            self._handle, self.exclusive = _locked(self._lock, path)
+        self._end = weakref.finalize(self, _release, self._handle, self._lock, os.getpid())
+        _claims.add(self)
+        try:
+            with storage_errors(path):
+                system.truncate(self._handle)
+                system.write(self._handle, f"{os.getpid()} {socket.gethostname()}\n".encode())
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Gives the claim up, and removes the lock file. Once is enough."""
+        self._end()
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def _forget(self) -> None:
+        """In a forked child: the claim is the parent's, and ends with it."""
+        if self._end.detach():
+            os.close(self._handle)
+
+
+def claim(path: str | os.PathLike[str]) -> Claim:
+    """Claims a file or folder for this process at once; see Claim."""
+    return Claim(path)
+
+
+_claims: weakref.WeakSet[Claim] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for each in list(_claims):
+        each._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
+def _lock_file(path: str | os.PathLike[str]) -> Path:
+    """Beside the file itself, whatever links lead to it, or in the folder."""
+    with contextlib.suppress(OSError, TypeError, ValueError):
+        if os.path.isdir(path):
+            return Path(path, ".siltstone.lock")
+    at = find_file(path).path
+    return at.parent / f".{short(at.name)}.lock"
+
+
+def _locked(lock: Path, path: str | os.PathLike[str]) -> tuple[int, bool]:
+    """A descriptor of the lock file, and whether it holds the lock."""
+    for _ in range(_TRIES):
+        handle = _opened(lock, path)
+        try:
+            held = try_lock(handle)
+            if held is False:
+                raise InUse(f"{path} is being written by {_holder(handle)}; stop it, or choose another file")
+            if _names(lock, handle):  # and was not removed, by the claim before, just as it was opened
+                return handle, held is True
+        except BaseException:
+            system.close(handle)
+            raise
+        system.close(handle)
+    raise StorageError(f"cannot claim {path}: others claim {lock} and release it all the time; choose another file")
+
+
+def _opened(lock: Path, path: str | os.PathLike[str]) -> int:
+    try:
+        return system.open(lock, os.O_RDWR | os.O_CREAT | system.NO_LINK, 0o600)
+    except PermissionError:
+        if os.path.lexists(lock):
+            raise StorageError(
+                f"cannot claim {path}: {lock} is another user's; remove it if nobody is writing there, or choose another file"
+            ) from None
+        raise
+
+
+def _names(lock: Path, handle: int) -> bool:
+    """Whether the lock file at `lock` is the one that is open."""
+    try:
+        return file_of(os.lstat(lock)) == file_of(os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _holder(handle: int) -> str:
+    """Who holds the claim, by what the lock file says."""
+    words = os.pread(handle, 300, 0).decode(errors="replace").split()
+    if len(words) != 2 or not words[0].isdecimal():
+        return "another process"
+    process, host = words
+    if host != socket.gethostname():
+        return f"process {process} on {host}"
+    return "another session or run of this process" if int(process) == os.getpid() else f"process {process}"
+
+
+def _release(handle: int, lock: Path, process: int) -> None:
+    """Removes the lock file while it is still locked, so that nobody else's is removed, and lifts the lock."""
+    if os.getpid() != process:
+        return
+    try:
+        with contextlib.suppress(OSError):  # a lock file that stays claims nothing
+            if _names(lock, handle):
+                system.unlink(lock)
+    finally:
+        with contextlib.suppress(OSError):
+            system.close(handle)

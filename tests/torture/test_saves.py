@@ -1,0 +1,79 @@
+"""Sessions and models under every failure of the disk, and under real kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import siltstone as st
+from siltstone.errors import CheckpointError
+from siltstone.text import ByteTokenizer
+
+from .factor import FACTOR, power_cuts, torture
+from .models import is_new_model, is_new_session, model, session
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("run", [torture, power_cuts])
+def test_a_session(tmp_path: Path, run: Callable[..., int]) -> None:
+    old, new = session(0), session(1)
+    done = run(
+        lambda place: new.save(place / "a.silt"),
+        lambda place: is_new_session(place / "a.silt"),
+        tmp_path,
+        lambda place: old.save(place / "a.silt"),
+        most=20,
+    )
+    assert done >= 20
+
+
+@pytest.mark.parametrize("run", [torture, power_cuts])
+def test_a_model_that_is_replaced(tmp_path: Path, run: Callable[..., int]) -> None:
+    """Every instant leaves a folder that loads."""
+    old, new = model(0), model(1)
+
+    def check(place: Path) -> bool:
+        return is_new_model(place / "run")
+
+    def begin(place: Path) -> None:
+        st.save(old, ByteTokenizer(), place / "run")
+
+    def save(place: Path) -> None:
+        st.save(new, ByteTokenizer(), place / "run")
+
+    keys = {"single": False} if run is torture else {}
+    assert run(save, check, tmp_path, begin, most=10, **keys) >= 10
+
+
+@pytest.mark.parametrize("run", [torture, power_cuts])
+def test_a_model_that_is_new(tmp_path: Path, run: Callable[..., int]) -> None:
+    """A folder is a model's, or says that it is not (yet)."""
+    new = model(1)
+
+    def check(place: Path) -> bool:
+        try:
+            return is_new_model(place / "deep" / "run")
+        except CheckpointError as error:
+            assert "is not (yet) a trained model's folder" in str(error) or "is not a folder" in str(error)
+            return False
+
+    keys = {"single": False} if run is torture else {}
+    assert run(lambda place: st.save(new, ByteTokenizer(), place / "deep" / "run"), check, tmp_path, most=10, **keys) >= 10
+
+
+def test_kills(tmp_path: Path) -> None:
+    """A process that saves without end is killed at any instant: what it saved can be read, and nothing is left behind."""
+    command = [sys.executable, "-m", "tests.torture.killed", str(tmp_path), str(round(10 * FACTOR))]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["kills"] == round(10 * FACTOR) and found["left"] == []
+    assert FACTOR < 5 or found["unfinished"] > 0, "no kill came while a file was written"
