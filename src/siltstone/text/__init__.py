@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .cuts import cut_table
 from .files import find_files, read_blocks, split_text
 from .load import load_tokenizer, tokenizer_from_json
-from .tokenizer import ByteTokenizer, StreamDecoder, Tokenizer
+from .tokenizer import ByteTokenizer, StreamDecoder, Tokenizer, encode_sized
 
 if TYPE_CHECKING:  # imported on first use: the tokenizers library is slow to load
     from .bpe import BPETokenizer, train_bpe
@@ -18,6 +18,7 @@ __all__ = [
     "StreamDecoder",
     "Tokenizer",
     "cut_table",
+    "encode_sized",
     "find_files",
     "load_tokenizer",
     "read_blocks",
