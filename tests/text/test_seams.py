@@ -10,11 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from siltstone.errors import TokenizerError
 from siltstone.stream.pieces import pieces
-from siltstone.text import ByteTokenizer, split_text
-from siltstone.text.seams import seam
-from tests.text.published import NAMES, TEXT, published
+from siltstone.text import split_text
+from tests.text.published import NAMES, published
 
 PARTS = [
     *("a", "B", "word", "Word", "ABC", "é", "e\u0301", "\u0301", "東京", "мир", "क्ष", "\uac00", "\u1100\u1161"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import tokenizers as hf
@@ -38,7 +39,7 @@ class BPETokenizer:
         parsed = read_json(text)
         pipeline = Pipeline(parsed)
         try:
-            inner = hf.Tokenizer.from_str(json.dumps(parsed) if pipeline.off else text)
+            inner = hf.Tokenizer.from_str(json.dumps(parsed) if pipeline.changed else text)
             inner.encode_special_tokens = True
             inner.no_padding()
             inner.no_truncation()
@@ -48,11 +49,11 @@ class BPETokenizer:
         self._text, self._inner = text, inner
         self._fingerprint: str | None = None
         self.losses = tuple(pipeline.losses)
-        self._bytes = self._table(pipeline.specials)
+        self._bytes = self._table(pipeline.specials, pipeline.added)
         self.bos_id, self.eos_id, self.pad_id = (
             next((pipeline.specials[name] for name in names if name in pipeline.specials), None) for names in (_BOS, _EOS, _PAD)
         )
-        self._prove(pipeline.specials)
+        self._prove(pipeline)
         for words in (
             f"the tokenizer loses text: {'; '.join(self.losses)}" if self.losses else "",
             f"the tokenizer is used without {' and '.join(pipeline.off)}" if pipeline.off else "",
@@ -60,16 +61,20 @@ class BPETokenizer:
             if words:
                 warnings.warn(words, stacklevel=2)
 
-    def _table(self, specials: dict[str, int]) -> list[bytes]:
+    def _table(self, specials: dict[str, int], added: dict[str, int]) -> list[bytes]:
         """The bytes of each id. Raises TokenizerError where the library gives an added token another id than the JSON says."""
         vocab = self._inner.get_vocab(with_added_tokens=True)
+        for token, i in added.items():
+            if vocab.get(token) != i:
+                raise TokenizerError(
+                    f"added token {plain(token, 40)} has the id {i}, and the library gives it {vocab.get(token)}: "
+                    "ids of model.vocab must leave no gaps; take an intact tokenizer.json"
+                )
         table = [b""] * (max(vocab.values(), default=-1) + 1)
         letters = {ord(letter): byte for letter, byte in byte_letters().items()}
-        foreign = {i: 0x100 for i in range(0x100) if i not in letters}  # so that Latin-1 has no place for them
-        letters |= foreign
-        added = self._inner.get_added_tokens_decoder()
+        letters |= {i: 0x100 for i in range(0x100) if i not in letters}  # so that Latin-1 has no place for them
         for token, i in vocab.items():
-            if i in added:
+            if token in added:
                 table[i] = b"" if token in specials else token.encode("utf-8")
                 continue
             try:
@@ -78,20 +83,17 @@ class BPETokenizer:
                 table[i] = token.encode("utf-8")
         return table
 
-    def _prove(self, specials: dict[str, int]) -> None:
-        normal = self._inner.normalizer
-        added = self._inner.get_added_tokens_decoder()
-        for name, i in specials.items():
-            if i not in added or added[i].content != name:
-                raise TokenizerError(
-                    f"the special token {plain(name, 40)} has another id than {i}; take an intact tokenizer.json"
-                )
-        own = [token.content for token in added.values()]
+    def _prove(self, pipeline: Pipeline) -> None:
+        normal, lost = self._inner.normalizer, pipeline.lost
+        own = list(pipeline.added)
         letters = byte_letters()
         spelt = (bytes(letters[c] for c in name) for name in own if all(c in letters for c in name))
         own += [text.decode("utf-8", "replace") for text in spelt]
-        read = normal.normalize_str if normal is not None else None
-        prove(self.encode, self.encode_many, self._bytes, read, own, frozenset(specials.values()))
+
+        def read(text: str) -> bytes:
+            return (normal.normalize_str(text) if normal is not None else text).encode("utf-8").translate(None, lost)
+
+        prove(self.encode, self.encode_many, self._bytes, read, own, frozenset(pipeline.specials.values()))
 
     @property
     def vocab_size(self) -> int:
@@ -119,18 +121,13 @@ class BPETokenizer:
     def encode_sized(self, text: str) -> tuple[list[int], list[int]]:
         """`encode`, and the bytes of the text that each id stands for. They add up to the bytes of the text, losses included.
 
-        Of a character that several ids share, the first has the bytes.
+        What is lost counts for the id before it, and a character that several ids share for the last of them.
         """
         found = self._encoding(text)
         if not self.losses:
             return found.ids, [len(self._bytes[i]) for i in found.ids]
-        ends = [end for _, end in found.offsets[:-1]] + [len(text)]
-        sizes, at = [], 0
-        for end in ends[: len(found.ids)]:
-            end = max(at, end)
-            sizes.append(len(text[at:end].encode("utf-8")))
-            at = end
-        return found.ids, sizes
+        begins = accumulate([0, *(begin for begin, _ in found.offsets[1:]), len(text)], max)
+        return found.ids, [len(text[a:b].encode("utf-8")) for a, b in pairwise(begins)][: len(found.ids)]
 
     def decode(self, ids: Iterable[int]) -> str:
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")

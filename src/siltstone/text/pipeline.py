@@ -26,6 +26,10 @@ _LOSSES = {
 _KEPT = ("isolated", "mergedwithprevious", "mergedwithnext", "contiguous")  # behaviours of a split that drop nothing
 
 
+_WRITTEN = {*range(0xC0), *range(0xC2, 0xF5)}  # the bytes that occur in UTF-8
+_RARE = {*range(0x20), 0x7F, *range(0xF1, 0xF5)} - set(b"\t\n\r")  # control characters; planes without letters
+
+
 def byte_letters() -> dict[str, int]:
     """The letters in which byte-level vocabularies write bytes: printable Latin-1 stands for itself, the rest from U+0100 on."""
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -38,17 +42,22 @@ class Pipeline:
 
     off       what was switched off, in words
     losses    what encoding loses, in words
-    specials  added tokens that are special: text to id
+    lost      bytes that vanish from text
+    changed   whether the JSON was changed
+    added     added tokens: text to id
+    specials  those of them that are special
     Raises TokenizerError.
     """
 
     def __init__(self, parsed: dict[str, Any]) -> None:
         self.off: list[str] = []
         self.losses: list[str] = []
+        self.lost, self.changed = b"", False
         self._model(parsed)
         self._normalizer(parsed.get("normalizer"))
         self._pre_tokenizer(parsed.get("pre_tokenizer"))
-        self.specials = self._added(parsed)
+        self.added, self.specials = self._added(parsed)
+        self.changed |= bool(self.off)
 
     def _model(self, parsed: dict[str, Any]) -> None:
         model, pre = parsed.get("model"), parsed.get("pre_tokenizer")
@@ -68,14 +77,18 @@ class Pipeline:
             raise TokenizerError(
                 "model.vocab gives two tokens the same id, so that text would be lost; take an intact tokenizer.json"
             )
-        written = {*range(0xC0), *range(0xC2, 0xF5)}  # the bytes that occur in UTF-8
-        missing = [b for letter, b in byte_letters().items() if b in written and letter not in vocab]
-        if missing:
+        lost = {b for letter, b in byte_letters().items() if b in _WRITTEN and letter not in vocab}
+        named = f"{', '.join(f'0x{b:02x}' for b in sorted(lost)[:8])}{', ...' if len(lost) > 8 else ''}"
+        if lost - _RARE:
             raise TokenizerError(
-                f"model.vocab lacks {len(missing)} of the 256 bytes ({', '.join(f'0x{b:02x}' for b in sorted(missing)[:8])}"
-                f"{', ...' if len(missing) > 8 else ''}), so that text would be lost; "
+                f"model.vocab lacks {len(lost)} of the bytes that text is made of ({named}), so that text would be lost; "
                 "train with initial_alphabet=ByteLevel.alphabet(), or with siltstone's bpe:8192"
             )
+        if lost:  # as in SmolLM2
+            model.update(unk_token=None, fuse_unk=False, byte_fallback=False)
+            self.changed = True
+            self.losses.append(f"bytes that no token stands for are left out ({named})")
+            self.lost = bytes(sorted(lost))
         for key in ("continuing_subword_prefix", "end_of_word_suffix"):
             if model.get(key):
                 raise TokenizerError(
@@ -126,7 +139,7 @@ class Pipeline:
                 "accepted are Isolated, MergedWithPrevious, MergedWithNext and Contiguous"
             )
 
-    def _added(self, parsed: dict[str, Any]) -> dict[str, int]:
+    def _added(self, parsed: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
         added, vocab = parsed.get("added_tokens") or [], parsed["model"]["vocab"]
         if not isinstance(added, list) or not all(_is_added(token) for token in added):
             raise TokenizerError(
@@ -149,10 +162,10 @@ class Pipeline:
             if token.get("lstrip") or token.get("rstrip"):
                 token["lstrip"] = token["rstrip"] = False
                 self.off.append(f"the white space that the added token {plain(content, 40)} swallows (lstrip, rstrip)")
-        contents = [token["content"] for token in added]
-        if len(set(contents)) < len(contents):
+        found = {token["content"]: token["id"] for token in added}
+        if len(found) < len(added):
             raise TokenizerError("added_tokens names a token twice; take an intact tokenizer.json")
-        return {token["content"]: token["id"] for token in added if token.get("special")}
+        return found, {token["content"]: token["id"] for token in added if token.get("special")}
 
 
 def _is_added(token: Any) -> bool:

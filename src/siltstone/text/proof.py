@@ -38,14 +38,14 @@ def prove(
     encode: Callable[[str], list[int]],
     encode_many: Callable[[list[str]], list[list[int]]],
     table: Sequence[bytes],
-    read: Callable[[str], str] | None,
+    read: Callable[[str], bytes],
     own: Iterable[str],
     specials: frozenset[int],
 ) -> None:
     """Raises TokenizerError for a tokenizer that gives other ids the second time, or that loses or changes a probe.
 
     table       bytes of each id
-    read        what the tokenizer reads instead of a text (its normaliser), None for the text itself
+    read        the bytes of a text that the tokenizer keeps: all but for the losses that it names
     own         the tokenizer's own added tokens and texts that look like them, which must be read as text
     specials    ids that no text may give
     """
@@ -62,7 +62,7 @@ def prove(
                 "take a tokenizer whose special tokens are no ordinary text"
             )
         kept = b"".join([table[i] for i in ids])
-        if kept != text.encode() and (read is None or kept != read(text).encode()):
+        if kept != read(text) and kept != text.encode():
             raise TokenizerError(
                 f"the tokenizer loses text: {plain(text, 40)} becomes {plain(kept.decode('utf-8', 'replace'), 40)}; "
                 "use a byte-level BPE tokenizer, for example one that bpe:8192 trains"
