@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from functools import cache
 from typing import Any
 
@@ -40,6 +41,19 @@ TEXT = (
     "東京は日本の首都です。 人口は1400万人。\n Привет, мир!\n\n\n   😀😀 e\u0301 a\u030a \u00a0\u3000 don't.\n"
 )
 
+PARTS = [
+    *("a", "B", "word", "Word", "ABC", "é", "e\u0301", "\u0301", "東京", "мир", "क्ष", "\uac00", "\u1100\u1161"),
+    *("1", "12", "345678", "²", "'s", "'LL", "'", "\u2019", ".", ",", "--", "/", "_", "(", "!?", "😀", "👨\u200d👩", "<tool>"),
+    *(" ", " ", " ", "  ", "   ", "\n", "\n", "\n\n", "\r\n", "\r", "\t", "\u00a0", "\u3000", "\u2028", "\x85", "\x0b"),
+]
+
+
+def mixture(seed: int, length: int, kinds: int = len(PARTS)) -> str:
+    """Parts at random, of at most so many kinds."""
+    rng = random.Random(seed)
+    some = rng.sample(PARTS, min(kinds, len(PARTS)))
+    return "".join(rng.choice(some) for _ in range(length))
+
 
 def _split(pattern: str) -> Any:
     return pre.Split(Regex(pattern), "isolated")
@@ -70,8 +84,8 @@ SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
 @cache
-def published_json(name: str, size: int = 600) -> str:
-    """A tokenizer.json of that kind, with merges from a small text."""
+def published_json(name: str, size: int = 1200) -> str:
+    """A tokenizer.json of that kind, with merges wherever its pre-tokenizer lets them be."""
     inner = hf.Tokenizer(hf.models.BPE())
     if name == "qwen":
         inner.normalizer = hf.normalizers.NFC()
@@ -80,7 +94,7 @@ def published_json(name: str, size: int = 600) -> str:
     trainer = hf.trainers.BpeTrainer(
         vocab_size=size, initial_alphabet=pre.ByteLevel.alphabet(), show_progress=False, special_tokens=SPECIALS
     )
-    inner.train_from_iterator([TEXT] * 3, trainer)
+    inner.train_from_iterator([TEXT] * 3 + ["x.\n--\n\nf();\r\n" * 9, *(mixture(i, 400, 12) for i in range(40))], trainer)
     inner.add_tokens(["  ", "    ", "<tool>"])
     return inner.to_str()
 

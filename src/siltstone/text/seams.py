@@ -19,7 +19,7 @@ from .tokenizer import ByteTokenizer, Tokenizer
 CONTEXT = 64  # characters
 _TRIES, _RUN, _STEP = 32, 4096, 256
 _SPACE = re.compile(r"(?<=\S)(?=[ \t\r\n])")
-_EDGE = re.compile(r"(?<=\n)(?=\S)|(?<=\w)(?=[^\w\s])|(?<=[^\w\s])(?=\w)")
+_EDGE = re.compile(r"(?<=\n)(?=\S)|(?<=\w)(?=[^\w\s])|(?<=[^\w\s])(?=\w)|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])")
 _CHANGE = re.compile(f"{_SPACE.pattern}|{_EDGE.pattern}")
 
 
