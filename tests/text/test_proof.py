@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from siltstone.errors import TokenizerError
-from siltstone.text import BPETokenizer, Tokenizer, encode_sized, library, load_tokenizer, tokenizer_from_json
+from siltstone.errors import InputError, TokenizerError
+from siltstone.text import BPETokenizer, Tokenizer, encode_sized, library, load_tokenizer, losses, tokenizer_from_json
 from siltstone.text.proof import PROBES
 from tests.text.published import NAMES, PATTERNS, TEXT, published, published_json
 
@@ -164,7 +164,7 @@ def test_published_tokenizers_load_and_keep_text(name: str) -> None:
         warnings.simplefilter("always")
         tokenizer = tokenizer_from_json(published_json(name))
     assert isinstance(tokenizer, Tokenizer)
-    assert len(said) == len(tokenizer.losses) == (name == "qwen")
+    assert len(said) == len(losses(tokenizer)) == (name == "qwen")
     assert tokenizer.eos_id == tokenizer.bos_id == 0
     for text in (unicodedata.normalize("NFC", TEXT), "<|im_end|></s>\x00"):
         assert keeps(tokenizer, text) and not {0, 1, 2} & set(tokenizer.encode(text))
@@ -173,7 +173,7 @@ def test_published_tokenizers_load_and_keep_text(name: str) -> None:
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_changes_no_text_is_accepted(name: str) -> None:
     tokenizer = tokenizer_from_json(edited(HARMLESS[name]))
-    assert tokenizer.losses == () and all(keeps(tokenizer, text) for text in (TEXT, *PROBES))
+    assert losses(tokenizer) == () and all(keeps(tokenizer, text) for text in (TEXT, *PROBES))
 
 
 @pytest.mark.parametrize("name", OFF)
@@ -192,7 +192,7 @@ def test_losses_are_named_and_bytes_are_counted_from_the_text(name: str) -> None
     edit, read, words = LOSSES[name]
     with pytest.warns(UserWarning, match="loses text"):
         tokenizer = tokenizer_from_json(edited(edit))
-    assert words in "; ".join(tokenizer.losses)
+    assert words in "; ".join(losses(tokenizer))
     text = TEXT + "\x04\x04 \u212b \ufb01 \u1e69 s\u0323\u0307 ÀÉ\n\x04"
     ids, sizes = encode_sized(tokenizer, text)
     assert ids == tokenizer.encode(text) and tokenizer.decode(ids) == read(text) != text
@@ -205,6 +205,30 @@ def test_bytes_of_each_id() -> None:
     assert len(ids) == 5 and sizes == [1, 0, 0, 5, 1]  # three ids of one character
     tokenizer = published("gpt2")
     assert encode_sized(tokenizer, TEXT)[1] == [len(tokenizer.token_bytes(i)) for i in tokenizer.encode(TEXT)]
+
+
+@pytest.mark.parametrize("name", ["cl100k", "o200k", "bloom"])
+def test_a_split_that_keeps_its_matches_alone_drops_nothing(name: str) -> None:
+    parsed = json.loads(published_json(name))
+    parsed["pre_tokenizer"]["pretokenizers"][0].update(behavior="Removed", invert=True)
+    tokenizer = tokenizer_from_json(json.dumps(parsed))
+    assert tokenizer.encode(TEXT) == published(name).encode(TEXT) and keeps(tokenizer, TEXT)
+
+
+def test_offsets_are_not_trimmed() -> None:
+    parsed = json.loads(published_json("qwen"))
+    parsed["post_processor"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    with pytest.warns(UserWarning, match="normal form C"):
+        tokenizer = tokenizer_from_json(json.dumps(parsed))
+    assert encode_sized(tokenizer, TEXT) == encode_sized(published("qwen"), TEXT)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfffb"])
+def test_text_without_a_utf8_form(text: str) -> None:
+    tokenizer = published("llama3")
+    for call in (tokenizer.encode, tokenizer.encode_sized, lambda t: tokenizer.encode_many(["a", t])):
+        with pytest.raises(InputError, match="lone surrogate"):
+            call(text)
 
 
 def test_a_tokenizer_with_losses_must_count() -> None:

@@ -43,7 +43,7 @@ def ids(tokenizer, parts: Iterable[str]) -> list[int]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(text=TEXTS, size=some.sampled_from([40, 90]), seed=some.integers(0, 9))
 def test_pieces_give_the_ids_of_the_whole_text(name: str, text: str, size: int, seed: int) -> None:
     tokenizer = published(name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .cuts import cut_table
 from .files import find_files, read_blocks, split_text
 from .load import load_tokenizer, tokenizer_from_json
-from .tokenizer import ByteTokenizer, StreamDecoder, Tokenizer, encode_sized
+from .tokenizer import ByteTokenizer, StreamDecoder, Tokenizer, encode_sized, losses
 
 if TYPE_CHECKING:  # imported on first use: the tokenizers library is slow to load
     from .bpe import BPETokenizer, train_bpe
@@ -21,6 +21,7 @@ __all__ = [
     "encode_sized",
     "find_files",
     "load_tokenizer",
+    "losses",
     "read_blocks",
     "split_text",
     "tokenizer_from_json",

@@ -43,7 +43,6 @@ class BPETokenizer:
             inner.encode_special_tokens = True
             inner.no_padding()
             inner.no_truncation()
-            inner.post_processor = None  # type: ignore[assignment]  # it only adds specials, and trims offsets
         except BaseException as error:
             raise failure(error, "the tokenizer's JSON cannot be read") from None
         self._text, self._inner = text, inner

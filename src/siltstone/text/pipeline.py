@@ -57,6 +57,9 @@ class Pipeline:
         self._normalizer(parsed.get("normalizer"))
         self._pre_tokenizer(parsed.get("pre_tokenizer"))
         self.added, self.specials = self._added(parsed)
+        post = parsed.get("post_processor")
+        if post is not None and (self.losses or _kind(post) != "ByteLevel"):  # which only trims offsets
+            parsed["post_processor"], self.changed = None, True
         self.changed |= bool(self.off)
 
     def _model(self, parsed: dict[str, Any]) -> None:
@@ -133,6 +136,10 @@ class Pipeline:
 
     def _keeps(self, part: dict[str, Any]) -> None:
         behavior = part.get("behavior", "isolated")
+        if part.get("invert") is True and str(behavior).lower() == "removed":
+            # Patterns that match everywhere, as cl100k's, mean the same by both; other patterns drop what they do not match.
+            part["behavior"], self.changed = "Isolated", True
+            return
         if str(behavior).lower() not in _KEPT:
             raise TokenizerError(
                 f"pre_tokenizer {_kind(part)} has behavior={plain(behavior, 40)}, which drops text; "

@@ -22,14 +22,15 @@ class Tokenizer(Protocol):
 
     vocab_size   number of ids
     bos_id, eos_id, pad_id   ids of the specials (begin, end, padding), None where there is none; specials stand for no bytes
-    losses       what encoding loses, in words, for example of capital letters; empty where the bytes of a text's ids are the
-                 text. A tokenizer with losses has `encode_sized` too, which counts bytes from the text (see `encode_sized`).
+
+    Two members are optional. `losses: tuple[str, ...]` says in words what encoding loses, for example capital letters; absent or
+    empty, the bytes of a text's ids are the text. A tokenizer with losses also has the method
+    `encode_sized(text) -> (ids, sizes)`, which counts bytes from the text (see the function `encode_sized`).
     """
 
     bos_id: int | None
     eos_id: int | None
     pad_id: int | None
-    losses: tuple[str, ...]
 
     @property
     def vocab_size(self) -> int: ...
@@ -74,18 +75,24 @@ def utf8(text: str) -> bytes:
         ) from error
 
 
+def losses(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """What the tokenizer says that it loses; empty: nothing."""
+    return tuple(getattr(tokenizer, "losses", ()))
+
+
 def encode_sized(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
     """Ids of `text`, and the bytes of the text that each stands for; these add up to the bytes of the text.
 
     Raises InputError for text without a UTF-8 form, and TokenizerError for a tokenizer with losses that cannot count.
     """
-    if not tokenizer.losses:
+    lost = losses(tokenizer)
+    if not lost:
         ids = tokenizer.encode(text)
         return ids, [len(tokenizer.token_bytes(i)) for i in ids]
     sized = getattr(tokenizer, "encode_sized", None)
     if sized is None:
         raise TokenizerError(
-            f"{type(tokenizer).__name__} has losses ({plain('; '.join(tokenizer.losses), 80)}) and no method encode_sized(text), "
+            f"{type(tokenizer).__name__} has losses ({plain('; '.join(lost), 80)}) and no method encode_sized(text), "
             "so that bytes cannot be counted; give it one that returns ids and the bytes of the text behind each"
         )
     return sized(text)
