@@ -70,7 +70,8 @@ class Pipeline:
             or not any(_kind(part) == "ByteLevel" for part in _parts(pre, "pretokenizers"))
         ):
             raise TokenizerError(
-                f"only byte-level BPE tokenizers can be used, and this one is {_kind(model)} with pre-tokenizer {_kind(pre)}; "
+                f"only byte-level BPE tokenizers can be used, and this one is {plain(_kind(model), 40)} with "
+                f"pre-tokenizer {plain(_kind(pre), 40)}; "
                 "train one with bpe:8192, or use 'bytes'"
             )
         vocab = model.get("vocab")
