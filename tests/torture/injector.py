@@ -28,11 +28,11 @@ from siltstone.errors import SiltstoneError, StorageError
 from siltstone.io import lock, system
 
 from .disk import Disk
+from .factor import FACTOR
 
 Action = Callable[[Path], object]
 Check = Callable[[Path], bool]
 
-FACTOR = float(os.environ.get("SILTSTONE_TORTURE", "1"))
 CALLS = [name for name, value in vars(system).items() if callable(value) and value.__module__ == system.__name__]
 ANY = "any"
 ERRORS = ("ENOSPC", "EDQUOT", "EIO", "EINTR", "EACCES", "EROFS")

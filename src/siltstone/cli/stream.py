@@ -66,7 +66,7 @@ def stream(
             size = _place(reader, source, file, offset, stop)
             saved, start, at = 0, reader.offset, time.monotonic()
             with _Progress(report, lines, size) as progress:
-                for piece in pieces(source, lines, stop.waiting):
+                for piece in pieces(source, lines, stop.waiting, reader.session.tokenizer):
                     progress.show(reader, piece, reader.feed(piece))
                     due = reader.session.counters.appended - saved >= every or time.monotonic() - at >= SECONDS
                     if session is not None and due:

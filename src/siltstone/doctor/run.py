@@ -190,7 +190,7 @@ def diagnose(
 def _ids(tokenizer: Tokenizer, text: Path, wanted: int) -> np.ndarray:
     """The first tokens of a file. Raises DataError."""
     ids: list[int] = []
-    for piece in split_text(read_blocks(text)):
+    for piece in split_text(read_blocks(text), tokenizer=tokenizer):
         ids += tokenizer.encode(piece)
         if len(ids) >= wanted:
             break

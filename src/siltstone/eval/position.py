@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DataError, InputError
-from ..text import Tokenizer, cut_table
+from ..text import Tokenizer, cut_table, encode_sized
 from .stream import stream_nats
 
 if TYPE_CHECKING:
@@ -35,24 +35,25 @@ def by_position(
     position (the first token of a document, at 0, is not predicted). Returns, ready for JSON:
     `{"length", "documents", "left_out", "bits_per_byte", "buckets": [{"from", "to", "bits_per_byte", "tokens", "bytes",
     "each": [bits per byte of each document]}]}`. Raises DataError when no document is long enough, InputError for edges
-    that do not rise.
+    that do not rise, TokenizerError for a tokenizer with losses that cannot count bytes. Bytes are those of the texts, also
+    where the tokenizer loses some.
     """
-    ids = [np.asarray(tokenizer.encode(text), np.int64) for text in texts]
+    found = [np.array(encode_sized(tokenizer, text), np.int64) for text in texts]  # [2, tokens]: ids, and bytes of each
+    lengths: list[int] = [d.shape[1] for d in found]
     if length is None:
-        length = min(map(len, ids), default=0)
-    kept = [d[:length] for d in ids if len(d) >= length]
+        length = min(lengths, default=0)
+    kept = [d[:, :length] for d in found if d.shape[1] >= length]
     if not kept or length < 2:
-        longest = max(map(len, ids), default=0)
-        raise DataError(f"no text has length={length} tokens (2 at least); the longest of {len(ids)} has {longest}")
+        longest = max(lengths, default=0)
+        raise DataError(f"no text has length={length} tokens (2 at least); the longest of {len(found)} has {longest}")
     edges = _edges(length) if buckets is None else [*buckets]
     if len(edges) < 2 or any(a >= b for a, b in zip(edges, edges[1:], strict=False)) or edges[0] < 0:
         raise InputError(f"buckets={edges} must be at least two rising positions, for example [0, 64, 128]")
 
     nats = np.zeros((len(kept), length))
-    for rows, start, found in stream_nats(model, kept, chunk, batch, cuts=cut_table(model.cfg, tokenizer)):
-        nats[rows, start + 1 : start + 1 + found.shape[1]] = found
-    sizes = np.array([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)])
-    counts = sizes[np.stack(kept)]
+    for rows, start, cost in stream_nats(model, [ids for ids, _ in kept], chunk, batch, cuts=cut_table(model.cfg, tokenizer)):
+        nats[rows, start + 1 : start + 1 + cost.shape[1]] = cost
+    counts = np.stack([sizes for _, sizes in kept])
     counts[:, 0] = 0
 
     def bits(begin: int, end: int) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def by_position(
     return {
         "length": length,
         "documents": len(kept),
-        "left_out": len(ids) - len(kept),
+        "left_out": len(found) - len(kept),
         "bits_per_byte": bits(0, length)["bits_per_byte"],
         "buckets": [{"from": a, "to": b, **bits(a, b)} for a, b in inside],
     }

@@ -12,6 +12,7 @@ import torch
 
 from ..errors import CheckpointError, DataError, SessionCorrupt
 from ..io.parse import is_count
+from ..text import encode_sized
 from .receipt import Receipt, Timeline, receipt
 from .session import Session
 
@@ -87,7 +88,7 @@ class Reader:
         began = time.perf_counter()
         ids = self.session.tokenizer.encode(text)
         blind = int(self.session.position == 0)  # the first token of all is predicted by nothing
-        missed = len(b"".join(map(self.session.tokenizer.token_bytes, ids[:blind])))
+        missed = encode_sized(self.session.tokenizer, text)[1][0] if blind and ids else 0
         nats = -self.session.append_scored(ids)[blind:].double()
         if torch.isnan(nats).any():
             raise CheckpointError("the model's predictions are not numbers: its weights are damaged; load another checkpoint")

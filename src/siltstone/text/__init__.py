@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .cuts import cut_table
 from .files import find_files, read_blocks, split_text
 from .load import load_tokenizer, tokenizer_from_json
-from .tokenizer import ByteTokenizer, StreamDecoder, Tokenizer
+from .tokenizer import ByteTokenizer, StreamDecoder, Tokenizer, encode_sized, losses
 
 if TYPE_CHECKING:  # imported on first use: the tokenizers library is slow to load
     from .bpe import BPETokenizer, train_bpe
@@ -18,8 +18,10 @@ __all__ = [
     "StreamDecoder",
     "Tokenizer",
     "cut_table",
+    "encode_sized",
     "find_files",
     "load_tokenizer",
+    "losses",
     "read_blocks",
     "split_text",
     "tokenizer_from_json",

@@ -3,85 +3,130 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
 
 import tokenizers as hf
 
 from ..errors import InputError, TokenizerError
 from .files import find_files, read_blocks, split_text
+from .library import failure, plain, read_json
+from .pipeline import Pipeline, byte_letters
+from .proof import prove
 from .tokenizer import json_fingerprint, utf8
 
 SPECIALS = ("<bos>", "<eos>", "<pad>")
 _BOS = ("<bos>", "<s>", "<|begin_of_text|>", "<|startoftext|>", "<|endoftext|>")
 _EOS = ("<eos>", "</s>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>")
 _PAD = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>")
-
-
-def _byte_letters() -> dict[str, int]:
-    """The letters in which byte-level vocabularies write bytes: printable Latin-1 stands for itself, the rest from U+0100 on."""
-    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [b for b in range(256) if b not in set(shown)]
-    return {chr(b): b for b in shown} | {chr(0x100 + i): b for i, b in enumerate(hidden)}
+_UNREAD = "the tokenizer's patterns cannot read this text, for example because of a run of millions of spaces"
 
 
 class BPETokenizer:
     """A byte-level BPE tokenizer, from the JSON text of the `tokenizers` library.
 
-    Text that looks like a special (`<eos>`) is encoded as plain text; ids of specials stand for no bytes.
+    Text that looks like a special (`<eos>`) is encoded as plain text; ids of specials stand for no bytes. Specials are the added
+    tokens that are marked so. The tokenizer is proved when it is made (docs/decisions/0018-tokenizers-are-proved.md): it is
+    deterministic, and keeps every text but for its `losses`. A UserWarning names the losses, and what was switched off.
+
+    losses   what encoding loses, in words; empty: nothing
     Raises TokenizerError when the JSON is damaged or the tokenizer is of another kind.
     """
 
     def __init__(self, text: str) -> None:
+        parsed = read_json(text)
+        pipeline = Pipeline(parsed)
         try:
-            parsed = json.loads(text)
-            inner = hf.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises plain Exception
-            raise TokenizerError(f"the tokenizer's JSON cannot be read: {error}") from error
-        if parsed.get("model", {}).get("type") != "BPE" or not _mentions(parsed.get("pre_tokenizer"), "ByteLevel"):
-            raise TokenizerError(
-                f"only byte-level BPE tokenizers can be used, and this one is {parsed.get('model', {}).get('type')} "
-                f"with pre-tokenizer {_type(parsed.get('pre_tokenizer'))}; train one with bpe:8192, or use 'bytes'"
-            )
-        inner.encode_special_tokens = True
-        inner.no_padding()
-        inner.no_truncation()
-        self._inner = inner
-        self._text = text
-        self._size = max(inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        self._fingerprint = json_fingerprint(text)
-        self.bos_id = self._special(_BOS)
-        self.eos_id = self._special(_EOS)
-        self.pad_id = self._special(_PAD)
+            inner = hf.Tokenizer.from_str(json.dumps(parsed) if pipeline.changed else text)
+            inner.encode_special_tokens = True
+            inner.no_padding()
+            inner.no_truncation()
+        except BaseException as error:
+            raise failure(error, "the tokenizer's JSON cannot be read") from None
+        self._text, self._inner = text, inner
+        self._fingerprint: str | None = None
+        self.losses = tuple(pipeline.losses)
+        self._bytes = self._table(pipeline.specials, pipeline.added)
+        self.bos_id, self.eos_id, self.pad_id = (
+            next((pipeline.specials[name] for name in names if name in pipeline.specials), None) for names in (_BOS, _EOS, _PAD)
+        )
+        self._prove(pipeline)
+        for words in (
+            f"the tokenizer loses text: {'; '.join(self.losses)}" if self.losses else "",
+            f"the tokenizer is used without {' and '.join(pipeline.off)}" if pipeline.off else "",
+        ):
+            if words:
+                warnings.warn(words, stacklevel=2)
 
-    def _special(self, names: Iterable[str]) -> int | None:
-        return next((i for i in map(self._inner.token_to_id, names) if i is not None), None)
-
-    @cached_property
-    def _bytes(self) -> list[bytes]:
-        letters = _byte_letters()
-        added = self._inner.get_added_tokens_decoder()
-        table = [b""] * self.vocab_size
-        for token, i in self._inner.get_vocab(with_added_tokens=True).items():
-            if i in added:
-                table[i] = b"" if added[i].special else token.encode("utf-8")
-            else:
-                table[i] = bytes(letters[c] for c in token)
+    def _table(self, specials: dict[str, int], added: dict[str, int]) -> list[bytes]:
+        """The bytes of each id. Raises TokenizerError where the library gives an added token another id than the JSON says."""
+        vocab = self._inner.get_vocab(with_added_tokens=True)
+        for token, i in added.items():
+            if vocab.get(token) != i:
+                raise TokenizerError(
+                    f"added token {plain(token, 40)} has the id {i}, and the library gives it {vocab.get(token)}: "
+                    "ids of model.vocab must leave no gaps; take an intact tokenizer.json"
+                )
+        table = [b""] * (max(vocab.values(), default=-1) + 1)
+        letters = {ord(letter): byte for letter, byte in byte_letters().items()}
+        letters |= {i: 0x100 for i in range(0x100) if i not in letters}  # so that Latin-1 has no place for them
+        for token, i in vocab.items():
+            if token in added:
+                table[i] = b"" if token in specials else token.encode("utf-8")
+                continue
+            try:
+                table[i] = token.translate(letters).encode("latin-1")
+            except UnicodeEncodeError:  # no text gives it; the library's decoder reads it so too
+                table[i] = token.encode("utf-8")
         return table
+
+    def _prove(self, pipeline: Pipeline) -> None:
+        normal, lost = self._inner.normalizer, pipeline.lost
+        own = list(pipeline.added)
+        letters = byte_letters()
+        spelt = (bytes(letters[c] for c in name) for name in own if all(c in letters for c in name))
+        own += [text.decode("utf-8", "replace") for text in spelt]
+
+        def read(text: str) -> bytes:
+            return (normal.normalize_str(text) if normal is not None else text).encode("utf-8").translate(None, lost)
+
+        prove(self.encode, self.encode_many, self._bytes, read, own, frozenset(pipeline.specials.values()))
 
     @property
     def vocab_size(self) -> int:
-        return self._size
+        return len(self._bytes)
 
     def encode(self, text: str) -> list[int]:
+        return self._encoding(text).ids
+
+    def _encoding(self, text: str) -> hf.Encoding:
         utf8(text)
-        return self._inner.encode(text, add_special_tokens=False).ids
+        try:
+            return self._inner.encode(text, add_special_tokens=False)
+        except BaseException as error:
+            raise failure(error, _UNREAD) from None
 
     def encode_many(self, texts: list[str]) -> list[list[int]]:
         """`encode` of each text, on all cores."""
-        return [e.ids for e in self._inner.encode_batch_fast(texts, add_special_tokens=False)]
+        for text in texts:
+            utf8(text)
+        try:
+            return [e.ids for e in self._inner.encode_batch_fast(texts, add_special_tokens=False)]
+        except BaseException as error:
+            raise failure(error, _UNREAD) from None
+
+    def encode_sized(self, text: str) -> tuple[list[int], list[int]]:
+        """`encode`, and the bytes of the text that each id stands for. They add up to the bytes of the text, losses included.
+
+        What is lost counts for the id before it, and a character that several ids share for the last of them.
+        """
+        found = self._encoding(text)
+        if not self.losses:
+            return found.ids, [len(self._bytes[i]) for i in found.ids]
+        begins = accumulate([0, *(begin for begin, _ in found.offsets[1:]), len(text)], max)
+        return found.ids, [len(text[a:b].encode("utf-8")) for a, b in pairwise(begins)][: len(found.ids)]
 
     def decode(self, ids: Iterable[int]) -> str:
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
@@ -101,21 +146,12 @@ class BPETokenizer:
 
     @property
     def fingerprint(self) -> str:
+        if self._fingerprint is None:
+            self._fingerprint = json_fingerprint(self._text)
         return self._fingerprint
 
     def __repr__(self) -> str:
         return f"BPETokenizer(vocab_size={self.vocab_size}, fingerprint={self.fingerprint[:12]})"
-
-
-def _type(part: Any) -> str:
-    return part.get("type", "none") if isinstance(part, dict) else "none"
-
-
-def _mentions(part: Any, kind: str) -> bool:
-    """Whether a (possibly nested) part of the pipeline is of the given kind."""
-    if isinstance(part, dict):
-        return part.get("type") == kind or any(_mentions(v, kind) for v in part.values())
-    return isinstance(part, list) and any(_mentions(v, kind) for v in part)
 
 
 def train_bpe(paths: Iterable[str | Path] | str | Path, vocab_size: int) -> BPETokenizer:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import codecs
-import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import DataError
+from .seams import CONTEXT, seam
+from .tokenizer import Tokenizer
 
 SUFFIXES = (".txt", ".text", ".md", ".rst", ".log")
 BLOCK = 1 << 20
-_CUT = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])")
 
 
 def find_files(paths: Iterable[str | Path]) -> list[Path]:
@@ -73,21 +74,19 @@ def _decode(decoder: codecs.IncrementalDecoder, data: bytes, offset: int, name: 
         raise DataError(f"{name} is not valid UTF-8 at byte {at} ({error.reason}); convert it to UTF-8 first") from error
 
 
-def split_text(blocks: Iterable[str], size: int = 1 << 16) -> Iterator[str]:
-    """The same text in pieces of about `size` characters that can be tokenized one by one.
+def split_text(blocks: Iterable[str], size: int = 1 << 16, tokenizer: Tokenizer | None = None) -> Iterator[str]:
+    """The same text in pieces of at most `size` characters that can be tokenized one by one: the ids are those of the whole.
 
-    Pieces end between a letter and a space that begins the next word: there the usual byte-level pre-tokenizers cut
-    anyway, so the tokens are those of the whole text (a stretch of `2 * size` characters without such a place is cut anywhere).
+    tokenizer   what proves each cut (`seams.seam`). None: pieces end between a character that is no white space and a space,
+                tab or line end, where the pre-tokenizer of `train_bpe` cuts anyway
+    A stretch of `size` characters without such a place gives a longer piece, of up to `2 * size`, and is cut anywhere then.
+    The pieces do not depend on the blocks. Raises what the tokenizer raises for the text.
     """
-    held = ""
-    for block in blocks:
-        held += block
+    held, most = "", 2 * size + CONTEXT
+    for block in chain(blocks, [None]):
+        held += block or ""
         at = 0
-        while len(held) - at > 2 * size:
-            cut = _CUT.search(held, at + size, at + 2 * size)
-            end = cut.start() if cut else at + 2 * size
-            yield held[at:end]
-            at = end
+        while end := seam(held[at : at + most], size, 2 * size, tokenizer, block is None and len(held) - at <= most):
+            yield held[at : at + end]
+            at += end
         held = held[at:]
-    if held:
-        yield held

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import TokenizerError
+from .library import LARGEST, plain, read_json
 from .tokenizer import ByteTokenizer, Tokenizer
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:
     """The tokenizer whose `to_json()` is `text`. Raises TokenizerError when it cannot be read."""
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise TokenizerError(f"the tokenizer's JSON cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise TokenizerError(f"a tokenizer's JSON must be an object, and this is a {type(found).__name__}")
+    found = read_json(text)
     if found.get("type") == "siltstone-bytes":
         return ByteTokenizer.from_json(text)
     from .bpe import BPETokenizer
@@ -51,8 +46,13 @@ def load_tokenizer(spec: str | Path, paths: Iterable[str | Path] = ()) -> Tokeni
     if path.is_dir():
         path = path / "tokenizer.json"
     try:
-        return tokenizer_from_json(path.read_text("utf-8"))
+        with open(path, "rb") as file:
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise TokenizerError(f"tokenizer file {path} has more than {LARGEST:,} bytes; give a tokenizer.json")
+        text = data.decode("utf-8")
     except FileNotFoundError as error:
         raise TokenizerError(f"tokenizer {name!r} is not known; choose 'bytes', 'bpe:8192', or a tokenizer.json file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"tokenizer file {path} cannot be read: {error}") from error
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"tokenizer file {path} cannot be read: {plain(error)}") from error
+    return tokenizer_from_json(text)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from ..errors import InputError, TokenizerError
+from .library import plain, read_json
 
 
 @runtime_checkable
@@ -21,6 +22,10 @@ class Tokenizer(Protocol):
 
     vocab_size   number of ids
     bos_id, eos_id, pad_id   ids of the specials (begin, end, padding), None where there is none; specials stand for no bytes
+
+    Two members are optional. `losses: tuple[str, ...]` says in words what encoding loses, for example capital letters; absent or
+    empty, the bytes of a text's ids are the text. A tokenizer with losses also has the method
+    `encode_sized(text) -> (ids, sizes)`, which counts bytes from the text (see the function `encode_sized`).
     """
 
     bos_id: int | None
@@ -54,8 +59,8 @@ class Tokenizer(Protocol):
 
 def json_fingerprint(text: str) -> str:
     """SHA-256 of a JSON text, whatever its spacing and the order of its keys."""
-    plain = json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(plain.encode("ascii")).hexdigest()
+    sorted_text = json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(sorted_text.encode("ascii")).hexdigest()
 
 
 def utf8(text: str) -> bytes:
@@ -70,12 +75,36 @@ def utf8(text: str) -> bytes:
         ) from error
 
 
+def losses(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """What the tokenizer says that it loses; empty: nothing."""
+    return tuple(getattr(tokenizer, "losses", ()))
+
+
+def encode_sized(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
+    """Ids of `text`, and the bytes of the text that each stands for; these add up to the bytes of the text.
+
+    Raises InputError for text without a UTF-8 form, and TokenizerError for a tokenizer with losses that cannot count.
+    """
+    lost = losses(tokenizer)
+    if not lost:
+        ids = tokenizer.encode(text)
+        return ids, [len(tokenizer.token_bytes(i)) for i in ids]
+    sized = getattr(tokenizer, "encode_sized", None)
+    if sized is None:
+        raise TokenizerError(
+            f"{type(tokenizer).__name__} has losses ({plain('; '.join(lost), 80)}) and no method encode_sized(text), "
+            "so that bytes cannot be counted; give it one that returns ids and the bytes of the text behind each"
+        )
+    return sized(text)
+
+
 class ByteTokenizer:
     """Ids 0 to 255 are the bytes themselves; 256 begins a text, 257 ends one, 258 is padding."""
 
     bos_id: int | None = 256
     eos_id: int | None = 257
     pad_id: int | None = 258
+    losses: tuple[str, ...] = ()
 
     @property
     def vocab_size(self) -> int:
@@ -98,9 +127,8 @@ class ByteTokenizer:
     @classmethod
     def from_json(cls, text: str) -> ByteTokenizer:
         """The inverse of `to_json`. Raises TokenizerError for another tokenizer's JSON or a newer version."""
-        found = json.loads(text)
-        if found != json.loads(cls().to_json()):
-            raise TokenizerError(f"this is not the byte tokenizer of this version: {text[:120]}")
+        if read_json(text) != json.loads(cls().to_json()):
+            raise TokenizerError(f"this is not the byte tokenizer of this version: {plain(text, 120)}")
         return cls()
 
     @property

@@ -127,7 +127,7 @@ def build_corpus(files: Sequence[tuple[Path, str]], tokenizer: Tokenizer, folder
 
         for file, digest in files:
             start, count, size = at, 0, 0
-            for pieces in _groups(split_text(read_blocks(file)), 16):
+            for pieces in _groups(split_text(read_blocks(file), tokenizer=tokenizer), 16):
                 size += sum(len(p.encode("utf-8")) for p in pieces)
                 for ids in _encode(tokenizer, pieces):
                     write(ids)
