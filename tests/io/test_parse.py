@@ -43,7 +43,7 @@ def test_the_deepest_value_that_is_read() -> None:
 
 
 def test_an_object_is_asked_for() -> None:
-    with pytest.raises(ValueError, match="must be a JSON object, and it is a list"):
+    with pytest.raises(ValueError, match="must be an object, and it is a list"):
         parse_object("[]")
 
 

@@ -63,6 +63,7 @@ def test_every_reader_names_it(kind: str, tmp_path: Path) -> None:
         lambda: st.Session.load(path, torch_model, tok),
         lambda: describe(path),
         lambda: st.load(path),
+        lambda: st.load_tokenizer(path),
     ]
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         folder = st.save(torch_model, tok, tmp_path / "run" / name)

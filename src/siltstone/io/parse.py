@@ -43,7 +43,7 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
     """The same for a text that must be a JSON object."""
     value = parse_json(text)
     if not isinstance(value, dict):
-        raise ValueError(f"it must be a JSON object, and it is a {type(value).__name__}")
+        raise ValueError(f"it must be an object, and it is a {type(value).__name__}")
     return value
 
 

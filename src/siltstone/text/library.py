@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ..errors import TokenizerError
+from ..io.parse import parse_object
 
 LARGEST = 64 << 20  # characters, or bytes, of a tokenizer.json
 
@@ -31,18 +31,6 @@ def read_json(text: str) -> dict[str, Any]:
     if len(text) > LARGEST:
         raise TokenizerError(f"the tokenizer's JSON has {len(text):,} characters, and {LARGEST:,} are the most")
     try:
-        found = json.loads(text, object_pairs_hook=_object)
-    except (ValueError, RecursionError, MemoryError) as error:
+        return parse_object(text)
+    except (ValueError, MemoryError) as error:
         raise TokenizerError(f"the tokenizer's JSON cannot be read: {plain(error)}") from None
-    if not isinstance(found, dict):
-        raise TokenizerError(f"a tokenizer's JSON must be an object, and this is a {type(found).__name__}")
-    return found
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {plain(twice, 40)} appears twice")
-    return found

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import TokenizerError
+from ..io.regular import is_folder, read_limited, reason
 from .library import LARGEST, plain, read_json
 from .tokenizer import ByteTokenizer, Tokenizer
 
@@ -43,16 +44,12 @@ def load_tokenizer(spec: str | Path, paths: Iterable[str | Path] = ()) -> Tokeni
 
         return train_bpe(paths, int(size))
     path = Path(name)
-    if path.is_dir():
+    if is_folder(path):
         path = path / "tokenizer.json"
     try:
-        with open(path, "rb") as file:
-            data = file.read(LARGEST + 1)
-        if len(data) > LARGEST:
-            raise TokenizerError(f"tokenizer file {path} has more than {LARGEST:,} bytes; give a tokenizer.json")
-        text = data.decode("utf-8")
+        text = read_limited(path, LARGEST).decode("utf-8")
     except FileNotFoundError as error:
         raise TokenizerError(f"tokenizer {name!r} is not known; choose 'bytes', 'bpe:8192', or a tokenizer.json file") from error
     except (OSError, ValueError) as error:
-        raise TokenizerError(f"tokenizer file {path} cannot be read: {plain(error)}") from error
+        raise TokenizerError(f"tokenizer file {path} cannot be read: {plain(reason(error))}") from error
     return tokenizer_from_json(text)
