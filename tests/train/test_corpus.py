@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from siltstone.errors import DataError
-from siltstone.text import ByteTokenizer, train_bpe
+from siltstone.errors import CheckpointError, DataError
+from siltstone.text import BPETokenizer, ByteTokenizer, encode_sized, train_bpe
+from siltstone.train import Recipe
 from siltstone.train.corpus import build_corpus, corpus_key, hashed_files, open_corpus
+from siltstone.train.rows import Rows
 
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe"])
@@ -72,3 +75,21 @@ def test_what_is_no_text(tmp_path: Path, data: bytes, words: str) -> None:
     with pytest.raises(DataError, match=rf"bad\.txt .*{words}"):
         build_corpus(hashed_files([tmp_path / "bad.txt"]), ByteTokenizer(), tmp_path / "data")
     assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_bytes_are_the_texts_where_a_tokenizer_loses_some(tmp_path: Path) -> None:
+    text = "Cafe\u0301 and cafe\u0301, " * 30 + "the end of it. "
+    (tmp_path / "a.txt").write_text(text, "utf-8")
+    plain = json.loads(train_bpe(tmp_path / "a.txt", 280).to_json())
+    with pytest.warns(UserWarning, match="loses text"):
+        lossy = BPETokenizer(json.dumps(plain | {"normalizer": {"type": "NFC"}}))
+    corpus = build_corpus(hashed_files([tmp_path / "a.txt"]), lossy, tmp_path / "data")
+    document = corpus.documents[0]
+    assert corpus.bytes_of(0, document.tokens) == document.bytes == len(text.encode("utf-8"))
+    rows = Rows(corpus, Recipe(steps=1, batch=1, length=document.tokens - 1))
+    first = len(text.encode("utf-8")) - rows.next().bytes
+    assert first == encode_sized(lossy, text)[1][0]
+    path = next((tmp_path / "data").glob("*.sizes"))
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(CheckpointError, match="bytes of the text"):
+        open_corpus(corpus.key, lossy, tmp_path / "data")

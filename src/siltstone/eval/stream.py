@@ -73,7 +73,7 @@ class Score:
 def score_documents(
     model: LM,
     documents: Sequence[np.ndarray],
-    sizes: np.ndarray,
+    sizes: np.ndarray | Sequence[int],
     chunk: int = 512,
     batch: int = 8,
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
@@ -82,7 +82,7 @@ def score_documents(
 ) -> Score | None:
     """The cost of all documents together; None when `stop()` came true on the way.
 
-    sizes   [vocab_size] bytes that each id stands for
+    sizes   [vocab_size] bytes that each id stands for, or a sequence: bytes of text behind each document's ids but its first
     cuts    see `stream_nats`
     """
     nats, tokens = 0.0, 0
@@ -91,4 +91,5 @@ def score_documents(
             return None
         nats += float(np.nansum(found))
         tokens += int(np.isfinite(found).sum())
-    return Score(nats, tokens, sum(int(sizes[d[1:]].sum()) for d in documents))
+    counts = [int(sizes[d[1:]].sum()) for d in documents] if isinstance(sizes, np.ndarray) else sizes
+    return Score(nats, tokens, sum(counts))

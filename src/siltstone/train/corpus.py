@@ -17,7 +17,9 @@ from ..io import atomic_file, read_checked, write_checked
 from ..io.atomic import make_folder
 from ..io.parse import is_count
 from ..io.regular import reason
-from ..text import Tokenizer, find_files, read_blocks, split_text
+from ..text import Tokenizer, encode_sized, find_files, losses, read_blocks, split_text
+
+SIZES = ".sizes"  # of the file with the bytes behind each id, where the tokenizer has losses
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Corpus:
 
     ids         [N] memory-mapped, uint16 or uint32
     documents   in the order of the file
-    sizes       [vocab_size] uint8 or wider: bytes that each id stands for
+    sizes       [vocab_size] bytes that each id stands for, or where the tokenizer has losses [N] bytes of the text behind each id
     key         hash of the texts and the tokenizer
     tokenizer   what the ids are ids of
 
@@ -46,7 +48,12 @@ class Corpus:
     def __init__(self, path: Path, tokenizer: Tokenizer, key: str) -> None:
         self.key = key
         self.ids, self.documents = _opened(path, tokenizer, key)
-        self.sizes = np.array([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)], np.int64)
+        self._counted = bool(losses(tokenizer))
+        self.sizes: np.ndarray = (
+            np.memmap(path.with_suffix(SIZES), dtype="<u2", mode="r")
+            if self._counted
+            else np.array([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)], np.int64)
+        )
         self.tokenizer = tokenizer
         self.ends = tokenizer.eos_id is not None
 
@@ -59,6 +66,10 @@ class Corpus:
     def tokens(self) -> int:
         """Ids of text."""
         return sum(d.tokens for d in self.documents)
+
+    def bytes_of(self, begin: int, end: int) -> int:
+        """Bytes of text that ids [begin, end) of the flat file stand for."""
+        return int((self.sizes[begin:end] if self._counted else self.sizes[self.ids[begin:end]]).sum(dtype=np.int64))
 
     def document(self, index: int, most: int | None = None) -> np.ndarray:
         """The first `most` ids of a document (default: all), int64."""
@@ -117,23 +128,27 @@ def build_corpus(files: Sequence[tuple[Path, str]], tokenizer: Tokenizer, folder
         return Corpus(path, tokenizer, key)
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     documents: list[Document] = []
-    at, total = 0, hashlib.sha256()
-    with atomic_file(path) as out:
+    at, total, counting = 0, hashlib.sha256(), bool(losses(tokenizer))
+    with contextlib.ExitStack() as files_:
+        out = files_.enter_context(atomic_file(path))
+        counts = files_.enter_context(atomic_file(path.with_suffix(SIZES))) if counting else None
 
-        def write(ids: list[int]) -> None:
+        def write(ids: list[int], sizes: list[int]) -> None:
             data = np.asarray(ids, dtype).tobytes()
             total.update(data)
             out.write(data)
+            if counts is not None:
+                counts.write(np.asarray(sizes, "<u2").tobytes())
 
         for file, digest in files:
             start, count, size = at, 0, 0
             for pieces in _groups(split_text(read_blocks(file), tokenizer=tokenizer), 16):
                 size += sum(len(p.encode("utf-8")) for p in pieces)
-                for ids in _encode(tokenizer, pieces):
-                    write(ids)
+                for ids, sizes in _encode(tokenizer, pieces, counting):
+                    write(ids, sizes)
                     count += len(ids)
             if tokenizer.eos_id is not None:
-                write([tokenizer.eos_id])
+                write([tokenizer.eos_id], [0])
             documents.append(Document(file.name, digest, size, start, count))
             at = start + count + (tokenizer.eos_id is not None)
     listed = [asdict(d) for d in documents]
@@ -169,6 +184,12 @@ def _opened(path: Path, tokenizer: Tokenizer, key: str) -> tuple[np.ndarray, lis
             at += d.tokens + end
         if at != len(ids) or hash_file(path) != found.get("ids_sha256", "" if sealed else hash_file(path)):
             raise ValueError("the ids beside it were altered or cut off")
+        counted = path.with_suffix(SIZES)
+        if losses(tokenizer) and (
+            counted.stat().st_size != 2 * len(ids)
+            or sum(map(int, np.fromfile(counted, "<u2"))) != sum(d.bytes for d in documents)
+        ):
+            raise ValueError("the bytes of the text beside it are not those of its documents")
         if not len(ids) or int(ids.max()) >= tokenizer.vocab_size:
             raise ValueError("the ids beside it are not this tokenizer's")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -180,9 +201,13 @@ def _opened(path: Path, tokenizer: Tokenizer, key: str) -> tuple[np.ndarray, lis
     return ids, documents
 
 
-def _encode(tokenizer: Tokenizer, pieces: list[str]) -> list[list[int]]:
+def _encode(tokenizer: Tokenizer, pieces: list[str], counting: bool) -> Iterator[tuple[list[int], list[int]]]:
+    """Ids of each piece, and if `counting` the bytes of the text behind each."""
+    if counting:
+        yield from (encode_sized(tokenizer, p) for p in pieces)
+        return
     many = getattr(tokenizer, "encode_many", None)
-    return many(pieces) if many else [tokenizer.encode(p) for p in pieces]
+    yield from ((ids, []) for ids in (many(pieces) if many else map(tokenizer.encode, pieces)))
 
 
 def _groups(items: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -112,8 +112,9 @@ def _validate(run: Run, trainer: Trainer, stop: Interrupts, metrics: Metrics, di
     cast = autocast(recipe.precision, trainer.device)
     trainer.model.eval()
     cuts = cut_table(run.cfg, run.tokenizer)
+    sizes = [valid.bytes_of(d.start + 1, d.start + len(ids)) for d, ids in zip(valid.documents, documents, strict=True)]
     score = score_documents(
-        trainer.model, documents, valid.sizes, recipe.length, recipe.batch, cast, stop=lambda: stop.asked, cuts=cuts
+        trainer.model, documents, sizes, recipe.length, recipe.batch, cast, stop=lambda: stop.asked, cuts=cuts
     )
     trainer.model.train()
     if score is not None:

@@ -107,9 +107,9 @@ class Rows:
                 n = min(length - filled, end - begin)
                 piece.ids[row, filled : filled + n] = self._corpus.ids[begin : begin + n]
                 piece.targets[row, filled : filled + n] = self._corpus.ids[begin + 1 : begin + n + 1]
+                piece.bytes += self._corpus.bytes_of(begin + 1, begin + n + 1)
                 filled += n
                 self._at[row] = [begin + n, end]
-        piece.bytes = int(self._corpus.sizes[piece.targets].sum())
         return piece
 
     def _begin(self, piece: Piece, row: int, column: int, choices: np.random.Generator, first: bool) -> None:
