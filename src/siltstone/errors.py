@@ -11,7 +11,8 @@
     │   ├── SessionCorrupt     truncated, altered, or no session file at all
     │   ├── SessionMismatch    written by another model, configuration or tokenizer
     │   └── SessionVersion     written by a newer Siltstone
-    └── StorageError           the disk is full or the folder cannot be written           (OSError)
+    ├── StorageError           the disk is full or the folder cannot be written           (OSError)
+    └── OutputError            standard output cannot be written, or nobody reads it      (OSError)
 
 Messages name the argument, what was given, what was expected and the mend.
 """
@@ -65,3 +66,12 @@ class SessionVersion(SessionFileError):
 
 class StorageError(SiltstoneError, OSError):
     """Writing failed: no space, no permission, or a folder that is not there."""
+
+
+class OutputError(SiltstoneError, OSError):
+    """Standard output cannot be written.
+
+    closed    whether its reader went away, which is no fault: exit code 141 and no word
+    """
+
+    closed = False
