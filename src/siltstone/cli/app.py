@@ -39,7 +39,8 @@ class Commands(TyperGroup):
 @contextmanager
 def _usage(ctx: Any = None) -> Iterator[None]:
     try:
-        yield
+        with guard.guard():  # typer would make 130 of any signal
+            yield
     except UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             raise

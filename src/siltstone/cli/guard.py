@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import OutputError, SiltstoneError
-from ..stream.interrupt import ForcedStop, Interrupts, exit_code, stopping
+from ..stream.interrupt import ForcedStop, Interrupts, exit_code, shielded, stopping
 from ..stream.terminal import careful_streams, say
 
 ERROR, CLOSED = 2, 141  # 141: the reader of standard output went away
@@ -27,7 +27,12 @@ def guard() -> Iterator[None]:
     """
     with careful_streams(), stopping() as stop:
         try:
-            yield
+            try:
+                yield
+            except SystemExit as ended:
+                if not ended.code:
+                    sys.stdout.flush()
+                raise
             sys.stdout.flush()
         except (KeyboardInterrupt, ForcedStop) as error:
             if debug:
@@ -66,11 +71,13 @@ def _ending(error: Exception, stop: Interrupts) -> tuple[int, str] | None:
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., None]:
-    """`command` under `guard`."""
+    """`command` under `guard`, which needs torch: a stop while that is imported would be swallowed, and comes after it."""
 
     @functools.wraps(command)
     def run(*args: Any, **keys: Any) -> None:
         with guard():
+            with shielded():
+                import torch  # noqa: F401
             command(*args, **keys)
 
     return run

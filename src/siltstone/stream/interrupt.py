@@ -97,6 +97,8 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
+            if Interrupts.active is not None:
+                Interrupts.active.check()  # what was raised may have been swallowed, by an import for example
             self._outer, Interrupts.active = Interrupts.active, self
             self._before = _handlers()
             for number in self._before:
