@@ -58,25 +58,26 @@ def number(given: Any) -> float:
     return found
 
 
-def integer(given: Any) -> int:
-    """A whole number of a size that can be computed with."""
-    try:
-        found = int(str(given)[:1000])
-    except ValueError:
-        raise typer.BadParameter(f"{str(given)[:40]!r} is no whole number; give one such as 100") from None
-    if abs(found) > LARGEST:
-        raise typer.BadParameter(f"{str(given)[:40]} is out of range: whole numbers go to {LARGEST:,}")
-    return found
+def between(least: int, most: int) -> Any:
+    """The parser of whole numbers from `least` to `most`."""
+
+    def integer(given: Any) -> int:
+        try:
+            found = int(str(given)[:1000])
+        except ValueError:
+            raise typer.BadParameter(f"{str(given)[:40]!r} is no whole number; give one such as 100") from None
+        if not least <= found <= most:
+            allowed = f"at least {least:,}" if found < least else f"at most {most:,}"
+            raise typer.BadParameter(f"{str(given)[:40]} is out of range; give a whole number of {allowed}")
+        return found
+
+    return integer
 
 
 def at_least(least: int) -> Any:
     """The parser of whole numbers from `least` on."""
+    return between(least, LARGEST)
 
-    def bounded(given: Any) -> int:
-        found = integer(given)
-        if found < least:
-            raise typer.BadParameter(f"{found} is too small; give a whole number of at least {least}")
-        return found
 
-    bounded.__name__ = "integer"
-    return bounded
+integer = at_least(-LARGEST)
+seed = between(0, (1 << 64) - 1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from siltstone.cli import arguments
 from siltstone.cli.arguments import THREADS, at_least, integer, output, path
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def doctor(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Decides where calls are cut and which tokens are differentiated.", parser=at_least(0))
+        int, typer.Option(help="Decides where calls are cut and which tokens are differentiated.", parser=arguments.seed)
     ] = 0,
     out: Annotated[Path, typer.Option(help="Where the report goes.", metavar="FILE", parser=output)] = Path("doctor-report.html"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from siltstone.cli import arguments
 from siltstone.cli.arguments import THREADS, integer, number, path, text
 
 
@@ -23,6 +24,7 @@ def _number(text: str) -> Any:
     return _option(text, parser=number)
 
 
+SEED = "Decides the first weights and the order of the text. [default: 0]"
 RESUME = "Go on from the run's last checkpoint, with the run's own settings and texts; where --out holds no run, begin one there."
 RUN_THREADS = f"{THREADS.removesuffix(']')}; with --resume what the run was begun with]"
 Texts = Annotated[
@@ -53,7 +55,7 @@ def train(
     steps: Annotated[int | None, _whole("Stop after so many steps. [default: 1000, without --minutes]")] = None,
     minutes: Annotated[float | None, _number("Stop after so much time; the learning rate follows the clock.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
-    seed: Annotated[int | None, _option("Decides the first weights and the order of the text. [default: 0]")] = None,
+    seed: Annotated[int | None, _option(SEED, parser=arguments.seed)] = None,
     batch: Annotated[int | None, _whole("Rows trained side by side. [default: 8]")] = None,
     length: Annotated[int | None, _whole("Tokens a row and step; gradients reach back no further. [default: 512]")] = None,
     span: Annotated[int | None, _whole("Tokens after which a long document is cut in parts. [default: 16 x length]")] = None,
@@ -104,6 +106,7 @@ def train(
         "valid_tokens": valid_tokens, "precision": precision, "recompute": recompute,
     }  # fmt: skip
     check_threads(threads)
+    "\0".join([str(out), *(paths or []), *(valid or [])]).encode("utf-8")  # names are recorded: see `guard` for one that cannot
     given = {key: value for key, value in given.items() if value is not None}
     keys = (_config_file(config) if config else {}) | dict(map(parse_setting, settings or []))
 
