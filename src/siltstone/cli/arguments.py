@@ -24,7 +24,10 @@ def text(given: Any) -> str:
         raise typer.BadParameter("it is empty; give a path")
     if "\0" in given:
         raise typer.BadParameter(f"{given[:40]!r} has a zero byte in it; give a path")
-    sizes = [len(os.fsencode(part)) for part in given.split("/")]
+    try:
+        sizes = [len(os.fsencode(part)) for part in given.split("/")]
+    except UnicodeEncodeError:
+        raise typer.BadParameter(f"{given[:40]!r} is no name that a file can have; give a path") from None
     if max(sizes) > NAME or sum(sizes) + len(sizes) > WHOLE:
         raise typer.BadParameter(f"'{given[:40]}...' is too long: names have {NAME} bytes at most, and whole paths {WHOLE:,}")
     return given
