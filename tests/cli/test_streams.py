@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,33 @@ def test_standard_error_that_fails_ends_no_work(
     if stream is not None:
         stream.close()
     assert (found, missing) == (0, 2) and (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("end", ["stdin", "stdout"])
+def test_streams_that_do_not_wait_are_waited_for(
+    end: str, run: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As left behind by other programs on the same terminal: a pause in the text is not its end."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading if end == "stdin" else writing, False)
+    text, got = file.read_bytes() * 3, []
+    with open(reading) as source, open(writing, "w") as sink, monkeypatch.context() as patch:
+        patch.setattr(sys, end, source if end == "stdin" else sink)
+        if end == "stdin":
+            other = threading.Timer(0.3, lambda: (sink.write("after a pause\n"), sink.close()))
+        else:
+            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+            other = threading.Timer(0.3, lambda: got.append(source.read()))
+            (tmp_path / "a.txt").write_bytes(text)
+        other.start()
+        words = ["-"] if end == "stdin" else [str(tmp_path / "a.txt"), "--lines", "--json"]
+        assert ended(["stream", str(run), *words, "--session", str(tmp_path / "a.silt")]) == 0
+        if end == "stdout":
+            sink.close()
+        other.join()
+    wanted = 14 if end == "stdin" else len(text)
+    assert st.Session.load(tmp_path / "a.silt", *st.load(run)).position == wanted
+    assert end == "stdin" or len(got[0].splitlines()) == text.count(b"\n") + 1
 
 
 def test_what_would_command_a_terminal_is_escaped() -> None:

@@ -105,7 +105,8 @@ def _told(error: OSError) -> OutputError:
 @contextmanager
 def careful_streams() -> Iterator[None]:
     """Standard streams of a process for the block: none fails for a character that its encoding lacks, one that was closed
-    by the caller is /dev/null (and no file that is opened later can take its place), and see `Careful`."""
+    by the caller is /dev/null (and no file that is opened later can take its place), all wait for whoever is at their other
+    end, and see `Careful`."""
     if isinstance(sys.stdout, Careful):
         yield
         return
@@ -117,6 +118,8 @@ def careful_streams() -> Iterator[None]:
     null = contextlib.ExitStack()
     for name, given, mode in zip(("stdin", "stdout", "stderr"), before, "rww", strict=True):
         stream: Any = null.enter_context(open(os.devnull, mode, encoding="utf-8")) if given is None else given
+        with contextlib.suppress(OSError, ValueError):  # else a pause would be taken for the end, or for a failure
+            os.set_blocking(stream.fileno(), True)
         if name != "stdin":
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
