@@ -16,7 +16,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
 HEAD = """# The commands
 
 Made by `make docs` from the commands themselves; do not edit. Errors that a user can cause are one line on standard error and
-exit code 2, Ctrl-C exits with 130; `--debug` shows the whole trace.
+exit code 2, a signal is one line and 128 + its number (Ctrl-C 130), a reader that goes away 141; `--debug` shows the trace.
 """
 
 

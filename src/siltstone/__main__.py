@@ -1,5 +1,6 @@
 """`python -m siltstone` is the `siltstone` command."""
 
-from siltstone.cli.app import main
+from siltstone.cli.entry import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -12,10 +12,11 @@
     │   ├── SessionMismatch    written by another model, configuration or tokenizer
     │   └── SessionVersion     written by a newer Siltstone
     ├── BusyError              a session that another thread is using                  (RuntimeError)
-    └── StorageError           the disk is full or the folder cannot be written           (OSError)
-        ├── InUse              another session or run is writing the file
-        ├── FileChanged        another writer replaced the file since it was read
-        └── NotDurable         the file was replaced, and might be lost in a power cut
+    ├── StorageError           the disk is full or the folder cannot be written           (OSError)
+    │   ├── InUse              another session or run is writing the file
+    │   ├── FileChanged        another writer replaced the file since it was read
+    │   └── NotDurable         the file was replaced, and might be lost in a power cut
+    └── OutputError            standard output cannot be written, or nobody reads it      (OSError)
 
 Messages name the argument, what was given, what was expected and the mend. `FormatWarning` is no error: a file of an early
 version was read, and lacks a proof that later ones carry.
@@ -95,6 +96,15 @@ class NotDurable(StorageError):
     """The new file is in place, but the disk did not confirm it: a power cut might bring the old one back."""
 
     replaced: ClassVar[bool] = True
+
+
+class OutputError(SiltstoneError, OSError):
+    """Standard output cannot be written.
+
+    closed    whether its reader went away, which is no fault: exit code 141 and no word
+    """
+
+    closed = False
 
 
 class FormatWarning(UserWarning):

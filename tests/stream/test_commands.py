@@ -141,8 +141,8 @@ def test_stream_counts_bits(run: Path, file: Path, model: st.LM, tok: ByteTokeni
     assert found["bits_per_byte"] == pytest.approx(bits / (len(data) - 1), rel=1e-5)
     assert [found[key] for key in ("tokens_read", "appended", "position", "bytes_read")] == [len(data)] * 4
     assert found["session_bytes"] == s.nbytes and found["restored"] == found["recomputed"] == 0
-    assert sum(row.startswith("byte ") for row in result.stdout.splitlines()) == len(data) // 2046
-    assert "O(log t)" in result.stdout and "KV cache" in result.stdout
+    assert sum(row.startswith("byte ") for row in result.stderr.splitlines()) == len(data) // 2046
+    assert "O(log t)" in result.stderr and "KV cache" in result.stderr
     assert receipt(good("stream", run, "-", "--json", data=data))["bits_per_byte"] == found["bits_per_byte"]
 
 
@@ -162,8 +162,8 @@ def test_bits_of_each_line(run: Path, model: st.LM, tok: ByteTokenizer) -> None:
     for line in lines[1:]:
         bits = -float(s.append_scored(line).double().sum()) / math.log(2)
         rows.append(bits / len(line.encode()))
-    result = good("stream", run, "--lines", "--json", data="".join(lines).encode())
-    out = [row.split("\t", 1) for row in result.stdout.split("\n")[:-2]]
+    result = good("stream", run, "--lines", data="".join(lines).encode())
+    out = [row.split("\t", 1) for row in result.stdout.split("\n")[:-1]]
     assert [float(score) for score, _ in out[1:]] == pytest.approx(rows, abs=2e-3)
     assert [text for _, text in out][:3] == ["usual", "", "with \x1b[31m and tab\t"]
     assert out[3][1].endswith("…") and len(out[3][1]) < 3000 and out[4][1] == "last…"

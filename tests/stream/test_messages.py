@@ -79,12 +79,13 @@ def test_bytes_read_and_bytes_scored(run: Path, tmp_path: Path) -> None:
     result = good("stream", run, "--json", "--session", tmp_path / "a.silt", data=data)
     found = receipt(result)
     assert (found["bytes_read"], found["bytes_scored"], found["tokens_read"]) == (10, 9, 10)
-    assert "10 bytes, 10 tokens, 9 bytes scored (the session's first token is not), " in result.stdout
+    assert "10 bytes, 10 tokens, 9 bytes scored (the session's first token is not), " in result.stderr
     again = receipt(good("stream", run, "--json", "--session", tmp_path / "a.silt", data=data))
     assert (again["bytes_read"], again["bytes_scored"]) == (20, 19)
     more = good("stream", run, "--json", "--session", tmp_path / "a.silt", "--offset", 5, data=data)
     assert (receipt(more)["bytes_read"], receipt(more)["bytes_scored"]) == (5, 5)
-    assert "5 bytes, 5 tokens, " in more.stdout and "scored" not in more.stdout.splitlines()[0]
+    rows = more.stderr.splitlines()
+    assert "5 bytes, 5 tokens, " in more.stderr and "scored" not in next(row for row in rows if row.startswith("read "))
     one = good("stream", run, data=b"x").stdout
     assert "1 byte, 1 token, 0 bytes scored (the session's first token is not), - bits per byte" in one
 

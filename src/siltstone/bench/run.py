@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
+import sys
 from collections.abc import Callable, Iterator
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from ..machine import keep_freed_memory, processor
+from ..plain import json_line
+from ..stream.terminal import console
 from ..train.precision import computes_bf16
 from . import kept, layers, models, rules
 from .startup import startup
@@ -53,8 +54,8 @@ def run(quick: bool, threads: tuple[int, ...], say: Callable[[str], None], only_
         table.add_column(column, overflow="fold")
     for row in found:
         table.add_row(*cells(row))
-    Console(width=150).print(table)
-    return json.dumps(
+    console(sys.stdout).print(table)
+    return json_line(
         {
             "machine": processor(),
             "date": datetime.date.today().isoformat(),

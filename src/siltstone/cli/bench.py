@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
+from siltstone.cli.arguments import output
+
 
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Shorter texts and fewer rounds; figures only for a look.")] = False,
     threads: Annotated[str, typer.Option(help="Numbers of threads to measure with, as in 2,1.")] = "2,1",
     rules: Annotated[bool, typer.Option("--rules", help="Every update rule, compressor and cache instead, and rivals.")] = False,
     json_out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the JSON object to a file as well.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the JSON object to a file as well.", parser=output, show_default=False),
     ] = None,
 ) -> None:
     """Measure speed and size side by side with the nearest alternatives (about forty minutes; --quick: three).
@@ -21,20 +24,26 @@ def bench(
     The last line of the output is one JSON object. Run it on a quiet machine.
     """
     import json
+    import sys
 
     from ..bench.run import run
     from ..errors import InputError
-    from ..io.atomic import make_folder, write_json
+    from ..io.atomic import check_place, make_folder, write_json
+    from ..machine import MOST, processors
 
     try:
         counts = tuple(int(t) for t in threads.split(","))
-        if not counts or min(counts) < 1:
+        if not counts or min(counts) < 1 or max(counts) > max(MOST, processors()):
             raise ValueError
     except ValueError:
-        raise InputError(f"--threads {threads!r} must be whole numbers from 1, separated by commas, for example 2,1") from None
+        raise InputError(
+            f"--threads {threads[:40]!r} must be whole numbers from 1 to {max(MOST, processors())}, separated by commas, "
+            "for example 2,1"
+        ) from None
     if json_out is not None:
         make_folder(json_out.parent)
-    found = run(quick, counts, lambda text: typer.echo(text, err=True), rules)
+        check_place(json_out)
+    found = run(quick, counts, lambda text: print(text, file=sys.stderr, flush=True), rules)
     if json_out is not None:
         write_json(json_out, json.loads(found))
-    typer.echo(found)
+    print(found)

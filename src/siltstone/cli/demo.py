@@ -7,17 +7,26 @@ from typing import Annotated
 
 import typer
 
+from siltstone.cli.arguments import THREADS, integer, number, output, path
+
 
 def demo(
-    seconds: Annotated[float, typer.Option(help="Time for the whole demonstration.")] = 240.0,
-    tokens: Annotated[int, typer.Option(help="Tokens of text to read, at most.")] = 250_000,
+    seconds: Annotated[float, typer.Option(help="Time for the whole demonstration.", parser=number)] = 240.0,
+    tokens: Annotated[int, typer.Option(help="Tokens of text to read, at most.", parser=integer)] = 250_000,
     run: Annotated[
         Path | None,
-        typer.Option(help="Folder of another trained model. [default: the checkpoint that ships]", show_default=False),
+        typer.Option(
+            help="Folder of another trained model. [default: the checkpoint that ships]", parser=path, show_default=False
+        ),
     ] = None,
-    report: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("demo-report.html"),
-    picture: Annotated[Path | None, typer.Option(help="Write the three curves as one SVG file too.")] = None,
-    threads: Annotated[int, typer.Option(help="Threads of the processor to use, by both readers.")] = 1,
+    report: Annotated[Path, typer.Option(help="Where the report goes.", metavar="FILE", parser=output)] = Path(
+        "demo-report.html"
+    ),
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="Write the three curves as one SVG file too.", metavar="FILE", parser=output, show_default=False),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
 ) -> None:
     """Read a long real text with a small trained model, and show what it costs.
 
@@ -25,12 +34,14 @@ def demo(
     size for as long as that can keep up. Then the session is forked, saved, and resumed in a new process, bit for bit.
     Needs no training and no network.
     """
+    from siltstone.cli.sessions import threads_to_size
     from siltstone.demo import demo_run
     from siltstone.demo.run import demonstrate
-    from siltstone.machine import keep_freed_memory, use_threads
+    from siltstone.machine import keep_freed_memory
 
-    use_threads(threads)
+    run = run or demo_run()
+    threads_to_size(run, threads)
     keep_freed_memory()
-    record = demonstrate(run or demo_run(), seconds, tokens, report, picture)
+    record = demonstrate(run, seconds, tokens, report, picture)
     if not record.resume["equal"]:
-        raise typer.Exit(1)
+        raise SystemExit(1)

@@ -8,38 +8,53 @@ from typing import Annotated
 
 import typer
 
+from siltstone.cli.arguments import THREADS, integer, number, output, path
+
 
 def generate(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Folder of a trained model; demo: the one that ships.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="RUN", help="Folder of a trained model; demo: the one that ships.", parser=path, show_default=False
+        ),
     ],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to go on from.", show_default=False)] = "",
     session: Annotated[
         Path | None,
-        typer.Option(help="Go on with the session in this file (a new one if absent), and save it back.", show_default=False),
+        typer.Option(
+            help="Go on with the session in this file (a new one if absent), and save it back.",
+            metavar="FILE",
+            parser=output,
+            show_default=False,
+        ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Write at most so many tokens.")] = 200,
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
-    top_k: Annotated[int | None, typer.Option(help="Choose among the so many likeliest tokens.", show_default=False)] = None,
-    top_p: Annotated[float, typer.Option(help="Choose among the fewest tokens that have this probability together.")] = 0.95,
+    max_new_tokens: Annotated[int, typer.Option(help="Write at most so many tokens.", parser=integer)] = 200,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.", parser=number)] = 0.8,
+    top_k: Annotated[
+        int | None, typer.Option(help="Choose among the so many likeliest tokens.", parser=integer, show_default=False)
+    ] = None,
+    top_p: Annotated[
+        float, typer.Option(help="Choose among the fewest tokens that have this probability together.", parser=number)
+    ] = 0.95,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of the sampler. [default: 0, or where the session's stands]", show_default=False)
+        int | None,
+        typer.Option(help="Seed of the sampler. [default: 0, or where the session's stands]", show_default=False),
     ] = None,
     stop: Annotated[
         list[str] | None, typer.Option(help="Stop before this text; may be repeated.", metavar="TEXT", show_default=False)
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of the processor to use. [default: all]", show_default=False)
-    ] = None,
+    threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
 ) -> None:
     """Write text that goes on from a prompt, or from a session.
 
-    Only the new text is on standard output. Ctrl-C stops the writing and saves the session.
+    Only the new text is on standard output. Ctrl-C, SIGTERM and SIGHUP stop the writing and save the session; a reader that
+    goes away does too.
     """
-    from siltstone.errors import InputError
-    from siltstone.stream.interrupt import Interrupts
-    from siltstone.stream.terminal import open_session, shown
+    from siltstone.cli.sessions import open_session
+    from siltstone.errors import InputError, OutputError
+    from siltstone.stream.interrupt import Interrupts, exit_code
+    from siltstone.stream.terminal import say, shown
 
     s = open_session(run, session, device, threads)
     if not prompt and not s.position:
@@ -48,22 +63,28 @@ def generate(
         try:
             with stop_asked.waiting():
                 s.append(prompt)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             kept = f"; {session} is as it was" if session is not None else ""
-            print(f"siltstone: interrupted while the prompt was read{kept}", file=sys.stderr)
-            raise typer.Exit(130) from None
+            say(f"interrupted while the prompt was read{kept}")
+            raise SystemExit(exit_code(stopped)) from None
+        unread: OutputError | None = None
         try:
             for piece in s.generate(max_new_tokens, temperature, top_k, top_p, stop, seed):
-                sys.stdout.write(shown(piece, sys.stdout))
-                sys.stdout.flush()
+                with stop_asked.waiting(check=False):
+                    print(shown(piece, sys.stdout), end="", flush=True)
                 stop_asked.check()
             stop_asked.check()
         except KeyboardInterrupt:
-            print(flush=True)
+            pass
+        except OutputError as error:
+            unread = error
         if session is not None:
             s.save(session)
-        if stop_asked.asked:
+        with stop_asked.waiting(check=False):
+            print(flush=True)
+        if stop_asked.number is not None:
             kept = f"; position {s.position:,} is saved in {session}" if session is not None else ""
-            print(f"siltstone: interrupted{kept}", file=sys.stderr)
-            raise typer.Exit(130)
-        print(flush=True)
+            say(f"interrupted{kept}")
+            raise SystemExit(exit_code(stop_asked))
+        if unread is not None:
+            raise unread

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from siltstone.cli.arguments import path
+
 
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A session file.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A session file.", parser=path, show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
 ) -> None:
     """Show a session file: position, bytes by part, checkpoints and the tokens they span, fingerprints.
@@ -17,35 +19,36 @@ def inspect(
     The whole file is read and its checksum verified; no model is needed. Bytes include room that is reserved: for a full
     window from the first token on, and for the checkpoints to come of logarithmic segments or a budget.
     """
-    import json
-
     from siltstone.demo import run_folder
+    from siltstone.plain import json_line
     from siltstone.stream.describe import describe
 
     found = describe(run_folder(file))
     if as_json:
-        typer.echo(json.dumps(found))
+        print(json_line(found))
         return
     _print(file, found)
 
 
 def _print(file: Path, found: dict[str, Any]) -> None:
-    from rich.console import Console
+    import sys
+
     from rich.table import Table
     from rich.text import Text
 
     from siltstone.stream.receipt import human
+    from siltstone.stream.terminal import console, escaped
 
     def table(title: str, heads: list[str], rows: list[list[str]]) -> Table:
         out = Table(title=title, title_justify="left", title_style="bold")
         for i, head in enumerate(heads):
             out.add_column(head, justify="right" if i and heads[0] != "session" else "left", overflow="fold")
         for row in rows:
-            out.add_row(*(Text("".join(c if c.isprintable() else "\ufffd" for c in cell)) for cell in row))
+            out.add_row(*(Text(escaped(" ".join(cell.split()))) for cell in row))
         return out
 
-    console = Console()
-    console.print(
+    screen = console(sys.stdout)
+    screen.print(
         table(
             "Session",
             ["session", ""],
@@ -66,7 +69,7 @@ def _print(file: Path, found: dict[str, Any]) -> None:
     )
     whole = max(1, sum(found["parts"].values()))
     rows = [[k, f"{v:,}", f"{v / whole:.1%}"] for k, v in found["parts"].items()]
-    console.print(table("State, with room reserved", ["part", "bytes", "share"], rows))
+    screen.print(table("State, with room reserved", ["part", "bytes", "share"], rows))
     layers, banks = found["memory_layers"], found["banks"]
     for bank in banks or [{"blocks": [], "checkpoints": []}]:
         points, blocks = bank["checkpoints"], ", ".join(map(str, bank["blocks"]))
@@ -74,9 +77,9 @@ def _print(file: Path, found: dict[str, Any]) -> None:
         where = where if len(banks) < 2 else f"block{'s' * (len(bank['blocks']) > 1)} {blocks}"
         title = f"Checkpoints: {len(points)} in {where}"
         if not points:
-            console.print(Text(title, style="bold"))
+            screen.print(Text(title, style="bold"))
             continue
         rows = [[str(i), f"{a:,}", f"{b:,}", f"{b - a:,}"] for i, (a, b) in enumerate(points)]
         if len(rows) > 16:
             rows = [*rows[:8], ["…"] * 4, *rows[-8:]]
-        console.print(table(title, ["checkpoint", "first token", "end", "tokens"], rows))
+        screen.print(table(title, ["checkpoint", "first token", "end", "tokens"], rows))

@@ -21,17 +21,18 @@ def list(  # noqa: A001  # the command's name
     import json
 
     from siltstone.errors import ConfigError
+    from siltstone.plain import json_line
     from siltstone.registry import FAMILIES, described
 
     if family is not None and family not in FAMILIES:
         raise ConfigError(f"family {family!r} is not known; choose one of {', '.join(FAMILIES)}")
     found = {name: described(name) for name in FAMILIES if family in (None, name)}
     if as_json:
-        typer.echo(json.dumps(found))
+        print(json_line(found))
         return
     for name, members in found.items():
-        typer.echo(f"{name}:")
+        print(f"{name}:")
         for member in members:
-            typer.echo(f"  {member['name']:<12} {member['about']}")
+            print(f"  {member['name']:<12} {member['about']}")
             if member["options"]:
-                typer.echo(f"{'':<15}--set '{name}_options={json.dumps(member['options'])}'")
+                print(f"{'':<15}--set '{name}_options={json.dumps(member['options'])}'")

@@ -9,65 +9,84 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from siltstone.cli.arguments import THREADS, at_least, integer, output, path, text
+
 if TYPE_CHECKING:
     from siltstone.stream.interrupt import Interrupts
     from siltstone.stream.reader import Cost, Reader
 
 SECONDS = 30.0  # between two saves at most
+ERRORS = (
+    "strict refuses bytes that are no UTF-8 text, and zero bytes; replace reads U+FFFD, counts them, and adds 8 bits for each. "
+    "[default: strict; with --lines replace, so that one bad byte does not end the watch of a log]"
+)
 
 
 def stream(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Folder of a trained model; demo: the one that ships.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="RUN", help="Folder of a trained model; demo: the one that ships.", parser=path, show_default=False
+        ),
     ],
-    file: Annotated[str, typer.Argument(metavar="[FILE|-]", help="Text to read, or - for standard input.")] = "-",
+    file: Annotated[str, typer.Argument(metavar="[FILE|-]", help="Text to read, or - for standard input.", parser=text)] = "-",
     lines: Annotated[
         bool, typer.Option("--lines", help="Print the bits per byte of each line, as it comes: an anomaly score for logs.")
     ] = False,
     session: Annotated[
-        Path | None, typer.Option(help="Keep the session in this file, and go on from it where it is there.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Keep the session in this file, and go on from it where it is there.",
+            metavar="FILE",
+            parser=output,
+            show_default=False,
+        ),
     ] = None,
     every: Annotated[
-        int, typer.Option(help="With --session: save about every so many tokens (and every 30 seconds).", min=1)
+        int, typer.Option(help="With --session: save about every so many tokens (and every 30 seconds).", parser=at_least(1))
     ] = 100_000,
     offset: Annotated[
         int | None,
         typer.Option(
             help="Skip so many bytes of the input. [default: with --session, as many of a file as were read]",
-            min=0,
+            parser=at_least(0),
             show_default=False,
         ),
     ] = None,
-    report: Annotated[int, typer.Option(help="Tokens between lines of progress.", min=1)] = 10_000,
-    errors: Annotated[str, typer.Option(help="strict refuses bytes that are no UTF-8 text, replace reads U+FFFD.")] = "strict",
-    as_json: Annotated[bool, typer.Option("--json", help="End with the receipt as one JSON object.")] = False,
+    report: Annotated[int, typer.Option(help="Tokens between lines of progress.", parser=at_least(1))] = 10_000,
+    errors: Annotated[str | None, typer.Option(help=ERRORS, show_default=False)] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON alone on standard output: with --lines an object a line, then the receipt.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of the processor to use. [default: all]", show_default=False)
-    ] = None,
+    threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
 ) -> None:
     """Read a stream of any length in bounded memory, printing bits per byte as it goes, and end with a receipt.
 
     With --session, the same command goes on where a stopped or killed one was saved: in a file by itself; standard input
     is taken to go on from the byte that is named at the start (or, fed from its beginning, skips with --offset to it).
+    Ctrl-C, SIGTERM, SIGHUP and a reader that goes away save the session.
     """
+    from siltstone.cli.sessions import open_session
     from siltstone.errors import ConfigError, DataError, StorageError
-    from siltstone.stream.interrupt import Interrupts
+    from siltstone.stream.interrupt import Interrupts, exit_code
     from siltstone.stream.pieces import pieces
     from siltstone.stream.reader import Reader
-    from siltstone.stream.terminal import open_session
 
+    errors = errors or ("replace" if lines else "strict")
     if errors not in ("strict", "replace"):
         raise ConfigError(f"--errors {errors!r} is not known; choose strict or replace")
     reader = Reader(open_session(run, session, device, threads), errors)
     fresh = reader.session.position == 0
-    with Interrupts() as stop, _opened(file) as source:
+    with Interrupts() as stop, _opened(file, stop) as source:
         try:
             size = _place(reader, source, file, offset, stop)
             saved, start, at = 0, reader.offset, time.monotonic()
-            with _Progress(report, lines, size) as progress:
+            with _Progress(report, lines, size, as_json) as progress:
                 for piece in pieces(source, lines, stop.waiting, reader.session.tokenizer):
-                    progress.show(reader, piece, reader.feed(piece))
+                    cost = reader.feed(piece)
+                    with stop.waiting(check=False):
+                        progress.show(reader, piece, cost)
                     due = reader.session.counters.appended - saved >= every or time.monotonic() - at >= SECONDS
                     if session is not None and due:
                         reader.save(session)
@@ -75,9 +94,9 @@ def stream(
                     stop.check()
             if fresh and reader.offset == start:
                 raise DataError(f"{'standard input' if file == '-' else file} is empty; give some text")
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             _stopped(reader, session)
-            raise typer.Exit(130) from None
+            raise SystemExit(exit_code(stopped)) from None
         except StorageError:
             raise
         except (DataError, OSError):  # between two pieces
@@ -86,10 +105,10 @@ def stream(
             raise
         if session is not None:
             reader.save(session)
-    _receipt(reader, as_json, sys.stderr if lines else sys.stdout)
+    _receipt(reader, as_json, sys.stderr if lines or as_json else sys.stdout)
 
 
-def _opened(file: str) -> Any:
+def _opened(file: str, stop: Interrupts) -> Any:
     """The input as an open binary file. Raises DataError."""
     from contextlib import nullcontext
 
@@ -98,7 +117,8 @@ def _opened(file: str) -> Any:
     if file == "-":
         return nullcontext(typer.get_binary_stream("stdin"))
     try:
-        return open(file, "rb")
+        with stop.waiting():  # a pipe waits for somebody who writes
+            return open(file, "rb")
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}; give a text file, or - for standard input") from None
 
@@ -106,6 +126,7 @@ def _opened(file: str) -> Any:
 def _place(reader: Reader, source: Any, file: str, offset: int | None, stop: Interrupts) -> int | None:
     """Bring input and reader to the same byte; returns the size of the input where it is known."""
     from siltstone.errors import DataError
+    from siltstone.stream.terminal import say
 
     known = reader.offset
     whole = file != "-" and source.seekable()
@@ -130,51 +151,52 @@ def _place(reader: Reader, source: Any, file: str, offset: int | None, stop: Int
                 left -= skipped
     if reader.session.position:
         where = "" if whole or offset is not None else f"; standard input is taken to go on there (--offset {known} skips to it)"
-        print(
-            f"siltstone: {reader.session.position:,} tokens restored; going on at byte {reader.offset:,}{where}",
-            file=sys.stderr,
-            flush=True,
-        )
+        say(f"{reader.session.position:,} tokens restored; going on at byte {reader.offset:,}{where}")
     return size
 
 
 def _stopped(reader: Reader, session: Path | None) -> None:
+    from siltstone.stream.terminal import say
+
     where = f"interrupted at byte {reader.offset:,}"
     if session is None:
-        print(f"siltstone: {where}; nothing is saved without --session", file=sys.stderr)
+        say(f"{where}; nothing is saved without --session")
         return
     reader.save(session)
-    print(f"siltstone: {where}; saved in {session}, and the same command goes on from there", file=sys.stderr)
+    say(f"{where}; saved in {session}, and the same command goes on from there")
 
 
 def _receipt(reader: Reader, as_json: bool, out: Any) -> None:
-    import json
+    from siltstone.machine import threads_said
+    from siltstone.plain import json_line
 
     found = reader.receipt()
-    for name, value in found.rows():
+    for name, value in [*found.rows(), ("threads", threads_said())]:
         print(f"{name:<12} {value}", file=out)
     if as_json:
-        print(json.dumps(found.to_dict()), flush=True)
+        print(json_line(found.to_dict() | {"threads": threads_said()}), flush=True)
 
 
 class _Progress:
-    """Bits per byte as the stream goes: one live line on a terminal, a line every `report` tokens elsewhere, or, by
-    lines, each line behind its own bits per byte."""
+    """Bits per byte as the stream goes: one live line on a terminal, a line every `report` tokens elsewhere (on standard
+    error where standard output is for JSON), or, by lines, each line behind its own bits per byte, or as JSON."""
 
-    def __init__(self, report: int, lines: bool, size: int | None) -> None:
+    def __init__(self, report: int, lines: bool, size: int | None, as_json: bool) -> None:
         from siltstone.stream.reader import Cost
 
-        self.report, self.lines, self.size = report, lines, size
+        self.report, self.lines, self.size, self.as_json = report, lines, size, as_json
         self.none = Cost()
-        self.line, self.text = self.none, ""
+        self.line, self.text, self.end, self.at, self.cut = self.none, "", "", 0, False
         self.recent = self.last = self.none
         self.live: Any = None
 
     def __enter__(self) -> _Progress:
-        if sys.stdout.isatty() and not self.lines:
+        if sys.stdout.isatty() and not self.lines and not self.as_json:
             from rich.live import Live
 
-            self.live = Live(refresh_per_second=8, redirect_stdout=False, redirect_stderr=False)
+            from siltstone.stream.terminal import console
+
+            self.live = Live(console=console(sys.stdout), refresh_per_second=8, redirect_stdout=False, redirect_stderr=False)
             self.live.start()
         return self
 
@@ -187,9 +209,10 @@ class _Progress:
     def show(self, reader: Reader, piece: bytes, cost: Cost) -> None:
         """One more piece was read."""
         if self.lines:
-            if not self.line.tokens:
-                cut = "" if piece.endswith(b"\n") else "…"  # of a longer line the first piece is shown
-                self.text = piece.decode("utf-8", "replace").rstrip("\r\n") + cut
+            if not self.line.tokens:  # of a longer line the first piece is shown
+                self.text, self.at = piece.decode("utf-8", "replace").rstrip("\r\n"), reader.offset - len(piece)
+                self.end = "" if piece.endswith(b"\n") else "…"
+            self.cut = self.line.tokens > 0
             self.line += cost
             if piece.endswith(b"\n"):
                 self._line()
@@ -203,12 +226,18 @@ class _Progress:
 
             self.live.update(Text(self._text(reader), no_wrap=True, overflow="ellipsis"))
         elif full:
-            print(self._text(reader), flush=True)
+            print(self._text(reader), file=sys.stderr if self.as_json else sys.stdout, flush=True)
 
     def _line(self) -> None:
+        from siltstone.plain import json_line
         from siltstone.stream.terminal import shown
 
-        print(f"{self.line.bits_per_byte:.3f}\t{shown(self.text, sys.stdout)}", flush=True)
+        bits = self.line.bits_per_byte
+        if self.as_json:
+            found = {"bits_per_byte": bits, "text": self.text, "cut": self.cut, "offset": self.at, "bytes": self.line.bytes}
+            print(json_line(found | {"replaced": self.line.replaced}), flush=True)
+        else:
+            print(f"{bits:.3f}\t{shown(self.text, sys.stdout)}{self.end}", flush=True)
         self.line = self.none
 
     def _text(self, reader: Reader) -> str:

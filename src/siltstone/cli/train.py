@@ -2,55 +2,74 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from siltstone.cli import arguments
+from siltstone.cli.arguments import THREADS, integer, number, path, text
 
 
 def _option(text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, show_default=False, **more)
 
 
+def _whole(text: str) -> Any:
+    return _option(text, parser=integer)
+
+
+def _number(text: str) -> Any:
+    return _option(text, parser=number)
+
+
+SEED = "Decides the first weights and the order of the text. [default: 0]"
 RESUME = "Go on from the run's last checkpoint, with the run's own settings and texts; where --out holds no run, begin one there."
+RUN_THREADS = f"{THREADS.removesuffix(']')}; with --resume what the run was begun with]"
 Texts = Annotated[
     list[str] | None,
-    typer.Argument(metavar="PATH", help="Text files, folders of them, or - for standard input.", show_default=False),
+    typer.Argument(metavar="PATH", help="Text files, folders of them, or - for standard input.", parser=text, show_default=False),
 ]
 
 
 def train(
     paths: Texts = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run and, at the end, of the model.")] = Path("run"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the run and, at the end, of the model.", metavar="FOLDER", parser=path)
+    ] = Path("run"),
     preset: Annotated[str | None, _option("nano, tiny, small, base or large. [default: tiny]")] = None,
-    config: Annotated[Path | None, _option("JSON or TOML file with keys of the model's configuration.")] = None,
+    config: Annotated[
+        Path | None, _option("JSON or TOML file with keys of the model's configuration.", metavar="FILE", parser=path)
+    ] = None,
     settings: Annotated[
         list[str] | None, _option("One key of the configuration; may be repeated.", "--set", metavar="KEY=VALUE")
     ] = None,
     tokenizer: Annotated[
-        str | None, _option("bytes, bpe:8192 (trained on the text) or a tokenizer.json. [default: bytes]")
+        str | None, _option("bytes, bpe:8192 (trained on the text) or a tokenizer.json. [default: bytes]", parser=text)
     ] = None,
     valid: Annotated[
         list[str] | None,
-        _option("Held-out file or folder, left out of the training text; may be repeated.", metavar="PATH"),
+        _option("Held-out file or folder, left out of the training text; may be repeated.", metavar="PATH", parser=text),
     ] = None,
-    steps: Annotated[int | None, _option("Stop after so many steps. [default: 1000, without --minutes]")] = None,
-    minutes: Annotated[float | None, _option("Stop after so much time; the learning rate follows the clock.")] = None,
+    steps: Annotated[int | None, _whole("Stop after so many steps. [default: 1000, without --minutes]")] = None,
+    minutes: Annotated[float | None, _number("Stop after so much time; the learning rate follows the clock.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
-    seed: Annotated[int | None, _option("Decides the first weights and the order of the text. [default: 0]")] = None,
-    batch: Annotated[int | None, _option("Rows trained side by side. [default: 8]")] = None,
-    length: Annotated[int | None, _option("Tokens a row and step; gradients reach back no further. [default: 512]")] = None,
-    span: Annotated[int | None, _option("Tokens after which a long document is cut in parts. [default: 16 x length]")] = None,
+    seed: Annotated[int | None, _option(SEED, parser=arguments.seed)] = None,
+    batch: Annotated[int | None, _whole("Rows trained side by side. [default: 8]")] = None,
+    length: Annotated[int | None, _whole("Tokens a row and step; gradients reach back no further. [default: 512]")] = None,
+    span: Annotated[int | None, _whole("Tokens after which a long document is cut in parts. [default: 16 x length]")] = None,
     foreign: Annotated[
-        float | None, _option("Share of documents begun from another row's state. [default: 0.1]", "--foreign-state")
+        float | None,
+        _option("Share of documents begun from another row's state. [default: 0.1]", "--foreign-state", parser=number),
     ] = None,
-    lr: Annotated[float | None, _option("Peak learning rate. [default: 0.003]")] = None,
-    warmup: Annotated[float | None, _option("Share of the run that rises to it. [default: 0.03]")] = None,
-    decay: Annotated[float | None, _option("Weight decay of matrices. [default: 0.1]")] = None,
-    clip: Annotated[float | None, _option("Largest norm of the gradient. [default: 1]")] = None,
-    save_every: Annotated[int | None, _option("Steps between checkpoints. [default: 100]")] = None,
-    valid_every: Annotated[int | None, _option("Steps between validations. [default: 200]")] = None,
-    valid_tokens: Annotated[int | None, _option("Tokens that a validation reads. [default: 65536]")] = None,
+    lr: Annotated[float | None, _number("Peak learning rate. [default: 0.003]")] = None,
+    warmup: Annotated[float | None, _number("Share of the run that rises to it. [default: 0.03]")] = None,
+    decay: Annotated[float | None, _number("Weight decay of matrices. [default: 0.1]")] = None,
+    clip: Annotated[float | None, _number("Largest norm of the gradient. [default: 1]")] = None,
+    save_every: Annotated[int | None, _whole("Steps between checkpoints. [default: 100]")] = None,
+    valid_every: Annotated[int | None, _whole("Steps between validations. [default: 200]")] = None,
+    valid_tokens: Annotated[int | None, _whole("Tokens that a validation reads. [default: 65536]")] = None,
     precision: Annotated[
         str | None, _option("auto (bfloat16 where the hardware computes in it), fp32 or bf16. [default: auto]")
     ] = None,
@@ -62,18 +81,22 @@ def train(
         ),
     ] = None,
     device: Annotated[str | None, _option("auto, cpu, cuda, ... [default: auto]")] = None,
-    threads: Annotated[int | None, _option("Threads of the processor to use. [default: all]")] = None,
+    threads: Annotated[int | None, _option(RUN_THREADS, parser=integer)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The receipt as one JSON object, of an interrupted run too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the receipt.")] = False,
 ) -> None:
     """Train a language model on text.
 
-    A killed run goes on with --resume, and ends as it would have without the interruption. Ctrl-C saves a checkpoint.
+    A killed run goes on with --resume, and ends as it would have without the interruption. Ctrl-C, SIGTERM and SIGHUP save
+    a checkpoint.
     With --resume nothing else needs to be named: settings and texts are the run's. What is named must be the same, but for
     when to stop, the learning rate and the like, and how often to save.
     """
     from siltstone.errors import ConfigError
-    from siltstone.machine import keep_freed_memory, use_threads
+    from siltstone.machine import check_threads, keep_freed_memory, threads_said, use_threads
+    from siltstone.plain import json_line
     from siltstone.setting import parse_setting
+    from siltstone.stream.terminal import say, shown
     from siltstone.train import Recipe, begin, can_resume, check_same, fit, take_up
     from siltstone.train.report import Display, receipt_lines
 
@@ -82,32 +105,51 @@ def train(
         "lr": lr, "warmup": warmup, "decay": decay, "clip": clip, "save_every": save_every, "valid_every": valid_every,
         "valid_tokens": valid_tokens, "precision": precision, "recompute": recompute,
     }  # fmt: skip
+    check_threads(threads)
+    "\0".join([str(out), *(paths or []), *(valid or [])]).encode("utf-8")  # names are recorded: see `guard` for one that cannot
     given = {key: value for key, value in given.items() if value is not None}
-    use_threads(threads)
-
     keys = (_config_file(config) if config else {}) | dict(map(parse_setting, settings or []))
 
     def configure(vocab: int) -> Any:
         return _configure(preset, {"vocab_size": vocab, **keys}, bool(config))
 
+    def sized(vocab: int) -> Any:
+        """The configuration; the process takes threads to its size."""
+        cfg = configure(vocab)
+        use_threads(threads, _parameters(cfg))
+        return cfg
+
     if resume and can_resume(out):
         run = take_up(out, given, threads, device)
         check_same(run, paths or [], valid, tokenizer, configure if preset or config or settings else None, keys)
+        use_threads(threads, recorded=run.threads)
     else:
         if resume and not paths:
             raise ConfigError(f"{out} holds no run to resume; name the text to train on, or another --out")
         if resume:
-            typer.echo(f"siltstone: {out} holds no run to resume; a new one begins there", err=True)
+            say(f"{out} holds no run to resume; a new one begins there")
         if steps is None and minutes is None:
             given["steps"] = 1000
-        run = begin(out, paths or [], configure, Recipe(**given), tokenizer or "bytes", valid or [], device or "auto")
+        run = begin(out, paths or [], sized, Recipe(**given), tokenizer or "bytes", valid or [], device or "auto")
     keep_freed_memory()
     receipt = fit(run, Display(quiet))
+    if as_json:
+        print(json_line(receipt), flush=True)
     if receipt["interrupted"]:
-        typer.echo(f"siltstone: interrupted; step {receipt['steps']} is saved, go on with --resume --out {out}", err=True)
-        raise typer.Exit(130)
-    for line in receipt_lines(receipt):
-        typer.echo(line)
+        say(f"interrupted; step {receipt['steps']} is saved, go on with --resume --out {out}")
+        raise SystemExit(128 + receipt["signal"])
+    for line in receipt_lines(receipt, threads_said()) if not as_json else []:
+        print(shown(line, sys.stdout))
+
+
+def _parameters(cfg: Any) -> int:
+    """Parameters of a model, of which none is made."""
+    import torch
+
+    from siltstone.model.lm import LM
+
+    with torch.device("meta"):
+        return LM(cfg).parameters_count
 
 
 def _configure(preset: str | None, keys: dict[str, Any], whole: bool) -> Any:
@@ -131,7 +173,7 @@ def _config_file(path: Path) -> dict[str, Any]:
         keys = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except FileNotFoundError:
         raise ConfigError(f"config file {path} is not there; check the path") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"config file {path} cannot be read: {error}") from error
     if not isinstance(keys, dict):
         raise ConfigError(f"config file {path} must hold keys and values, and it holds a {type(keys).__name__}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 
@@ -11,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ..stream import terminal
 from ..stream.receipt import human
 from .record import Record, Trace
 
@@ -36,7 +38,7 @@ class Panel:
 
     def __init__(self, record: Record, total: int, console: Console | None = None) -> None:
         self.record, self.total = record, total
-        self.console = console or Console()
+        self.console = console or terminal.console(sys.stdout)
         self.started = time.perf_counter()
         self.live = Live(console=self.console, refresh_per_second=4, transient=False) if self.console.is_terminal else None
         self._next_line = 0.0
@@ -53,7 +55,7 @@ class Panel:
 
     def say(self, line: str) -> None:
         """One line of plain text, above the panel."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(terminal.escaped(line), markup=False, highlight=False, soft_wrap=True)
 
     def show(self, last: bool = False) -> None:
         """Draws the record as it stands; without a terminal, prints a line at every twentieth of the text."""

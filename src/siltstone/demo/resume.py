@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ..errors import SiltstoneError
+from ..machine import use_threads
 
 if TYPE_CHECKING:
     from ..stream import Session
@@ -73,7 +74,7 @@ def main(run: str, file: str, numbers: str, threads: str) -> None:
     """The new process: everything it knows is in the files."""
     import siltstone as st
 
-    torch.set_num_threads(int(threads))
+    use_threads(int(threads))
     model, tokenizer = st.load(run)
     clock = time.perf_counter()
     session = st.Session.load(file, model, tokenizer)

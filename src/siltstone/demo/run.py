@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import platform
 import re
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
 
 from .. import __version__
 from ..checkpoint import load
 from ..errors import CheckpointError, InputError
 from ..io import write_text
 from ..io.atomic import check_place
+from ..machine import threads_said
 from ..stream import Session
 from ..stream.receipt import growth, human, kv_cache_bytes
+from ..stream.terminal import console, escaped
 from . import plots, report
 from .panel import Panel
 from .reading import Race
@@ -28,6 +30,8 @@ from .resume import prove
 from .text import reading
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..model.lm import LM
 
 PROMPTS = (
@@ -48,7 +52,7 @@ def demonstrate(
     """
     if not seconds > 0 or tokens < 1:
         raise InputError(f"seconds={seconds} and tokens={tokens} must be above 0")
-    began, console, record = time.perf_counter(), Console(highlight=False), Record()
+    began, screen, record = time.perf_counter(), console(sys.stdout), Record()
     for path in filter(None, (out, picture)):
         check_place(path)
     model, tokenizer = load(run)
@@ -59,29 +63,33 @@ def demonstrate(
     record.facts |= _facts(model, run, text.source, len(ids), int(text.sizes.sum()))
     record.evidence = _evidence(run)
     for key in ("model", "text", "machine"):
-        console.print(record.facts[key], markup=False, soft_wrap=True)
+        _say(screen, record.facts[key])
 
     race = Race(model, tokenizer, text, record, max(1.0, seconds - ENDING - (time.perf_counter() - began)))
-    with Panel(record, len(ids), console) as panel:
+    with Panel(record, len(ids), screen) as panel:
         race.run(panel)
     session = race.session
-    console.print("\nTwo forks of the session, each with a sentence of its own:")
-    record.forks = [_fork(session, prompt, console) for prompt in PROMPTS]
+    _say(screen, "\nTwo forks of the session, each with a sentence of its own:")
+    record.forks = [_fork(session, prompt, screen) for prompt in PROMPTS]
 
-    console.print("Saving the session, and going on from the file in a new process:")
+    _say(screen, "Saving the session, and going on from the file in a new process:")
     with tempfile.TemporaryDirectory(prefix="siltstone-") as folder:
         record.resume = prove(session, told, run, Path(folder))
-    _tell(record.resume, console)
+    _tell(record.resume, screen)
 
     record.facts["seconds"] = round(time.perf_counter() - began, 1)
     write_text(out, report.page(record))
     if picture is not None:
         write_text(picture, plots.picture(record))
-    console.print(f"\nThe report is {out} ({record.facts['seconds']:.0f} s in all).", markup=False, soft_wrap=True)
+    _say(screen, f"\nThe report is {out} ({record.facts['seconds']:.0f} s in all).")
     return record
 
 
-def _fork(session: Session, prompt: str, console: Console) -> dict[str, Any]:
+def _say(screen: Console, text: str) -> None:
+    screen.print(escaped(text), markup=False, soft_wrap=True)
+
+
+def _fork(session: Session, prompt: str, screen: Console) -> dict[str, Any]:
     """A fork that reads `prompt` and writes on; the session it came from must not notice."""
     assert session.logits is not None
     before, logits = session.position, session.logits.clone()
@@ -92,36 +100,35 @@ def _fork(session: Session, prompt: str, console: Console) -> dict[str, Any]:
     ms = 1000 * (time.perf_counter() - clock) / max(1, fork.position - start)
     moved = session.position != before or not torch.equal(session.logits, logits)
     written = "".join(pieces)
-    console.print(f"  {prompt} | {' '.join(written.split())}\n", markup=False, soft_wrap=True)
+    _say(screen, f"  {prompt} | {' '.join(written.split())}\n")
     return {"prompt": prompt, "text": re.sub(r"\s*\n\s*\n\s*", "\n\n", written), "ms": ms, "moved": moved}
 
 
-def _tell(proof: dict[str, Any], console: Console) -> None:
+def _tell(proof: dict[str, Any], screen: Console) -> None:
     for side, name in (("here", "this process"), ("there", "new process ")):
         part = proof[side]
         line = (
             f"  {name} {part['process']:>7}: position {part['position']:,}, logits {part['logits']}, state {part['state'][:16]}…"
         )
-        console.print(line, markup=False, soft_wrap=True)
+        _say(screen, line)
     there = proof["there"]
-    console.print(
+    _say(
+        screen,
         f"  {'bit-equal' if proof['equal'] else 'NOT EQUAL'}: {there['restored']:,} tokens restored from "
         f"{human(proof['file_bytes'])}, {there['recomputed']} recomputed, {proof['tokens']} read on both sides",
-        soft_wrap=True,
     )
 
 
 def _facts(model: LM, run: Path, source: str, tokens: int, size: int) -> dict[str, Any]:
     cfg, layer = model.cfg, model.cfg.layer
     element, dtype = model.embed.weight.element_size(), str(model.embed.weight.dtype).removeprefix("torch.")
-    threads = torch.get_num_threads()
     kinds = {"m": "memory", "w": "window-only", "a": "attention"}
     pattern = " and ".join(kinds[k] for k in sorted(set(cfg.pattern.replace(" ", ""))))
     return {
         "model": f"A model of {model.parameters_count:,} parameters: {cfg.depth} {pattern} layers, window {layer.window}, "
         f"{layer.memory} memory, {layer.cache} cache, {layer.segments} segments of {layer.segment}{cfg.differences}",
         "text": f"{source}, {tokens:,} tokens ({human(size)})",
-        "machine": f"{threads} thread{'s' * (threads > 1)}, {dtype}, torch {torch.__version__}, "
+        "machine": f"{threads_said()}, {dtype}, torch {torch.__version__}, "
         f"Python {platform.python_version()}, {platform.machine()}",
         "checkpoint": run.name,
         "siltstone": __version__,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+import sys
+
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from ..stream.terminal import console
 
 
 class Steps:
     """`with Steps(quiet) as steps: steps.begin("gates", 100); steps.tick()`."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._console = console(sys.stderr, quiet)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 

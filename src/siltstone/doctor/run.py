@@ -22,8 +22,10 @@ from ..demo.text import reading
 from ..errors import DataError, InputError
 from ..io import write_text
 from ..io.atomic import check_place
+from ..machine import threads_said
 from ..memory.base import wide
 from ..model.lm import LM
+from ..plain import plain
 from ..stream.describe import described_model
 from ..text import Tokenizer, read_blocks, split_text
 from ..train.precision import chosen_device
@@ -64,15 +66,7 @@ class Record:
             "gates": self.gates,
             "gradient": self.gradient,
         }
-        return _plain(found)
-
-
-def _plain(x: Any) -> Any:
-    if isinstance(x, dict):
-        return {key: _plain(value) for key, value in x.items()}
-    if isinstance(x, list):
-        return [_plain(value) for value in x]
-    return None if isinstance(x, float) and not math.isfinite(x) else x
+        return plain(found)
 
 
 def lengths(cfg: LMConfig, tokens: int | None = None) -> tuple[int, int, int]:
@@ -123,7 +117,6 @@ def examine(
         record.gradient = profile(exact, row[:, :far], seed, steps.tick)
         bits = _bits(model, row[:, :one])
     record.findings = all_findings(model.cfg, record.checks, record.gates, record.gradient)
-    threads = torch.get_num_threads()
     record.facts = {
         "model": f"{model.parameters_count:,} parameters: {described_model(model.cfg)}",
         "layers": [_layer(model.cfg, i, kind) for i, kind in enumerate(model.cfg.kinds)],
@@ -134,7 +127,7 @@ def examine(
         "segment": model.cfg.layer.segment,
         "bits_per_token": bits,
         "siltstone": __version__,
-        "machine": f"{threads} thread{'s' * (threads > 1)}, {row.device.type}, torch {torch.__version__}, {platform.machine()}",
+        "machine": f"{threads_said()}, {row.device.type}, torch {torch.__version__}, {platform.machine()}",
     }
     return record
 

@@ -14,6 +14,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from ..plain import json_line, plain
 from .atomic import atomic_file
 from .parse import parse_object
 from .regular import read_limited
@@ -45,7 +46,8 @@ def read_checked(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bool]:
 
 def checked_line(value: dict[str, Any]) -> str:
     """One line of JSON with its checksum, and a line end."""
-    return json.dumps(value | {LINE_SUM: _crc32(value)}, allow_nan=False) + "\n"
+    value = plain(value)
+    return json_line(value | {LINE_SUM: _crc32(value)}) + "\n"
 
 
 def read_lines(text: str) -> list[dict[str, Any] | None]:

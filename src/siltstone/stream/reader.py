@@ -22,13 +22,14 @@ NOTE = "stream"
 
 @dataclass(frozen=True)
 class Cost:
-    """What some text cost: bits of information, the bytes that they are about, tokens, and the bytes of a session's first token,
-    which nothing foresees."""
+    """What some text cost: bits of information, the bytes that they are about, tokens, the bytes of a session's first token,
+    which nothing foresees, and the bytes that were no text and read as U+FFFD."""
 
     bits: float = 0.0
     bytes: int = 0
     tokens: int = 0
     unscored: int = 0
+    replaced: int = 0
 
     @property
     def bits_per_byte(self) -> float:
@@ -36,7 +37,13 @@ class Cost:
         return self.bits / self.bytes if self.bytes else math.nan
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.bits + other.bits, self.bytes + other.bytes, self.tokens + other.tokens, self.unscored + other.unscored)
+        return Cost(
+            self.bits + other.bits,
+            self.bytes + other.bytes,
+            self.tokens + other.tokens,
+            self.unscored + other.unscored,
+            self.replaced + other.replaced,
+        )
 
 
 class Reader:
@@ -45,7 +52,8 @@ class Reader:
     offset      bytes of the source read so far (from its beginning)
     cost        of all of them, earlier runs included
     timeline    seconds against tokens, of this run
-    errors      "strict": bytes that are no UTF-8 text are refused; "replace": they are read as U+FFFD
+    errors      "strict": bytes that are no UTF-8 text, and zero bytes, are refused; "replace": they are read as U+FFFD, and
+                each costs 8 bits more, which tell what it was: bits per byte stay those of a code that gives all bytes back
 
     `save` keeps all this in the session's notes, so that `Reader(Session.load(...))` goes on where it was.
     """
@@ -58,7 +66,7 @@ class Reader:
         if note is not None:
             try:
                 self.offset = _count(note["offset"])
-                counts = note["bytes"], note["tokens"], note.get("unscored", 0)
+                counts = note["bytes"], note["tokens"], note.get("unscored", 0), note.get("replaced", 0)
                 self.cost = Cost(_bits(note["bits"]), *map(_count, counts))
                 self._known = (_digest(note["tail"]), min(_count(note["tail_bytes"]), self.offset, TAIL))
             except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -84,15 +92,16 @@ class Reader:
     def feed(self, piece: bytes) -> Cost:
         """Read one piece. Raises DataError for bytes that are no text (nothing of the piece was read then), and
         CheckpointError for a model whose predictions are not numbers."""
-        text = self._decode(piece)
+        text, replaced = self._decode(piece)
         began = time.perf_counter()
         ids = self.session.tokenizer.encode(text)
         blind = int(self.session.position == 0)  # the first token of all is predicted by nothing
-        missed = encode_sized(self.session.tokenizer, text)[1][0] if blind and ids else 0
+        missed = min(len(piece), encode_sized(self.session.tokenizer, text)[1][0]) if blind and ids else 0
         nats = -self.session.append_scored(ids)[blind:].double()
         if torch.isnan(nats).any():
             raise CheckpointError("the model's predictions are not numbers: its weights are damaged; load another checkpoint")
-        cost = Cost(float(nats.sum()) / math.log(2), len(piece) - missed, len(ids), missed)
+        bits = float(nats.sum()) / math.log(2) + 8 * replaced
+        cost = Cost(bits, len(piece) - missed, len(ids), missed, replaced)
         self.offset += len(piece)
         self.cost += cost
         self._tail = (self._tail + piece)[-TAIL:]
@@ -108,6 +117,7 @@ class Reader:
             "bytes": self.cost.bytes,
             "tokens": self.cost.tokens,
             "unscored": self.cost.unscored,
+            "replaced": self.cost.replaced,
             "tail": tail,
             "tail_bytes": length,
         }
@@ -116,17 +126,24 @@ class Reader:
     def receipt(self) -> Receipt:
         """What it cost."""
         cost = self.cost
-        return receipt(self.session, cost.bytes + cost.unscored, cost.bytes, cost.tokens, cost.bits, self.timeline)
+        read = cost.bytes + cost.unscored
+        return receipt(self.session, read, cost.bytes, cost.tokens, cost.bits, self.timeline, cost.replaced)
 
-    def _decode(self, piece: bytes) -> str:
-        zero = piece.find(b"\0") if self.errors == "strict" else -1
-        if zero >= 0:
+    def _decode(self, piece: bytes) -> tuple[str, int]:
+        """The text of a piece, and how many of its bytes were replaced."""
+        zero = piece.find(b"\0")
+        if zero >= 0 and self.errors == "strict":
             raise DataError(
                 f"the input is binary, not text: byte {self.offset + zero} is zero; give UTF-8 text, or --errors replace"
             )
         try:
-            return piece.decode("utf-8", self.errors)
+            text = piece.decode("utf-8")
+            return (text.replace("\0", "\ufffd"), text.count("\0")) if zero >= 0 else (text, 0)
         except UnicodeDecodeError as error:
+            if self.errors == "replace":
+                kept = len(piece.decode("utf-8", "ignore").encode("utf-8"))
+                text = piece.decode("utf-8", "replace")
+                return text.replace("\0", "\ufffd"), len(piece) - kept + text.count("\0")
             raise DataError(
                 f"the input is not valid UTF-8 at byte {self.offset + error.start} ({error.reason}); "
                 "convert it to UTF-8 first, or use --errors replace"

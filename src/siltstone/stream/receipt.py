@@ -144,11 +144,12 @@ def peak_rss() -> int | None:
 @dataclass(frozen=True)
 class Receipt:
     """A stream's costs. What was read, and the bits per byte of what was scored, all but a session's first token, are the whole
-    stream's, over all its runs; times and memory are this process's; sizes in bytes."""
+    stream's, over all its runs; times and memory are this process's; sizes in bytes. Replaced bytes were no text."""
 
     position: int
     bytes_read: int
     bytes_scored: int
+    bytes_replaced: int
     tokens_read: int
     bits_per_byte: float | None
     appended: int
@@ -172,6 +173,8 @@ class Receipt:
         read = f"{counted(self.bytes_read, 'byte')}, {counted(self.tokens_read, 'token')}"
         if self.bytes_scored < self.bytes_read:
             read += f", {counted(self.bytes_scored, 'byte')} scored (the session's first token is not)"
+        if self.bytes_replaced:
+            read += f", {counted(self.bytes_replaced, 'byte')} replaced (no text; 8 bits more for each)"
         return [
             ("read", f"{read}, {bpb} bits per byte"),
             ("position", f"{self.position:,}"),
@@ -184,7 +187,15 @@ class Receipt:
         ]
 
 
-def receipt(session: Session, bytes_read: int, bytes_scored: int, tokens_read: int, bits: float, timeline: Timeline) -> Receipt:
+def receipt(
+    session: Session,
+    bytes_read: int,
+    bytes_scored: int,
+    tokens_read: int,
+    bits: float,
+    timeline: Timeline,
+    bytes_replaced: int = 0,
+) -> Receipt:
     """The receipt of a session that read `bytes_read` bytes (`tokens_read` tokens), the scored ones at a cost of `bits`."""
     cfg, element = session.model.cfg, session.model.embed.weight.element_size()
     counters = session.counters
@@ -192,6 +203,7 @@ def receipt(session: Session, bytes_read: int, bytes_scored: int, tokens_read: i
         position=session.position,
         bytes_read=bytes_read,
         bytes_scored=bytes_scored,
+        bytes_replaced=bytes_replaced,
         tokens_read=tokens_read,
         bits_per_byte=bits / bytes_scored if bytes_scored else None,
         appended=counters.appended,

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from ..checkpoint import model_fingerprint, save
-from ..eval.stream import Score, score_documents
+from ..eval.stream import score_documents
 from ..io import write_json
 from ..model.lm import LM
+from ..plain import plain
 from ..stream.interrupt import Interrupts
 from ..text import cut_table
 from .precision import autocast, chosen, chosen_device
@@ -22,48 +23,59 @@ from .trainer import Trainer
 def fit(run: Run, display: Display | None = None) -> dict[str, Any]:
     """Trains until the recipe is done, from the run's checkpoint where there is one; returns the receipt.
 
-    Afterwards the folder can be loaded with `siltstone.load`. With the same machine, threads and steps, a run that was
-    killed and resumed ends with the same bits as one that was not; a run by minutes is not repeatable in that way, since its
-    learning rate follows the clock. Ctrl-C saves a checkpoint and returns with `receipt["interrupted"]` true.
+    Afterwards the folder can be loaded with `siltstone.load`. With the same machine, threads (torch's own setting, which is
+    left as it is) and steps, a run that was killed and resumed ends with the same bits as one that was not; a run by minutes
+    is not repeatable in that way, since its learning rate follows the clock. Ctrl-C saves a checkpoint and returns with
+    `receipt["interrupted"]` true and the signal's number in `receipt["signal"]`, unless all was done; SIGTERM and SIGHUP do
+    where the program gave them a handler. A validation that was stopped is made when the run is resumed.
     Raises StorageError, and ConfigError when the loss is no longer a number.
     """
     display = display or Display(quiet=True)
     recipe = run.recipe
-    torch.set_num_threads(run.threads)
     device = chosen_device(run.device)
     torch.manual_seed(recipe.seed)
     trainer = Trainer(LM(run.cfg).to(device).train(), run.train, recipe)
     before = trainer.restore(run.checkpoint)["seconds"] if run.checkpoint.exists() else 0.0
     begun, first_token = time.monotonic(), trainer.tokens
-    score: Score | None = None
-    scored = saved = -1
+    saved = -1
 
     def seconds() -> float:
         return before + time.monotonic() - begun
+
+    def validated() -> bool:
+        """Whether nothing is held out, or the model as it stands was validated."""
+        known = metrics.valid.get("valid_tokens", recipe.valid_tokens) == recipe.valid_tokens
+        return run.valid is None or (known and metrics.valid["step"] == trainer.step)
+
+    def validate(due: bool) -> None:
+        if due and not stop.asked and not validated():
+            _validate(run, trainer, stop, metrics, display)
 
     def keep() -> None:
         trainer.save(run.checkpoint, seconds=seconds())
         save(trainer.model, run.tokenizer, run.folder)
 
     with Interrupts() as stop, Metrics(run.folder / METRICS, trainer.step) as metrics, display:
+        validate(trainer.step > 0 and trainer.step % recipe.valid_every == 0)  # where a stop left it out
         while not stop.asked and recipe.done(trainer.step, seconds()) < 1:
             started = time.monotonic()
             figures = trainer.advance(recipe.done(trainer.step + 0.5, seconds()))
             record = _record(trainer, figures, time.monotonic() - started, seconds())
             metrics.write(record)
             display.show(recipe.done(trainer.step, seconds()), record, metrics.bits_per_byte)
-            if run.valid is not None and trainer.step % recipe.valid_every == 0:
-                score, scored = _validate(run, trainer, stop, metrics, display), trainer.step
+            validate(trainer.step % recipe.valid_every == 0)
             if trainer.step % recipe.save_every == 0:
                 keep()
                 saved = trainer.step
         if saved != trainer.step:
             keep()
-        if run.valid is not None and scored != trainer.step and not stop.asked:
-            score = _validate(run, trainer, stop, metrics, display)
+        done = recipe.done(trainer.step, seconds()) >= 1
+        validate(done)
     spent = time.monotonic() - begun
+    interrupted = stop.asked and not (done and validated())
     receipt = {
-        "interrupted": stop.asked and recipe.done(trainer.step, 0.0) < 1,
+        "interrupted": interrupted,
+        "signal": stop.number if interrupted else None,
         "steps": trainer.step,
         "epochs": trainer.tokens / run.train.tokens,
         "tokens": trainer.tokens,
@@ -72,17 +84,18 @@ def fit(run: Run, display: Display | None = None) -> dict[str, Any]:
         "train_bytes": run.train.bytes,
         "train_bits_per_byte": metrics.bits_per_byte,
         "recent_steps": len(metrics.recent),
-        "valid_bits_per_byte": score.bits_per_byte if score else None,
-        "valid_bytes": score.bytes if score else None,
+        "valid_bits_per_byte": metrics.valid["valid_bits_per_byte"],
+        "valid_bytes": metrics.valid["valid_bytes"],
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "state_bytes": trainer.state.nbytes // recipe.batch if trainer.state else 0,
         "state_positions": [int(f(trainer.state.position)) for f in (min, max)] if trainer.state else [0, 0],
         "precision": chosen(recipe.precision, device),
         "device": str(device),
-        "threads": run.threads,
+        "threads": torch.get_num_threads(),
         "fingerprint": model_fingerprint(trainer.model),
         "folder": str(run.folder),
     }
+    receipt = plain(receipt)
     write_json(run.folder / RECEIPT, receipt)
     return receipt
 
@@ -103,8 +116,9 @@ def _record(trainer: Trainer, figures: dict[str, float], took: float, seconds: f
     }
 
 
-def _validate(run: Run, trainer: Trainer, stop: Interrupts, metrics: Metrics, display: Display) -> Score | None:
-    """Held-out documents, each streamed from its beginning, up to `valid_tokens` in all."""
+def _validate(run: Run, trainer: Trainer, stop: Interrupts, metrics: Metrics, display: Display) -> None:
+    """Held-out documents, each streamed from its beginning, up to `valid_tokens` in all: the score goes to the metrics, unless
+    a stop came on the way."""
     assert run.valid is not None
     recipe, valid = run.recipe, run.valid
     share = max(2, recipe.valid_tokens // len(valid.documents))
@@ -118,6 +132,6 @@ def _validate(run: Run, trainer: Trainer, stop: Interrupts, metrics: Metrics, di
     )
     trainer.model.train()
     if score is not None:
-        metrics.write({"step": trainer.step, "valid_bits_per_byte": score.bits_per_byte, "valid_bytes": score.bytes})
+        found = {"valid_bits_per_byte": score.bits_per_byte, "valid_bytes": score.bytes, "valid_tokens": recipe.valid_tokens}
+        metrics.write({"step": trainer.step} | found)
         display.say(f"step {trainer.step:,}: {score.bits_per_byte:.4f} bits per byte held out ({score.tokens:,} tokens)")
-    return score

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections import deque
 from pathlib import Path
 from typing import IO, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
@@ -16,8 +16,10 @@ from ..errors import FormatWarning
 from ..io import checked_line, read_lines, write_text
 from ..io.atomic import storage_errors
 from ..io.parse import is_count
+from ..stream.terminal import console, escaped
 from ..words import counted
 
+NOT_VALIDATED: dict[str, Any] = {"step": -1, "valid_bits_per_byte": None, "valid_bytes": None}
 _RECENT = 50
 _PAUSE = 10.0
 
@@ -25,12 +27,14 @@ _PAUSE = 10.0
 class Metrics:
     """`metrics.jsonl`: a line for each step and each validation.
 
+    valid    the line of the last validation, NOT_VALIDATED before the first one
     step     last step of the run that is kept: later lines, and a half-written one, are dropped when a run resumes
     """
 
     def __init__(self, path: Path, step: int) -> None:
         self._path, self._step = path, 0
         self._last: deque[tuple[float, float]] = deque(maxlen=_RECENT)
+        self.valid = NOT_VALIDATED
         kept, lost = [], 0
         records = read_lines(path.read_text("utf-8", errors="replace")) if path.exists() else []
         for number, record in enumerate(records):
@@ -49,6 +53,8 @@ class Metrics:
         if "loss" in record:
             self._last.append((record["bits_per_byte"] * record["bytes"], record["bytes"]))
             self._step = record["step"]
+        elif "valid_bits_per_byte" in record:
+            self.valid = record
 
     @property
     def recent(self) -> list[tuple[float, float]]:
@@ -84,7 +90,7 @@ class Display:
     """The run on the screen: a live bar on a terminal, a line every ten seconds elsewhere, nothing when quiet."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._console = console(sys.stderr, quiet)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._said = time.monotonic()
@@ -103,7 +109,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line of its own."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(escaped(text), markup=False, soft_wrap=True)
 
     def show(self, fraction: float, record: dict[str, Any], bits_per_byte: float) -> None:
         """The state of the run after a step."""
@@ -132,8 +138,8 @@ def _span(positions: list[int]) -> str:
     return counted(high, "token") if low == high else f"{low:,} to {high:,} tokens"
 
 
-def receipt_lines(receipt: dict[str, Any]) -> list[str]:
-    """The receipt for the screen."""
+def receipt_lines(receipt: dict[str, Any], threads: str | None = None) -> list[str]:
+    """The receipt for the screen; `threads` are told in words of the caller's own, too."""
     valid = receipt["valid_bits_per_byte"]
     lines = [
         f"steps           {receipt['steps']:,} ({receipt['epochs']:.2f} times through {size(receipt['train_bytes'])} of text)",
@@ -144,6 +150,7 @@ def receipt_lines(receipt: dict[str, Any]) -> list[str]:
         + counted(receipt["recent_steps"], "step")
         + (f", {valid:.4f} held out" if valid is not None else "; nothing was held out (--valid)"),
         f"state           {size(receipt['state_bytes'])} a row, after {_span(receipt['state_positions'])}",
+        *([f"threads         {threads}"] if threads else []),
         f"fingerprint     {receipt['fingerprint']}",
         f"saved           {receipt['folder']}",
     ]

@@ -1,0 +1,86 @@
+"""Words of the command line that need more of a look than typer takes: paths, and numbers without bounds of their own.
+
+Each function is the `parser` of a parameter, and its name is what help shows for it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import typer
+
+THREADS = "Threads of the processor to use. [default: 1 for a small model, all for a large one; OMP_NUM_THREADS where it is set]"
+NAME, WHOLE = 255, 4095  # bytes that Linux takes in a name and in a path
+LARGEST = 1 << 53  # beyond all that can be counted here
+
+
+def text(given: Any) -> str:
+    """A path, or a word in its place such as -."""
+    given = str(given)
+    if not given:
+        raise typer.BadParameter("it is empty; give a path")
+    if "\0" in given:
+        raise typer.BadParameter(f"{given[:40]!r} has a zero byte in it; give a path")
+    try:
+        sizes = [len(os.fsencode(part)) for part in given.split("/")]
+    except UnicodeEncodeError:
+        raise typer.BadParameter(f"{given[:40]!r} is no name that a file can have; give a path") from None
+    if max(sizes) > NAME or sum(sizes) + len(sizes) > WHOLE:
+        raise typer.BadParameter(f"'{given[:40]}...' is too long: names have {NAME} bytes at most, and whole paths {WHOLE:,}")
+    return given
+
+
+def path(given: Any) -> Path:
+    """A path."""
+    return Path(text(given))
+
+
+def output(given: Any) -> Path:
+    """A path that a file can take: nothing is there, or a file (which is replaced), and no device, pipe or socket."""
+    found = path(given)
+    try:
+        unfit = found.exists() and not found.is_file() and not found.is_dir()
+    except OSError as error:
+        raise typer.BadParameter(f"{given}: {error.strerror}") from None
+    if unfit:
+        raise typer.BadParameter(f"{given} is a device, a pipe or a socket; give the name of a file")
+    return found
+
+
+def number(given: Any) -> float:
+    """A finite number."""
+    try:
+        found = float(given)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise typer.BadParameter(f"{str(given)[:40]!r} is no finite number; give one such as 0.5")
+    return found
+
+
+def between(least: int, most: int) -> Any:
+    """The parser of whole numbers from `least` to `most`."""
+
+    def integer(given: Any) -> int:
+        try:
+            found = int(str(given)[:1000])
+        except ValueError:
+            raise typer.BadParameter(f"{str(given)[:40]!r} is no whole number; give one such as 100") from None
+        if not least <= found <= most:
+            allowed = f"at least {least:,}" if found < least else f"at most {most:,}"
+            raise typer.BadParameter(f"{str(given)[:40]} is out of range; give a whole number of {allowed}")
+        return found
+
+    return integer
+
+
+def at_least(least: int) -> Any:
+    """The parser of whole numbers from `least` on."""
+    return between(least, LARGEST)
+
+
+integer = at_least(-LARGEST)
+seed = between(0, (1 << 64) - 1)

@@ -1,0 +1,20 @@
+"""Where the process begins: signals and streams are looked after before anything that takes time is imported."""
+
+from __future__ import annotations
+
+import signal
+
+from ..stream.interrupt import SIGNALS
+from .guard import guard
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        with guard():
+            from .app import main
+
+            main()
+    finally:
+        for number in SIGNALS:  # the exit code stands: nothing disturbs the end of the process
+            signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,83 @@
+"""How every command ends: in one line, and with an exit code that says why."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import OutputError, SiltstoneError
+from ..stream.interrupt import ForcedStop, Interrupts, exit_code, shielded, stopping
+from ..stream.terminal import careful_streams, say
+
+ERROR, CLOSED = 2, 141  # 141: the reader of standard output went away
+OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory|Storage size calculation overflowed|bad_alloc|bad allocation")
+debug = False  # --debug was given: errors keep their trace
+
+
+@contextmanager
+def guard() -> Iterator[None]:
+    """A block whose errors become one line on standard error and SystemExit, unless they are faults of the program.
+
+    2 for an error that a user can cause, 128 + its number for a signal (SIGINT 130, SIGTERM 143, SIGHUP 129), 141 without
+    a word where nobody reads standard output any more.
+    """
+    with careful_streams(), stopping() as stop:
+        try:
+            try:
+                yield
+            except SystemExit as ended:
+                if not ended.code:
+                    sys.stdout.flush()
+                raise
+            sys.stdout.flush()
+        except (KeyboardInterrupt, ForcedStop) as error:
+            if debug:
+                raise
+            say("interrupted")
+            raise SystemExit(exit_code(error)) from None
+        except Exception as error:
+            found = _ending(error, stop)
+            if found is None or debug:
+                raise
+            code, said = found
+            if said:
+                say(said)
+            raise SystemExit(code) from None
+
+
+def _ending(error: Exception, stop: Interrupts) -> tuple[int, str] | None:
+    """Exit code and words for an error that is no fault of the program, None for one that is."""
+    if isinstance(error, OutputError) and stop.number is not None:
+        return exit_code(stop), "interrupted"
+    if isinstance(error, OutputError) and error.closed:
+        return CLOSED, ""
+    if isinstance(error, OSError) and not isinstance(error, SiltstoneError):
+        where = f"{error.filename}: " if error.filename else ""
+        return ERROR, f"error: {where}{error.strerror or error}"
+    if isinstance(error, SiltstoneError):
+        return ERROR, f"error: {error}"
+    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)):
+        return ERROR, "error: this needs more memory than there is; make the model, its window or the batch smaller"
+    if isinstance(error, UnicodeEncodeError):
+        text = error.object[max(0, error.start - 40) : error.end + 40]
+        return ERROR, f"error: {text!r} is not valid Unicode text; give names and texts that have a UTF-8 form"
+    if stop.number is not None and not hasattr(error, "exit_code"):  # what was interrupted may well fail in its own way
+        return exit_code(stop), "interrupted"
+    return None
+
+
+def guarded(command: Callable[..., Any]) -> Callable[..., None]:
+    """`command` under `guard`, which needs torch: a stop while that is imported would be swallowed, and comes after it."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **keys: Any) -> None:
+        with guard():
+            with shielded():
+                import torch  # noqa: F401
+            command(*args, **keys)
+
+    return run
