@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from ..errors import OutputError, SiltstoneError
@@ -16,6 +17,7 @@ from ..stream.terminal import careful_streams, say
 ERROR, CLOSED = 2, 141  # 141: the reader of standard output went away
 OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory|Storage size calculation overflowed|bad_alloc|bad allocation")
 debug = False  # --debug was given: errors keep their trace
+_held = ExitStack()  # what the command holds until it ends
 
 
 @contextmanager
@@ -71,13 +73,31 @@ def _ending(error: Exception, stop: Interrupts) -> tuple[int, str] | None:
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., None]:
-    """`command` under `guard`, which needs torch: a stop while that is imported would be swallowed, and comes after it."""
+    """`command` under `guard`, which needs torch: a stop while that is imported would be swallowed, and comes after it.
+
+    Warnings of ours are one line each on standard error.
+    """
 
     @functools.wraps(command)
     def run(*args: Any, **keys: Any) -> None:
-        with guard():
+        global _held
+        with guard(), ExitStack() as _held, warnings.catch_warnings():
             with shielded():
                 import torch  # noqa: F401
+            usual = warnings.showwarning
+            warnings.showwarning = functools.partial(_warn, usual)
             command(*args, **keys)
 
     return run
+
+
+def hold(context: AbstractContextManager[Any]) -> None:
+    """Enters `context` and leaves it when the command ends, however it ends."""
+    _held.enter_context(context)
+
+
+def _warn(usual: Callable[..., None], message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+    if category.__module__.startswith("siltstone.") or category is UserWarning:
+        say(f"warning: {message}")
+    else:
+        usual(message, category, *where, **more)

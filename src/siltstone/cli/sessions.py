@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ..io.regular import is_folder
+from .guard import hold
 
 if TYPE_CHECKING:
     from ..stream import Session
@@ -13,11 +17,14 @@ if TYPE_CHECKING:
 def open_session(run: Path, file: Path | None, device: str, threads: int | None) -> Session:
     """A session with a run's model: that of `file` where it is there, a new one otherwise. `demo` is the model that ships.
 
-    Raises CheckpointError, SessionFileError and its kinds, ConfigError, and StorageError where `file` could not be saved.
+    The file is claimed until the command ends. Raises CheckpointError, SessionFileError and its kinds, ConfigError, StorageError
+    where `file` could not be saved, and its kind InUse where another process has claimed it.
     """
     from ..checkpoint import load
     from ..demo import run_folder
     from ..errors import StorageError
+    from ..io import claim
+    from ..io.atomic import check_place
     from ..machine import keep_freed_memory
     from ..stream import Session
     from ..train.precision import chosen_device
@@ -26,6 +33,9 @@ def open_session(run: Path, file: Path | None, device: str, threads: int | None)
     threads_to_size(folder, threads)
     if file is not None and not file.parent.is_dir():
         raise StorageError(f"cannot write {file}: the folder {file.parent} is not there: create it, or choose another one")
+    if file is not None and not is_folder(file):  # which reading will name
+        check_place(file, streams=False)
+        hold(claim(file))
     keep_freed_memory()
     model, tokenizer = load(folder, device=chosen_device(device))
     if file is not None and file.exists():
@@ -35,16 +45,12 @@ def open_session(run: Path, file: Path | None, device: str, threads: int | None)
 
 def threads_to_size(folder: Path, threads: int | None) -> None:
     """`use_threads` for the model in a folder. One that cannot be read gets none: loading it tells what is wrong."""
-    from safetensors import SafetensorError, safe_open
-
     from ..checkpoint import WEIGHTS
+    from ..io import SEAL
+    from ..io.tensor_file import open_tensors
     from ..machine import use_threads
 
     parameters = None
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as weights:
-            shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]
-        parameters = sum(map(math.prod, shapes))
-    except (OSError, SafetensorError):
-        pass
+    with contextlib.suppress(OSError, ValueError), open_tensors(folder / WEIGHTS, SEAL) as weights:
+        parameters = sum(math.prod(entry.shape) for entry in weights.entries.values())
     use_threads(threads, parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ def _number(text: str) -> Any:
 
 
 SEED = "Decides the first weights and the order of the text. [default: 0]"
+LARGEST = 1 << 20  # bytes of a configuration file
 RESUME = "Go on from the run's last checkpoint, with the run's own settings and texts; where --out holds no run, begin one there."
 RUN_THREADS = f"{THREADS.removesuffix(']')}; with --resume what the run was begun with]"
 Texts = Annotated[
@@ -55,6 +57,9 @@ def train(
     steps: Annotated[int | None, _whole("Stop after so many steps. [default: 1000, without --minutes]")] = None,
     minutes: Annotated[float | None, _number("Stop after so much time; the learning rate follows the clock.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model that --out holds, at the first checkpoint of the new run.")
+    ] = False,
     seed: Annotated[int | None, _option(SEED, parser=arguments.seed)] = None,
     batch: Annotated[int | None, _whole("Rows trained side by side. [default: 8]")] = None,
     length: Annotated[int | None, _whole("Tokens a row and step; gradients reach back no further. [default: 512]")] = None,
@@ -92,6 +97,7 @@ def train(
     With --resume nothing else needs to be named: settings and texts are the run's. What is named must be the same, but for
     when to stop, the learning rate and the like, and how often to save.
     """
+    from siltstone.cli.guard import hold
     from siltstone.errors import ConfigError
     from siltstone.machine import check_threads, keep_freed_memory, threads_said, use_threads
     from siltstone.plain import json_line
@@ -121,6 +127,7 @@ def train(
 
     if resume and can_resume(out):
         run = take_up(out, given, threads, device)
+        hold(contextlib.closing(run))
         check_same(run, paths or [], valid, tokenizer, configure if preset or config or settings else None, keys)
         use_threads(threads, recorded=run.threads)
     else:
@@ -130,7 +137,8 @@ def train(
             say(f"{out} holds no run to resume; a new one begins there")
         if steps is None and minutes is None:
             given["steps"] = 1000
-        run = begin(out, paths or [], sized, Recipe(**given), tokenizer or "bytes", valid or [], device or "auto")
+        run = begin(out, paths or [], sized, Recipe(**given), tokenizer or "bytes", valid or [], device or "auto", overwrite)
+        hold(contextlib.closing(run))
     keep_freed_memory()
     receipt = fit(run, Display(quiet))
     if as_json:
@@ -163,18 +171,19 @@ def _configure(preset: str | None, keys: dict[str, Any], whole: bool) -> Any:
 
 
 def _config_file(path: Path) -> dict[str, Any]:
-    import json
     import tomllib
 
     from siltstone.errors import ConfigError
+    from siltstone.io.parse import parse_json
+    from siltstone.io.regular import read_limited, reason
 
     try:
-        text = path.read_text("utf-8")
-        keys = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        data = read_limited(path, LARGEST)
+        keys = tomllib.loads(data.decode("utf-8")) if path.suffix == ".toml" else parse_json(data)
     except FileNotFoundError:
         raise ConfigError(f"config file {path} is not there; check the path") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"config file {path} cannot be read: {error}") from error
+        raise ConfigError(f"config file {path} cannot be read: {reason(error)}") from error
     if not isinstance(keys, dict):
         raise ConfigError(f"config file {path} must hold keys and values, and it holds a {type(keys).__name__}")
     return keys

@@ -9,7 +9,7 @@ import torch
 
 from ..checkpoint import model_fingerprint, save
 from ..eval.stream import score_documents
-from ..io import write_json
+from ..io import claim, write_json
 from ..model.lm import LM
 from ..plain import plain
 from ..stream.interrupt import Interrupts
@@ -30,7 +30,12 @@ def fit(run: Run, display: Display | None = None) -> dict[str, Any]:
     where the program gave them a handler. A validation that was stopped is made when the run is resumed.
     Raises StorageError, and ConfigError when the loss is no longer a number.
     """
-    display = display or Display(quiet=True)
+    held, run.claim = run.claim or claim(run.folder), None
+    with held:
+        return _fit(run, display or Display(quiet=True))
+
+
+def _fit(run: Run, display: Display) -> dict[str, Any]:
     recipe = run.recipe
     device = chosen_device(run.device)
     torch.manual_seed(recipe.seed)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import platform
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from ..checkpoint import TOKENIZER, WEIGHTS
 from ..config import LMConfig
 from ..errors import CheckpointError, ConfigError, DataError, FormatWarning
-from ..io import atomic_file, read_checked, sweep, write_checked, write_text
+from ..io import Claim, atomic_file, claim, read_checked, sweep, write_checked, write_text
 from ..io.atomic import make_folder
 from ..io.regular import reason
 from ..model.lm import LM
@@ -35,6 +36,7 @@ class Run:
     """A run that is ready to go on: what it trains, on what, how, and where it is kept.
 
     asked   the tokenizer as it was asked for, "bpe:8192" for example
+    claim   the folder is this run's until `fit` has ended or nobody holds the run any more; None: it was given back
     """
 
     folder: Path
@@ -46,6 +48,13 @@ class Run:
     threads: int
     device: str
     asked: str
+    claim: Claim | None = None
+
+    def close(self) -> None:
+        """Gives the folder back to other processes, where `fit` has not done so."""
+        if self.claim is not None:
+            self.claim.release()
+            self.claim = None
 
     @property
     def checkpoint(self) -> Path:
@@ -70,40 +79,41 @@ def begin(
     configure      from the number of token ids to the model's configuration
     tokenizer      "bytes", "bpe:8192" (trained on `paths` without the held-out files) or a tokenizer file
     overwrite      whether a model that is in the folder may be replaced, at the first checkpoint of the new run
-    Raises ConfigError when the folder already holds a run, or a model; TokenizerError, DataError, StorageError.
+    Raises ConfigError when the folder already holds a run, or a model; TokenizerError, DataError, StorageError, and its kind
+    InUse where another process trains in the folder.
     """
     folder = Path(folder)
-    if (folder / RESUME).exists():
-        raise ConfigError(f"{folder} already holds a run; go on with --resume, or choose another --out")
-    if (folder / WEIGHTS).exists() and not overwrite:
-        raise ConfigError(f"{folder} already holds a model; choose another --out, or give --overwrite to replace it")
+    _check_free(folder, overwrite)
     if not paths:
         raise DataError("no text was given; name text files, folders, or '-' for standard input")
     with torch.device("meta"):  # keys that no model can have are refused before any work is done
         LM(configure(1 << 16))
     held_out = hashed_files(valid)
-    make_folder(folder / DATA)
-    for stale in (folder, folder / DATA):
-        sweep(stale)
-    (folder / RECORD).unlink(missing_ok=True)
-    files = hashed_files(_spooled(paths, folder), {digest for _, digest in held_out})
-    found = load_tokenizer(tokenizer, [path for path, _ in files])
-    cfg = configure(found.vocab_size)
-    if cfg.vocab_size < found.vocab_size:
-        raise ConfigError(f"vocab_size={cfg.vocab_size} is less than the tokenizer's {found.vocab_size} ids; leave it out")
-    cut_table(cfg, found)  # a text that no token holds is refused before any work is done
-    train = build_corpus(files, found, folder / DATA)
-    checked = build_corpus(held_out, found, folder / DATA) if held_out else None
-    run = Run(folder, cfg, found, train, checked, recipe, torch.get_num_threads(), device, str(tokenizer))
-    write_text(folder / DATA / TOKENIZER, found.to_json())  # the model's own files come with its first checkpoint, together
-    _record(run)
+    with _claimed(make_folder(folder)) as claimed:
+        _check_free(folder, overwrite)
+        make_folder(folder / DATA)
+        for stale in (folder, folder / DATA):
+            sweep(stale)
+        (folder / RECORD).unlink(missing_ok=True)
+        files = hashed_files(_spooled(paths, folder), {digest for _, digest in held_out})
+        found = load_tokenizer(tokenizer, [path for path, _ in files])
+        cfg = configure(found.vocab_size)
+        if cfg.vocab_size < found.vocab_size:
+            raise ConfigError(f"vocab_size={cfg.vocab_size} is less than the tokenizer's {found.vocab_size} ids; leave it out")
+        cut_table(cfg, found)  # a text that no token holds is refused before any work is done
+        train = build_corpus(files, found, folder / DATA)
+        checked = build_corpus(held_out, found, folder / DATA) if held_out else None
+        run = Run(folder, cfg, found, train, checked, recipe, torch.get_num_threads(), device, str(tokenizer), claimed)
+        write_text(folder / DATA / TOKENIZER, found.to_json())  # the model's own files come with its first checkpoint, together
+        _record(run)
     return run
 
 
 def take_up(folder: str | Path, changes: dict[str, Any], threads: int | None = None, device: str | None = None) -> Run:
     """Opens the run in `folder` again, with some settings of its recipe changed (the number of steps, for example).
 
-    Raises CheckpointError when there is none or it is damaged, ConfigError for a setting that must stay as it is.
+    Raises CheckpointError when there is none or it is damaged, ConfigError for a setting that must stay as it is, InUse where
+    another process trains in the folder.
     """
     folder = Path(folder)
     try:
@@ -122,19 +132,38 @@ def take_up(folder: str | Path, changes: dict[str, Any], threads: int | None = N
         ) from error
     if not sealed:
         warnings.warn(f"{folder / RECORD} was written by an early version, without a checksum", FormatWarning, stacklevel=2)
-    fixed = [key for key in changes if key in _FIXED]
-    _refuse({key: changes[key] for key in fixed}, old.to_dict(), fixed, "leave them out: the run's own are taken")
-    for stale in (folder, folder / DATA):
-        sweep(stale)
-    tokenizer = load_tokenizer(next((p for p in (folder / DATA / TOKENIZER, folder / TOKENIZER) if p.exists()), TOKENIZER))
-    if tokenizer.fingerprint != proof:
-        raise CheckpointError(f"{folder} holds another tokenizer than its run was begun with; put that one back")
-    corpus = open_corpus(train, tokenizer, folder / DATA)
-    checked = open_corpus(valid, tokenizer, folder / DATA) if valid else None
-    run = Run(folder, cfg, tokenizer, corpus, checked, dataclasses.replace(old, **changes), cores, where, asked)
-    if run.recipe != old:
-        _record(run)
+    with _claimed(folder) as claimed:
+        fixed = [key for key in changes if key in _FIXED]
+        _refuse({key: changes[key] for key in fixed}, old.to_dict(), fixed, "leave them out: the run's own are taken")
+        for stale in (folder, folder / DATA):
+            sweep(stale)
+        tokenizer = load_tokenizer(next((p for p in (folder / DATA / TOKENIZER, folder / TOKENIZER) if p.exists()), TOKENIZER))
+        if tokenizer.fingerprint != proof:
+            raise CheckpointError(f"{folder} holds another tokenizer than its run was begun with; put that one back")
+        corpus = open_corpus(train, tokenizer, folder / DATA)
+        checked = open_corpus(valid, tokenizer, folder / DATA) if valid else None
+        run = Run(folder, cfg, tokenizer, corpus, checked, dataclasses.replace(old, **changes), cores, where, asked, claimed)
+        if run.recipe != old:
+            _record(run)
     return run
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path) -> Iterator[Claim]:
+    """A claim of the folder that outlasts the block, unless that raises."""
+    found = claim(folder)
+    try:
+        yield found
+    except BaseException:
+        found.release()
+        raise
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    if (folder / RESUME).exists():
+        raise ConfigError(f"{folder} already holds a run; go on with --resume, or choose another --out")
+    if (folder / WEIGHTS).exists() and not overwrite:
+        raise ConfigError(f"{folder} already holds a model; choose another --out, or give --overwrite to replace it")
 
 
 def check_same(
