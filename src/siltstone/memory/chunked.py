@@ -37,7 +37,7 @@ class MatrixMemory(Memory):
 
     def init(self, batch: int) -> MatrixState:
         """Zeros."""
-        return MatrixState(wide(self.write.weight.new_zeros(batch, self.heads, self.key_dim, self.val_dim)))
+        return MatrixState(wide(self.like.new_zeros(batch, self.heads, self.key_dim, self.val_dim)))
 
     def feature(self, z: Tensor) -> Tensor:
         """What queries and keys become after their projection: unit vectors."""

@@ -65,7 +65,7 @@ class Linear(MatrixMemory):
     def init(self, batch: int) -> MatrixState:
         """Zeros; the sum of keys is one more column."""
         wider = self.val_dim + self.options.normalise
-        return MatrixState(wide(self.write.weight.new_zeros(batch, self.heads, self.key_dim, wider)))
+        return MatrixState(wide(self.like.new_zeros(batch, self.heads, self.key_dim, wider)))
 
     def feature(self, z: Tensor) -> Tensor:
         """f."""

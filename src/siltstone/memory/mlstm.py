@@ -78,7 +78,7 @@ class Mlstm(MatrixMemory):
 
     def init(self, batch: int) -> MlstmState:
         """Zeros."""
-        zeros = wide(self.write.weight.new_zeros(batch, self.heads, self.key_dim, self.val_dim + 1))
+        zeros = wide(self.like.new_zeros(batch, self.heads, self.key_dim, self.val_dim + 1))
         return MlstmState(zeros, torch.zeros_like(zeros[..., 0, 0]))
 
     def feature(self, z: Tensor) -> Tensor:

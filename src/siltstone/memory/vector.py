@@ -47,7 +47,7 @@ class VectorMemory(Memory):
         return VectorState(self._zeros(batch))
 
     def _zeros(self, batch: int) -> Tensor:
-        return wide(next(self.parameters()).new_zeros(batch, self.heads, self.val_dim))
+        return wide(self.like.new_zeros(batch, self.heads, self.val_dim))
 
     def queries(self, x: Tensor) -> Tensor:
         """Ones [R, T, H, 1]: a vector is not asked for anything in particular."""
@@ -58,13 +58,11 @@ class VectorMemory(Memory):
         return (cast(VectorState, state).hidden.unsqueeze(-2),)
 
 
-def weights(network: nn.RNNBase) -> list[Tensor]:
-    """Weights of a one-layer network in float32 or wider: torch's own call would round its state at every write to theirs."""
-    return [wide(w) for w in network.parameters()]
-
-
 class FusedMemory(VectorMemory):
-    """A recurrent network over the writes of a piece, one call each; pieces that restart run side by side."""
+    """A recurrent network over the writes of a piece, one call each; pieces that restart run side by side.
+
+    It runs in float32 or wider: in bfloat16 torch would round its state at every write.
+    """
 
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)

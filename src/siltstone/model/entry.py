@@ -49,11 +49,11 @@ def load_state(cfg: Any, mixers: Sequence[Any], tensors: dict[str, Tensor], meta
     return restore(init_state(cfg, mixers, len(rows), None), tensors, meta, cfg, mixers)
 
 
-def check(cfg: Any, state: Any, weight: Tensor, x: Tensor | None = None) -> None:
+def check(cfg: Any, state: Any, like: Tensor, x: Tensor | None = None) -> None:
     """InputError where a state, or the input x of a layer, is not one that a model of these keys and this dtype goes on with."""
-    exact = not torch.is_autocast_enabled(weight.device.type)
-    if exact and x is not None and x.dtype != weight.dtype:
-        raise InputError(f"x is {x.dtype}, and the layer's weights are {weight.dtype}; give x.to({weight.dtype})")
+    exact = not torch.is_autocast_enabled(like.device.type)
+    if exact and x is not None and x.dtype != like.dtype:
+        raise InputError(f"x is {x.dtype}, and the layer's weights are {like.dtype}; give x.to({like.dtype})")
     if state is None:
         return
     if not isinstance(state, LMState):
@@ -61,8 +61,8 @@ def check(cfg: Any, state: Any, weight: Tensor, x: Tensor | None = None) -> None
     check_same(cfg, state, owner(cfg))
     for layer in state.layers if exact else ():
         held = narrow(layer)
-        if held is not None and held != weight.dtype:
-            raise InputError(f"the state is {held}, and the model {weight.dtype}; give state.to({weight.dtype})")
+        if held is not None and held != like.dtype:
+            raise InputError(f"the state is {held}, and the model {like.dtype}; give state.to({like.dtype})")
 
 
 def owner(cfg: Any) -> str:

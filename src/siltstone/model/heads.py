@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from ..config import LayerConfig
 from ..norm import rms
+from ..widely import Placed
 
 
-class Heads(nn.Module):
+class Heads(Placed):
     """x [R, T, D] -> queries and keys [R, T, H + J, K], not yet rotated, and values [R, T, J, V]."""
 
     def __init__(self, cfg: LayerConfig):

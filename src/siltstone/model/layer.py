@@ -55,7 +55,7 @@ class MemoryCaching(nn.Module):
         if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[-1] != self.cfg.d_model or not torch.is_floating_point(x):
             given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise InputError(f"x must be a float tensor [batch, tokens, {self.cfg.d_model}], and {given} was given")
-        entry.check(self.cfg, state, self.mix.out.weight, x)
+        entry.check(self.cfg, state, self.mix.like, x)
         state = self.init_state(len(x)) if state is None else state
         runs = entry.enter(self.cfg, (x.shape[0], x.shape[1]), state, mask, reset, cut)
         if not runs.width:

@@ -6,19 +6,38 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LMConfig
 from ..errors import ConfigError, InputError
 from ..norm import RMSNorm
+from ..widely import Placed
 from . import entry
 from .block import Block
 from .context import Context
 from .stream_state import LMState
 
 
-class LM(nn.Module):
+class Tied(nn.Linear):
+    """x W^T with the weights of an embedding, whose parameter W stays: a layer of its own for hooks, wrappers and adapters."""
+
+    def __init__(self, embed: nn.Embedding):
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = embed.embedding_dim, embed.num_embeddings
+        self.bias = None
+        self.share(embed)
+
+    def share(self, embed: nn.Embedding) -> None:
+        """Take the weights of this embedding from now on."""
+        self._embed = [embed]  # not a submodule of this one: it is the model's
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """W [vocab_size, D]."""
+        return self._embed[0].weight
+
+
+class LM(Placed):
     """`logits, state = model(ids, state)`; any split of a text into calls gives the same logits."""
 
     def __init__(self, cfg: LMConfig):
@@ -33,12 +52,12 @@ class LM(nn.Module):
         made = zip(cfg.kinds, cfg.layer_configs, cfg.followers, strict=True)
         self.blocks = nn.ModuleList(Block(cfg, *one) for one in made)
         self.norm = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
-        self.unembed = None if cfg.tie else nn.Linear(cfg.layer.d_model, cfg.vocab_size, bias=False)
+        self.unembed = Tied(self.embed) if cfg.tie else nn.Linear(cfg.layer.d_model, cfg.vocab_size, bias=False)
         self._initialise()
 
     def _initialise(self) -> None:
         nn.init.normal_(self.embed.weight, std=0.02)
-        if self.unembed is not None:
+        if not self.cfg.tie:
             nn.init.normal_(self.unembed.weight, std=0.02)
         for block in self.blocks:
             for name, p in block.named_parameters():
@@ -46,6 +65,14 @@ class LM(nn.Module):
                     nn.init.normal_(p, std=0.02 / (2 * self.cfg.depth) ** 0.5)
                 elif p.dim() == 2 and name.endswith(".weight"):
                     nn.init.normal_(p, std=p.shape[1] ** -0.5)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As any module's; another embedding is the tied head's too."""
+        super().__setattr__(name, value)
+        if name == "embed" and isinstance(value, nn.Embedding) and "unembed" in self._modules:
+            for part in self.unembed.modules():
+                if isinstance(part, Tied):
+                    part.share(value)
 
     @property
     def _layers(self) -> list[Block]:
@@ -75,7 +102,7 @@ class LM(nn.Module):
     ) -> tuple[Tensor, LMState]:
         """ids [B, T] -> normalised hidden states [B, T, D] and the state after; see `forward`."""
         self._check(ids)
-        entry.check(self.cfg, state, self.embed.weight)
+        entry.check(self.cfg, state, self.like)
         state = self.init_state(len(ids)) if state is None else state
         runs = entry.enter(self.cfg, (ids.shape[0], ids.shape[1]), state, mask, reset, cut)
         if not runs.width:
@@ -90,7 +117,7 @@ class LM(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """[..., D] -> logits [..., vocab_size]."""
-        return F.linear(hidden, self.embed.weight) if self.unembed is None else self.unembed(hidden)
+        return self.unembed(hidden)
 
     def forward(
         self,

@@ -26,6 +26,7 @@ from ..errors import ConfigError
 from ..memory.base import Memory, Written
 from ..norm import rms
 from ..state import State
+from ..widely import Placed
 from . import exact, one, reading
 from .context import Context
 from .plan import ENDLESS, Geometry, Plan
@@ -51,7 +52,7 @@ class LayerState(State):
     kept: Kept | None = None
 
 
-class Mixer(nn.Module):
+class Mixer(Placed):
     """x [R, T, D] -> y [R, T, D], from runs' states to runs' states."""
 
     def __init__(self, cfg: LayerConfig, follows: bool = False):
@@ -104,7 +105,7 @@ class Mixer(nn.Module):
 
     def init(self, batch: int) -> LayerState:
         """Nothing seen."""
-        cfg, like = self.cfg, self.out.weight
+        cfg, like = self.cfg, self.like
         routing = self._routing
         bank: reading.AnyBank | None = None
         if self.cache.keeps and cfg.bounded:

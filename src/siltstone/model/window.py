@@ -204,7 +204,7 @@ class WindowAttention(Heads):
 
     def init(self, batch: int) -> WindowState:
         """Empty rings."""
-        cfg, like = self.cfg, self.qkv.weight
+        cfg, like = self.cfg, self.like
         key = like.new_zeros(batch, self.geo.ring, cfg.key_heads, cfg.key_dim)
         value = like.new_zeros(batch, self.geo.ring, cfg.key_heads, cfg.val_dim)
         if not cfg.sinks:
