@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..config import LayerConfig
 from ..errors import InputError
+from ..given import numbers, whole
 from ..keys import flat, usual
 from ..state import State, Store
 from .runs import Clock, Runs, plan_runs
@@ -19,20 +19,20 @@ from .stream_state import LMState, check_keys, check_same, restore
 
 def start_clock(batch: int, phase: Any, limit: int, content: bool) -> Clock:
     """A clock at position 0, its phases checked: 0 <= phase < limit. content: it keeps cuts."""
-    if not isinstance(batch, int) or batch < 0:
-        raise InputError(f"batch={batch!r} must be a whole number of rows")
+    batch, given = whole("batch", batch, "of rows"), None
     if phase is not None:
-        given = np.asarray(phase)
-        if given.shape != (batch,) or not np.issubdtype(given.dtype, np.integer) or (given < 0).any() or (given >= limit).any():
+        given = numbers(phase)
+        if given is None or given.dtype == bool or len(given) != batch or (given < 0).any() or (given >= limit).any():
             raise InputError(
                 f"phase must be {batch} whole numbers from 0 to {limit - 1} (writes a segment, less one), and {phase!r} was given"
             )
-    return Clock.start(batch, phase, content)
+    return Clock.start(batch, given, content)
 
 
 def init_state(cfg: Any, mixers: Sequence[Any], batch: int, phase: Any) -> LMState:
     """Rows that have seen nothing. cfg: the model's configuration, or the layer's."""
-    return LMState(start_clock(batch, phase, cfg.phases, cfg.content), tuple(m.init(batch) for m in mixers), cfg)
+    clock = start_clock(batch, phase, cfg.phases, cfg.content)
+    return LMState(clock, tuple(m.init(len(clock.position)) for m in mixers), cfg)
 
 
 def load_state(cfg: Any, mixers: Sequence[Any], tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:

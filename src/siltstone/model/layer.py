@@ -56,7 +56,7 @@ class MemoryCaching(nn.Module):
             given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise InputError(f"x must be a float tensor [batch, tokens, {self.cfg.d_model}], and {given} was given")
         entry.check(self.cfg, state, self.mix.like, x)
-        state = self.init_state(len(x)) if state is None else state
+        state = self.init_state(len(x)) if state is None else state.normal()
         runs = entry.enter(self.cfg, (x.shape[0], x.shape[1]), state, mask, reset, cut)
         if not runs.width:
             return x.masked_fill(torch.ones_like(x, dtype=torch.bool), 0.0), state

@@ -103,7 +103,7 @@ class LM(Placed):
         """ids [B, T] -> normalised hidden states [B, T, D] and the state after; see `forward`."""
         self._check(ids)
         entry.check(self.cfg, state, self.like)
-        state = self.init_state(len(ids)) if state is None else state
+        state = self.init_state(len(ids)) if state is None else state.normal()
         runs = entry.enter(self.cfg, (ids.shape[0], ids.shape[1]), state, mask, reset, cut)
         if not runs.width:
             return self.embed(ids) * 0.0, state

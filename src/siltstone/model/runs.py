@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..given import row_numbers
 from ..state import State
 from .segments import Cuts
 
@@ -39,8 +40,8 @@ class Clock:
         return cls(zero, phase, (Cuts(),) * batch if content else ())
 
     def select(self, rows: Any) -> Clock:
-        """The given rows."""
-        index = np.asarray(rows, np.int64)
+        """The given rows, as in `State.select`."""
+        index = row_numbers(rows, len(self.position))
         return Clock(self.position[index], self.phase[index], tuple(self.cuts[i] for i in index) if self.cuts else ())
 
     @staticmethod

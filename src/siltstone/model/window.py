@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import LayerConfig
-from ..state import State
+from ..state import State, frozen
 from . import alibi, rope
 from .heads import Heads
 from .plan import Geometry
@@ -90,7 +90,7 @@ class Ring:
 
 def put(ring: Tensor, token: Tensor, slot: int, donate: bool) -> Tensor:
     """The ring [R, E, ...] with one token [R, 1, ...] at a slot; in place where the caller gave the ring up."""
-    ring = ring if donate and not torch.is_grad_enabled() else ring.clone()
+    ring = ring if donate and not torch.is_grad_enabled() and not frozen(ring) else ring.clone()
     ring.narrow(1, slot, 1).copy_(token)
     return ring
 
