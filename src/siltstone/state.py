@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .claims import Claims
 from .given import row_numbers
+from .transforms import at_work
 
 
 @dataclass
@@ -186,7 +187,7 @@ class Store:
             return Store(self.leaves, self.axes, count, self.claims)
         pairs = list(zip(self.leaves, new, self.axes, strict=True))
         level = bool((self.count == self.count[0]).all() and (added == added[0]).all())
-        if torch.is_grad_enabled() and any(x.requires_grad or y.requires_grad for x, y, _ in pairs):
+        if at_work() or torch.is_grad_enabled() and any(x.requires_grad or y.requires_grad for x, y, _ in pairs):
             return Store(tuple(self._joined(x, y, a, level, added) for x, y, a in pairs), self.axes, count)
         leaves, claims, top = self.leaves, self.claims, int(count.max())
         fits = top <= leaves[0].shape[self.axes[0]] and not any(frozen(x) for x in leaves)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..config import LayerConfig
 from ..norm import l2
 from ..state import State
+from ..transforms import at_work
 from .base import Inputs, Memory, Written, last_seen, wide
 
 
@@ -127,7 +128,7 @@ class ChunkRead:
             scores = scores * fade.to(z.dtype)
             far = z * at.exp().unsqueeze(-1).to(z.dtype)
         if seen is None:
-            scores = scores.tril() if torch.is_grad_enabled() else scores.tril_()
+            scores = scores.tril() if torch.is_grad_enabled() or at_work() else scores.tril_()
         else:
             scores = scores.masked_fill(torch.arange(c, device=z.device) > seen.unsqueeze(-1), 0.0)
         far = far @ self.before.to(z.dtype)
@@ -135,7 +136,7 @@ class ChunkRead:
 
 
 def _exp(x: Tensor) -> Tensor:
-    return x.exp() if torch.is_grad_enabled() else x.exp_()
+    return x.exp() if torch.is_grad_enabled() or at_work() else x.exp_()
 
 
 class MatrixWritten(Written):

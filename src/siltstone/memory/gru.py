@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..config import LayerConfig
 from ..widely import wide, widely
-from .vector import FusedMemory, VectorState
+from .vector import FusedMemory, VectorState, whole
 
 
 class GRU(FusedMemory):
@@ -38,6 +38,7 @@ class GRU(FusedMemory):
 
     def run(self, token: Tensor, state: VectorState, count: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """See FusedMemory.run."""
+        whole(token)
         with widely(token):
             after, _ = self.gru(token, state.hidden.flatten(1)[None])
         return wide(after), {}

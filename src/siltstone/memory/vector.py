@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ..config import LayerConfig
+from ..errors import InputError
 from ..norm import RMSNorm
 from ..state import State
+from ..transforms import batched
 from .base import Inputs, Memory, Written, last_seen, logits, wide
 
 
@@ -56,6 +58,14 @@ class VectorMemory(Memory):
     def stages(self, state: State) -> tuple[Tensor, ...]:
         """The hidden vector as a matrix with one row."""
         return (cast(VectorState, state).hidden.unsqueeze(-2),)
+
+
+def whole(token: Tensor) -> None:
+    """InputError where torch's recurrences, which have no rule for vmap, would be asked for one."""
+    if batched(token):
+        raise InputError(
+            "torch's gru and lstm cannot be run under vmap; give the rows as a batch, or choose another memory, such as 'slstm'"
+        )
 
 
 class FusedMemory(VectorMemory):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..config import LMConfig
 from ..errors import ConfigError, InputError
 from ..norm import RMSNorm
+from ..transforms import batched
 from ..widely import Placed
 from . import entry
 from .block import Block
@@ -148,7 +149,7 @@ class LM(Placed):
         if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32):
             given = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
             raise InputError(f"ids must be an integer tensor [batch, tokens], and {given} was given")
-        if ids.numel() and ids.device.type == "cpu":
+        if ids.numel() and ids.device.type == "cpu" and not batched(ids):
             low, high = (int(x) for x in ids.aminmax())
             if low < 0 or high >= self.cfg.vocab_size:
                 bad = low if low < 0 else high

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..given import row_numbers
 from ..state import State
+from ..transforms import batched, without
 from .segments import Cuts
 
 
@@ -176,4 +177,6 @@ def _host(name: str, flag: Tensor | None, shape: tuple[int, int]) -> np.ndarray 
     if not isinstance(flag, Tensor) or flag.dtype != torch.bool or tuple(flag.shape) != shape:
         given = f"{flag.dtype} {tuple(flag.shape)}" if isinstance(flag, Tensor) else type(flag).__name__
         raise InputError(f"{name} must be a bool tensor of shape {shape}, and {given} was given")
-    return flag.cpu().numpy()
+    if batched(flag):
+        raise InputError(f"{name} says how a call is planned, and must be the same for all entries of a vmap; leave it out there")
+    return without(flag).cpu().numpy()

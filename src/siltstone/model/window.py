@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..config import LayerConfig
 from ..state import State, frozen
+from ..transforms import at_work
 from . import alibi, rope
 from .heads import Heads
 from .plan import Geometry
@@ -90,6 +91,8 @@ class Ring:
 
 def put(ring: Tensor, token: Tensor, slot: int, donate: bool) -> Tensor:
     """The ring [R, E, ...] with one token [R, 1, ...] at a slot; in place where the caller gave the ring up."""
+    if at_work():
+        return torch.cat([ring[:, :slot], token.to(ring.dtype), ring[:, slot + 1 :]], 1)
     ring = ring if donate and not torch.is_grad_enabled() and not frozen(ring) else ring.clone()
     ring.narrow(1, slot, 1).copy_(token)
     return ring
