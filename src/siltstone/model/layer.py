@@ -14,6 +14,7 @@ from . import entry
 from .context import Context
 from .mixer import Mixer
 from .stream_state import LMState
+from .taking_part import taking_part
 
 
 class MemoryCaching(nn.Module):
@@ -59,7 +60,7 @@ class MemoryCaching(nn.Module):
         state = self.init_state(len(x)) if state is None else state.normal()
         runs = entry.enter(self.cfg, (x.shape[0], x.shape[1]), state, mask, reset, cut)
         if not runs.width:
-            return x.masked_fill(torch.ones_like(x, dtype=torch.bool), 0.0), state
+            return taking_part(x.masked_fill(torch.ones_like(x, dtype=torch.bool), 0.0), self.parameters()), state
         before = state.layers[0]
         y, after = self.mix(runs.gather(x), runs.enter(before, self.mix.init), Context(runs, x.device, donate))
         return runs.scatter(y), LMState(runs.clock_after(state.clock), (runs.leave(before, after),), self.cfg)

@@ -17,6 +17,7 @@ from . import entry
 from .block import Block
 from .context import Context
 from .stream_state import LMState
+from .taking_part import taking_part
 
 
 class Tied(nn.Linear):
@@ -107,7 +108,7 @@ class LM(Placed):
         state = self.init_state(len(ids)) if state is None else state.normal()
         runs = entry.enter(self.cfg, (ids.shape[0], ids.shape[1]), state, mask, reset, cut)
         if not runs.width:
-            return self.embed(ids) * 0.0, state
+            return taking_part(self.embed(ids) * 0.0, self.parameters()), state
         context = Context(runs, ids.device, donate)
         x = self.embed(runs.gather(ids))
         layers = []

@@ -7,6 +7,7 @@ The data flow is drawn in docs/how-it-works.md; the meaning, token by token, is 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,6 +33,7 @@ from .context import Context
 from .plan import ENDLESS, Geometry, Plan
 from .routing import Lead, Routing
 from .short_conv import ShortConv
+from .taking_part import taking_part
 from .window import Further, Ring, WindowAttention, WindowState
 
 
@@ -143,7 +145,14 @@ class Mixer(Placed):
             seen = read if seen is None else seen + read
         if seen is None:
             seen = x.new_zeros(*x.shape[:2], self.cfg.heads, self.cfg.val_dim)
-        return self.out(seen.flatten(2)), after
+        return self.out(taking_part(seen, self._memory_parameters()).flatten(2)), after
+
+    def _memory_parameters(self) -> Iterator[nn.Parameter]:
+        """Those that only tokens which see a memory, or checkpoints, have a use for."""
+        yield self.norm
+        for part in (self.memory, self.compress, self.cache, self.router):
+            if part is not None:
+                yield from part.parameters()
 
     def _memory(
         self, x: Tensor, both: Tensor, state: LayerState, after: LayerState, plan: Plan, context: Context
