@@ -60,3 +60,10 @@ class Placed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("like", torch.empty(0), persistent=False)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, *args: Any) -> None:
+        """As any module; parameters that take what is loaded in their place (assign=True) bring its device and dtype."""
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        given = next((x for name, x in state_dict.items() if name.startswith(prefix) and x.is_floating_point()), None)
+        if local_metadata.get("assign_to_params_buffers") and given is not None:
+            self.like = given.new_empty(0)

@@ -161,7 +161,7 @@ class LMState:
         out: dict[str, Tensor] = {}
         if self.clock.cuts:
             tokens = np.concatenate([c.tokens for c in self.clock.cuts])
-            out["cuts"] = torch.empty(len(tokens), dtype=torch.int64).copy_(torch.from_numpy(tokens))
+            out["cuts"] = torch.empty(len(tokens), dtype=torch.int64, device="cpu").copy_(torch.from_numpy(tokens))
         for i, layer in enumerate(self.layers):
             for name, leaf in layer.leaves(f"layers.{i}."):
                 if isinstance(leaf, Store):

@@ -182,7 +182,7 @@ class WindowPlan:
 
     def _mask(self, sees: np.ndarray) -> Tensor:
         """bool [..., Q, N] -> [..., 1, Q, N]."""
-        bias = torch.zeros(sees.shape, dtype=self.dtype)
+        bias = torch.zeros(sees.shape, dtype=self.dtype, device="cpu")
         return bias.masked_fill_(torch.from_numpy(~sees), float("-inf")).unsqueeze(-3).to(self.device)
 
     def _bias(self, pos: np.ndarray, blocks: np.ndarray, linear: int) -> Tensor:
