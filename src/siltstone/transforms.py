@@ -27,8 +27,13 @@ def batched(*tensors: Tensor) -> bool:
     return False
 
 
+def unreadable(*tensors: Tensor) -> bool:
+    """Whether there are no numbers to decide by: some are `batched`, or on the device meta."""
+    return any(x.is_meta for x in tensors) or batched(*tensors)
+
+
 def without(x: Tensor) -> Tensor:
-    """The tensor itself, of one that transforms other than vmap have wrapped."""
+    """The tensor that transforms other than vmap have wrapped."""
     while _func.is_functorch_wrapped_tensor(x):
         x = _func.get_unwrapped(x)
     return x

@@ -27,7 +27,17 @@ def widely(x: Tensor) -> AbstractContextManager[Any]:
 
     Products stay in the dtype of the weights, or of autocast.
     """
-    return _Widely() if x.dtype in HALF or torch.is_autocast_enabled(x.device.type) else nullcontext()
+    return _Widely() if x.dtype in HALF or autocast_on(x) else nullcontext()
+
+
+def autocast_on(x: Tensor) -> bool:
+    """Whether autocast is at work on the tensor's device (on the device meta it never is)."""
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
+def exactly(x: Tensor) -> AbstractContextManager[Any]:
+    """Without autocast on the tensor's device."""
+    return torch.autocast(x.device.type, enabled=False) if autocast_on(x) else nullcontext()
 
 
 class _Widely(TorchFunctionMode):
@@ -36,7 +46,7 @@ class _Widely(TorchFunctionMode):
         if func is F.linear:
             return _linear(*args, **kwargs)
         if func is torch.gru or func is torch.lstm:
-            with torch.autocast(args[0].device.type, enabled=False):
+            with exactly(args[0]):
                 return func(*map(_all_wide, args), **kwargs)
         return func(*args, **kwargs)
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..memory.base import Memory
-from ..transforms import at_work, batched, without
+from ..transforms import at_work, unreadable, without
 from .base import Mix
 from .codec import unpack
 
@@ -104,9 +104,9 @@ def _plus(total: Tensor | None, more: Tensor) -> Tensor:
     """Sums over pieces [R, H, n * in, out], of which later ones see more."""
     if total is None:
         return more
-    if total.shape[2] == more.shape[2]:
-        return total + more
-    return torch.cat([total + more[:, :, : total.shape[2]], more[:, :, total.shape[2] :]], 2)
+    few, many = sorted((total, more), key=lambda x: x.shape[2])
+    both = few.shape[2]
+    return few + many if many.shape[2] == both else torch.cat([few + many[:, :, :both], many[:, :, both:]], 2)
 
 
 def dense(memory: Memory, z: Tensor, stages: tuple[Tensor, ...], gates: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def chosen(memory: Memory, rows: Tensor, leaves: tuple[Tensor, ...], mix: Mix) -
     assert mix.gates is not None and mix.index is not None
     runs, queries = rows.shape[:2]
     number, k = leaves[0].shape[2], mix.index.shape[-1]
-    if batched(rows, mix.index, *leaves):  # no choice can be read from a tensor of vmap's: every checkpoint, under gates of 0
+    if unreadable(rows, mix.index, *leaves):  # every checkpoint, most of them under gates of 0
         gates = mix.gates.new_zeros(*mix.gates.shape[:3], number)
         gates = gates.scatter_add(3, mix.index.unsqueeze(2).expand_as(mix.gates), mix.gates)
         return dense(memory, rows.transpose(1, 2), unpack(leaves), gates).transpose(1, 2)

@@ -17,6 +17,7 @@ from ..config import LayerConfig
 from ..norm import l2
 from ..state import State
 from ..transforms import at_work
+from ..widely import autocast_on
 from .base import Inputs, Memory, Written, last_seen, wide
 
 
@@ -89,7 +90,7 @@ def outer(key: Tensor, value: Tensor) -> Tensor:
 
 def plus(x: Tensor, a: Tensor, b: Tensor, factor: int = 1) -> Tensor:
     """x + factor a b, [G, n, m], [G, n, k], [G, k, m]; under autocast the product alone is narrow."""
-    if torch.is_autocast_enabled(x.device.type):
+    if autocast_on(x):
         return x + factor * (a @ b)
     return torch.baddbmm(x, a, b, alpha=factor)
 

@@ -61,7 +61,7 @@ class LSTM(FusedMemory):
             with widely(token):
                 after, (_, cell) = self.lstm(token, start)
             return wide(after), {"cell": wide(cell[0]).unflatten(-1, (self.heads, self.val_dim))}
-        if at_work():
+        if at_work() or count.is_meta:
             return self._singly(token, before, count)
         packed = pack_padded_sequence(token, count.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
         with widely(token):
@@ -71,7 +71,7 @@ class LSTM(FusedMemory):
         return wide(after), {"cell": cell.where((count > 0)[:, None, None], before.cell)}
 
     def _singly(self, token: Tensor, before: CellState, count: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The same a token at a time: torch packs no tensors of torch.func's."""
+        """The same a token at a time: torch packs no tensors of torch.func's, and none without numbers."""
         now, after, cells = (before.hidden.flatten(1)[None], before.cell.flatten(1)[None]), [], [before.cell.flatten(1)]
         for one in token.split(1, 1):
             with widely(one):

@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..given import numbers, whole
 from ..keys import flat, usual
 from ..state import State, Store
+from ..widely import autocast_on
 from .runs import Clock, Runs, plan_runs
 from .stream_state import LMState, check_keys, check_same, restore
 
@@ -51,7 +52,7 @@ def load_state(cfg: Any, mixers: Sequence[Any], tensors: dict[str, Tensor], meta
 
 def check(cfg: Any, state: Any, like: Tensor, x: Tensor | None = None) -> None:
     """InputError where a state, or the input x of a layer, is not one that a model of these keys and this dtype goes on with."""
-    exact = not torch.is_autocast_enabled(like.device.type)
+    exact = not autocast_on(like)
     if exact and x is not None and x.dtype != like.dtype:
         raise InputError(f"x is {x.dtype}, and the layer's weights are {like.dtype}; give x.to({like.dtype})")
     if state is None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .. import idle_keys
 from ..config import LayerConfig
+from ..eager import eagerly
 from ..errors import InputError
 from . import entry
 from .context import Context
@@ -38,6 +39,7 @@ class MemoryCaching(nn.Module):
         """A state from `state.tensors()` and `state.meta()`; InputError where they do not fit."""
         return entry.load_state(self.cfg, [self.mix], tensors, meta)
 
+    @eagerly
     def forward(
         self,
         x: Tensor,

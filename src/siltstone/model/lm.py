@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import LMConfig
+from ..eager import eagerly
 from ..errors import ConfigError, InputError
 from ..norm import RMSNorm
 from ..transforms import batched
@@ -93,6 +94,7 @@ class LM(Placed):
         """A state from `state.tensors()` and `state.meta()`; InputError where they do not fit this model."""
         return entry.load_state(self.cfg, [b.mix for b in self._layers], tensors, meta)
 
+    @eagerly
     def features(
         self,
         ids: Tensor,
@@ -121,6 +123,7 @@ class LM(Placed):
         """[..., D] -> logits [..., vocab_size]."""
         return self.unembed(hidden)
 
+    @eagerly
     def forward(
         self,
         ids: Tensor,

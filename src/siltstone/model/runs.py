@@ -179,4 +179,4 @@ def _host(name: str, flag: Tensor | None, shape: tuple[int, int]) -> np.ndarray 
         raise InputError(f"{name} must be a bool tensor of shape {shape}, and {given} was given")
     if batched(flag):
         raise InputError(f"{name} says how a call is planned, and must be the same for all entries of a vmap; leave it out there")
-    return without(flag).cpu().numpy()
+    return without(flag.cpu()).numpy()
