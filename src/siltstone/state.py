@@ -140,15 +140,15 @@ class Store:
 
     leaves   tensors [B, ..., capacity, ...]; `axes[i]` is where leaf i grows
     count    int64 [B], how many entries of each row are this holder's
-    claims   how many entries of each row anyone has claimed; shared by all holders of the same memory
+    tide     how many entries of each row anyone has claimed; shared by all holders of the same memory
 
     Without gradients, `append` writes behind the entries in place when nobody else has claimed that place (the entries
     are beyond what any other holder can see), and moves to memory of twice the size when there is no room.
     """
 
-    def __init__(self, leaves: tuple[Tensor, ...], axes: tuple[int, ...], count: np.ndarray, claims: Claims | None = None):
+    def __init__(self, leaves: tuple[Tensor, ...], axes: tuple[int, ...], count: np.ndarray, tide: Claims | None = None):
         self.leaves, self.axes, self.count = leaves, axes, count
-        self.claims = Claims(count.tobytes()) if claims is None else claims
+        self.tide = Claims(count.tobytes()) if tide is None else tide
 
     @property
     def rows(self) -> int:
@@ -184,20 +184,20 @@ class Store:
         """A store with the first `added[b]` of `new`'s entries [B, ..., n, ...] behind row b's own."""
         count = self.count + added
         if not added.any():
-            return Store(self.leaves, self.axes, count, self.claims)
+            return Store(self.leaves, self.axes, count, self.tide)
         pairs = list(zip(self.leaves, new, self.axes, strict=True))
         level = bool((self.count == self.count[0]).all() and (added == added[0]).all())
         if at_work() or torch.is_grad_enabled() and any(x.requires_grad or y.requires_grad for x, y, _ in pairs):
             return Store(tuple(self._joined(x, y, a, level, added) for x, y, a in pairs), self.axes, count)
-        leaves, claims, top = self.leaves, self.claims, int(count.max())
+        leaves, tide, top = self.leaves, self.tide, int(count.max())
         fits = top <= leaves[0].shape[self.axes[0]] and not any(frozen(x) for x in leaves)
-        if not fits or not claims.claim(self.count.tobytes(), count.tobytes()):
+        if not fits or not tide.claim(self.count.tobytes(), count.tobytes()):
             room = top if self.width == 0 else max(2 * self.width, top)
             leaves = tuple(padded(x, a, room, self.width) for x, a in zip(leaves, self.axes, strict=True))
-            claims = Claims(count.tobytes())
+            tide = Claims(count.tobytes())
         for (_, y, a), x in zip(pairs, leaves, strict=True):
             self._write(x.data, y, a, level, added)  # nobody sees the place yet: what autograd has saved of others stays valid
-        return Store(leaves, self.axes, count, claims)
+        return Store(leaves, self.axes, count, tide)
 
     def _write(self, x: Tensor, y: Tensor, axis: int, level: bool, added: np.ndarray) -> None:
         """The first `added[b]` entries of y into x, behind row b's own."""
@@ -235,7 +235,7 @@ class Store:
 
     def detach(self) -> Store:
         """The same entries, outside the autograd graph."""
-        return Store(tuple(x.detach() for x in self.leaves), self.axes, self.count, self.claims)
+        return Store(tuple(x.detach() for x in self.leaves), self.axes, self.count, self.tide)
 
     def normal(self) -> Store:
         """See `State.normal`."""
@@ -247,7 +247,7 @@ class Store:
         """Moved or cast, see `State.narrow`; shares memory where nothing changes, and else none of it."""
         moved = tuple(_moved(x, device, dtype, narrow) for x in self.leaves)
         if all(x is y for x, y in zip(moved, self.leaves, strict=True)):
-            return Store(self.leaves, self.axes, self.count, self.claims)
+            return Store(self.leaves, self.axes, self.count, self.tide)
         own = tuple(x.clone() if x is y else x for x, y in zip(moved, self.leaves, strict=True))
         return Store(own, self.axes, self.count)
 

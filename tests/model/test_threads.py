@@ -122,7 +122,7 @@ def test_an_append_that_fails_halfway_harms_nobody(error: type[BaseException], m
 def test_copies_have_claims_of_their_own() -> None:
     store = a_store()
     twin = copy.deepcopy(store)
-    assert twin.claims is not store.claims
+    assert twin.tide is not store.tide
     with torch.no_grad():
         mine, theirs = store.append(one(1.0), np.array([1])), twin.append(one(2.0), np.array([1]))
     assert float(mine.views()[0][0, -1]) == 1.0 and float(theirs.views()[0][0, -1]) == 2.0

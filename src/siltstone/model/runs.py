@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..given import row_numbers
 from ..state import State
-from ..transforms import batched, without
+from ..transforms import at_work, batched
 from .segments import Cuts
 
 
@@ -179,4 +179,4 @@ def _host(name: str, flag: Tensor | None, shape: tuple[int, int]) -> np.ndarray 
         raise InputError(f"{name} must be a bool tensor of shape {shape}, and {given} was given")
     if batched(flag):
         raise InputError(f"{name} says how a call is planned, and must be the same for all entries of a vmap; leave it out there")
-    return without(flag.cpu()).numpy()
+    return np.array(flag.tolist(), bool).reshape(shape) if at_work() else flag.cpu().numpy()
