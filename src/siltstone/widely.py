@@ -65,15 +65,20 @@ def _all_wide(x: Any) -> Any:
 class Placed(nn.Module):
     """A module that knows its device and dtype by a tensor without numbers, `like`, whatever stands for its parts."""
 
-    like: Tensor
+    _like: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("like", torch.empty(0), persistent=False)
+        self.register_buffer("_like", torch.empty(0), persistent=False)
+
+    @property
+    def like(self) -> Tensor:
+        """What tensors of a state are made like; of a skeleton on the device meta that `functional_call` fills, a parameter."""
+        return next(self.parameters(), self._like) if self._like.is_meta else self._like
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, *args: Any) -> None:
         """As any module; parameters that take what is loaded in their place (assign=True) bring its device and dtype."""
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
         given = next((x for name, x in state_dict.items() if name.startswith(prefix) and x.is_floating_point()), None)
         if local_metadata.get("assign_to_params_buffers") and given is not None:
-            self.like = given.new_empty(0)
+            self._like = given.new_empty(0)

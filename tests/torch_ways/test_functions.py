@@ -157,3 +157,15 @@ def test_stateless_calls_leave_the_model_as_it_was() -> None:
     with stateless._reparametrize_module(lm, doubled):
         assert torch.equal(lm(ids)[0], want)
     assert torch.equal(lm(ids)[0], before) and not torch.equal(want, before)
+
+
+@pytest.mark.parametrize("keys", [{}, {"pattern": "mwa", "depth": 3}, {"memory": "deep", "tie": False}], ids=str)
+def test_an_ensemble_over_a_skeleton_without_numbers(keys: dict[str, Any]) -> None:
+    members, ids = [model(keys) for _ in range(2)], some_ids()
+    params, buffers = torch.func.stack_module_state(members)
+    skeleton = model(keys).to("meta")
+    with torch.no_grad():
+        want = members[0](ids)[0]
+        for given in ((params, buffers), (params,)):
+            y = vmap(lambda *x: functional_call(skeleton, x, (ids,))[0])(*given)
+            torch.testing.assert_close(y[1], want, rtol=1e-4, atol=1e-5)

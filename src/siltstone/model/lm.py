@@ -105,7 +105,7 @@ class LM(Placed):
         cut: Tensor | None = None,
     ) -> tuple[Tensor, LMState]:
         """ids [B, T] -> normalised hidden states [B, T, D] and the state after; see `forward`."""
-        self._check(ids)
+        self.check_ids(ids)
         entry.check(self.cfg, state, self.like)
         state = self.init_state(len(ids)) if state is None else state.normal()
         runs = entry.enter(self.cfg, (ids.shape[0], ids.shape[1]), state, mask, reset, cut)
@@ -149,7 +149,8 @@ class LM(Placed):
         hidden, state = self.features(ids, state, mask, reset, donate, cut)
         return self.head(hidden), state
 
-    def _check(self, ids: Tensor) -> None:
+    def check_ids(self, ids: Tensor) -> None:
+        """InputError where ids are no whole numbers [batch, tokens] that the model knows."""
         if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32):
             given = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
             raise InputError(f"ids must be an integer tensor [batch, tokens], and {given} was given")
