@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-HALF = (torch.bfloat16, torch.float16)
+from .widely import HALF
 
 
 def l2(z: Tensor) -> Tensor:

@@ -13,7 +13,9 @@ import inspect
 import json
 import pkgutil
 import re
+from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
@@ -31,16 +33,16 @@ class NoOptions:
 
 
 @cache
-def members(family: str) -> dict[str, type]:
-    """Name -> class of every member of a family, in alphabetical order."""
+def members(family: str) -> Mapping[str, type]:
+    """Name -> class of every member of a family, in alphabetical order; it is shared, and cannot be changed."""
     package = importlib.import_module(f"siltstone.{family}")
     found: dict[str, type] = {}
     for info in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{info.name}")
-        for thing in vars(module).values():
+        for thing in list(vars(module).values()):
             if isinstance(thing, type) and thing.__module__ == module.__name__ and "name" in vars(thing):
                 found[vars(thing)["name"]] = thing
-    return dict(sorted(found.items()))
+    return MappingProxyType(dict(sorted(found.items())))
 
 
 def member(family: str, name: str) -> Any:

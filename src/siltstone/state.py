@@ -17,6 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .claims import Claims
+from .given import row_numbers
+from .transforms import at_work
+
 
 @dataclass
 class State:
@@ -39,9 +43,10 @@ class State:
             yield from _leaves(getattr(self, f.name), f"{prefix}{f.name}")
 
     def select(self, rows: Any) -> Self:
-        """The given rows (a list or index tensor), in that order."""
-        index = torch.as_tensor(rows, dtype=torch.long)
-        return self.map(lambda x: x.select(index) if isinstance(x, Store) else x.index_select(0, index.to(x.device)))
+        """The given rows, in that order: their numbers, or a truth value for each row; InputError for any other."""
+        rows = row_numbers(rows, self.rows)
+        index = torch.from_numpy(rows)
+        return self.map(lambda x: x.select(rows) if isinstance(x, Store) else x.index_select(0, index.to(x.device)))
 
     @classmethod
     def cat(cls, states: Sequence[Self]) -> Self:
@@ -66,6 +71,15 @@ class State:
     def fork(self) -> Self:
         """A copy that updates in place of the original cannot reach; sealed states are shared."""
         return self.map(lambda x: x if isinstance(x, Store) else x.clone())
+
+    def normal(self) -> Self:
+        """The same values in tensors that may be updated in place and trained on: those of inference mode are copied."""
+        return self.map(lambda x: x.normal() if isinstance(x, Store) else x.clone() if x.is_inference() else x)
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return next((x.rows if isinstance(x, Store) else len(x) for _, x in self.leaves()), 0)
 
     @property
     def nbytes(self) -> int:
@@ -126,15 +140,20 @@ class Store:
 
     leaves   tensors [B, ..., capacity, ...]; `axes[i]` is where leaf i grows
     count    int64 [B], how many entries of each row are this holder's
-    tide     int64 [B], how many entries anyone has written; shared by all holders of the same memory
+    tide     how many entries of each row anyone has claimed; shared by all holders of the same memory
 
-    Without gradients, `append` writes behind the entries in place when this holder stands at the tide (the entries
+    Without gradients, `append` writes behind the entries in place when nobody else has claimed that place (the entries
     are beyond what any other holder can see), and moves to memory of twice the size when there is no room.
     """
 
-    def __init__(self, leaves: tuple[Tensor, ...], axes: tuple[int, ...], count: np.ndarray, tide: np.ndarray | None = None):
+    def __init__(self, leaves: tuple[Tensor, ...], axes: tuple[int, ...], count: np.ndarray, tide: Claims | None = None):
         self.leaves, self.axes, self.count = leaves, axes, count
-        self.tide = count.copy() if tide is None else tide
+        self.tide = Claims(count.tobytes()) if tide is None else tide
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return len(self.count)
 
     @classmethod
     def empty(cls, leaves: tuple[Tensor, ...], axes: tuple[int, ...]) -> Store:
@@ -168,23 +187,25 @@ class Store:
             return Store(self.leaves, self.axes, count, self.tide)
         pairs = list(zip(self.leaves, new, self.axes, strict=True))
         level = bool((self.count == self.count[0]).all() and (added == added[0]).all())
-        if torch.is_grad_enabled() and any(x.requires_grad or y.requires_grad for x, y, _ in pairs):
+        if at_work() or torch.is_grad_enabled() and any(x.requires_grad or y.requires_grad for x, y, _ in pairs):
             return Store(tuple(self._joined(x, y, a, level, added) for x, y, a in pairs), self.axes, count)
-        leaves, tide = self.leaves, self.tide
-        top = int(count.max())
-        if top > leaves[0].shape[self.axes[0]] or not np.array_equal(tide, self.count):
+        leaves, tide, top = self.leaves, self.tide, int(count.max())
+        fits = top <= leaves[0].shape[self.axes[0]] and not any(frozen(x) for x in leaves)
+        if not fits or not tide.claim(self.count.tobytes(), count.tobytes()):
             room = top if self.width == 0 else max(2 * self.width, top)
             leaves = tuple(padded(x, a, room, self.width) for x, a in zip(leaves, self.axes, strict=True))
-            tide = self.count.copy()
+            tide = Claims(count.tobytes())
         for (_, y, a), x in zip(pairs, leaves, strict=True):
-            x = x.data  # entries that nobody sees yet: what autograd has saved of the others stays valid
-            if level:
-                x.narrow(a, int(self.count[0]), int(added[0])).copy_(y.narrow(a, 0, int(added[0])))
-                continue
-            for b in np.flatnonzero(added):
-                x[b].narrow(a - 1, int(self.count[b]), int(added[b])).copy_(y[b].narrow(a - 1, 0, int(added[b])))
-        tide[:] = count
+            self._write(x.data, y, a, level, added)  # nobody sees the place yet: what autograd has saved of others stays valid
         return Store(leaves, self.axes, count, tide)
+
+    def _write(self, x: Tensor, y: Tensor, axis: int, level: bool, added: np.ndarray) -> None:
+        """The first `added[b]` entries of y into x, behind row b's own."""
+        if level:
+            x.narrow(axis, int(self.count[0]), int(added[0])).copy_(y.narrow(axis, 0, int(added[0])))
+            return
+        for b in np.flatnonzero(added):
+            x[b].narrow(axis - 1, int(self.count[b]), int(added[b])).copy_(y[b].narrow(axis - 1, 0, int(added[b])))
 
     def _joined(self, x: Tensor, y: Tensor, axis: int, level: bool, added: np.ndarray) -> Tensor:
         both = torch.cat([x.narrow(axis, 0, self.width), y.to(x.dtype)], axis)
@@ -195,13 +216,14 @@ class Store:
         index = torch.from_numpy(np.clip(index, 0, both.shape[axis] - 1)).to(x.device)
         return torch.stack([row.index_select(axis - 1, i) for row, i in zip(both, index, strict=True)])
 
-    def select(self, rows: Tensor) -> Store:
-        """The given rows; memory of their own."""
-        width = self.width
+    def select(self, rows: Any) -> Store:
+        """The given rows, as in `State.select`; memory of their own."""
+        rows, width = row_numbers(rows, self.rows), self.width
+        index = torch.from_numpy(rows)
         leaves = tuple(
-            x.narrow(a, 0, width).index_select(0, rows.to(x.device)) for x, a in zip(self.leaves, self.axes, strict=True)
+            x.narrow(a, 0, width).index_select(0, index.to(x.device)) for x, a in zip(self.leaves, self.axes, strict=True)
         )
-        return Store(leaves, self.axes, self.count[rows.cpu().numpy()])
+        return Store(leaves, self.axes, self.count[rows])
 
     @staticmethod
     def cat(stores: Sequence[Store]) -> Store:
@@ -215,6 +237,12 @@ class Store:
         """The same entries, outside the autograd graph."""
         return Store(tuple(x.detach() for x in self.leaves), self.axes, self.count, self.tide)
 
+    def normal(self) -> Store:
+        """See `State.normal`."""
+        if not any(x.is_inference() for x in self.leaves):
+            return self
+        return Store(tuple(x.clone() for x in self.leaves), self.axes, self.count)
+
     def to(self, device: Any = None, dtype: torch.dtype | None = None, narrow: bool = False) -> Store:
         """Moved or cast, see `State.narrow`; shares memory where nothing changes, and else none of it."""
         moved = tuple(_moved(x, device, dtype, narrow) for x in self.leaves)
@@ -222,6 +250,11 @@ class Store:
             return Store(self.leaves, self.axes, self.count, self.tide)
         own = tuple(x.clone() if x is y else x for x, y in zip(moved, self.leaves, strict=True))
         return Store(own, self.axes, self.count)
+
+
+def frozen(x: Tensor) -> bool:
+    """Whether x cannot be updated in place: it was made in inference mode, and that has ended."""
+    return x.is_inference() and not torch.is_inference_mode_enabled()
 
 
 def padded(x: Tensor, axis: int, room: int, used: int | None = None) -> Tensor:

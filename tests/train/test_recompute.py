@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import siltstone as st
+from siltstone.errors import InputError
 from siltstone.train import recompute
 
 from .conftest import SMALL
@@ -193,3 +194,9 @@ def test_activations_take_less_than_half_the_memory() -> None:
         return float(subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=True).stdout)
 
     assert measured("segment") < measured("none") / 2
+
+
+@pytest.mark.parametrize("ids", [[[1, 2]], torch.ones(2, 3), torch.tensor([1, 2]), torch.tensor([[23]])], ids=str)
+def test_other_ids_are_refused(ids: Any) -> None:
+    with pytest.raises(InputError, match="ids"):
+        recompute.features(model(), ids)

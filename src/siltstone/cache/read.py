@@ -11,9 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..memory.base import Memory
+from ..transforms import at_work, unreadable, without
 from .base import Mix
 from .codec import unpack
 
@@ -45,43 +47,66 @@ def _gated_product(z: Tensor, matrices: Tensor, gates: Tensor, widths: list[int]
 
 
 def _outer(z: Tensor, gates: Tensor) -> Tensor:
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or at_work():
         return (gates.unsqueeze(-1) * z.unsqueeze(-2)).flatten(-2)
     rows = z.new_empty(*gates.shape, z.shape[-1])  # in this order, whatever the order of what is multiplied
     return torch.mul(gates.unsqueeze(-1), z.unsqueeze(-2), out=rows).flatten(-2)
 
 
 class GatedProduct(torch.autograd.Function):
-    """`by_piece` with a backward pass that keeps the inputs and not their large product."""
+    """`by_piece` with a backward pass that keeps the inputs and not their large product.
+
+    It is linear in each input, and the formulas are made of differentiable parts, so that they can be differentiated again.
+    """
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, matrices: Tensor, gates: Tensor, widths: list[int]) -> Tensor:  # type: ignore[override]
+    def forward(z: Tensor, matrices: Tensor, gates: Tensor, widths: list[int]) -> Tensor:  # type: ignore[override]
         """[R, S, H, Q, out]."""
-        ctx.save_for_backward(z, matrices, gates)
-        ctx.widths = widths
         return _gated_product(z, matrices, gates, widths)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        """Keeps the inputs."""
+        z, matrices, gates, ctx.widths = inputs
+        ctx.save_for_backward(z, matrices, gates)
+        ctx.save_for_forward(z, matrices, gates)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         """With P = grad W^T laid out [.., Q, N, in]: dz = gates P, dgates = P z, dW = (gates x z)^T grad."""
         z, matrices, gates = (x.contiguous() for x in ctx.saved_tensors)
         grad = grad.to(z.dtype).contiguous()  # autocast may have computed the product in a narrower dtype
-        dz, dgates = torch.zeros_like(z), torch.zeros_like(gates)
-        flat = matrices.flatten(2, 3)
-        dmatrices = flat.new_zeros(flat.shape).flatten(0, 1)
+        flat, most = matrices.flatten(2, 3), gates.shape[-1]
+        dz, dgates, dmatrices = [], [], None
         for j, n in enumerate(ctx.widths):
-            if not n:
-                continue
             g, q, late = gates[:, j, ..., :n], z[:, j], grad[:, j]
-            wide = n * q.shape[-1]
             if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
-                back = (late @ flat[:, :, :wide].transpose(-1, -2)).unflatten(-1, (n, -1))
-                dgates[:, j, ..., :n] = torch.linalg.vecdot(back, q.unsqueeze(-2))
-                dz[:, j] = (back * g.unsqueeze(-1)).sum(-2)
-            if ctx.needs_input_grad[1]:
-                rows = _outer(q, g).transpose(-1, -2).flatten(0, 1)
-                dmatrices[:, :wide] += rows @ late.flatten(0, 1)
-        return dz, dmatrices.view(matrices.shape), dgates, None
+                back = (late @ flat[:, :, : n * q.shape[-1]].transpose(-1, -2)).unflatten(-1, (n, q.shape[-1]))
+                dgates.append(F.pad(torch.linalg.vecdot(back, q.unsqueeze(-2)).to(g.dtype), (0, most - n)))
+                dz.append((back * g.unsqueeze(-1)).sum(-2).to(q.dtype))
+            if ctx.needs_input_grad[1] and n:
+                dmatrices = _plus(dmatrices, (_outer(q, g).transpose(-1, -2) @ late).to(flat.dtype))
+        if dmatrices is not None:
+            dmatrices = F.pad(dmatrices, (0, 0, 0, flat.shape[2] - dmatrices.shape[2])).view(matrices.shape)
+        return torch.stack(dz, 1) if dz else None, dmatrices, torch.stack(dgates, 1) if dgates else None, None
+
+    @staticmethod
+    def jvp(ctx: Any, z: Any, matrices: Any, gates: Any, _: Any) -> Tensor:  # type: ignore[override]
+        """The sum over the inputs that move, of the product with each one's tangent in its place."""
+        inputs, moves = ctx.saved_tensors, (z, matrices, gates)
+        each = [(*inputs[:i], move, *inputs[i + 1 :], ctx.widths) for i, move in enumerate(moves) if move is not None]
+        return torch.stack([_gated_product(*one) for one in each]).sum(0)
+
+
+def _plus(total: Tensor | None, more: Tensor) -> Tensor:
+    """Sums over pieces [R, H, n * in, out], of which later ones see more."""
+    if total is None:
+        return more
+    few, many = sorted((total, more), key=lambda x: x.shape[2])
+    both = few.shape[2]
+    return few + many if many.shape[2] == both else torch.cat([few + many[:, :, :both], many[:, :, both:]], 2)
 
 
 def dense(memory: Memory, z: Tensor, stages: tuple[Tensor, ...], gates: Tensor) -> Tensor:
@@ -102,12 +127,16 @@ def chosen(memory: Memory, rows: Tensor, leaves: tuple[Tensor, ...], mix: Mix) -
     assert mix.gates is not None and mix.index is not None
     runs, queries = rows.shape[:2]
     number, k = leaves[0].shape[2], mix.index.shape[-1]
+    if unreadable(rows, mix.index, *leaves):  # every checkpoint, most of them under gates of 0
+        gates = mix.gates.new_zeros(*mix.gates.shape[:3], number)
+        gates = gates.scatter_add(3, mix.index.unsqueeze(2).expand_as(mix.gates), mix.gates)
+        return dense(memory, rows.transpose(1, 2), unpack(leaves), gates).transpose(1, 2)
     if runs == 1 and queries == 1 and not torch.is_grad_enabled():
         picked = unpack(tuple(x.index_select(2, mix.index.flatten()) for x in leaves))
         return dense(memory, rows.transpose(1, 2), picked, mix.gates).transpose(1, 2)
-    expert = (mix.index + torch.arange(runs, device=rows.device)[:, None, None] * number).flatten()
+    expert = (without(mix.index) + torch.arange(runs, device=rows.device)[:, None, None] * number).flatten()
     order = expert.argsort()
-    back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=rows.device))
+    back = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=rows.device))
     counts = torch.bincount(expert, minlength=runs * number).tolist()
     pairs = Spread.apply(rows.flatten(0, 1), order, back, k)
     each = list(zip(*([x for run in leaf.unbind(0) for x in run.unbind(1)] for leaf in leaves), strict=True))
@@ -120,7 +149,7 @@ def chosen(memory: Memory, rows: Tensor, leaves: tuple[Tensor, ...], mix: Mix) -
             outs.append(out.transpose(0, 1))
     found = Permute.apply(torch.cat(outs), back, order).unflatten(0, (runs, queries, k))
     gates = mix.gates.transpose(2, 3).unsqueeze(-1).to(rows.dtype)
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or at_work():
         return (found * gates).sum(2)
     total = found[:, :, 0] * gates[:, :, 0]
     for j in range(1, k):
@@ -131,12 +160,19 @@ def chosen(memory: Memory, rows: Tensor, leaves: tuple[Tensor, ...], mix: Mix) -
 class Spread(torch.autograd.Function):
     """Row i // k of x for each i of `order`, a permutation of the k copies of all rows; its gradient is a gather too."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor, k: int) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, order: Tensor, back: Tensor, k: int) -> Tensor:  # type: ignore[override]
         """Copies in a new order."""
-        ctx.save_for_backward(back)
-        ctx.k = k
         return x.index_select(0, order // k)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        """Keeps the orders."""
+        _, order, back, ctx.k = inputs
+        ctx.save_for_backward(back)
+        ctx.save_for_forward(order, back)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
@@ -144,18 +180,38 @@ class Spread(torch.autograd.Function):
         (back,) = ctx.saved_tensors
         return grad.index_select(0, back).unflatten(0, (-1, ctx.k)).sum(1), None, None, None
 
+    @staticmethod
+    def jvp(ctx: Any, x: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+        """As the rows."""
+        order, _back = ctx.saved_tensors
+        return x.index_select(0, order // ctx.k)
+
 
 class Permute(torch.autograd.Function):
     """x[order] for a permutation, whose gradient is a gather too."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, order: Tensor, back: Tensor) -> Tensor:  # type: ignore[override]
         """Rows in a new order."""
-        ctx.save_for_backward(back)
         return x.index_select(0, order)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        """Keeps the orders."""
+        _, order, back = inputs
+        ctx.save_for_backward(back)
+        ctx.save_for_forward(order, back)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         """Rows in the old order."""
         (back,) = ctx.saved_tensors
         return grad.index_select(0, back), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, x: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+        """As the rows."""
+        order, _back = ctx.saved_tensors
+        return x.index_select(0, order)

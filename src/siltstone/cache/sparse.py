@@ -17,6 +17,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..memory.base import wide
+from ..transforms import unreadable
 from .base import Asked, CachePolicy, Mix, Router
 
 STEPS = 2.0**12  # of a score of 1; without them, rounding would choose between lines with the same words
@@ -50,7 +51,7 @@ def _top(scores: Tensor, k: int, newest_last: bool) -> Tensor:
         return scores.topk(k, -1).indices
     best = scores.topk(k + 1, -1)
     last, next_ = best.values[..., k - 1], best.values[..., k]
-    if not bool(((last == next_) & (next_ > float("-inf"))).any()):
+    if not unreadable(scores) and not bool(((last == next_) & (next_ > float("-inf"))).any()):
         return best.indices[..., :k]
     if not newest_last:
         return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]

@@ -12,12 +12,12 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LayerConfig
 from ..registry import NoOptions
 from ..state import State
+from ..widely import Placed, wide, widely
 
 Inputs = dict[str, Tensor]
 MOST = 4096  # writes of an inner batch, slots, hidden units over those of a key
@@ -46,7 +46,7 @@ class Written:
         return None
 
 
-class Memory(nn.Module):
+class Memory(Placed):
     """An update rule. Subclasses define `name`, `init`, `queries`, `inputs`, `scan`, `stages`; all methods are pure.
 
     stages_count     how many matrices a read passes through
@@ -154,13 +154,7 @@ def last_seen(slots: int, queries: int, group: int, device: torch.device) -> Ten
     return (slot // group + 1) * group - 1
 
 
-def wide(x: Tensor) -> Tensor:
-    """At least float32: what states accumulate in."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
-def logits(gates: nn.Linear, c: Tensor) -> Tensor:
+def logits(gates: nn.Module, c: Tensor) -> Tensor:
     """c W + b in float32 or wider, with b added there: bfloat16 has steps of 1/32 near -6, 3 per cent of such a gate's decay."""
-    if gates.weight.dtype == c.dtype == wide(c).dtype and not torch.is_autocast_enabled(c.device.type):
-        return gates(c)
-    return wide(F.linear(c, gates.weight)) + wide(gates.bias)
+    with widely(c):
+        return wide(gates(c))

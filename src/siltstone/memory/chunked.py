@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from ..config import LayerConfig
 from ..norm import l2
 from ..state import State
+from ..transforms import at_work
+from ..widely import autocast_on
 from .base import Inputs, Memory, Written, last_seen, wide
 
 
@@ -37,7 +39,7 @@ class MatrixMemory(Memory):
 
     def init(self, batch: int) -> MatrixState:
         """Zeros."""
-        return MatrixState(wide(self.write.weight.new_zeros(batch, self.heads, self.key_dim, self.val_dim)))
+        return MatrixState(wide(self.like.new_zeros(batch, self.heads, self.key_dim, self.val_dim)))
 
     def feature(self, z: Tensor) -> Tensor:
         """What queries and keys become after their projection: unit vectors."""
@@ -88,7 +90,7 @@ def outer(key: Tensor, value: Tensor) -> Tensor:
 
 def plus(x: Tensor, a: Tensor, b: Tensor, factor: int = 1) -> Tensor:
     """x + factor a b, [G, n, m], [G, n, k], [G, k, m]; under autocast the product alone is narrow."""
-    if torch.is_autocast_enabled(x.device.type):
+    if autocast_on(x):
         return x + factor * (a @ b)
     return torch.baddbmm(x, a, b, alpha=factor)
 
@@ -127,7 +129,7 @@ class ChunkRead:
             scores = scores * fade.to(z.dtype)
             far = z * at.exp().unsqueeze(-1).to(z.dtype)
         if seen is None:
-            scores = scores.tril() if torch.is_grad_enabled() else scores.tril_()
+            scores = scores.tril() if torch.is_grad_enabled() or at_work() else scores.tril_()
         else:
             scores = scores.masked_fill(torch.arange(c, device=z.device) > seen.unsqueeze(-1), 0.0)
         far = far @ self.before.to(z.dtype)
@@ -135,7 +137,7 @@ class ChunkRead:
 
 
 def _exp(x: Tensor) -> Tensor:
-    return x.exp() if torch.is_grad_enabled() else x.exp_()
+    return x.exp() if torch.is_grad_enabled() or at_work() else x.exp_()
 
 
 class MatrixWritten(Written):

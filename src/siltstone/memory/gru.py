@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import LayerConfig
-from .base import wide
-from .vector import FusedMemory, VectorState, weights
+from ..widely import wide, widely
+from .vector import FusedMemory, VectorState, whole
 
 
 class GRU(FusedMemory):
@@ -38,7 +38,7 @@ class GRU(FusedMemory):
 
     def run(self, token: Tensor, state: VectorState, count: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """See FusedMemory.run."""
-        before = state.hidden.flatten(1)
-        with torch.autocast(token.device.type, enabled=False):
-            after, _ = torch.gru(wide(token), before[None], weights(self.gru), True, 1, 0.0, False, False, True)
-        return after, {}
+        whole(token)
+        with widely(token):
+            after, _ = self.gru(token, state.hidden.flatten(1)[None])
+        return wide(after), {}

@@ -65,7 +65,7 @@ class Linear(MatrixMemory):
     def init(self, batch: int) -> MatrixState:
         """Zeros; the sum of keys is one more column."""
         wider = self.val_dim + self.options.normalise
-        return MatrixState(wide(self.write.weight.new_zeros(batch, self.heads, self.key_dim, wider)))
+        return MatrixState(wide(self.like.new_zeros(batch, self.heads, self.key_dim, wider)))
 
     def feature(self, z: Tensor) -> Tensor:
         """f."""
@@ -88,8 +88,11 @@ class Linear(MatrixMemory):
         return wide(inputs["key"].new_zeros(inputs["key"].shape[:-1]))
 
     def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
-        """f(q) S / (f(q) z + 1e-6)."""
-        return z[..., :-1] / (z[..., -1:] + 1e-6) if self.options.normalise else z
+        """f(q) S / (f(q) z + 1e-6), divided in float32 or wider: in float16 the square of a small divisor is 0."""
+        if not self.options.normalise:
+            return z
+        exact = wide(z)
+        return (exact[..., :-1] / (exact[..., -1:] + 1e-6)).to(z.dtype)
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> MatrixWritten:
         """See Memory.scan."""

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..config import LayerConfig
-from .base import wide
-from .vector import FusedMemory, VectorState, weights
+from ..transforms import at_work
+from ..widely import wide, widely
+from .vector import FusedMemory, VectorState, whole
 
 
 @dataclass
@@ -54,15 +55,28 @@ class LSTM(FusedMemory):
     def run(self, token: Tensor, state: VectorState, count: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """See FusedMemory.run."""
         before = cast(CellState, state)
-        start, token = [x.flatten(1)[None] for x in (before.hidden, before.cell)], wide(token)
-        parts, single = weights(self.lstm), (True, 1, 0.0, False, False)  # with biases, one layer, no dropout, one direction
-        with torch.autocast(token.device.type, enabled=False):
-            if count is None:
-                after, _, cell = torch.lstm(token, start, parts, *single, True)
-                return after, {"cell": cell[0].unflatten(-1, (self.heads, self.val_dim))}
-            packed = pack_padded_sequence(token, count.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
-            start = [x.index_select(1, cast(Tensor, packed.sorted_indices)) for x in start]
-            data, _, cell = torch.lstm(packed.data, packed.batch_sizes, start, parts, *single)
-            after, _ = pad_packed_sequence(packed._replace(data=data), batch_first=True, total_length=token.shape[1])
-            cell = cell[0].index_select(0, cast(Tensor, packed.unsorted_indices)).unflatten(-1, (self.heads, self.val_dim))
-        return after, {"cell": cell.where((count > 0)[:, None, None], before.cell)}
+        whole(token)
+        start = before.hidden.flatten(1)[None], before.cell.flatten(1)[None]
+        if count is None:
+            with widely(token):
+                after, (_, cell) = self.lstm(token, start)
+            return wide(after), {"cell": wide(cell[0]).unflatten(-1, (self.heads, self.val_dim))}
+        if at_work() or count.is_meta:
+            return self._singly(token, before, count)
+        packed = pack_padded_sequence(token, count.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
+        with widely(token):
+            out, (_, cell) = self.lstm(packed, start)
+        after, _ = pad_packed_sequence(out, batch_first=True, total_length=token.shape[1])
+        cell = wide(cell[0]).unflatten(-1, (self.heads, self.val_dim))
+        return wide(after), {"cell": cell.where((count > 0)[:, None, None], before.cell)}
+
+    def _singly(self, token: Tensor, before: CellState, count: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same a token at a time: torch packs no tensors of torch.func's, and none without numbers."""
+        now, after, cells = (before.hidden.flatten(1)[None], before.cell.flatten(1)[None]), [], [before.cell.flatten(1)]
+        for one in token.split(1, 1):
+            with widely(one):
+                out, now = self.lstm(one, now)
+            after.append(wide(out))
+            cells.append(wide(now[1][0]))
+        cell = torch.stack(cells).gather(0, count[None, :, None].expand(1, *cells[0].shape))[0]
+        return torch.cat(after, 1), {"cell": cell.unflatten(-1, (self.heads, self.val_dim))}

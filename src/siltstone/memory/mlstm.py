@@ -78,7 +78,7 @@ class Mlstm(MatrixMemory):
 
     def init(self, batch: int) -> MlstmState:
         """Zeros."""
-        zeros = wide(self.write.weight.new_zeros(batch, self.heads, self.key_dim, self.val_dim + 1))
+        zeros = wide(self.like.new_zeros(batch, self.heads, self.key_dim, self.val_dim + 1))
         return MlstmState(zeros, torch.zeros_like(zeros[..., 0, 0]))
 
     def feature(self, z: Tensor) -> Tensor:
@@ -106,9 +106,13 @@ class Mlstm(MatrixMemory):
         return (F.pad(now.matrix, (0, 1, 0, 1)) + corner,)
 
     def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
-        """q C / max(|q n|, e^-m). The divisor is at least the square of the dtype's epsilon: e^-m may underflow."""
-        size = torch.maximum(z[..., -2:-1].abs(), z[..., -1:]).clamp(min=torch.finfo(z.dtype).eps ** 2)
-        return z[..., :-2] / size
+        """q C / max(|q n|, e^-m), divided in float32 or wider: in float16 the square of a small divisor is 0.
+
+        The divisor is at least the square of the dtype's epsilon: e^-m may underflow.
+        """
+        exact = wide(z)
+        size = torch.maximum(exact[..., -2:-1].abs(), exact[..., -1:]).clamp(min=torch.finfo(z.dtype).eps ** 2)
+        return (exact[..., :-2] / size).to(z.dtype)
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> MlstmWritten:
         """See Memory.scan."""

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LayerConfig
+from ..widely import exactly
 from .base import Inputs, logits, wide
 from .vector import FusedMemory, VectorState
 
@@ -69,7 +70,7 @@ class SLSTM(FusedMemory):
         cells, totals, levels = ([x] for x in kept)
         fed = token.to(hidden.dtype).unflatten(-1, (4, self.heads, self.val_dim)).permute(1, 3, 0, 2, 4).flatten(3)
         around, after = wide(self.recurrent).to(hidden.dtype), []
-        with torch.autocast(token.device.type, enabled=False):
+        with exactly(token):
             for inside in fed.unbind(0):
                 z, enter, forget, out = torch.baddbmm(inside, hidden, around).chunk(4, -1)
                 fade = F.logsigmoid(forget) + levels[-1]

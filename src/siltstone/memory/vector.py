@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ..config import LayerConfig
+from ..errors import InputError
 from ..norm import RMSNorm
 from ..state import State
+from ..transforms import batched
 from .base import Inputs, Memory, Written, last_seen, logits, wide
 
 
@@ -47,7 +49,7 @@ class VectorMemory(Memory):
         return VectorState(self._zeros(batch))
 
     def _zeros(self, batch: int) -> Tensor:
-        return wide(next(self.parameters()).new_zeros(batch, self.heads, self.val_dim))
+        return wide(self.like.new_zeros(batch, self.heads, self.val_dim))
 
     def queries(self, x: Tensor) -> Tensor:
         """Ones [R, T, H, 1]: a vector is not asked for anything in particular."""
@@ -58,13 +60,19 @@ class VectorMemory(Memory):
         return (cast(VectorState, state).hidden.unsqueeze(-2),)
 
 
-def weights(network: nn.RNNBase) -> list[Tensor]:
-    """Weights of a one-layer network in float32 or wider: torch's own call would round its state at every write to theirs."""
-    return [wide(w) for w in network.parameters()]
+def whole(token: Tensor) -> None:
+    """InputError where torch's recurrences, which have no rule for vmap, would be asked for one."""
+    if batched(token):
+        raise InputError(
+            "torch's gru and lstm cannot be run under vmap; give the rows as a batch, or choose another memory, such as 'slstm'"
+        )
 
 
 class FusedMemory(VectorMemory):
-    """A recurrent network over the writes of a piece, one call each; pieces that restart run side by side."""
+    """A recurrent network over the writes of a piece, one call each; pieces that restart run side by side.
+
+    It runs in float32 or wider: in bfloat16 torch would round its state at every write.
+    """
 
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)

@@ -46,7 +46,7 @@ class Attention(nn.Module):
 
     def init(self, batch: int) -> AttentionState:
         """An empty cache."""
-        cfg, like = self.cfg, self.out.weight
+        cfg, like = self.cfg, self.window.like
         key, value = (like.new_zeros(batch, cfg.key_heads, 0, width) for width in (cfg.key_dim, cfg.val_dim))
         return AttentionState(Store.empty((key, value), (2, 2)), self.conv.init(batch))
 

@@ -5,34 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..config import LayerConfig
 from ..errors import InputError
+from ..given import numbers, whole
 from ..keys import flat, usual
 from ..state import State, Store
+from ..widely import autocast_on
 from .runs import Clock, Runs, plan_runs
 from .stream_state import LMState, check_keys, check_same, restore
 
 
 def start_clock(batch: int, phase: Any, limit: int, content: bool) -> Clock:
     """A clock at position 0, its phases checked: 0 <= phase < limit. content: it keeps cuts."""
-    if not isinstance(batch, int) or batch < 0:
-        raise InputError(f"batch={batch!r} must be a whole number of rows")
+    batch, given = whole("batch", batch, "of rows"), None
     if phase is not None:
-        given = np.asarray(phase)
-        if given.shape != (batch,) or not np.issubdtype(given.dtype, np.integer) or (given < 0).any() or (given >= limit).any():
+        given = numbers(phase)
+        if given is None or given.dtype == bool or len(given) != batch or (given < 0).any() or (given >= limit).any():
             raise InputError(
                 f"phase must be {batch} whole numbers from 0 to {limit - 1} (writes a segment, less one), and {phase!r} was given"
             )
-    return Clock.start(batch, phase, content)
+    return Clock.start(batch, given, content)
 
 
 def init_state(cfg: Any, mixers: Sequence[Any], batch: int, phase: Any) -> LMState:
     """Rows that have seen nothing. cfg: the model's configuration, or the layer's."""
-    return LMState(start_clock(batch, phase, cfg.phases, cfg.content), tuple(m.init(batch) for m in mixers), cfg)
+    clock = start_clock(batch, phase, cfg.phases, cfg.content)
+    return LMState(clock, tuple(m.init(len(clock.position)) for m in mixers), cfg)
 
 
 def load_state(cfg: Any, mixers: Sequence[Any], tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
@@ -49,11 +50,11 @@ def load_state(cfg: Any, mixers: Sequence[Any], tensors: dict[str, Tensor], meta
     return restore(init_state(cfg, mixers, len(rows), None), tensors, meta, cfg, mixers)
 
 
-def check(cfg: Any, state: Any, weight: Tensor, x: Tensor | None = None) -> None:
+def check(cfg: Any, state: Any, like: Tensor, x: Tensor | None = None) -> None:
     """InputError where a state, or the input x of a layer, is not one that a model of these keys and this dtype goes on with."""
-    exact = not torch.is_autocast_enabled(weight.device.type)
-    if exact and x is not None and x.dtype != weight.dtype:
-        raise InputError(f"x is {x.dtype}, and the layer's weights are {weight.dtype}; give x.to({weight.dtype})")
+    exact = not autocast_on(like)
+    if exact and x is not None and x.dtype != like.dtype:
+        raise InputError(f"x is {x.dtype}, and the layer's weights are {like.dtype}; give x.to({like.dtype})")
     if state is None:
         return
     if not isinstance(state, LMState):
@@ -61,8 +62,8 @@ def check(cfg: Any, state: Any, weight: Tensor, x: Tensor | None = None) -> None
     check_same(cfg, state, owner(cfg))
     for layer in state.layers if exact else ():
         held = narrow(layer)
-        if held is not None and held != weight.dtype:
-            raise InputError(f"the state is {held}, and the model {weight.dtype}; give state.to({weight.dtype})")
+        if held is not None and held != like.dtype:
+            raise InputError(f"the state is {held}, and the model {like.dtype}; give state.to({like.dtype})")
 
 
 def owner(cfg: Any) -> str:

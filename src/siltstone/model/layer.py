@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from .. import idle_keys
 from ..config import LayerConfig
+from ..eager import eagerly
 from ..errors import InputError
 from . import entry
 from .context import Context
 from .mixer import Mixer
 from .stream_state import LMState
+from .taking_part import taking_part
 
 
 class MemoryCaching(nn.Module):
@@ -37,6 +39,7 @@ class MemoryCaching(nn.Module):
         """A state from `state.tensors()` and `state.meta()`; InputError where they do not fit."""
         return entry.load_state(self.cfg, [self.mix], tensors, meta)
 
+    @eagerly
     def forward(
         self,
         x: Tensor,
@@ -55,11 +58,11 @@ class MemoryCaching(nn.Module):
         if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[-1] != self.cfg.d_model or not torch.is_floating_point(x):
             given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise InputError(f"x must be a float tensor [batch, tokens, {self.cfg.d_model}], and {given} was given")
-        entry.check(self.cfg, state, self.mix.out.weight, x)
-        state = self.init_state(len(x)) if state is None else state
+        entry.check(self.cfg, state, self.mix.like, x)
+        state = self.init_state(len(x)) if state is None else state.normal()
         runs = entry.enter(self.cfg, (x.shape[0], x.shape[1]), state, mask, reset, cut)
         if not runs.width:
-            return x.masked_fill(torch.ones_like(x, dtype=torch.bool), 0.0), state
+            return taking_part(x.masked_fill(torch.ones_like(x, dtype=torch.bool), 0.0), self.parameters()), state
         before = state.layers[0]
         y, after = self.mix(runs.gather(x), runs.enter(before, self.mix.init), Context(runs, x.device, donate))
         return runs.scatter(y), LMState(runs.clock_after(state.clock), (runs.leave(before, after),), self.cfg)

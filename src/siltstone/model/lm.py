@@ -6,19 +6,41 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LMConfig
+from ..eager import eagerly
 from ..errors import ConfigError, InputError
 from ..norm import RMSNorm
+from ..transforms import batched
+from ..widely import Placed
 from . import entry
 from .block import Block
 from .context import Context
 from .stream_state import LMState
+from .taking_part import taking_part
 
 
-class LM(nn.Module):
+class Tied(nn.Linear):
+    """x W^T with the weights of an embedding, whose parameter W stays: a layer of its own for hooks, wrappers and adapters."""
+
+    def __init__(self, embed: nn.Embedding):
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = embed.embedding_dim, embed.num_embeddings
+        self.bias = None
+        self.share(embed)
+
+    def share(self, embed: nn.Embedding) -> None:
+        """Take the weights of this embedding from now on."""
+        self._embed = [embed]  # not a submodule of this one: it is the model's
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """W [vocab_size, D]."""
+        return self._embed[0].weight
+
+
+class LM(Placed):
     """`logits, state = model(ids, state)`; any split of a text into calls gives the same logits."""
 
     def __init__(self, cfg: LMConfig):
@@ -33,12 +55,12 @@ class LM(nn.Module):
         made = zip(cfg.kinds, cfg.layer_configs, cfg.followers, strict=True)
         self.blocks = nn.ModuleList(Block(cfg, *one) for one in made)
         self.norm = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
-        self.unembed = None if cfg.tie else nn.Linear(cfg.layer.d_model, cfg.vocab_size, bias=False)
+        self.unembed = Tied(self.embed) if cfg.tie else nn.Linear(cfg.layer.d_model, cfg.vocab_size, bias=False)
         self._initialise()
 
     def _initialise(self) -> None:
         nn.init.normal_(self.embed.weight, std=0.02)
-        if self.unembed is not None:
+        if not self.cfg.tie:
             nn.init.normal_(self.unembed.weight, std=0.02)
         for block in self.blocks:
             for name, p in block.named_parameters():
@@ -46,6 +68,14 @@ class LM(nn.Module):
                     nn.init.normal_(p, std=0.02 / (2 * self.cfg.depth) ** 0.5)
                 elif p.dim() == 2 and name.endswith(".weight"):
                     nn.init.normal_(p, std=p.shape[1] ** -0.5)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As any module's; another embedding is the tied head's too."""
+        super().__setattr__(name, value)
+        if name == "embed" and isinstance(value, nn.Embedding) and "unembed" in self._modules:
+            for part in self.unembed.modules():
+                if isinstance(part, Tied):
+                    part.share(value)
 
     @property
     def _layers(self) -> list[Block]:
@@ -64,6 +94,7 @@ class LM(nn.Module):
         """A state from `state.tensors()` and `state.meta()`; InputError where they do not fit this model."""
         return entry.load_state(self.cfg, [b.mix for b in self._layers], tensors, meta)
 
+    @eagerly
     def features(
         self,
         ids: Tensor,
@@ -74,12 +105,12 @@ class LM(nn.Module):
         cut: Tensor | None = None,
     ) -> tuple[Tensor, LMState]:
         """ids [B, T] -> normalised hidden states [B, T, D] and the state after; see `forward`."""
-        self._check(ids)
-        entry.check(self.cfg, state, self.embed.weight)
-        state = self.init_state(len(ids)) if state is None else state
+        self.check_ids(ids)
+        entry.check(self.cfg, state, self.like)
+        state = self.init_state(len(ids)) if state is None else state.normal()
         runs = entry.enter(self.cfg, (ids.shape[0], ids.shape[1]), state, mask, reset, cut)
         if not runs.width:
-            return self.embed(ids) * 0.0, state
+            return taking_part(self.embed(ids) * 0.0, self.parameters()), state
         context = Context(runs, ids.device, donate)
         x = self.embed(runs.gather(ids))
         layers = []
@@ -90,8 +121,9 @@ class LM(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """[..., D] -> logits [..., vocab_size]."""
-        return F.linear(hidden, self.embed.weight) if self.unembed is None else self.unembed(hidden)
+        return self.unembed(hidden)
 
+    @eagerly
     def forward(
         self,
         ids: Tensor,
@@ -117,11 +149,12 @@ class LM(nn.Module):
         hidden, state = self.features(ids, state, mask, reset, donate, cut)
         return self.head(hidden), state
 
-    def _check(self, ids: Tensor) -> None:
+    def check_ids(self, ids: Tensor) -> None:
+        """InputError where ids are no whole numbers [batch, tokens] that the model knows."""
         if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32):
             given = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
             raise InputError(f"ids must be an integer tensor [batch, tokens], and {given} was given")
-        if ids.numel() and ids.device.type == "cpu":
+        if ids.numel() and ids.device.type == "cpu" and not batched(ids):
             low, high = (int(x) for x in ids.aminmax())
             if low < 0 or high >= self.cfg.vocab_size:
                 bad = low if low < 0 else high

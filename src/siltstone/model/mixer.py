@@ -7,6 +7,7 @@ The data flow is drawn in docs/how-it-works.md; the meaning, token by token, is 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,11 +27,13 @@ from ..errors import ConfigError
 from ..memory.base import Memory, Written
 from ..norm import rms
 from ..state import State
+from ..widely import Placed
 from . import exact, one, reading
 from .context import Context
 from .plan import ENDLESS, Geometry, Plan
 from .routing import Lead, Routing
 from .short_conv import ShortConv
+from .taking_part import taking_part
 from .window import Further, Ring, WindowAttention, WindowState
 
 
@@ -51,7 +54,7 @@ class LayerState(State):
     kept: Kept | None = None
 
 
-class Mixer(nn.Module):
+class Mixer(Placed):
     """x [R, T, D] -> y [R, T, D], from runs' states to runs' states."""
 
     def __init__(self, cfg: LayerConfig, follows: bool = False):
@@ -104,7 +107,7 @@ class Mixer(nn.Module):
 
     def init(self, batch: int) -> LayerState:
         """Nothing seen."""
-        cfg, like = self.cfg, self.out.weight
+        cfg, like = self.cfg, self.like
         routing = self._routing
         bank: reading.AnyBank | None = None
         if self.cache.keeps and cfg.bounded:
@@ -142,7 +145,14 @@ class Mixer(nn.Module):
             seen = read if seen is None else seen + read
         if seen is None:
             seen = x.new_zeros(*x.shape[:2], self.cfg.heads, self.cfg.val_dim)
-        return self.out(seen.flatten(2)), after
+        return self.out(taking_part(seen, self._memory_parameters()).flatten(2)), after
+
+    def _memory_parameters(self) -> Iterator[nn.Parameter]:
+        """Those that only tokens which see a memory, or checkpoints, have a use for."""
+        yield self.norm
+        for part in (self.memory, self.compress, self.cache, self.router):
+            if part is not None:
+                yield from part.parameters()
 
     def _memory(
         self, x: Tensor, both: Tensor, state: LayerState, after: LayerState, plan: Plan, context: Context

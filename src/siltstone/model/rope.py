@@ -21,7 +21,9 @@ TURN = 1 << 31
 @lru_cache(maxsize=64)
 def frequencies(width: int, theta: float = 10000.0) -> np.ndarray:
     """int64 [width/2], in 2^-31 turns a token: round(theta^(-2i/width) / (2 pi) * 2^31)."""
-    return np.round(theta ** (-np.arange(0, width, 2) / width) / (2 * math.pi) * TURN).astype(np.int64)
+    found = np.round(theta ** (-np.arange(0, width, 2) / width) / (2 * math.pi) * TURN).astype(np.int64)
+    found.flags.writeable = False  # every caller gets the same array
+    return found
 
 
 def rotation(positions: np.ndarray, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:

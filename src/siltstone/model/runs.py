@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..given import row_numbers
 from ..state import State
+from ..transforms import at_work, batched
 from .segments import Cuts
 
 
@@ -39,8 +41,8 @@ class Clock:
         return cls(zero, phase, (Cuts(),) * batch if content else ())
 
     def select(self, rows: Any) -> Clock:
-        """The given rows."""
-        index = np.asarray(rows, np.int64)
+        """The given rows, as in `State.select`."""
+        index = row_numbers(rows, len(self.position))
         return Clock(self.position[index], self.phase[index], tuple(self.cuts[i] for i in index) if self.cuts else ())
 
     @staticmethod
@@ -175,4 +177,6 @@ def _host(name: str, flag: Tensor | None, shape: tuple[int, int]) -> np.ndarray 
     if not isinstance(flag, Tensor) or flag.dtype != torch.bool or tuple(flag.shape) != shape:
         given = f"{flag.dtype} {tuple(flag.shape)}" if isinstance(flag, Tensor) else type(flag).__name__
         raise InputError(f"{name} must be a bool tensor of shape {shape}, and {given} was given")
-    return flag.cpu().numpy()
+    if batched(flag):
+        raise InputError(f"{name} says how a call is planned, and must be the same for all entries of a vmap; leave it out there")
+    return np.array(flag.tolist(), bool).reshape(shape) if at_work() else flag.cpu().numpy()

@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..claims import Claims
+
 
 class Growing:
     """int64 [..., n] behind which more is appended, in place where no other holder of the memory has done so before."""
 
-    def __init__(self, room: np.ndarray, count: int | None = None, tide: list[int] | None = None):
+    def __init__(self, room: np.ndarray, count: int | None = None, claims: Claims | None = None):
         self._room, self._count = room, room.shape[-1] if count is None else count
-        self._tide = [self._count] if tide is None else tide
+        self._claims = Claims(self._count) if claims is None else claims
 
     @property
     def values(self) -> np.ndarray:
@@ -28,13 +30,12 @@ class Growing:
 
     def append(self, new: np.ndarray) -> Growing:
         """With new [..., more] behind."""
-        count, room, tide = self._count + new.shape[-1], self._room, self._tide
-        if tide[0] != self._count or count > room.shape[-1]:
+        count, room, claims = self._count + new.shape[-1], self._room, self._claims
+        if count > room.shape[-1] or not claims.claim(self._count, count):
             spare = np.zeros((*room.shape[:-1], max(count, 16)), np.int64)
-            room, tide = np.concatenate([self.values, spare], -1), [self._count]
+            room, claims = np.concatenate([self.values, spare], -1), Claims(count)
         room[..., self._count : count] = new
-        tide[0] = count
-        return Growing(room, count, tide)
+        return Growing(room, count, claims)
 
 
 class Layout(NamedTuple):
@@ -68,7 +69,7 @@ class Cuts:
         """With cuts at later tokens."""
         out = Cuts.__new__(Cuts)
         out._tokens = self._tokens.append(tokens)
-        out._anchors = {key: x.append(key.extend(x.values, tokens)) for key, x in self._anchors.items()}
+        out._anchors = {key: x.append(key.extend(x.values, tokens)) for key, x in self._anchors.copy().items()}
         return out
 
     def anchors(self, layout: Layout) -> np.ndarray:

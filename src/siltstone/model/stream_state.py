@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..cache.bank import Bank
 from ..cache.bounded import Bounded
 from ..cache.logarithmic import Slots
 from ..errors import InputError
+from ..given import row_numbers
 from ..io.parse import is_count
 from ..keys import chosen, flat
 from ..state import State, Store
@@ -28,12 +30,13 @@ from .windowed import WindowedState
 class LMState:
     """clock: where each row stands; layers: one state a layer; of: the configuration of what made it, which takes no other.
 
-    A value: calls return a new one.
+    A value: calls return a new one. inference: it may hold tensors of torch's inference mode.
     """
 
     clock: Clock
     layers: tuple[State, ...]
     of: Any
+    inference: bool = field(default_factory=torch.is_inference_mode_enabled, repr=False, compare=False)
 
     @property
     def position(self) -> np.ndarray:
@@ -49,26 +52,31 @@ class LMState:
         return len(self.clock.position)
 
     def select(self, rows: Any) -> LMState:
-        """The given rows (a list of numbers), in that order; InputError for one that there is not."""
-        rows = [int(r) for r in rows]
-        if wrong := [r for r in rows if not 0 <= r < len(self)]:
-            raise InputError(f"row {wrong[0]} was asked for, and the state's {len(self)} rows are numbered from 0")
-        return LMState(self.clock.select(rows), tuple(x.select(rows) for x in self.layers), self.of)
+        """Some rows: a list, array or tensor of their numbers, in that order, or of a truth value for each row.
+
+        Raises InputError for anything else, and for a row that there is not.
+        """
+        rows = row_numbers(rows, len(self))
+        return self._with(self.clock.select(rows), (x.select(rows) for x in self.layers))
 
     @staticmethod
     def cat(states: Sequence[LMState]) -> LMState:
         """Rows of several states of one configuration, one after the other; InputError for others, or for none."""
+        states = list(states)
         if not states:
             raise InputError("no states were given to put together; give at least one")
-        for other in states[1:]:
+        for other in states:
+            if not isinstance(other, LMState):
+                raise InputError(f"states must be what calls returned, and {type(other).__name__} is among them")
             check_same(states[0].of, other, "the first of the states to be put together")
         clock = Clock.cat([s.clock for s in states])
         layers = zip(*(s.layers for s in states), strict=True)
-        return LMState(clock, tuple(type(x[0]).cat(x) for x in layers), states[0].of)
+        cat = LMState(clock, tuple(type(x[0]).cat(x) for x in layers), states[0].of)
+        return dataclasses.replace(cat, inference=cat.inference or any(s.inference for s in states))
 
     def detach(self) -> LMState:
         """The same values, outside the autograd graph."""
-        return LMState(self.clock, tuple(x.detach() for x in self.layers), self.of)
+        return self._with(self.clock, (x.detach() for x in self.layers))
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> LMState:
         """`to(device)`, `to(dtype)` or both: the state as `model.to(...)` goes on with it.
@@ -89,11 +97,20 @@ class LMState:
                 raise InputError(
                     f"device={device!r} is none that torch knows; give one such as 'cpu', or a torch dtype"
                 ) from error
-        return LMState(self.clock, tuple(x.to(device, dtype) for x in self.layers), self.of)
+        return self._with(self.clock, (x.to(device, dtype) for x in self.layers))
 
     def fork(self) -> LMState:
         """A copy that in-place updates of the original cannot reach; sealed states are shared."""
-        return LMState(self.clock, tuple(x.fork() for x in self.layers), self.of)
+        return self._with(self.clock, (x.fork() for x in self.layers))
+
+    def normal(self) -> LMState:
+        """The same state to go on with here: outside torch's inference mode, tensors that were made in it are copied."""
+        if not self.inference or torch.is_inference_mode_enabled():
+            return self
+        return dataclasses.replace(self, layers=tuple(x.normal() for x in self.layers), inference=False)
+
+    def _with(self, clock: Clock, layers: Iterable[State]) -> LMState:
+        return LMState(clock, tuple(layers), self.of, self.inference or torch.is_inference_mode_enabled())
 
     @property
     def nbytes(self) -> int:
@@ -145,7 +162,7 @@ class LMState:
         out: dict[str, Tensor] = {}
         if self.clock.cuts:
             tokens = np.concatenate([c.tokens for c in self.clock.cuts])
-            out["cuts"] = torch.empty(len(tokens), dtype=torch.int64).copy_(torch.from_numpy(tokens))
+            out["cuts"] = torch.empty(len(tokens), dtype=torch.int64, device="cpu").copy_(torch.from_numpy(tokens))
         for i, layer in enumerate(self.layers):
             for name, leaf in layer.leaves(f"layers.{i}."):
                 if isinstance(leaf, Store):
@@ -208,12 +225,14 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
             raise InputError(f"tensor {name!r} is missing")
         used.add(name)
         x = tensors[name]
+        if not isinstance(x, Tensor):
+            raise InputError(f"tensor {name!r} is a {type(x).__name__}, and must be a tensor")
         shape, want = list(x.shape), list(like.shape)
         if free is not None and len(shape) == len(want):
             want[free] = shape[free]
         if shape != want:
             raise InputError(f"tensor {name!r} has shape {tuple(x.shape)}, expected {tuple(want)}")
-        if x.is_floating_point() != like.is_floating_point():
+        if x.is_floating_point() != like.is_floating_point() or not x.is_floating_point() and x.dtype != like.dtype:
             raise InputError(f"tensor {name!r} is {x.dtype}, expected {like.dtype}")
         return x if x.is_meta else x.to(like.device, like.dtype)
 
@@ -248,6 +267,7 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
         _check_cuts(tensors.get("cuts"), meta.get("cuts"), rows)
         cuts = tuple(Cuts() for _ in range(rows)) if blank else read_cuts(tensors["cuts"], meta["cuts"], clock[0])
     out = LMState(Clock(clock[0], clock[1], cuts), tuple(layer(i, s) for i, s in enumerate(empty.layers)), cfg)
+    out = dataclasses.replace(out, inference=out.inference or any(x.is_inference() for x in tensors.values()))
     for i, (state, mixer) in enumerate(zip(out.layers, mixers, strict=True)):
         if not (_may_agree(state, mixer, out.clock, tensors.get("cuts")) if blank else _agrees(state, mixer, out.clock)):
             raise InputError(f"layer {i} does not hold what position {out.position.tolist()} implies")

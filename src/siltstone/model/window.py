@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import LayerConfig
-from ..state import State
+from ..state import State, frozen
+from ..transforms import at_work
 from . import alibi, rope
 from .heads import Heads
 from .plan import Geometry
@@ -90,7 +91,9 @@ class Ring:
 
 def put(ring: Tensor, token: Tensor, slot: int, donate: bool) -> Tensor:
     """The ring [R, E, ...] with one token [R, 1, ...] at a slot; in place where the caller gave the ring up."""
-    ring = ring if donate and not torch.is_grad_enabled() else ring.clone()
+    if at_work():
+        return torch.cat([ring[:, :slot], token.to(ring.dtype), ring[:, slot + 1 :]], 1)
+    ring = ring if donate and not torch.is_grad_enabled() and not frozen(ring) else ring.clone()
     ring.narrow(1, slot, 1).copy_(token)
     return ring
 
@@ -179,7 +182,7 @@ class WindowPlan:
 
     def _mask(self, sees: np.ndarray) -> Tensor:
         """bool [..., Q, N] -> [..., 1, Q, N]."""
-        bias = torch.zeros(sees.shape, dtype=self.dtype)
+        bias = torch.zeros(sees.shape, dtype=self.dtype, device="cpu")
         return bias.masked_fill_(torch.from_numpy(~sees), float("-inf")).unsqueeze(-3).to(self.device)
 
     def _bias(self, pos: np.ndarray, blocks: np.ndarray, linear: int) -> Tensor:
@@ -204,7 +207,7 @@ class WindowAttention(Heads):
 
     def init(self, batch: int) -> WindowState:
         """Empty rings."""
-        cfg, like = self.cfg, self.qkv.weight
+        cfg, like = self.cfg, self.like
         key = like.new_zeros(batch, self.geo.ring, cfg.key_heads, cfg.key_dim)
         value = like.new_zeros(batch, self.geo.ring, cfg.key_heads, cfg.val_dim)
         if not cfg.sinks:

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
+from ..given import is_whole
 from ..memory.base import wide
 from ..model.lm import LM
 from ..model.stream_state import LMState
@@ -49,6 +50,7 @@ def features(
             "rounded checkpoints pass no gradient from call to call, so a row in stretches would not have the gradients of one "
             "call; set checkpoint_dtype='float32' to train with recompute"
         )
+    model.check_ids(ids)
     parts = _stretches(model, ids.shape[-1], tokens)
     if not parts or any(flag is not None and flag.shape != ids.shape for flag in (mask, reset, cut)):
         return model.features(ids, state, mask, reset, cut=cut)  # which refuses what does not fit
@@ -75,7 +77,7 @@ def _cost(model: LM, hidden: Tensor, targets: Tensor) -> Tensor:
 
 def _stretches(model: LM, length: int, tokens: int | None) -> list[slice]:
     size = model.cfg.layer.segment if tokens is None else tokens
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+    if not is_whole(size) or size < 1:
         raise InputError(f"tokens={tokens!r} must be a whole number of at least 1, or None for the tokens of a segment")
     return [slice(at, min(at + size, length)) for at in range(0, length, size)]
 

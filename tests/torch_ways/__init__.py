@@ -1,0 +1,1 @@
+"""torch's own ways of using a module."""
