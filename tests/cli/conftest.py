@@ -26,7 +26,10 @@ def model() -> st.LM:
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory, model: st.LM) -> Path:
-    return st.save(model, ByteTokenizer(), tmp_path_factory.mktemp("runs") / "run")
+    """Its folder; a new session of it is beside it."""
+    folder = tmp_path_factory.mktemp("runs")
+    st.Session(model, ByteTokenizer()).save(folder / "a.silt")
+    return st.save(model, ByteTokenizer(), folder / "run")
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +54,6 @@ def words(run: Path, file: Path, tmp_path: Path) -> Callable[[str], list[str]]:
         "list": ["list"],
         "bench": ["bench", "--quick", "--json-out", out],
     }
-    st.Session(*st.load(run)).save(run.parent / "a.silt")
     return known.__getitem__
 
 

@@ -181,6 +181,26 @@ def test_processes_that_wait_are_stopped(run: Path, tmp_path: Path) -> None:
     assert st.Session.load(tmp_path / "a.silt", *st.load(run)).position == 9
 
 
+def test_a_stop_that_is_swallowed_comes_again(before: Any, words: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """Nothing that a finalizer raises gets out of it."""
+
+    class Last:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def swallow() -> None:
+        last = Last()
+        del last
+        time.sleep(5)
+
+    hook = sys.unraisablehook
+    before("siltstone.registry:described", 1, swallow)
+    began = time.monotonic()
+    result = siltstone(*words("list"))
+    assert (result.exit_code, result.stderr) == (143, "siltstone: interrupted\n")
+    assert time.monotonic() - began < 4 and sys.unraisablehook is hook and capfd.readouterr().err == ""
+
+
 def test_a_write_that_nobody_reads_is_stopped(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As before a pager that waits: the session is saved, and the end of the process is not held up."""
     reading, writing = os.pipe()

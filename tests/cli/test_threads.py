@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import siltstone as st
 from siltstone import machine
 from siltstone.errors import ConfigError
 from siltstone.machine import SMALL, threads_said, use_threads
-from tests.cli.conftest import TRAIN
+from tests.cli.conftest import TRAIN, send
 from tests.stream.commands import good, receipt, siltstone
 
 SOURCE = Path(st.__file__).parent
@@ -65,12 +66,17 @@ def test_threads_that_nobody_chose_are_told_plainly() -> None:
     assert threads_said() == "2 threads"
 
 
-@pytest.mark.parametrize("command", ["stream", "doctor", "demo", "generate"])
+def test_the_demonstration_takes_one_thread_for_a_small_model_and_says_it(words: Any, before: Any) -> None:
+    before("siltstone.demo.reading:read_chunk", 1, send(signal.SIGTERM))
+    assert "1 thread (of 2; chosen for a small model, --threads changes it)" in siltstone(*words("demo")).stdout
+
+
+@pytest.mark.parametrize("command", ["stream", "doctor", "generate"])
 def test_a_command_takes_one_thread_for_a_small_model_and_says_it(command: str, words: Any, tmp_path: Path) -> None:
     said = "1 thread (of 2; chosen for a small model, --threads changes it)"
     result = good(*words(command))
     assert torch.get_num_threads() == 1 and (said in result.stdout or command == "generate")
-    assert command not in ("doctor", "demo") or said in (tmp_path / "out").read_text("utf-8")
+    assert command != "doctor" or said in (tmp_path / "out").read_text("utf-8")
     if command == "stream":
         assert receipt(good(*words(command), "--json", "--threads", "2"))["threads"] == "2 threads (of 2; as --threads says)"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from siltstone.eval import stream as evaluation
 from siltstone.train import Trainer
 from siltstone.train.report import Metrics
 
+from .conftest import write_texts
 from .test_train_command import QUICK, weights
 
 TRAIN = [*QUICK, "--steps", "6", "--valid-every", "3", "--save-every", "2"]
@@ -35,6 +37,20 @@ def told(folder: Path) -> dict[str, Any]:
 def scores(folder: Path) -> list[tuple[int, float]]:
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [(line["step"], line["valid_bits_per_byte"]) for line in lines if "valid_bits_per_byte" in line]
+
+
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """The folder of a run of so many steps that nobody stopped."""
+
+    @functools.cache
+    def run(steps: int) -> Path:
+        folder = tmp_path_factory.mktemp("whole")
+        texts = write_texts(folder / "texts")
+        assert ended(texts, *TRAIN, "--valid", texts / "3.txt", "--steps", steps, "--out", folder / "run") == 0
+        return folder / "run"
+
+    return run
 
 
 @pytest.fixture
@@ -71,13 +87,13 @@ def test_a_stop_leaves_out_no_validation(
     count: int,
     step: int,
     steps: int,
+    uncut: Any,
     at: Any,
     texts: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    held = ["--valid", texts / "3.txt", "--steps", steps]
-    assert ended(texts, *TRAIN, *held, "--out", tmp_path / "whole") == 0
+    held, whole = ["--valid", texts / "3.txt", "--steps", steps], uncut(steps)
     cut, number = tmp_path / "cut", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP][count % 3]
     capsys.readouterr()
     with at(owner, name, count, number).context():
@@ -85,7 +101,7 @@ def test_a_stop_leaves_out_no_validation(
     at(owner, name, 0, number)
     saw = scores(cut)
     if (name, step) == ("save", 6):  # the last validation was made: all was done
-        assert code == 0 and told(cut) == told(tmp_path / "whole")
+        assert code == 0 and told(cut) == told(whole)
         return
     assert code == 128 + number
     out, err = capsys.readouterr()
@@ -94,10 +110,10 @@ def test_a_stop_leaves_out_no_validation(
     assert [s for s, _ in saw] == list(range(3, step, 3))
     assert ended("--resume", "--out", cut, "-q") == 0
     assert "held out" in capsys.readouterr().out
-    assert told(cut) == told(tmp_path / "whole") and told(cut)["valid_bits_per_byte"] > 0
-    assert scores(cut) == scores(tmp_path / "whole") and weights(cut) == weights(tmp_path / "whole")
+    assert told(cut) == told(whole) and told(cut)["valid_bits_per_byte"] > 0
+    assert scores(cut) == scores(whole) and weights(cut) == weights(whole)
     assert ended("--resume", "--out", cut, "-q") == 0  # a finished run has nothing left to do
-    assert scores(cut) == scores(tmp_path / "whole") and told(cut) == told(tmp_path / "whole")
+    assert scores(cut) == scores(whole) and told(cut) == told(whole)
 
 
 def test_a_run_by_the_clock_that_is_stopped_in_its_last_validation(

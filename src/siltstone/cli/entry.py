@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from ..stream.interrupt import SIGNALS
+from ..stream.interrupt import SIGNALS, shielded
 from .guard import guard
 
 
@@ -12,8 +12,8 @@ def main() -> None:
     """Entry point of the console script."""
     try:
         with guard():
-            from .app import main
-
+            with shielded():  # a stop that an import swallows would be lost
+                from .app import main
             main()
     finally:
         for number in SIGNALS:  # the exit code stands: nothing disturbs the end of the process

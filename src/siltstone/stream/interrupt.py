@@ -7,7 +7,9 @@ gives all three a handler.
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -58,6 +60,8 @@ def shielded() -> Iterator[None]:
         finally:
             ours.shields -= 1
         ours.settle()
+        if ours.waits:
+            ours.check()
         return
     before, caught = _handlers(), []
     try:
@@ -85,7 +89,7 @@ class Interrupts:
         self.number: int | None = None
         self.shields = 0
         self._due: BaseException | None = None
-        self._waits, self._obeyed, self._late = 0, False, 0
+        self.waits, self._obeyed, self._late = 0, False, 0
         self._seen: Counter[int] = Counter()
         self._before: dict[int, Callable[..., Any]] = {}
         self._outer: Interrupts | None = None
@@ -119,7 +123,7 @@ class Interrupts:
         self._late += self._obeyed
         if number == signal.SIGINT and self._seen[number] >= FORCE:
             self._due = ForcedStop()
-        elif self._waits and self._late != 1:  # one more signal does not disturb what the first one ended
+        elif self.waits and self._late != 1:  # one more signal does not disturb what the first one ended
             self._due = Stopped(self.number)
         self.settle()
 
@@ -135,16 +139,21 @@ class Interrupts:
             self._obeyed = True
             raise Stopped(self.number)
 
+    def again(self, number: int) -> None:
+        """Have a signal come again in a moment: what it raised was swallowed, by a callback of an import for example."""
+        self._obeyed, self._late = False, 0
+        threading.Timer(0.05, lambda: os.kill(os.getpid(), number) if Interrupts.active is not None else None).start()
+
     @contextmanager
     def waiting(self, check: bool = True) -> Iterator[None]:
         """A block that a signal may end at once; `check` whether one came before."""
-        self._waits += 1
+        self.waits += 1
         try:
             if check:
                 self.check()
             yield
         finally:
-            self._waits -= 1
+            self.waits -= 1
 
 
 @contextmanager
@@ -153,12 +162,22 @@ def stopping() -> Iterator[Interrupts]:
     if threading.current_thread() is not threading.main_thread() or Interrupts.active is not None:
         yield Interrupts.active or Interrupts()
         return
+    hook = sys.unraisablehook
     given = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
     for number in given:
         signal.signal(number, signal.default_int_handler)
     try:
         with Interrupts() as stop, stop.waiting():
+
+            def unraisable(found: Any) -> None:
+                if isinstance(found.exc_value, (Stopped, ForcedStop)):
+                    stop.again(found.exc_value.number)
+                else:
+                    hook(found)
+
+            sys.unraisablehook = unraisable
             yield stop
     finally:
+        sys.unraisablehook = hook
         for number in given:
             signal.signal(number, signal.SIG_DFL)
