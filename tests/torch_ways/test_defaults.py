@@ -37,7 +37,7 @@ def used(lm: st.LM, ids: Tensor, mask: Tensor) -> list[Tensor]:
     return [y, masked, *grads, decoded(lm, ids), decoded(lm, ids, both), *state.tensors().values()]
 
 
-@pytest.mark.parametrize(("number", "keys"), enumerate(EVERY), ids=IDS)
+@pytest.mark.parametrize(("number", "keys"), list(enumerate(EVERY)), ids=IDS)
 def test_a_model_computes_what_it_did(number: int, keys: dict[str, Any]) -> None:
     device, kind = (("meta", torch.float32), ("cpu", torch.float64), ("meta", torch.float16))[number % 3]
     lm, ids = model(keys), some_ids()

@@ -79,17 +79,16 @@ class GatedProduct(torch.autograd.Function):
         z, matrices, gates = (x.contiguous() for x in ctx.saved_tensors)
         grad = grad.to(z.dtype).contiguous()  # autocast may have computed the product in a narrower dtype
         flat, most = matrices.flatten(2, 3), gates.shape[-1]
-        dz, dgates, dmatrices = [], [], None
+        dz, dgates, dmatrices = [], [], torch.zeros_like(flat) if ctx.needs_input_grad[1] else None
         for j, n in enumerate(ctx.widths):
             g, q, late = gates[:, j, ..., :n], z[:, j], grad[:, j]
             if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
                 back = (late @ flat[:, :, : n * q.shape[-1]].transpose(-1, -2)).unflatten(-1, (n, q.shape[-1]))
                 dgates.append(F.pad(torch.linalg.vecdot(back, q.unsqueeze(-2)).to(g.dtype), (0, most - n)))
                 dz.append((back * g.unsqueeze(-1)).sum(-2).to(q.dtype))
-            if ctx.needs_input_grad[1] and n:
+            if dmatrices is not None and n:
                 dmatrices = _plus(dmatrices, (_outer(q, g).transpose(-1, -2) @ late).to(flat.dtype))
-        if dmatrices is not None:
-            dmatrices = F.pad(dmatrices, (0, 0, 0, flat.shape[2] - dmatrices.shape[2])).view(matrices.shape)
+        dmatrices = None if dmatrices is None else dmatrices.view(matrices.shape)
         return torch.stack(dz, 1) if dz else None, dmatrices, torch.stack(dgates, 1) if dgates else None, None
 
     @staticmethod
@@ -100,13 +99,13 @@ class GatedProduct(torch.autograd.Function):
         return torch.stack([_gated_product(*one) for one in each]).sum(0)
 
 
-def _plus(total: Tensor | None, more: Tensor) -> Tensor:
-    """Sums over pieces [R, H, n * in, out], of which later ones see more."""
-    if total is None:
-        return more
-    few, many = sorted((total, more), key=lambda x: x.shape[2])
-    both = few.shape[2]
-    return few + many if many.shape[2] == both else torch.cat([few + many[:, :, :both], many[:, :, both:]], 2)
+def _plus(total: Tensor, more: Tensor) -> Tensor:
+    """total [R, H, N * in, out] and what the first checkpoints get more, in place where nobody differentiates it."""
+    first = more.shape[2]
+    if torch.is_grad_enabled() or at_work():
+        return total + F.pad(more, (0, 0, 0, total.shape[2] - first))
+    total[:, :, :first] += more
+    return total
 
 
 def dense(memory: Memory, z: Tensor, stages: tuple[Tensor, ...], gates: Tensor) -> Tensor:
