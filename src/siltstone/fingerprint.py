@@ -53,7 +53,10 @@ def check_pair(model: Any, tokenizer: Any) -> Any:
 
 
 def weights_of(model: LM) -> dict[str, Tensor]:
-    """Every weight by its name, as the model computes with it: a parametrised one is what its parametrisation makes."""
+    """Every weight by its name, as the model computes with it: a parametrised one is what its parametrisation makes.
+
+    Of modules that torch has quantised, codes and scales. Raises InputError for weights that are no tensors.
+    """
     found: dict[str, Tensor] = {}
     for name, x in model.state_dict().items():
         owner, parametrised, rest = name.partition("parametrizations.")
@@ -61,8 +64,34 @@ def weights_of(model: LM) -> dict[str, Tensor]:
             weight = rest.split(".")[0]
             found[owner + weight] = getattr(model.get_submodule(owner.rstrip(".")), weight).detach()
         else:
-            found[name] = x
+            found |= _tensors(name, x)
     return found
+
+
+def _tensors(name: str, x: Any) -> dict[str, Tensor]:
+    """The tensors that an entry of a state dict is made of."""
+    if isinstance(x, tuple | list):
+        return {key: y for i, part in enumerate(x) for key, y in _tensors(f"{name}.{i}", part).items()}
+    if isinstance(x, Tensor) and x.is_quantized:
+        affine = x.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric)
+        scale = torch.tensor(x.q_scale(), dtype=torch.float64, device="cpu") if affine else x.q_per_channel_scales()
+        return {f"{name}.codes": x.int_repr(), f"{name}.scale": scale}
+    if isinstance(x, Tensor):
+        return {name: x}
+    if x is None or isinstance(x, torch.dtype):
+        return {}
+    if callable(getattr(x, "__getstate__", None)) and type(x).__module__.startswith("torch"):
+        return _tensors(name, _plain(x.__getstate__()))
+    raise InputError(
+        f"the model's weight {name} is a {type(x).__name__}, of which no fingerprint can be taken; give a model of tensors"
+    )
+
+
+def _plain(x: Any) -> Any:
+    """The nested tuples of a packed weight, without what is neither a tensor nor another packed one."""
+    if isinstance(x, tuple | list):
+        return tuple(_plain(y) for y in x)
+    return x if isinstance(x, Tensor) or type(x).__module__.startswith("torch") else None
 
 
 def config_text(cfg: LMConfig) -> str:

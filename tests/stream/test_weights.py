@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 import siltstone as st
 from siltstone import fingerprint
-from siltstone.errors import InputError, SessionMismatch
+from siltstone.errors import CheckpointError, InputError, SessionMismatch
 from siltstone.text import ByteTokenizer
 
 OPTIMIZERS: dict[str, Callable[[list[torch.Tensor]], torch.optim.Optimizer]] = {
@@ -165,3 +165,19 @@ def test_parametrised_weights(make_model: Any, tok: ByteTokenizer, tmp_path: Pat
         model.blocks[0].mix.out.parametrizations.weight.original.mul_(1.5)
     with pytest.raises(SessionMismatch, match="blocks.0.mix.out.weight"):
         session.save(tmp_path / "a.silt")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("rule", ["gated", "gru", "lstm"])
+def test_quantised_twins_have_sessions_of_their_own(rule: str, make_model: Any, tok: ByteTokenizer, tmp_path: Path) -> None:
+    model, modules = make_model(memory=rule), {torch.nn.Linear, torch.nn.GRU, torch.nn.LSTM}
+    twin = torch.ao.quantization.quantize_dynamic(model, modules, dtype=torch.qint8)
+    session = st.Session(twin, tok)
+    session.append("Some words, and then some more of them.")
+    assert list(session.fork().generate(3, temperature=0))
+    session.save(tmp_path / "a.silt")
+    assert st.Session.load(tmp_path / "a.silt", twin, tok).position == session.position
+    with pytest.raises(SessionMismatch, match="other weights"):
+        st.Session.load(tmp_path / "a.silt", model, tok)
+    with pytest.raises(CheckpointError, match="does not fit its configuration"):
+        st.save(twin, tok, tmp_path / "run")

@@ -15,7 +15,7 @@ import siltstone as st
 from siltstone.errors import CheckpointError
 from siltstone.text import ByteTokenizer
 
-from .factor import FACTOR, power_cuts, torture
+from .injector import FACTOR, power_cuts, torture
 from .models import is_new_model, is_new_session, model, session
 
 ROOT = Path(__file__).parents[2]

@@ -121,7 +121,7 @@ def _tell(proof: dict[str, Any], screen: Console) -> None:
 
 def _facts(model: LM, run: Path, source: str, tokens: int, size: int) -> dict[str, Any]:
     cfg, layer = model.cfg, model.cfg.layer
-    element, dtype = model.embed.weight.element_size(), str(model.embed.weight.dtype).removeprefix("torch.")
+    element, dtype = model.like.element_size(), str(model.like.dtype).removeprefix("torch.")
     kinds = {"m": "memory", "w": "window-only", "a": "attention"}
     pattern = " and ".join(kinds[k] for k in sorted(set(cfg.pattern.replace(" ", ""))))
     return {

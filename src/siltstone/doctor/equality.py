@@ -197,7 +197,7 @@ WAYS: dict[str, Way] = {
 @torch.no_grad()
 def compare(model: LM, tokenizer: Tokenizer, ids: Tensor, seed: int) -> Iterator[Check]:
     """Every way against one call, in the model's own dtype. ids int64 [1, T], T >= 2."""
-    dtype = model.embed.weight.dtype
+    dtype = model.like.dtype
     want, after = model(ids)
     tokens, cuts = untied(model, ids), ended(model, after)
     tolerance = TOLERANCE[dtype]
@@ -219,7 +219,7 @@ def ended(model: LM, state: LMState) -> int | None:
 
 def untied(model: LM, ids: Tensor) -> int:
     """How many tokens come before the first at which a sparse cache's choice hangs on rounding; all of them without one."""
-    first, dtype = ids.shape[1], model.embed.weight.dtype
+    first, dtype = ids.shape[1], model.like.dtype
 
     def look(_: int, call: Call) -> None:
         nonlocal first

@@ -94,19 +94,17 @@ def examine(
     changed.
     """
     wanted = tokens_wanted(model.cfg, tokens)
-    if model.embed.weight.dtype not in TOLERANCE:
-        raise InputError(f"model is in {model.embed.weight.dtype}, and rounding hides what differs; examine model.float()")
+    if model.like.dtype not in TOLERANCE:
+        raise InputError(f"model is in {model.like.dtype}, and rounding hides what differs; examine model.float()")
     if len(ids) < LEAST:
         raise InputError(f"the text has {len(ids)} tokens; give one of {LEAST} at least, and best of {wanted:,}")
     steps, record = steps or Steps(quiet=True), Record()
     exact = copy.deepcopy(model).double().requires_grad_(False)
-    row = torch.as_tensor(np.asarray(ids), dtype=torch.long, device=model.embed.weight.device)[None]
+    row = torch.as_tensor(np.asarray(ids), dtype=torch.long, device=model.like.device)[None]
     one, many, far = (min(n, row.shape[1]) for n in lengths(model.cfg, tokens))
     with cut_as_sessions_do(model, tokenizer), cut_as_sessions_do(exact, tokenizer):
         for lm in (model, exact):
-            steps.begin(
-                f"reading {one:,} tokens in {len(WAYS)} ways, {str(lm.embed.weight.dtype).removeprefix('torch.')}", len(WAYS)
-            )
+            steps.begin(f"reading {one:,} tokens in {len(WAYS)} ways, {str(lm.like.dtype).removeprefix('torch.')}", len(WAYS))
             for check in compare(lm, tokenizer, row[:, :one], seed):
                 record.checks.append(check)
                 steps.tick()

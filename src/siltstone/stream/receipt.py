@@ -197,7 +197,7 @@ def receipt(
     bytes_replaced: int = 0,
 ) -> Receipt:
     """The receipt of a session that read `bytes_read` bytes (`tokens_read` tokens), the scored ones at a cost of `bits`."""
-    cfg, element = session.model.cfg, session.model.embed.weight.element_size()
+    cfg, element = session.model.cfg, session.model.like.element_size()
     counters = session.counters
     return Receipt(
         position=session.position,

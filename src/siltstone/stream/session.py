@@ -311,7 +311,7 @@ class Session:
 
     def _call(self, ids: Tensor, state: LMState, scored: bool = True, donate: bool = False) -> tuple[Tensor, LMState]:
         """Logits [tokens, vocab_size] (only the last one's unless scored) and the state after."""
-        batch = ids[None].to(self.model.embed.weight.device)
+        batch = ids[None].to(self.model.like.device)
         cut = None if self._cuts is None else self._cuts[ids][None]
         hidden, state = self.model.features(batch, state, donate=donate, cut=cut)
         logits = self.model.head(hidden if scored else hidden[:, -1:])
@@ -327,7 +327,7 @@ class Session:
                 self._torn = single
                 logits_TV, state = self._call(chunk, self._state, scored, donate=single)
                 out = _log_probabilities(self._logits, logits_TV, chunk) if scored else logits_TV
-                last = logits_TV[-1].to(self.model.embed.weight.dtype, copy=True)  # under autocast they are narrower
+                last = logits_TV[-1].to(self.model.like.dtype, copy=True)  # under autocast they are narrower
                 self._state, self._logits, self._torn = state, last, False
                 if self._marks:
                     self._ids.extend(chunk.tolist())

@@ -103,7 +103,7 @@ def _check(path: Any, header: dict[str, Any], tensors: dict[str, Tensor], model:
         if not 0 <= header["position"] < FARTHEST:
             raise ValueError(f"position {header['position']} is none")
         _state(header, tensors, model)
-        wanted = None if not header["position"] else ((model.cfg.vocab_size,), model.embed.weight.dtype)
+        wanted = None if not header["position"] else ((model.cfg.vocab_size,), model.like.dtype)
         logits = tensors.get("logits")
         if (None if logits is None else (tuple(logits.shape), logits.dtype)) != wanted:
             raise ValueError("position, state and logits do not belong together")
@@ -116,7 +116,7 @@ def _restored(path: Any, header: dict[str, Any], tensors: dict[str, Tensor], mod
         if [int(p) for p in state.position] != [header["position"]]:
             raise ValueError("position, state and logits do not belong together")
         logits = tensors.get("logits")
-        return state, None if logits is None else logits.to(model.embed.weight.device), checked_state(tensors["sampler"])
+        return state, None if logits is None else logits.to(model.like.device), checked_state(tensors["sampler"])
 
 
 def _state(header: dict[str, Any], tensors: dict[str, Tensor], model: LM) -> LMState:
@@ -157,7 +157,7 @@ def theirs(path: str | os.PathLike[str], header: dict[str, Any]) -> LMConfig:
 
 
 def _dtype(model: LM) -> str:
-    return str(model.embed.weight.dtype).removeprefix("torch.")
+    return str(model.like.dtype).removeprefix("torch.")
 
 
 def _check_fits(path: str | os.PathLike[str], header: dict[str, Any], model: LM, tokenizer: Tokenizer, weights: Seen) -> None:

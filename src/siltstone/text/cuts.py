@@ -22,7 +22,7 @@ def cut_table(cfg: LMConfig, tokenizer: Tokenizer) -> Tensor | None:
     if not cfg.content or cfg.cut_at is None:
         return None
     wanted = cfg.cut_at.encode("utf-8")
-    table = torch.zeros(cfg.vocab_size, dtype=torch.bool)
+    table = torch.zeros(cfg.vocab_size, dtype=torch.bool, device="cpu")
     for token in range(min(tokenizer.vocab_size, cfg.vocab_size)):
         table[token] = wanted in tokenizer.token_bytes(token)
     if not table.any():
