@@ -17,9 +17,9 @@ import family_spans
 import torch
 
 import siltstone as st
-from siltstone import registry
-from siltstone.cache.bank import Bank
-from siltstone.model.mixer import Mixer
+from siltstone.bank.constant import Bank
+from siltstone.config import registry
+from siltstone.layers.mixer import Mixer
 
 WIDTH, HEADS, SEGMENT, SEALED = 128, 4, 16, 100
 

@@ -1,6 +1,7 @@
 """Writes docs/family.md and its pictures from the members' own files and docs/family/*.json; `--check` only compares.
 
-What a member is, can and cannot stands in the docstring of its file (see `siltstone.registry.facts`). Pictures are drawn from
+What a member is, can and cannot stands in the docstring of its file (see `siltstone.config.registry.facts`). Pictures are
+drawn from
 toys.json (tools/family_toys.py fills in what it lacks), speeds are those of speed.json, which
 `siltstone bench --rules --json-out docs/family/speed.json` writes.
 """
@@ -22,7 +23,7 @@ import family_recipes
 import family_toys
 
 import siltstone as st
-from siltstone import registry
+from siltstone.config import registry
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 FOLDER = DOCS / "family"

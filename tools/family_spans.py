@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import siltstone as st
-from siltstone.cache.bank import Bank
+from siltstone.bank.constant import Bank
 
 WIDTH, SEGMENT, PLACES, LONGEST = 16, 8, 4, 32
 CUTS = (9, 13, 24, 30, 33, 41, 98, 105, 121, 126, 140)  # the last token of a segment; the longest stretch is cut by `segment`

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import siltstone as st
-from siltstone import registry
+from siltstone.config import registry
 from siltstone.errors import ConfigError
 from siltstone.io.atomic import write_text
 

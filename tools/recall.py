@@ -32,8 +32,8 @@ from torch import Tensor
 
 import siltstone as st
 from siltstone.cache.base import Router
+from siltstone.core.machine import keep_freed_memory
 from siltstone.io.atomic import write_json, write_text
-from siltstone.machine import keep_freed_memory
 
 TOKENS, VOCABULARY, ROWS, PAIRS, STEPS = 256, 512, 16, 64, 2700
 KEYS: dict[str, Any] = dict(

@@ -33,10 +33,10 @@ from rich.progress import Progress
 from torch import Tensor
 
 import siltstone as st
-from siltstone import registry
+from siltstone.config import registry
+from siltstone.core.machine import keep_freed_memory, processor
 from siltstone.io.atomic import write_json, write_text
-from siltstone.machine import keep_freed_memory, processor
-from siltstone.model import mixer
+from siltstone.layers import mixer
 
 WIDTH, HEADS, SEGMENT, CHUNK, TAIL = 32, 2, 256, 4096, 1000
 ROWS = ("random", "constant")

@@ -9,35 +9,39 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import errors, presets
-    from .checkpoint import load, save
-    from .config import LayerConfig, LMConfig
+    from . import errors
+    from .config import presets
+    from .config.layer import LayerConfig
+    from .config.model import LMConfig
     from .demo import demo_run
-    from .fingerprint import freeze
-    from .model.layer import MemoryCaching
-    from .model.lm import LM
-    from .model.stream_state import LMState
-    from .stream.session import Session
+    from .inference.session import Session
+    from .models.checkpoint import load, save
+    from .models.fingerprint import freeze
+    from .models.layer import MemoryCaching
+    from .models.lm import LM
+    from .models.stream_state import LMState
     from .text import ByteTokenizer, load_tokenizer, train_bpe
 
-__version__ = "0.1.0"
+from .core.version import VERSION
+
+__version__ = VERSION
 
 _HOMES = {
-    "LM": "model.lm",
-    "LMState": "model.stream_state",
-    "MemoryCaching": "model.layer",
+    "LM": "models.lm",
+    "LMState": "models.stream_state",
+    "MemoryCaching": "models.layer",
     "LMConfig": "config",
     "LayerConfig": "config",
-    "Session": "stream.session",
-    "save": "checkpoint",
-    "load": "checkpoint",
+    "Session": "inference.session",
+    "save": "models.checkpoint",
+    "load": "models.checkpoint",
     "ByteTokenizer": "text",
     "load_tokenizer": "text",
     "train_bpe": "text",
     "demo_run": "demo",
-    "freeze": "fingerprint",
-    "presets": "",
-    "errors": "",
+    "freeze": "models.fingerprint",
+    "presets": "config.presets",
+    "errors": "errors",
 }
 
 __all__ = [
@@ -66,6 +70,5 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'siltstone' has no attribute {name!r}")
-    if not _HOMES[name]:
-        return importlib.import_module(f".{name}", __name__)
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    module = importlib.import_module(f".{_HOMES[name]}", __name__)
+    return module if _HOMES[name].split(".")[-1] == name else getattr(module, name)

@@ -1,6 +1,6 @@
 """The letters that name axes: a tensor called `x_BTD` has rows, tokens and model width, in this order.
 
-B rows of the caller's batch        R runs: stretches of one row's life inside one call (see model/runs.py)
+B rows of the caller's batch        R runs: stretches of one row's life inside one call (see schedule/runs.py)
 T tokens of this call               M writes of this call, about T / rate
 S pieces: a run cut at segment ends L write slots of a piece          Q query slots of a piece, L * rate
 G groups that a scan runs side by side (rows, or rows times pieces)

@@ -12,7 +12,7 @@ from siltstone.bench import kept, layers, models
 from siltstone.bench.run import cells, line
 from siltstone.bench.timing import Row, interleaved
 from siltstone.cli.app import app
-from siltstone.model.lm import LM
+from siltstone.models.lm import LM
 
 
 def test_rounds_are_interleaved_and_warm_ones_not_counted() -> None:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from siltstone import registry
 from siltstone.bench import rules, run
 from siltstone.bench.timing import Row, interleaved
 from siltstone.cli.app import app
+from siltstone.config import registry
 
 
 @pytest.fixture(autouse=True)

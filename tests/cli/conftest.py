@@ -59,7 +59,7 @@ def words(run: Path, file: Path, tmp_path: Path) -> Callable[[str], list[str]]:
 
 @pytest.fixture
 def before(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`before("siltstone.checkpoint:load", 2, action)`: do it before that function is called for the second time."""
+    """`before("siltstone.models.checkpoint:load", 2, action)`: do it before that function is called for the second time."""
 
     def patch(place: str, count: int, action: Callable[[], Any]) -> None:
         home, _, name = place.partition(":")

@@ -16,20 +16,20 @@ import pytest
 
 import siltstone as st
 from siltstone.cli.app import main
-from siltstone.stream.interrupt import ForcedStop, Interrupts, Stopped, shielded
+from siltstone.core.interrupt import ForcedStop, Interrupts, Stopped, shielded
 from tests.cli.conftest import send
 from tests.stream.commands import siltstone
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 # command, the function that is about to be called, for which time, and whether something is saved then
 MOMENTS = [
-    ("generate", "siltstone.checkpoint:load", 1, False),
-    ("generate", "siltstone.stream.session:Session._call", 1, False),
-    ("generate", "siltstone.stream.session:sample", 5, True),
-    ("generate", "siltstone.stream.silt:write", 1, True),
-    ("stream", "siltstone.checkpoint:load", 1, False),
-    ("stream", "siltstone.stream.reader:Reader.feed", 2, True),
-    ("stream", "siltstone.stream.silt:write", 1, True),
+    ("generate", "siltstone.models.checkpoint:load", 1, False),
+    ("generate", "siltstone.inference.session:Session._call", 1, False),
+    ("generate", "siltstone.inference.session:sample", 5, True),
+    ("generate", "siltstone.inference.silt:write", 1, True),
+    ("stream", "siltstone.models.checkpoint:load", 1, False),
+    ("stream", "siltstone.inference.reader:Reader.feed", 2, True),
+    ("stream", "siltstone.inference.silt:write", 1, True),
     ("train", "siltstone.train.corpus:_encode", 1, False),
     ("train", "siltstone.train.trainer:Trainer.__init__", 1, False),
     ("train", "siltstone.train.trainer:Trainer.advance", 4, True),
@@ -39,8 +39,8 @@ MOMENTS = [
     ("doctor", "siltstone.doctor.run:write_text", 1, False),
     ("demo", "siltstone.demo.reading:read_chunk", 2, False),
     ("demo", "siltstone.demo.run:prove", 1, False),
-    ("inspect", "siltstone.stream.silt:_read", 1, False),
-    ("list", "siltstone.registry:described", 2, False),
+    ("inspect", "siltstone.inference.silt:_read", 1, False),
+    ("list", "siltstone.config.registry:described", 2, False),
     ("bench", "siltstone.bench.layers:against_package", 1, False),
 ]
 
@@ -75,7 +75,8 @@ def test_a_signal_at_any_moment(i: int, moment: Any, words: Any, before: Any, ru
 
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize(
-    ("command", "place"), [("generate", "siltstone.stream.session:sample"), ("train", "siltstone.train.trainer:Trainer.advance")]
+    ("command", "place"),
+    [("generate", "siltstone.inference.session:sample"), ("train", "siltstone.train.trainer:Trainer.advance")],
 )
 def test_an_ignored_signal_stays_ignored(number: int, command: str, place: str, words: Any, before: Any) -> None:
     """As under nohup, and for SIGINT in the background of a script."""
@@ -92,7 +93,7 @@ def test_an_ignored_signal_stays_ignored(number: int, command: str, place: str, 
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("command", ["generate", "stream"])
 def test_a_second_signal_while_saving(command: str, number: int, words: Any, before: Any, run: Path, tmp_path: Path) -> None:
-    place = {"generate": "siltstone.stream.session:sample", "stream": "siltstone.stream.reader:Reader.feed"}[command]
+    place = {"generate": "siltstone.inference.session:sample", "stream": "siltstone.inference.reader:Reader.feed"}[command]
     before(place, 2, send(number))
     before("siltstone.io.atomic:os.fsync", 1, send(number))
     result = siltstone(*words(command))
@@ -194,7 +195,7 @@ def test_a_stop_that_is_swallowed_comes_again(before: Any, words: Any, capfd: py
         time.sleep(5)
 
     hook = sys.unraisablehook
-    before("siltstone.registry:described", 1, swallow)
+    before("siltstone.config.registry:described", 1, swallow)
     began = time.monotonic()
     result = siltstone(*words("list"))
     assert (result.exit_code, result.stderr) == (143, "siltstone: interrupted\n")

@@ -18,7 +18,7 @@ import siltstone as st
 from siltstone.bench import run as bench
 from siltstone.bench.timing import Row
 from siltstone.cli.app import main
-from siltstone.stream.terminal import LONGEST, escaped, say, shown
+from siltstone.core.terminal import LONGEST, escaped, say, shown
 from siltstone.train.report import Display
 from tests.stream.commands import good, siltstone
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import siltstone as st
-from siltstone import machine
+from siltstone.core import machine
+from siltstone.core.machine import SMALL, threads_said, use_threads
 from siltstone.errors import ConfigError
-from siltstone.machine import SMALL, threads_said, use_threads
 from tests.cli.conftest import TRAIN, send
 from tests.stream.commands import good, receipt, siltstone
 
@@ -104,6 +104,6 @@ def test_training_leaves_torchs_threads_alone(file: Path, tmp_path: Path) -> Non
 
 def test_only_the_command_line_and_the_benchmarks_set_threads() -> None:
     found = [p for p in SOURCE.rglob("*.py") if re.search(r"set_num_threads|set_num_interop", p.read_text("utf-8"))]
-    assert {str(p.relative_to(SOURCE)) for p in found} == {"machine.py", "bench/run.py", "bench/rules.py"}
+    assert {str(p.relative_to(SOURCE)) for p in found} == {"core/machine.py", "bench/run.py", "bench/rules.py"}
     users = [p for p in SOURCE.rglob("*.py") if "use_threads(" in p.read_text("utf-8")]
-    assert {str(p.relative_to(SOURCE)) for p in users} == {"machine.py", "cli/sessions.py", "cli/train.py", "demo/resume.py"}
+    assert {str(p.relative_to(SOURCE)) for p in users} == {"core/machine.py", "cli/sessions.py", "cli/train.py", "demo/resume.py"}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import siltstone as st
-from siltstone.cache.codec import unpack
+from siltstone.bank.codec import unpack
 from siltstone.errors import ConfigError
 
 from .common import PROBE, STREAM, agrees, close, make_layer, oracles, randn

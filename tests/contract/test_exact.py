@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from siltstone.model import window
+from siltstone.layers import window
 
 from . import test_layer
 from .common import STREAM, agrees, close, differ, feed, gradients, make_layer, named, oracles, randn

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from siltstone import registry
-from siltstone.cache.codec import pack, unpack
+from siltstone.bank.codec import pack, unpack
+from siltstone.config import registry
 
 from .common import PROBE, STREAM, agrees, close, differ, feed, make_layer, oracles, randn
 from .grid import inner

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from siltstone.model import reading
+from siltstone.layers import reading
 
 from .common import PAD, PROBE, STREAM, Batch, agrees, close, feed, gradients, init_state, named, the_layer, truth
 from .grid import CASES, LENGTH, REST, Case, allowed, pairs

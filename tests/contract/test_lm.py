@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import siltstone as st
-from siltstone.model import attention, window
+from siltstone.layers import attention, window
 
 from ..oracle import lm
 from .common import close, cutting, feed, gradients, named, weights

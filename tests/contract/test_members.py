@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from siltstone import registry
+from siltstone.config import registry
 
 from .grid import CACHES, MEMORIES, REST
 

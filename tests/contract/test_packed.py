@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from siltstone.cache import bank, read
-from siltstone.cache.codec import unpack
-from siltstone.model import reading
-from siltstone.model.segments import Segments
+from siltstone.bank import constant as bank
+from siltstone.bank import read
+from siltstone.bank.codec import unpack
+from siltstone.layers import reading
+from siltstone.schedule.segments import Segments
 
 from . import test_layer
 from .common import PAD, STREAM, Batch, close, feed, init_state, make_layer, randn, the_layer, truth

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from siltstone import registry
+from siltstone.config import registry
 
 from .common import agrees, close, feed, make_layer, oracles, randn
 

@@ -10,16 +10,17 @@ import pytest
 import torch
 
 import siltstone as st
-from siltstone.config import LMConfig
+from siltstone.config.model import LMConfig
 from siltstone.doctor import equality, examine
 from siltstone.doctor.cuts import cut_as_sessions_do
 from siltstone.doctor.equality import WAYS, Check, compare
 from siltstone.doctor.findings import all_findings
+from siltstone.layers import one
 from siltstone.memory.gated import Gated
 from siltstone.memory.min_gru import MinGRU
-from siltstone.model import entry, one
-from siltstone.model.lm import LM
-from siltstone.model.stream_state import LMState
+from siltstone.models import entry
+from siltstone.models.lm import LM
+from siltstone.models.stream_state import LMState
 
 from .conftest import IDS, make
 

@@ -12,7 +12,7 @@ import siltstone as st
 from siltstone.cache.base import Asked, Mix
 from siltstone.doctor.findings import all_findings
 from siltstone.doctor.gates import EDGES, Call, survey, watched
-from siltstone.model.mixer import Mixer
+from siltstone.layers.mixer import Mixer
 
 from .conftest import IDS, make
 

@@ -18,8 +18,8 @@ import torch
 import typer
 
 import siltstone as st
-from siltstone import registry
 from siltstone.cli.app import app
+from siltstone.config import registry
 from siltstone.demo import text
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from siltstone import registry
-from siltstone.config import LayerConfig
+from siltstone.config import registry
+from siltstone.config.layer import LayerConfig
 from siltstone.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

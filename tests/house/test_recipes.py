@@ -12,8 +12,8 @@ import torch
 import typer
 
 import siltstone as st
-from siltstone import registry
 from siltstone.cli.app import app
+from siltstone.config import registry
 from siltstone.train import recompute
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import siltstone as st
-from siltstone import registry
+from siltstone.config import registry
+from siltstone.config.layer import LayerConfig
 from siltstone.doctor import equality, findings, gates, run
-from siltstone.layer_config import LayerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")

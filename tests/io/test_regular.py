@@ -12,8 +12,8 @@ import pytest
 
 import siltstone as st
 from siltstone.errors import SiltstoneError
+from siltstone.inference.describe import describe
 from siltstone.io.regular import open_regular, read_limited
-from siltstone.stream.describe import describe
 from siltstone.text import ByteTokenizer
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from siltstone.model import alibi
+from siltstone.ops import alibi
 
 DOUBLE = (torch.float64, torch.device("cpu"))
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import siltstone as st
-from siltstone import registry
+from siltstone.config import registry
 
 RECURRENT = ("gru", "lstm", "slstm")  # what they add to a state depends on it: torch's own loop, or one over writes
 

@@ -11,11 +11,12 @@ import torch
 from typer.testing import CliRunner
 
 import siltstone as st
-from siltstone import registry
 from siltstone.cli.app import app
-from siltstone.config import LayerConfig, LMConfig
+from siltstone.config import registry
+from siltstone.config.layer import LayerConfig
+from siltstone.config.model import LMConfig
+from siltstone.config.setting import parse_setting
 from siltstone.errors import ConfigError, InputError
-from siltstone.setting import parse_setting
 
 BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, "window": 4, "segment": 8}
 

@@ -11,7 +11,7 @@ import torch
 
 import siltstone as st
 from siltstone.errors import InputError
-from siltstone.state import State, Store
+from siltstone.state.tree import State, Store
 
 LAYER = st.MemoryCaching(8, heads=2, window=2, segment=4, segments="content", router_dim=4)
 RIGHT: dict[str, tuple[Any, list[int]]] = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import siltstone as st
-from siltstone import registry
+from siltstone.config import registry
 
 ERASING = ("delta", "gated_delta")  # random unit keys erase what was written long ago, as they should
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import siltstone as st
-from siltstone import registry
-from siltstone.config import LMConfig
+from siltstone.config import registry
+from siltstone.config.model import LMConfig
 from siltstone.errors import ConfigError
 
 from ..contract.grid import CACHES, ROUTED

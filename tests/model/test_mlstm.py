@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import siltstone as st
-from siltstone.config import LayerConfig
+from siltstone.config.layer import LayerConfig
 
 from ..contract.common import feed, gradients, named, randn, weights
 from ..contract.grid import used

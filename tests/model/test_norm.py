@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import siltstone as st
-from siltstone.cache.read import by_piece
-from siltstone.norm import l2, rms
+from siltstone.bank.read import by_piece
+from siltstone.ops.norm import l2, rms
 
 from ..contract.common import randn
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from siltstone.model import rope
+from siltstone.ops import rope
 
 
 @pytest.mark.parametrize("offset", [0, 10_000_000, 2**40])

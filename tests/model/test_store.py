@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from siltstone.state import Store
+from siltstone.state.tree import Store
 
 
 def entries(values: list[list[float]]) -> tuple[torch.Tensor, ...]:

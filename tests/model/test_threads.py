@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 import siltstone as st
-from siltstone.claims import Claims
-from siltstone.model.segments import Cuts, Growing, Layout
-from siltstone.state import Store
+from siltstone.schedule.segments import Cuts, Growing, Layout
+from siltstone.state.claims import Claims
+from siltstone.state.tree import Store
 
 
 def at_once(*works: Callable[[], Any]) -> list[Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import siltstone as st
-from siltstone.model import mixer
+from siltstone.layers import mixer
 
 WIDTH, HEADS = 16, 2
 FLOAT64, FLOAT32 = 1e-10, 1e-5  # of max(1, max|value|); where the other side computes in float32, the second

@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from siltstone import registry
+from siltstone.config import registry
 
 from .common import FLOAT64, HEADS, WIDTH, agree, close, layer, package, reads, stream
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from siltstone import registry
+from siltstone.config import registry
 
 from .common import FLOAT64, agree, layer, package, stream
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from siltstone.norm import l2
+from siltstone.ops.norm import l2
 
 from .common import FLOAT64, HEADS, WIDTH, agree, layer, package, stream
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from siltstone import registry
+from siltstone.config import registry
 
 from .common import FLOAT32, FLOAT64, HEADS, agree, close, layer, package, reads, stream
 
@@ -38,7 +38,7 @@ def test_the_gated_delta_rule_is_that_of_qwen3_next(rule: str, form: str, option
 
 
 def test_unit_vectors_are_those_of_qwen3_next() -> None:
-    from siltstone.norm import l2
+    from siltstone.ops.norm import l2
 
     x = stream(9)
     close(l2(x), qwen.l2norm(x), FLOAT64)

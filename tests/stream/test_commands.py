@@ -19,8 +19,8 @@ from typer.testing import Result
 
 import siltstone as st
 from siltstone.errors import CheckpointError
-from siltstone.stream.reader import Reader
-from siltstone.stream.session import Session
+from siltstone.inference.reader import Reader
+from siltstone.inference.session import Session
 from siltstone.text import ByteTokenizer, train_bpe
 from tests.stream.commands import good, receipt, refused, siltstone
 
@@ -110,7 +110,7 @@ def ctrl_c() -> None:
 
 
 def test_ctrl_c_in_generate(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from siltstone.stream import session
+    from siltstone.inference import session
 
     monkeypatch.setattr(session, "sample", after(10, session.sample, ctrl_c))
     result = siltstone("generate", run, "Hello", "--session", tmp_path / "a.silt")
@@ -392,7 +392,7 @@ def test_inspect_refuses(file: Path, tmp_path: Path, session: st.Session) -> Non
 
 
 def test_ctrl_c_in_inspect(tmp_path: Path, session: st.Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    from siltstone.stream import silt
+    from siltstone.inference import silt
 
     session.save(tmp_path / "a.silt")
     monkeypatch.setattr(silt, "_read", after(1, silt._read, ctrl_c))

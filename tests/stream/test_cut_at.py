@@ -13,11 +13,11 @@ import torch
 import siltstone as st
 from siltstone.errors import SessionCorrupt, TokenizerError
 from siltstone.eval import by_position
-from siltstone.stream import silt
-from siltstone.stream.describe import describe
-from siltstone.stream.pieces import pieces
-from siltstone.stream.reader import Reader
-from siltstone.stream.receipt import growth
+from siltstone.inference import silt
+from siltstone.inference.describe import describe
+from siltstone.inference.pieces import pieces
+from siltstone.inference.reader import Reader
+from siltstone.inference.receipt import growth
 
 TEXT = "one line\ntwo\n\nand a line that is longer than all of the others here\nfour\nfive"
 ENDS = [i for i, c in enumerate(TEXT) if c == "\n"]

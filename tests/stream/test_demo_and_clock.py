@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from siltstone.stream.reader import Reader
+from siltstone.inference.reader import Reader
 
 from .commands import good, siltstone
 

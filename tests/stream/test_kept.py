@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import siltstone as st
-from siltstone.stream.describe import describe
+from siltstone.inference.describe import describe
 from siltstone.text import ByteTokenizer
 
 TEXT = "Some words, and then some more, and again a few of them, so that many segments are sealed — é."

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import siltstone as st
+from siltstone.core.words import counted
 from siltstone.demo import text
 from siltstone.errors import SessionFileError
+from siltstone.inference.reader import Reader
 from siltstone.io import write_tensors
-from siltstone.stream.reader import Reader
 from siltstone.text import ByteTokenizer
-from siltstone.words import counted
 from tests.stream.commands import good, receipt, refused, siltstone
 
 

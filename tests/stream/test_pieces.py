@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from siltstone.stream.pieces import PIECE, pieces
+from siltstone.inference.pieces import PIECE, pieces
 from siltstone.text import train_bpe
 
 ODD = "It's 3,14 — 東京 is far\r\n\r\n\t  indented\u00a0 \u3000 wide   \n\n\n😀😀 don't\n"

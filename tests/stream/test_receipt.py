@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import siltstone as st
-from siltstone.stream.receipt import Timeline, growth, human, kv_cache_bytes, peak_rss, receipt, spans
+from siltstone.inference.receipt import Timeline, growth, human, kv_cache_bytes, peak_rss, receipt, spans
 
 
 def test_timeline() -> None:

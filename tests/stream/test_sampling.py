@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from siltstone.errors import CheckpointError, InputError
-from siltstone.stream.sampling import StopStrings, sample
+from siltstone.inference.sampling import StopStrings, sample
 
 LOGITS = torch.tensor([0.5, 2.0, -1.0, 1.0, 0.0])
 

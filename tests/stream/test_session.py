@@ -13,7 +13,7 @@ import torch
 
 import siltstone as st
 from siltstone.errors import InputError, PositionError, TokenizerError
-from siltstone.stream import session as session_module
+from siltstone.inference import session as session_module
 from siltstone.text import ByteTokenizer
 
 TEXT = "The moving finger writes; and, having writ, moves on. " * 3

@@ -18,8 +18,8 @@ import torch
 
 import siltstone as st
 from siltstone.errors import SessionCorrupt, SessionFileError, SessionMismatch, SessionVersion, StorageError
-from siltstone.stream import silt
-from siltstone.stream.describe import describe
+from siltstone.inference import silt
+from siltstone.inference.describe import describe
 from siltstone.text import ByteTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,10 +17,10 @@ import torch
 
 import siltstone as st
 from siltstone.errors import InputError, SessionCorrupt, SiltstoneError
+from siltstone.inference import silt
+from siltstone.inference.describe import describe
+from siltstone.inference.reader import Reader
 from siltstone.io.tensors import write_sealed
-from siltstone.stream import silt
-from siltstone.stream.describe import describe
-from siltstone.stream.reader import Reader
 from siltstone.text import ByteTokenizer
 
 Change = Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]

@@ -12,8 +12,8 @@ import torch
 from torch.nn.utils import parametrize
 
 import siltstone as st
-from siltstone import fingerprint
 from siltstone.errors import CheckpointError, InputError, SessionMismatch
+from siltstone.models import fingerprint
 from siltstone.text import ByteTokenizer
 
 OPTIMIZERS: dict[str, Callable[[list[torch.Tensor]], torch.optim.Optimizer]] = {

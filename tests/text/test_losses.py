@@ -9,8 +9,8 @@ import pytest
 
 import siltstone as st
 from siltstone.eval import by_position
-from siltstone.stream.pieces import pieces
-from siltstone.stream.reader import Reader
+from siltstone.inference.pieces import pieces
+from siltstone.inference.reader import Reader
 from siltstone.text import Tokenizer, losses
 from tests.text.published import TEXT, published
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from siltstone.errors import TokenizerError
-from siltstone.stream.pieces import pieces
+from siltstone.inference.pieces import pieces
 from siltstone.text import ByteTokenizer, split_text
 from siltstone.text.seams import seam
 from tests.text.published import NAMES, PARTS, TEXT, published

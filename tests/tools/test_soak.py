@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from siltstone import registry
+from siltstone.config import registry
 from siltstone.memory.gated import Gated
 from siltstone.memory.min_gru import MinGRU
 

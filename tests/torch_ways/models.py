@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import siltstone as st
-from siltstone import registry
+from siltstone.config import registry
 from siltstone.errors import ConfigError
 
 BASE: dict[str, Any] = dict(vocab_size=23, depth=1, d_model=16, heads=2, window=4, segment=4, router_dim=4, write_delay=0)

@@ -11,10 +11,10 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jvp, vjp, vmap
 from torch.nn.utils import stateless
 
-from siltstone.cache.read import GatedProduct, Permute, Spread
+from siltstone.bank.read import GatedProduct, Permute, Spread
 from siltstone.errors import InputError
-from siltstone.model.heads import Twice, plainly
-from siltstone.model.taking_part import TakingPart
+from siltstone.layers.heads import Twice, plainly
+from siltstone.ops.taking_part import TakingPart
 
 from .models import CACHES, COMPRESSORS, EVERY, IDS, OTHERS, RULES, model, some_ids
 

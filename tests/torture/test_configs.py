@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import siltstone as st
-from siltstone import registry
+from siltstone.config import registry
 from siltstone.errors import ConfigError, SiltstoneError
 
 from .factor import FACTOR

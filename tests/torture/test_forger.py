@@ -19,9 +19,9 @@ import torch
 
 import siltstone as st
 from siltstone.errors import SessionCorrupt, SessionFileError, SiltstoneError
+from siltstone.inference import silt
+from siltstone.inference.describe import describe
 from siltstone.io.tensors import write_sealed
-from siltstone.stream import silt
-from siltstone.stream.describe import describe
 from siltstone.text import ByteTokenizer
 
 from .factor import FACTOR

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from siltstone import presets
-from siltstone.config import LMConfig
+from siltstone.config import presets
+from siltstone.config.model import LMConfig
 
 SMALL = {"depth": 2, "d_model": 16, "heads": 2, "window": 8, "segment": 8, "router_dim": 8}
 WORDS = "the of and to in a is that it was for on are with as his they be at one have this from or had by hot but some".split()

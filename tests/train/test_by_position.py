@@ -11,7 +11,7 @@ import torch
 
 from siltstone.errors import DataError, InputError
 from siltstone.eval import by_position, score_documents, stream_nats
-from siltstone.model.lm import LM
+from siltstone.models.lm import LM
 from siltstone.text import ByteTokenizer
 
 from .conftest import configure

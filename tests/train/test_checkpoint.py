@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from siltstone.checkpoint import _config_text, load, model_fingerprint, save
 from siltstone.errors import CheckpointError, ConfigError, InputError, StorageError
+from siltstone.inference.session import Session
 from siltstone.io import read_tensors, write_tensors
-from siltstone.model.lm import LM
-from siltstone.stream.session import Session
+from siltstone.models.checkpoint import _config_text, load, model_fingerprint, save
+from siltstone.models.lm import LM
 from siltstone.text import ByteTokenizer, train_bpe
 
 from .conftest import configure

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from siltstone.errors import TokenizerError
-from siltstone.model.lm import LM
+from siltstone.models.lm import LM
 from siltstone.text import ByteTokenizer
 from siltstone.train import Recipe
 from siltstone.train.corpus import Corpus, build_corpus, hashed_files

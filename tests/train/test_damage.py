@@ -158,7 +158,7 @@ def test_runs_of_early_versions_go_on_with_a_warning(run: Run) -> None:
 
 
 def test_models_and_sessions_of_early_versions_load_with_a_warning(run: Run, tmp_path: Path) -> None:
-    from siltstone.stream import silt
+    from siltstone.inference import silt
 
     model, tok = st.load(run.folder)
     early_model(run.folder)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from siltstone.config.registry import FAMILIES, described
+from siltstone.config.setting import parse_setting
 from siltstone.errors import ConfigError
-from siltstone.registry import FAMILIES, described
-from siltstone.setting import parse_setting
 from tests.stream.commands import good, refused
 
 

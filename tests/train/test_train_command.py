@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from siltstone.checkpoint import load
 from siltstone.cli.app import main
 from siltstone.io import read_tensors
+from siltstone.models.checkpoint import load
 from siltstone.train import Trainer
 from siltstone.train.report import Metrics, receipt_lines
 

@@ -10,7 +10,7 @@ import torch
 
 from siltstone.errors import CheckpointError, ConfigError
 from siltstone.io import read_tensors, write_tensors
-from siltstone.model.lm import LM
+from siltstone.models.lm import LM
 from siltstone.text import ByteTokenizer
 from siltstone.train import Recipe, Trainer
 from siltstone.train.corpus import build_corpus, hashed_files

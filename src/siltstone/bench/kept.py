@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ..checkpoint import load
 from ..demo import demo_run, text
 from ..eval.stream import stream_nats
-from ..model.lm import LM
+from ..models.checkpoint import load
+from ..models.lm import LM
 from .timing import Row
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..model.layer import MemoryCaching
+from ..models.layer import MemoryCaching
 from .timing import Row, interleaved
 
 PEER = "memory-caching is not installed; install the bench extra: pip install 'siltstone[bench]'"

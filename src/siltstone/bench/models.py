@@ -10,14 +10,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..cache.bank import Bank
-from ..cache.logarithmic import Slots
-from ..model.attention import AttentionState
-from ..model.lm import LM
-from ..model.runs import Clock
-from ..model.stream_state import LMState
-from ..presets import small
-from ..state import Store
+from ..bank.constant import Bank
+from ..bank.logarithmic import Slots
+from ..config.presets import small
+from ..layers.attention import AttentionState
+from ..models.lm import LM
+from ..models.stream_state import LMState
+from ..schedule.runs import Clock
+from ..state.tree import Store
 from .timing import Row, interleaved
 
 VOCAB = 256

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import registry
-from ..model.layer import MemoryCaching
+from ..config import registry
+from ..models.layer import MemoryCaching
 from .timing import Row, interleaved
 
 WIDTH, HEADS = 128, 4

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 import torch
 from rich.table import Table
 
-from ..machine import keep_freed_memory, processor
-from ..plain import json_line
-from ..stream.terminal import console
+from ..core.machine import keep_freed_memory, processor
+from ..core.plain import json_line
+from ..core.terminal import console
 from ..train.precision import computes_bf16
 from . import kept, layers, models, rules
 from .startup import startup

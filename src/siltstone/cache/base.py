@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import LayerConfig
-from ..model.alibi import slopes
-from ..norm import l2
-from ..registry import NoOptions
+from ..config.layer import LayerConfig
+from ..config.registry import NoOptions
+from ..ops.alibi import slopes
+from ..ops.norm import l2
 
 
 @dataclass

@@ -21,12 +21,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .. import registry
-from ..config import LayerConfig
+from ..config import registry
+from ..config.layer import SEEN, LayerConfig, whole
 from ..errors import ConfigError
-from ..layer_config import SEEN, whole
 from ..memory.base import Memory, wide
-from ..state import State
+from ..state.tree import State
 from .base import Asked, CachePolicy, Mix, Router
 
 

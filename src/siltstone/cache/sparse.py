@@ -17,7 +17,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..memory.base import wide
-from ..transforms import unreadable
+from ..ops.transforms import unreadable
 from .base import Asked, CachePolicy, Mix, Router
 
 STEPS = 2.0**12  # of a score of 1; without them, rounding would choose between lines with the same words

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 from siltstone.cli import guard
 from siltstone.cli.guard import guarded
-from siltstone.stream.terminal import say
+from siltstone.core.terminal import say
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # which typer has no name for of its own
 COMMANDS = ("demo", "train", "generate", "stream", "inspect", "doctor", "list", "bench")

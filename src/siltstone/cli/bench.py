@@ -27,9 +27,9 @@ def bench(
     import sys
 
     from ..bench.run import run
+    from ..core.machine import MOST, processors
     from ..errors import InputError
     from ..io.atomic import check_place, make_folder, write_json
-    from ..machine import MOST, processors
 
     try:
         counts = tuple(int(t) for t in threads.split(","))

@@ -35,9 +35,9 @@ def demo(
     Needs no training and no network.
     """
     from siltstone.cli.sessions import threads_to_size
+    from siltstone.core.machine import keep_freed_memory
     from siltstone.demo import demo_run
     from siltstone.demo.run import demonstrate
-    from siltstone.machine import keep_freed_memory
 
     run = run or demo_run()
     threads_to_size(run, threads)

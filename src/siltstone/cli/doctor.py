@@ -57,12 +57,12 @@ def doctor(
     import sys
 
     from siltstone.cli.sessions import threads_to_size
+    from siltstone.core.machine import keep_freed_memory, threads_said
+    from siltstone.core.plain import json_line
+    from siltstone.core.terminal import shown
     from siltstone.demo import run_folder
     from siltstone.doctor.run import diagnose
     from siltstone.errors import DataError
-    from siltstone.machine import keep_freed_memory, threads_said
-    from siltstone.plain import json_line
-    from siltstone.stream.terminal import shown
 
     if text is not None and (text.is_dir() or not text.exists()):
         raise DataError(f"--text {text} is {'a folder' if text.is_dir() else 'not there'}; give one text file")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from ..stream.interrupt import SIGNALS, shielded
+from ..core.interrupt import SIGNALS, shielded
 from .guard import guard
 
 

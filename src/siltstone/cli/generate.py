@@ -52,9 +52,9 @@ def generate(
     goes away does too.
     """
     from siltstone.cli.sessions import open_session
+    from siltstone.core.interrupt import Interrupts, exit_code
+    from siltstone.core.terminal import say, shown
     from siltstone.errors import InputError, OutputError
-    from siltstone.stream.interrupt import Interrupts, exit_code
-    from siltstone.stream.terminal import say, shown
 
     s = open_session(run, session, device, threads)
     if not prompt and not s.position:

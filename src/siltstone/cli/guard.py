@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
+from ..core.interrupt import ForcedStop, Interrupts, exit_code, shielded, stopping
+from ..core.terminal import careful_streams, say
 from ..errors import OutputError, SiltstoneError
-from ..stream.interrupt import ForcedStop, Interrupts, exit_code, shielded, stopping
-from ..stream.terminal import careful_streams, say
 
 ERROR, CLOSED = 2, 141  # 141: the reader of standard output went away
 OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory|Storage size calculation overflowed|bad_alloc|bad allocation")

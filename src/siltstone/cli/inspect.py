@@ -19,9 +19,9 @@ def inspect(
     The whole file is read and its checksum verified; no model is needed. Bytes include room that is reserved: for a full
     window from the first token on, and for the checkpoints to come of logarithmic segments or a budget.
     """
+    from siltstone.core.plain import json_line
     from siltstone.demo import run_folder
-    from siltstone.plain import json_line
-    from siltstone.stream.describe import describe
+    from siltstone.inference.describe import describe
 
     found = describe(run_folder(file))
     if as_json:
@@ -36,8 +36,8 @@ def _print(file: Path, found: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from siltstone.stream.receipt import human
-    from siltstone.stream.terminal import console, escaped
+    from siltstone.core.terminal import console, escaped
+    from siltstone.inference.receipt import human
 
     def table(title: str, heads: list[str], rows: list[list[str]]) -> Table:
         out = Table(title=title, title_justify="left", title_style="bold")

@@ -20,9 +20,9 @@ def list(  # noqa: A001  # the command's name
     """
     import json
 
+    from siltstone.config.registry import FAMILIES, described
+    from siltstone.core.plain import json_line
     from siltstone.errors import ConfigError
-    from siltstone.plain import json_line
-    from siltstone.registry import FAMILIES, described
 
     if family is not None and family not in FAMILIES:
         raise ConfigError(f"family {family!r} is not known; choose one of {', '.join(FAMILIES)}")

@@ -11,7 +11,7 @@ from ..io.regular import is_folder
 from .guard import hold
 
 if TYPE_CHECKING:
-    from ..stream import Session
+    from ..inference import Session
 
 
 def open_session(run: Path, file: Path | None, device: str, threads: int | None) -> Session:
@@ -20,13 +20,13 @@ def open_session(run: Path, file: Path | None, device: str, threads: int | None)
     The file is claimed until the command ends. Raises CheckpointError, SessionFileError and its kinds, ConfigError, StorageError
     where `file` could not be saved, and its kind InUse where another process has claimed it.
     """
-    from ..checkpoint import load
+    from ..core.machine import keep_freed_memory
     from ..demo import run_folder
     from ..errors import StorageError
+    from ..inference import Session
     from ..io import claim
     from ..io.atomic import check_place
-    from ..machine import keep_freed_memory
-    from ..stream import Session
+    from ..models.checkpoint import load
     from ..train.precision import chosen_device
 
     folder = run_folder(run)
@@ -45,10 +45,10 @@ def open_session(run: Path, file: Path | None, device: str, threads: int | None)
 
 def threads_to_size(folder: Path, threads: int | None) -> None:
     """`use_threads` for the model in a folder. One that cannot be read gets none: loading it tells what is wrong."""
-    from ..checkpoint import WEIGHTS
+    from ..core.machine import use_threads
     from ..io import SEAL
     from ..io.tensor_file import open_tensors
-    from ..machine import use_threads
+    from ..models.checkpoint import WEIGHTS
 
     parameters = None
     with contextlib.suppress(OSError, ValueError), open_tensors(folder / WEIGHTS, SEAL) as weights:

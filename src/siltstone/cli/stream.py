@@ -12,8 +12,8 @@ import typer
 from siltstone.cli.arguments import THREADS, at_least, integer, output, path, text
 
 if TYPE_CHECKING:
-    from siltstone.stream.interrupt import Interrupts
-    from siltstone.stream.reader import Cost, Reader
+    from siltstone.core.interrupt import Interrupts
+    from siltstone.inference.reader import Cost, Reader
 
 SECONDS = 30.0  # between two saves at most
 ERRORS = (
@@ -68,10 +68,10 @@ def stream(
     Ctrl-C, SIGTERM, SIGHUP and a reader that goes away save the session.
     """
     from siltstone.cli.sessions import open_session
+    from siltstone.core.interrupt import Interrupts, exit_code
     from siltstone.errors import ConfigError, DataError, StorageError
-    from siltstone.stream.interrupt import Interrupts, exit_code
-    from siltstone.stream.pieces import pieces
-    from siltstone.stream.reader import Reader
+    from siltstone.inference.pieces import pieces
+    from siltstone.inference.reader import Reader
 
     errors = errors or ("replace" if lines else "strict")
     if errors not in ("strict", "replace"):
@@ -125,8 +125,8 @@ def _opened(file: str, stop: Interrupts) -> Any:
 
 def _place(reader: Reader, source: Any, file: str, offset: int | None, stop: Interrupts) -> int | None:
     """Bring input and reader to the same byte; returns the size of the input where it is known."""
+    from siltstone.core.terminal import say
     from siltstone.errors import DataError
-    from siltstone.stream.terminal import say
 
     known = reader.offset
     whole = file != "-" and source.seekable()
@@ -156,7 +156,7 @@ def _place(reader: Reader, source: Any, file: str, offset: int | None, stop: Int
 
 
 def _stopped(reader: Reader, session: Path | None) -> None:
-    from siltstone.stream.terminal import say
+    from siltstone.core.terminal import say
 
     where = f"interrupted at byte {reader.offset:,}"
     if session is None:
@@ -167,8 +167,8 @@ def _stopped(reader: Reader, session: Path | None) -> None:
 
 
 def _receipt(reader: Reader, as_json: bool, out: Any) -> None:
-    from siltstone.machine import threads_said
-    from siltstone.plain import json_line
+    from siltstone.core.machine import threads_said
+    from siltstone.core.plain import json_line
 
     found = reader.receipt()
     for name, value in [*found.rows(), ("threads", threads_said())]:
@@ -182,7 +182,7 @@ class _Progress:
     error where standard output is for JSON), or, by lines, each line behind its own bits per byte, or as JSON."""
 
     def __init__(self, report: int, lines: bool, size: int | None, as_json: bool) -> None:
-        from siltstone.stream.reader import Cost
+        from siltstone.inference.reader import Cost
 
         self.report, self.lines, self.size, self.as_json = report, lines, size, as_json
         self.none = Cost()
@@ -194,7 +194,7 @@ class _Progress:
         if sys.stdout.isatty() and not self.lines and not self.as_json:
             from rich.live import Live
 
-            from siltstone.stream.terminal import console
+            from siltstone.core.terminal import console
 
             self.live = Live(console=console(sys.stdout), refresh_per_second=8, redirect_stdout=False, redirect_stderr=False)
             self.live.start()
@@ -229,8 +229,8 @@ class _Progress:
             print(self._text(reader), file=sys.stderr if self.as_json else sys.stdout, flush=True)
 
     def _line(self) -> None:
-        from siltstone.plain import json_line
-        from siltstone.stream.terminal import shown
+        from siltstone.core.plain import json_line
+        from siltstone.core.terminal import shown
 
         bits = self.line.bits_per_byte
         if self.as_json:
@@ -241,7 +241,7 @@ class _Progress:
         self.line = self.none
 
     def _text(self, reader: Reader) -> str:
-        from siltstone.stream.receipt import human
+        from siltstone.inference.receipt import human
 
         share = f" ({reader.offset / self.size:.0%})" if self.size else ""
         newest = self.last if self.last.tokens else self.recent

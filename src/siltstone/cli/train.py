@@ -98,11 +98,11 @@ def train(
     when to stop, the learning rate and the like, and how often to save.
     """
     from siltstone.cli.guard import hold
+    from siltstone.config.setting import parse_setting
+    from siltstone.core.machine import check_threads, keep_freed_memory, threads_said, use_threads
+    from siltstone.core.plain import json_line
+    from siltstone.core.terminal import say, shown
     from siltstone.errors import ConfigError
-    from siltstone.machine import check_threads, keep_freed_memory, threads_said, use_threads
-    from siltstone.plain import json_line
-    from siltstone.setting import parse_setting
-    from siltstone.stream.terminal import say, shown
     from siltstone.train import Recipe, begin, can_resume, check_same, fit, take_up
     from siltstone.train.report import Display, receipt_lines
 
@@ -154,7 +154,7 @@ def _parameters(cfg: Any) -> int:
     """Parameters of a model, of which none is made."""
     import torch
 
-    from siltstone.model.lm import LM
+    from siltstone.models.lm import LM
 
     with torch.device("meta"):
         return LM(cfg).parameters_count
@@ -162,8 +162,8 @@ def _parameters(cfg: Any) -> int:
 
 def _configure(preset: str | None, keys: dict[str, Any], whole: bool) -> Any:
     """The model's configuration: the preset's keys, then the file's, then those of --set. A file may be a `whole` model."""
-    from siltstone import presets
-    from siltstone.config import LMConfig
+    from siltstone.config import presets
+    from siltstone.config.model import LMConfig
 
     if preset is None and "d_model" in keys and whole:
         return LMConfig.from_dict(keys)

@@ -21,9 +21,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..config import LayerConfig
+from ..config.layer import LayerConfig, divisors, nearest
 from ..errors import ConfigError
-from ..layer_config import divisors, nearest
 from .base import Compress
 
 

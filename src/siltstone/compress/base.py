@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..config import LayerConfig
-from ..registry import NoOptions
+from ..config.layer import LayerConfig
+from ..config.registry import NoOptions
 
 
 class Compress(nn.Module):

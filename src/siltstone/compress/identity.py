@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..config import LayerConfig
+from ..config.layer import LayerConfig
 from ..errors import ConfigError
 from .base import Compress
 

@@ -12,8 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..stream import terminal
-from ..stream.receipt import human
+from ..core import terminal
+from ..inference.receipt import human
 from .record import Record, Trace
 
 _BARS = "▁▂▃▄▅▆▇█"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+from ..inference.receipt import human
 from ..report import svg
-from ..stream.receipt import human
 from .record import Record
 
 

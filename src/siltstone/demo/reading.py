@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..model.lm import LM
-from ..stream import Session
+from ..inference import Session
+from ..models.lm import LM
 from ..text import cut_table
 from .panel import Panel
 from .record import Record
 
 if TYPE_CHECKING:
-    from ..config import LMConfig
+    from ..config.model import LMConfig
     from ..text import Tokenizer
     from .text import Reading
 

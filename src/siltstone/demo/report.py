@@ -6,9 +6,9 @@ import statistics
 from html import escape
 from typing import Any
 
+from ..inference.receipt import human
 from ..report.page import FULL, HALF, cards, figure, pair
 from ..report.page import page as framed
-from ..stream.receipt import human
 from . import plots
 from .record import Record
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..core.machine import use_threads
 from ..errors import SiltstoneError
-from ..machine import use_threads
 
 if TYPE_CHECKING:
-    from ..stream import Session
+    from ..inference import Session
 
 
 def go_on(session: Session, ids: np.ndarray) -> dict[str, Any]:

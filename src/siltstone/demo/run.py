@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import __version__
-from ..checkpoint import load
+from ..core.machine import threads_said
+from ..core.terminal import console, escaped
+from ..core.version import VERSION
 from ..errors import CheckpointError, InputError
+from ..inference import Session
+from ..inference.receipt import growth, human, kv_cache_bytes
 from ..io import write_text
 from ..io.atomic import check_place
-from ..machine import threads_said
-from ..stream import Session
-from ..stream.receipt import growth, human, kv_cache_bytes
-from ..stream.terminal import console, escaped
+from ..models.checkpoint import load
 from . import plots, report
 from .panel import Panel
 from .reading import Race
@@ -32,7 +32,7 @@ from .text import reading
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..model.lm import LM
+    from ..models.lm import LM
 
 PROMPTS = (
     "In regard to our relations with foreign powers, I have to report that",
@@ -131,7 +131,7 @@ def _facts(model: LM, run: Path, source: str, tokens: int, size: int) -> dict[st
         "machine": f"{threads_said()}, {dtype}, torch {torch.__version__}, "
         f"Python {platform.python_version()}, {platform.machine()}",
         "checkpoint": run.name,
-        "siltstone": __version__,
+        "siltstone": VERSION,
         "growth": growth(cfg),
         "window": cfg.widest_window,
         "parameters": model.parameters_count,

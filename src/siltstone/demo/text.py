@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..core.words import counted
 from ..errors import CheckpointError, DataError
-from ..words import counted
 from . import ASSETS
 
 if TYPE_CHECKING:

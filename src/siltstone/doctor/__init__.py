@@ -3,6 +3,7 @@
 `siltstone.doctor.examine(model, tokenizer, ids)` gives a `Record`; `siltstone doctor RUN` makes a report of it.
 """
 
-from .run import Record, examine
+from .record import Record
+from .run import examine
 
 __all__ = ["Record", "examine"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..model.lm import LM
+from ..models.lm import LM
 from ..text import Tokenizer, cut_table
 
 

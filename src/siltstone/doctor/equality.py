@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from ..cache.sparse import in_steps
-from ..model.lm import LM
-from ..model.mixer import Mixer
-from ..model.stream_state import LMState
-from ..stream import Session
+from ..inference import Session
+from ..layers.mixer import Mixer
+from ..models.lm import LM
+from ..models.stream_state import LMState
 from ..text import Tokenizer
 from .gates import Call, watched
 

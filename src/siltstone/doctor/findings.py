@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import LMConfig
-from ..registry import member
+from ..config.model import LMConfig
+from ..config.registry import member
 from .equality import Check
 
 STUCK = 0.9  # share of saturated gates

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ..cache.base import Asked, Mix
-from ..model.lm import LM
-from ..model.mixer import Mixer
-from ..stream.receipt import sealed
+from ..inference.receipt import sealed
+from ..layers.mixer import Mixer
+from ..models.lm import LM
 
 SHUT, OPEN = 0.02, 0.98
 EDGES = [0.0, SHUT, *(i / 10 for i in range(1, 10)), OPEN, 1.0]  # of the histogram

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..layers.attention import Attention
+from ..layers.window import WindowAttention
 from ..memory.base import wide
-from ..model.attention import Attention
-from ..model.lm import LM
-from ..model.window import WindowAttention
+from ..models.lm import LM
 from ..train import recompute
 
 PLACES = 4  # tokens t that are averaged over

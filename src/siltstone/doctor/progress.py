@@ -6,7 +6,7 @@ import sys
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from ..stream.terminal import console
+from ..core.terminal import console
 
 
 class Steps:

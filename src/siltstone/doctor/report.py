@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..report import svg
 from ..report.grids import bars, heat
@@ -12,9 +12,7 @@ from ..report.page import FULL, HALF, figure, pair
 from ..report.page import page as framed
 from .equality import Check
 from .gates import EDGES
-
-if TYPE_CHECKING:
-    from .run import Record
+from .record import Record
 
 ROWS = 24  # of a picture with a row a head; with more heads, a row a layer
 FLOOR = 1e-12  # gradients below it are drawn there

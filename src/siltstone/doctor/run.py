@@ -7,66 +7,37 @@ import math
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .. import __version__, registry
-from ..checkpoint import load
-from ..config import LMConfig
+from ..config import registry
+from ..config.model import LMConfig
+from ..core.machine import threads_said
+from ..core.version import VERSION
 from ..demo.text import reading
 from ..errors import DataError, InputError
+from ..inference.describe import described_model
 from ..io import write_text
 from ..io.atomic import check_place
-from ..machine import threads_said
 from ..memory.base import wide
-from ..model.lm import LM
-from ..plain import plain
-from ..stream.describe import described_model
+from ..models.checkpoint import load
+from ..models.lm import LM
 from ..text import Tokenizer, read_blocks, split_text
 from ..train.precision import chosen_device
 from . import report
 from .cuts import cut_as_sessions_do
-from .equality import TOLERANCE, WAYS, Check, compare
-from .findings import Finding, all_findings, recent
+from .equality import TOLERANCE, WAYS, compare
+from .findings import all_findings, recent
 from .gates import EXAMPLES, survey
 from .gradient import PLACES, profile
 from .progress import Steps
+from .record import Record
 
 LEAST = 16  # tokens of a text worth reading
 CUTS, SURVEYED = 4.5, 8.5  # segments that are read for equality and for the gates
-
-
-@dataclass
-class Record:
-    """What an examination found: `to_dict()` is ready for JSON."""
-
-    facts: dict[str, Any] = field(default_factory=dict)
-    checks: list[Check] = field(default_factory=list)
-    gates: list[dict[str, Any]] = field(default_factory=list)
-    gradient: dict[str, Any] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether every way of reading agrees."""
-        return all(c.ok for c in self.checks)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Numbers that are none become null."""
-        found = {
-            "ok": self.ok,
-            "findings": [asdict(f) for f in self.findings],
-            "facts": self.facts,
-            "equality": [asdict(c) | {"ok": c.ok} for c in self.checks],
-            "gates": self.gates,
-            "gradient": self.gradient,
-        }
-        return plain(found)
 
 
 def lengths(cfg: LMConfig, tokens: int | None = None) -> tuple[int, int, int]:
@@ -124,7 +95,7 @@ def examine(
         "delay": model.cfg.layer.delay,
         "segment": model.cfg.layer.segment,
         "bits_per_token": bits,
-        "siltstone": __version__,
+        "siltstone": VERSION,
         "machine": f"{threads_said()}, {row.device.type}, torch {torch.__version__}, {platform.machine()}",
     }
     return record

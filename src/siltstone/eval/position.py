@@ -13,7 +13,7 @@ from ..text import Tokenizer, cut_table, encode_sized
 from .stream import stream_nats
 
 if TYPE_CHECKING:
-    from ..model.lm import LM
+    from ..models.lm import LM
 
 
 def by_position(

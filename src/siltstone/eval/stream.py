@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from ..model.lm import LM
+    from ..models.lm import LM
 
 
 def stream_nats(

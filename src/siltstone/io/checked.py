@@ -14,7 +14,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from ..plain import json_line, plain
+from ..core.plain import json_line, plain
 from .atomic import atomic_file
 from .parse import parse_object
 from .regular import read_limited

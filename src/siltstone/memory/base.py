@@ -3,7 +3,7 @@
 Any memory here is read as a chain of matrices: a query passes through stage 0, something without a state, stage 1, and
 so on (a matrix memory has one stage, an MLP memory two, a vector memory is a matrix with one row that is always asked
 with 1). `stages` gives the matrices; `join` is what happens between and after them. Gating outputs, blending weights
-and picking checkpoints are written once for all rules on this ground (see cache/read.py).
+and picking checkpoints are written once for all rules on this ground (see bank/read.py).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..config import LayerConfig
-from ..registry import NoOptions
-from ..state import State
-from ..widely import Placed, wide, widely
+from ..config.layer import LayerConfig
+from ..config.registry import NoOptions
+from ..ops.widely import Placed, wide, widely
+from ..state.tree import State
 
 Inputs = dict[str, Tensor]
 MOST = 4096  # writes of an inner batch, slots, hidden units over those of a key

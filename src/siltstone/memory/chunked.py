@@ -13,11 +13,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..config import LayerConfig
-from ..norm import l2
-from ..state import State
-from ..transforms import at_work
-from ..widely import autocast_on
+from ..config.layer import LayerConfig
+from ..ops.norm import l2
+from ..ops.transforms import at_work
+from ..ops.widely import autocast_on
+from ..state.tree import State
 from .base import Inputs, Memory, Written, last_seen, wide
 
 

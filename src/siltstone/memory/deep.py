@@ -29,11 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import LayerConfig
+from ..config.layer import LayerConfig, whole
 from ..errors import ConfigError
-from ..layer_config import whole
-from ..norm import l2
-from ..state import State
+from ..ops.norm import l2
+from ..state.tree import State
 from .base import MOST, Inputs, Memory, Written, logits, wide
 from .chunked import ChunkRead, chunks
 

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import LayerConfig
+from ..config.layer import LayerConfig
 from ..errors import ConfigError
-from ..state import State
+from ..state.tree import State
 from .base import Inputs, logits
 from .chunked import MatrixMemory, MatrixState, MatrixWritten, additive, chunks, outer
 

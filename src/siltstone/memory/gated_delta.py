@@ -21,9 +21,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..config import LayerConfig
+from ..config.layer import LayerConfig
 from ..errors import ConfigError
-from ..state import State
+from ..state.tree import State
 from .base import Inputs, wide
 from .chunked import ChunkRead, MatrixState, MatrixWritten, chunks, decays, outer, plus
 from .gated import GatedMatrixMemory

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..config import LayerConfig
-from ..widely import wide, widely
+from ..config.layer import LayerConfig
+from ..ops.widely import wide, widely
 from .vector import FusedMemory, VectorState, whole
 
 

@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import LayerConfig
+from ..config.layer import LayerConfig
 from ..errors import ConfigError
-from ..norm import l2
-from ..state import State
+from ..ops.norm import l2
+from ..state.tree import State
 from .base import Inputs, wide
 from .chunked import MatrixMemory, MatrixState, MatrixWritten, additive, chunks, outer
 

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from ..config import LayerConfig
-from ..transforms import at_work
-from ..widely import wide, widely
+from ..config.layer import LayerConfig
+from ..ops.transforms import at_work
+from ..ops.widely import wide, widely
 from .vector import FusedMemory, VectorState, whole
 
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..config import LayerConfig
+from ..config.layer import LayerConfig
 from .base import Inputs
 from .vector import DiagonalMemory
 

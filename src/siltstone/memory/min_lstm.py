@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ..config import LayerConfig
+from ..config.layer import LayerConfig
 from .base import Inputs
 from .vector import DiagonalMemory
 

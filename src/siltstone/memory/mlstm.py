@@ -23,10 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import registry
-from ..config import LayerConfig
+from ..config import registry
+from ..config.layer import LayerConfig
 from ..errors import ConfigError
-from ..state import State
+from ..state.tree import State
 from .base import Inputs, Written, last_seen, logits, wide
 from .chunked import MatrixMemory, chunks, decays, outer
 from .weighted import WeightedRead, weighted

@@ -31,11 +31,10 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from ..config import LayerConfig
+from ..config.layer import LayerConfig, whole
 from ..errors import ConfigError
-from ..layer_config import whole
-from ..norm import l2
-from ..state import State
+from ..ops.norm import l2
+from ..state.tree import State
 from .base import MOST, Inputs, Memory, Written, wide
 from .chunked import chunks
 

@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import LayerConfig
-from ..widely import exactly
+from ..config.layer import LayerConfig
+from ..ops.widely import exactly
 from .base import Inputs, logits, wide
 from .vector import FusedMemory, VectorState
 

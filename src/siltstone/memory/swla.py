@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import LayerConfig
-from ..state import State
+from ..config.layer import LayerConfig
+from ..state.tree import State
 from .base import Inputs, Written, logits, wide
 from .chunked import MatrixMemory, chunks, decays, outer
 from .weighted import WeightedRead, weighted

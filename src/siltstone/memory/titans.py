@@ -29,8 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import LayerConfig
-from ..state import State
+from ..config.layer import LayerConfig
+from ..state.tree import State
 from .base import Inputs, last_seen, logits, wide
 from .chunked import chunks, decays
 from .deep import Deep, DeepOptions, DeepState, DeepWritten, based, batches, begun, gathered, leaves, pair, unpair

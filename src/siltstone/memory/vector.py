@@ -12,11 +12,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..config import LayerConfig
+from ..config.layer import LayerConfig
 from ..errors import InputError
-from ..norm import RMSNorm
-from ..state import State
-from ..transforms import batched
+from ..ops.norm import RMSNorm
+from ..ops.transforms import batched
+from ..state.tree import State
 from .base import Inputs, Memory, Written, last_seen, logits, wide
 
 

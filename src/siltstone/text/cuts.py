@@ -11,7 +11,7 @@ from ..errors import TokenizerError
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from ..config import LMConfig
+    from ..config.model import LMConfig
 
 
 def cut_table(cfg: LMConfig, tokenizer: Tokenizer) -> Tensor | None:

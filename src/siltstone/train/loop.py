@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from ..checkpoint import model_fingerprint, save
+from ..core.interrupt import Interrupts
+from ..core.plain import plain
 from ..eval.stream import score_documents
 from ..io import claim, write_json
-from ..model.lm import LM
-from ..plain import plain
-from ..stream.interrupt import Interrupts
+from ..models.checkpoint import model_fingerprint, save
+from ..models.lm import LM
 from ..text import cut_table
 from .precision import autocast, chosen, chosen_device
 from .report import Display, Metrics

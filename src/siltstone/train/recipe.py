@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ..config.layer import whole
 from ..errors import ConfigError
-from ..layer_config import whole
 
 
 @dataclass(frozen=True)

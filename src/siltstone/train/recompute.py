@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..core.given import is_whole
 from ..errors import InputError
-from ..given import is_whole
 from ..memory.base import wide
-from ..model.lm import LM
-from ..model.stream_state import LMState
-from ..state import Store
+from ..models.lm import LM
+from ..models.stream_state import LMState
+from ..state.tree import Store
 
 
 def features(

@@ -12,12 +12,12 @@ from typing import IO, Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from ..core.terminal import console, escaped
+from ..core.words import counted
 from ..errors import FormatWarning
 from ..io import checked_line, read_lines, write_text
 from ..io.atomic import storage_errors
 from ..io.parse import is_count
-from ..stream.terminal import console, escaped
-from ..words import counted
 
 NOT_VALIDATED: dict[str, Any] = {"step": -1, "valid_bits_per_byte": None, "valid_bytes": None}
 _RECENT = 50

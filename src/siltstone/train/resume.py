@@ -10,7 +10,7 @@ import json
 import math
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,15 +21,30 @@ from ..io.generators import checked_cuda_state, checked_state
 from ..io.parse import is_count, parse_object
 from ..io.regular import reason
 from ..io.tensor_file import open_tensors
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
+from ..models.lm import LM
+from ..models.stream_state import LMState
+from .recipe import Recipe
+from .rows import Rows
 
 VERSION = 2  # from 2 on there is a sum of the whole file
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 
 
-def save(trainer: Trainer, path: Path, about: dict[str, Any]) -> None:
+class Resumable(Protocol):
+    """A trainer, as far as its file is concerned."""
+
+    model: LM
+    recipe: Recipe
+    optimizer: torch.optim.AdamW
+    parameters: dict[str, Any]
+    rows: Rows
+    state: LMState | None
+    step: int
+    tokens: int
+    device: torch.device
+
+
+def save(trainer: Resumable, path: Path, about: dict[str, Any]) -> None:
     """See Trainer.save."""
     tensors = {f"model.{name}": x for name, x in trainer.model.state_dict().items()}
     for name, p in trainer.parameters.items():
@@ -52,7 +67,7 @@ def save(trainer: Trainer, path: Path, about: dict[str, Any]) -> None:
     write_sealed(path, tensors, {"format": "siltstone-training", "version": str(VERSION), "meta": text})
 
 
-def restore(trainer: Trainer, path: Path) -> dict[str, Any]:
+def restore(trainer: Resumable, path: Path) -> dict[str, Any]:
     """See Trainer.restore."""
     try:
         with open_tensors(path, SEAL) as file:
@@ -101,7 +116,7 @@ def restore(trainer: Trainer, path: Path) -> dict[str, Any]:
     return meta
 
 
-def _check(trainer: Trainer, meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def _check(trainer: Resumable, meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """ValueError, KeyError or InputError unless tensors without data, and what is said of them, are those of a run like this."""
     weights = trainer.model.state_dict()
     wanted = {f"model.{name}": x for name, x in weights.items()}

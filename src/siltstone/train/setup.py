@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from ..checkpoint import TOKENIZER, WEIGHTS
-from ..config import LMConfig
+from ..config.model import LMConfig
 from ..errors import CheckpointError, ConfigError, DataError, FormatWarning
 from ..io import Claim, atomic_file, claim, read_checked, sweep, write_checked, write_text
 from ..io.atomic import make_folder
 from ..io.regular import reason
-from ..model.lm import LM
+from ..models.checkpoint import TOKENIZER, WEIGHTS
+from ..models.lm import LM
 from ..text import Tokenizer, cut_table, load_tokenizer
 from .corpus import Corpus, build_corpus, corpus_key, hashed_files, open_corpus
 from .recipe import Recipe

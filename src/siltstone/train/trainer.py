@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from ..errors import ConfigError
 from ..memory.base import wide
-from ..model.lm import LM
-from ..model.stream_state import LMState
+from ..models.lm import LM
+from ..models.stream_state import LMState
 from ..text import cut_table
 from . import recompute, resume
 from .corpus import Corpus

@@ -1,0 +1,132 @@
+"""Keys that cannot have an effect are refused, where they are not at their defaults.
+
+A key of the whole model is idle where none of its memory layers uses it, and one that `layers` names where that block does not.
+A model without any memory may have such keys: it is the twin of one that uses them, `cfg.replace(pattern="w")`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..errors import ConfigError
+from . import registry
+from .keys import flat, usual
+from .layer import LayerConfig, require
+
+
+class Blocks(Protocol):
+    """A model's configuration, as its blocks see it."""
+
+    @property
+    def layer(self) -> LayerConfig: ...
+
+    @property
+    def layers(self) -> dict[str, dict[str, Any]]: ...
+
+    @property
+    def memory_layers(self) -> list[LayerConfig]: ...
+
+    @property
+    def followers(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Use:
+    """Which layers use a key; what is said where none does, {cache}, {segments} and {rate} being those of the layers; the mend;
+    and the values that need such a layer, where others pass in any (none named: every value but the default)."""
+
+    by: Callable[[LayerConfig], bool]
+    none: str
+    mend: str
+    values: tuple[str, ...] = ()
+
+
+def _policy(layer: LayerConfig) -> Any:
+    return registry.member("cache", layer.cache)
+
+
+_GATES = Use(
+    lambda layer: _policy(layer).routed,
+    "with cache={cache}, which has no gates over checkpoints",
+    "a cache with gates, for example cache='gated'",
+)
+POOLS = ("mean", "gated")  # weights that add up to 1 over the tokens of a write
+USES = dict.fromkeys(("router", "router_dim", "routing", "gate", "temperature", "gate_distance"), _GATES) | {
+    "top_k": Use(lambda layer: _policy(layer).sparse, "with cache={cache}, which picks no checkpoints", "cache='sparse'"),
+    "evict": Use(lambda layer: layer.bounded, "without a budget for checkpoints", "max_checkpoints or max_bytes"),
+    "checkpoint_dtype": Use(
+        lambda layer: _policy(layer).keeps,
+        "with cache={cache}, which keeps no checkpoints",
+        "a cache that keeps them, for example cache='gated'",
+    ),
+    "cut_at": Use(
+        lambda layer: layer.content and _policy(layer).keeps,
+        "with segments={segments} and cache={cache}, where no text ends a segment",
+        "segments='content' with a cache that keeps checkpoints",
+    ),
+    "segments": Use(
+        lambda layer: layer.content and _policy(layer).keeps,
+        "with cache={cache}, which keeps no checkpoints, so that cuts end nothing",
+        "a cache that keeps them, for example cache='gated'",
+        ("content",),  # presets set "logarithmic"
+    ),
+    "compress": Use(
+        lambda layer: layer.compress in POOLS and layer.rate > 1,
+        "at rate={rate}, where each token is its own mean",
+        "rate=2 or more",
+        POOLS,
+    ),
+}
+OF_DEMO = "router_dim"  # the model that ships sets it, and must take any other cache as it is
+
+
+def check_layer(layer: LayerConfig) -> None:
+    """ConfigError for an idle key of a layer that stands alone."""
+    require(
+        layer.routing == "own",
+        "routing='shared' takes the routing of a memory layer before this one, and a layer that stands alone has none before it; "
+        "set routing='own' (the default)",
+    )
+    default = usual(layer)
+    _check({key: (value, default[key]) for key, value in flat(layer).items()}, [layer])
+
+
+def check_model(cfg: Blocks) -> None:
+    """ConfigError for an idle key of a model, or of a block's."""
+    default = usual(cfg)
+    for block, keys in cfg.layers.items():
+        layer, owner = cfg.layer.changed(keys), f"layers[{block!r}]: "
+        _check({key: (value, default[key]) for key, value in keys.items()}, [layer], owner)
+        follows = layer.routing == "shared" and cfg.followers[int(block)]
+        require(
+            keys.get("routing") != "shared" or follows,
+            f"{owner}routing='shared' has no effect, as no memory layer before this block has routing keys; "
+            "set routing='own' there",
+        )
+        require(
+            not follows or keys.get("router_dim", default["router_dim"]) == default["router_dim"],
+            f"{owner}router_dim={keys.get('router_dim')} has no effect with routing='shared', as the routing keys are those of "
+            "an earlier block; leave it out, or set routing='own' there",
+        )
+    given = {key: getattr(cfg if key == "cut_at" else cfg.layer, key) for key in USES if key != OF_DEMO}
+    if any(value != default[key] for key, value in given.items()) and cfg.memory_layers:
+        _check({key: (value, default[key]) for key, value in given.items()}, cfg.memory_layers)
+        require(
+            cfg.layer.routing == "own" or any(cfg.followers),
+            "routing='shared' has no effect, as no layer has another one with gates before it to take its routing from; set "
+            "routing='own' (the default), or have at least two memory layers with gates",
+        )
+
+
+def _check(given: dict[str, tuple[Any, Any]], layers: list[LayerConfig], owner: str = "") -> None:
+    """given: values and defaults. A null stands for nothing at all, and has its way anywhere."""
+    for key, use in USES.items():
+        value, usual = given.get(key, (None, None))
+        if value is None or value == usual or use.values and value not in use.values or any(map(use.by, layers)):
+            continue
+        found = {name: " or ".join(sorted({repr(getattr(x, name)) for x in layers})) for name in ("cache", "segments", "rate")}
+        raise ConfigError(
+            f"{owner}{key}={value!r} has no effect {use.none.format(**found)}; set {key}={usual!r} (the default), or {use.mend}"
+        )

@@ -1,0 +1,71 @@
+"""Whole numbers and rows that a caller gives: lists, arrays and tensors; never truth values or floats in their place."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..errors import InputError
+
+_LARGEST = (1 << 63) - 1
+
+
+def is_whole(x: Any) -> bool:
+    """Whether x is a whole number, Python's or numpy's, and no truth value."""
+    return isinstance(x, Integral) and not isinstance(x, bool)
+
+
+def whole(name: str, given: Any, what: str) -> int:
+    """A whole number of at least 0; InputError names the argument and says what it must be."""
+    if not is_whole(given) or given < 0:
+        raise InputError(f"{name}={given!r} must be a whole number {what}")
+    return operator.index(given)
+
+
+def numbers(given: Any) -> np.ndarray | None:
+    """[n] whole numbers (int64) or truth values (bool) of a list, an array or a tensor; None where they are neither."""
+    if isinstance(given, Tensor):
+        whole_or_true = not (given.is_meta or given.is_floating_point() or given.is_complex() or given.is_quantized)
+        given = given.detach().cpu().numpy() if whole_or_true else None
+    elif isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping | np.ndarray):
+        given = _listed(given)
+    if not isinstance(given, np.ndarray) or given.ndim != 1 or given.dtype.kind not in "iub":
+        return None
+    return given if given.dtype.kind == "b" else given.clip(max=_LARGEST).astype(np.int64)
+
+
+def _listed(given: Iterable[Any]) -> np.ndarray | None:
+    single = (np.generic, Tensor)
+    items: list[Any] = [x.item() if isinstance(x, single) and x.ndim == 0 else x for x in given]
+    if items and all(isinstance(x, bool) for x in items):
+        return np.array(items, bool)
+    if not all(is_whole(x) for x in items):
+        return None
+    return np.array([min(max(x, -_LARGEST), _LARGEST) for x in items], np.int64)
+
+
+def row_numbers(rows: Any, count: int) -> np.ndarray:
+    """int64 [n] of the rows asked for among `count`: their numbers, or a truth value for each of them (True: it is taken)."""
+    found = numbers(rows)
+    if found is None or found.dtype == bool and len(found) != count:
+        if found is not None:
+            given = f"{len(found)} truth values"
+        elif isinstance(rows, Tensor | np.ndarray):
+            given = f"{rows.dtype} {tuple(rows.shape)}"
+        else:
+            given = repr(rows)[:60]
+        raise InputError(
+            f"rows must be a list of whole numbers from 0 to {count - 1}, or {count} truth values (True: the row is taken), "
+            f"and {given} was given"
+        )
+    if found.dtype == bool:
+        return np.flatnonzero(found)
+    wrong = found[(found < 0) | (found >= count)]
+    if len(wrong):
+        raise InputError(f"row {wrong[0]} was asked for, and the state's {count} rows are numbered from 0")
+    return found

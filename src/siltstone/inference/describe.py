@@ -1,0 +1,96 @@
+"""What a session file says of its session, for people and programs that have no model at hand."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..config.model import LMConfig
+from ..config.registry import member
+from ..errors import SessionCorrupt
+from ..io.parse import is_count
+from ..models.stream_state import read_cuts
+from ..schedule.segments import Cuts
+from . import silt
+from .receipt import UNCUT, growth, kv_cache_bytes, sealed, spans
+from .store import PREFIX as _PREFIX
+from .store import described, theirs
+
+
+def described_model(cfg: LMConfig) -> str:
+    """A model in a line of words."""
+    layer, kinds = cfg.layer, "".join(kind[0] for kind in cfg.kinds)
+    return (
+        f"{cfg.depth} blocks ({kinds}), d_model {layer.d_model}, {layer.memory} memory, {layer.cache} cache, "
+        f"window {layer.window}, segment {layer.segment} ({layer.segments}, {layer.start}){cfg.differences}"
+    )
+
+
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a session file says of its session, ready for JSON; no model is needed. Raises as `Session.load` does."""
+    blank: dict[str, Tensor] = {}
+
+    def check(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        blank.update(tensors)
+        described(path, header)
+        theirs(path, header)
+
+    header, tensors = silt.read(path, check, lambda name: name.endswith((".cuts", ".bank.last", ".bank.span")))
+    cfg, size = theirs(path, header), os.path.getsize(path)
+    stream, version = header["notes"].get("stream"), header.get("written_by")
+    position, memories = header["position"], cfg.memory_layers
+    first, cuts = _segmented(path, header, tensors, cfg)
+    element = {"float64": 8, "float32": 4}.get(header["dtype"], 2)
+    growing = [layer for layer in memories if layer.segments != "logarithmic" and not layer.bounded]
+    if any(sealed(layer, position, first, cuts) > size for layer in growing):
+        raise SessionCorrupt(f"{path} claims position {position}, and its {size} bytes cannot hold the checkpoints of that")
+    banks: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    for block, (kind, layer) in enumerate(zip(cfg.kinds, cfg.layer_configs, strict=True)):
+        if kind == "memory":
+            kept = None
+            if layer.bounded and member("cache", layer.cache).keeps:
+                names = (f"{_PREFIX}layers.{block}.bank.{leaf}" for leaf in ("last", "span"))
+                last, span = (tensors[name].flatten().tolist() if name in tensors else [] for name in names)
+                kept = list(zip(last, span, strict=False))
+                if not all(is_count(n) for pair in kept for n in pair):
+                    raise SessionCorrupt(f"{path} describes no session: the checkpoints of block {block} hold no segments")
+            banks.setdefault(tuple(spans(layer, position, first, cuts, kept)), []).append(block)
+    parts = {str(k)[:40]: v for k, v in list(header["parts"].items())[:16] if is_count(v)}
+    parts["logits and sampler"] = sum(x.nbytes for name, x in blank.items() if not name.startswith(_PREFIX))
+    return {
+        "format": header["format"],
+        "written_by": version if isinstance(version, dict) else {},
+        "file_bytes": size,
+        "position": position,
+        "parts": parts,
+        "memory_layers": len(memories),
+        "checkpoints": list(next(iter(banks), ())),
+        "banks": [{"blocks": blocks, "checkpoints": list(found)} for found, blocks in banks.items()],
+        "growth": growth(cfg),
+        "kv_cache_bytes": kv_cache_bytes(cfg, position, element),
+        "dtype": header["dtype"],
+        "model": described_model(cfg),
+        "config": cfg.to_dict(),
+        "weights": header["model"]["weights"],
+        "tokenizer": header["tokenizer"],
+        "stream": stream if isinstance(stream, dict) and is_count(stream.get("offset")) else None,
+        "notes": header["notes"],
+    }
+
+
+def _segmented(path: Any, header: dict[str, Any], tensors: dict[str, Tensor], cfg: LMConfig) -> tuple[int, Cuts]:
+    """The session's phase and cuts. Raises SessionCorrupt where they, or its position, make no sense."""
+    position, phase = header["position"], header["state"].get("phase")
+    first = phase[0] if isinstance(phase, list) and phase and is_count(phase[0]) else 0
+    try:
+        if not is_count(position) or not 0 <= first < cfg.phases:
+            raise ValueError(f"position {position} and phase {first}")
+        if not cfg.content:
+            return first, UNCUT
+        (cuts,) = read_cuts(tensors.get(_PREFIX + "cuts"), header["state"].get("cuts"), np.array([position]))
+    except ValueError as error:
+        raise SessionCorrupt(f"{path} describes no session: {error}"[:300]) from None
+    return first, cuts

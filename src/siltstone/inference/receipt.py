@@ -1,0 +1,242 @@
+"""What a session cost: counters, times, memory, and what a transformer's cache would have taken."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..config.layer import LayerConfig
+from ..config.model import LMConfig
+from ..config.registry import member
+from ..core.words import counted
+from ..schedule.segments import Cuts, Segments
+
+UNCUT = Cuts()
+
+
+@dataclass
+class Counters:
+    """Tokens that a session computed for the first time, took over from a file, and computed again by going back."""
+
+    appended: int = 0
+    restored: int = 0
+    recomputed: int = 0
+
+    def add(self, tokens: int, again: bool) -> None:
+        """Count a call."""
+        if again:
+            self.recomputed += tokens
+        else:
+            self.appended += tokens
+
+
+class Counted(Protocol):
+    """A session, as far as its costs are concerned."""
+
+    model: Any
+    counters: Counters
+
+    @property
+    def position(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+class Timeline:
+    """Seconds against tokens in bounded memory: at most `most` spans, merged two by two when there are more."""
+
+    def __init__(self, most: int = 512) -> None:
+        self.most, self.least = most, 1
+        self.spans: list[list[float]] = []  # tokens, seconds
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """The next `tokens` tokens took so long."""
+        if self.spans and self.spans[-1][0] < self.least:
+            self.spans[-1][0] += tokens
+            self.spans[-1][1] += seconds
+            return
+        self.spans.append([tokens, seconds])
+        if len(self.spans) > self.most:
+            pairs = zip(self.spans[::2], [*self.spans[1::2], [0, 0.0]], strict=False)
+            self.spans = [[a[0] + b[0], a[1] + b[1]] for a, b in pairs]
+            self.least = int(max(2 * self.least, self.tokens / self.most))
+
+    @property
+    def tokens(self) -> int:
+        """All tokens."""
+        return int(sum(n for n, _ in self.spans))
+
+    def ms_per_token(self, share: float = 0.1, last: bool = False) -> float | None:
+        """Milliseconds a token over the first (or last) `share` of the tokens, rounded up to whole spans."""
+        wanted, tokens, seconds = share * self.tokens, 0.0, 0.0
+        for n, s in reversed(self.spans) if last else self.spans:
+            tokens, seconds = tokens + n, seconds + s
+            if tokens >= wanted:
+                break
+        return 1000 * seconds / tokens if tokens else None
+
+
+def kv_cache_bytes(cfg: LMConfig, tokens: int, element_size: int) -> int:
+    """Bytes that keys and values of `tokens` tokens take in a transformer of the same depth, heads and widths."""
+    return sum(layer.key_heads * (layer.key_dim + layer.val_dim) for layer in cfg.layer_configs) * element_size * tokens
+
+
+def growth(cfg: LMConfig) -> str:
+    """How a session's state grows with its position t (C tokens a segment)."""
+    if "attention" in cfg.kinds:
+        return "O(t): the pattern has full attention layers"
+    bound = " (train with max_checkpoints or max_bytes to bound it)"
+    sealing = [layer for layer in cfg.memory_layers if member("cache", layer.cache).keeps]
+    constant = [layer.segment for layer in sealing if layer.segments == "constant" and not layer.bounded]
+    if constant:
+        return f"O(t/C): one checkpoint every C = {min(constant)} tokens{bound}"
+    content = [layer.segment for layer in sealing if layer.content and not layer.bounded]
+    if content:
+        return f"O(cuts + t/C): one checkpoint a cut, and every C = {min(content)} tokens where there is none{bound}"
+    if any(layer.segments == "logarithmic" for layer in sealing):
+        return "O(log t): logarithmic segments"
+    return "O(1): a budget of checkpoints" if sealing else "O(1): nothing is sealed"
+
+
+def _segments(cfg: LayerConfig, phase: int, cuts: Cuts) -> Segments:
+    return Segments(cfg.updates, np.array([phase]), (cuts,) if cfg.content else (), cfg.sinks, cfg.every)
+
+
+def _tokens(cfg: LayerConfig, phase: int, cuts: Cuts, edges: list[int]) -> list[int]:
+    """The token at which each of these segments begins."""
+    return [cfg.sinks + int(m) * cfg.every for m in _segments(cfg, phase, cuts).opens(np.array([edges]))[0]]
+
+
+def sealed(cfg: LayerConfig, position: int, phase: int = 0, cuts: Cuts = UNCUT) -> int:
+    """Segments that a memory layer has sealed at a position."""
+    if not member("cache", cfg.cache).keeps:
+        return 0
+    writes = max(0, position - cfg.delay - cfg.sinks) // cfg.every
+    return int(_segments(cfg, phase, cuts).sealed(np.array([writes]))[0])
+
+
+def spans(
+    cfg: LayerConfig, position: int, phase: int = 0, cuts: Cuts = UNCUT, kept: list[tuple[int, int]] | None = None
+) -> list[tuple[int, int]]:
+    """Tokens [first, end) that each live checkpoint of a memory layer covers, oldest first.
+
+    kept: with a budget, the last segment of each checkpoint and how many it holds, which depend on the text.
+    """
+    number = sealed(cfg, position, phase, cuts)
+    if kept is not None:
+        whole = [(max(0, last + 1 - held), last + 1) for last, held in kept[:number]]
+        tokens = [_tokens(cfg, phase, cuts, list(pair)) for pair in whole]
+        return [(first, end) for first, end in tokens]
+    if cfg.segments != "logarithmic":
+        edges = list(range(number + 1))
+    else:  # the binary digits of the number
+        edges = [0]
+        for bit in reversed(range(number.bit_length())):
+            if number >> bit & 1:
+                edges.append(edges[-1] + (1 << bit))
+    tokens = _tokens(cfg, phase, cuts, edges)
+    return list(zip(tokens[:-1], tokens[1:], strict=True))
+
+
+def peak_rss() -> int | None:
+    """The most memory this process has had, in bytes; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """A stream's costs. What was read, and the bits per byte of what was scored, all but a session's first token, are the whole
+    stream's, over all its runs; times and memory are this process's; sizes in bytes. Replaced bytes were no text."""
+
+    position: int
+    bytes_read: int
+    bytes_scored: int
+    bytes_replaced: int
+    tokens_read: int
+    bits_per_byte: float | None
+    appended: int
+    restored: int
+    recomputed: int
+    ms_per_token_first: float | None
+    ms_per_token_last: float | None
+    peak_rss: int | None
+    session_bytes: int
+    kv_cache_bytes: int
+    growth: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON."""
+        return asdict(self)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Names and values for people."""
+        bpb = "-" if self.bits_per_byte is None else f"{self.bits_per_byte:.4f}"
+        ratio = self.kv_cache_bytes / max(1, self.session_bytes)
+        read = f"{counted(self.bytes_read, 'byte')}, {counted(self.tokens_read, 'token')}"
+        if self.bytes_scored < self.bytes_read:
+            read += f", {counted(self.bytes_scored, 'byte')} scored (the session's first token is not)"
+        if self.bytes_replaced:
+            read += f", {counted(self.bytes_replaced, 'byte')} replaced (no text; 8 bits more for each)"
+        return [
+            ("read", f"{read}, {bpb} bits per byte"),
+            ("position", f"{self.position:,}"),
+            ("tokens", f"{self.appended:,} appended, {self.restored:,} restored, {self.recomputed:,} recomputed"),
+            ("ms a token", f"first 10 %: {_ms(self.ms_per_token_first)}, last 10 %: {_ms(self.ms_per_token_last)}"),
+            ("peak memory", "not known here" if self.peak_rss is None else f"{human(self.peak_rss)} (whole process)"),
+            ("session", human(self.session_bytes)),
+            ("KV cache", f"{human(self.kv_cache_bytes)} for a transformer of the same shape ({ratio:,.1f} x the session)"),
+            ("state grows", self.growth),
+        ]
+
+
+def receipt(
+    session: Counted,
+    bytes_read: int,
+    bytes_scored: int,
+    tokens_read: int,
+    bits: float,
+    timeline: Timeline,
+    bytes_replaced: int = 0,
+) -> Receipt:
+    """The receipt of a session that read `bytes_read` bytes (`tokens_read` tokens), the scored ones at a cost of `bits`."""
+    cfg, element = session.model.cfg, session.model.like.element_size()
+    counters = session.counters
+    return Receipt(
+        position=session.position,
+        bytes_read=bytes_read,
+        bytes_scored=bytes_scored,
+        bytes_replaced=bytes_replaced,
+        tokens_read=tokens_read,
+        bits_per_byte=bits / bytes_scored if bytes_scored else None,
+        appended=counters.appended,
+        restored=counters.restored,
+        recomputed=counters.recomputed,
+        ms_per_token_first=timeline.ms_per_token(),
+        ms_per_token_last=timeline.ms_per_token(last=True),
+        peak_rss=peak_rss(),
+        session_bytes=session.nbytes,
+        kv_cache_bytes=kv_cache_bytes(cfg, session.position, element),
+        growth=growth(cfg),
+    )
+
+
+def human(size: float) -> str:
+    """Bytes for people: 1.5 kB, 20.0 MB (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,185 @@
+"""What a session file says about its session, and whether it fits the model at hand."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..config.model import LMConfig
+from ..core.version import VERSION
+from ..errors import ConfigError, FormatWarning, InputError, SessionCorrupt, SessionMismatch, StorageError
+from ..io import Stamp, stamp
+from ..io.generators import checked_state
+from ..io.parse import parse_object
+from ..models.fingerprint import Seen, with_tokenizer
+from ..models.stream_state import LMState
+from . import silt
+from .session import Session
+
+if TYPE_CHECKING:
+    from ..models.lm import LM
+    from ..text import Tokenizer
+
+PREFIX = "state."
+FARTHEST = 1 << 62  # tokens; positions are counted in 64 bits
+
+
+def save(session: Session, path: str | os.PathLike[str], overwrite: bool) -> None:
+    """See `Session.save`. What is written has passed the checks of `load`."""
+    state, model = session._state, session.model
+    if changed := session._weights.changed(model):
+        named = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+        raise SessionMismatch(
+            f"the model's weights were changed since this session was made ({named}), and its state is of the old ones; "
+            "make a new session, or give the weights back"
+        )
+    tensors = {PREFIX + name: x for name, x in state.tensors().items()}
+    tensors["sampler"] = session._sampler.get_state()
+    if session._logits is not None:
+        tensors["logits"] = session._logits
+    if not isinstance(session.notes, dict):
+        raise InputError(f"the session's notes are a {type(session.notes).__name__}, and must be a dictionary ready for JSON")
+    weights = session._weights.fingerprint
+    header = {
+        "position": session.position,
+        "model": {
+            "config": model.cfg.to_dict(),
+            "weights": weights,
+            "fingerprint": with_tokenizer(weights, session.tokenizer),
+        },
+        "tokenizer": session.tokenizer.fingerprint,
+        "dtype": _dtype(model),
+        "state": state.meta(),
+        "parts": state.parts(),
+        "notes": session.notes,
+        "written_by": {"siltstone": VERSION, "torch": str(torch.__version__)},
+    }
+    read_back = parse_object(silt.header_text(header))
+    _check(path, read_back, {name: x.to("meta") for name, x in tensors.items()}, model, session.tokenizer, session._weights)
+    _restored(path, read_back, tensors, model)
+    place = os.path.realpath(path)
+    known = None if overwrite or session._file is None or session._file[0] != place else session._file[1]
+    written = silt.write(path, header, tensors, known)
+    session._file = None if written is None else (place, written)
+
+
+def load(path: str | os.PathLike[str], model: LM, tokenizer: Tokenizer) -> Session:
+    """See `Session.load`. Nothing of the session exists before all of the file is found to fit."""
+    session = Session(model, tokenizer)
+
+    def check(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        _check(path, header, tensors, session.model, tokenizer, session._weights)
+
+    before: Stamp | None = None
+    with suppress(StorageError, ValueError):  # which reading will name
+        before = stamp(path)
+    header, tensors = silt.read(path, check)
+    session._file = None if before is None else (os.path.realpath(path), before)
+    session._state, session._logits, sampler = _restored(path, header, tensors, session.model)
+    session._sampler.set_state(sampler)
+    session.notes = header["notes"]
+    session.counters.restored = session.position
+    if "fingerprint" not in header["model"]:
+        warnings.warn(
+            f"{path} was written by an early version, without the fingerprint of model and tokenizer together; "
+            "save the session to write it anew",
+            FormatWarning,
+            stacklevel=3,
+        )
+    return session
+
+
+def _check(path: Any, header: dict[str, Any], tensors: dict[str, Tensor], model: LM, tokenizer: Tokenizer, weights: Seen) -> None:
+    """Raise unless the header is one of this model's sessions, and the tensors (without data) fit it."""
+    described(path, header)
+    _check_fits(path, header, model, tokenizer, weights)
+    with _own(path):
+        if not 0 <= header["position"] < FARTHEST:
+            raise ValueError(f"position {header['position']} is none")
+        _state(header, tensors, model)
+        wanted = None if not header["position"] else ((model.cfg.vocab_size,), model.like.dtype)
+        logits = tensors.get("logits")
+        if (None if logits is None else (tuple(logits.shape), logits.dtype)) != wanted:
+            raise ValueError("position, state and logits do not belong together")
+
+
+def _restored(path: Any, header: dict[str, Any], tensors: dict[str, Tensor], model: LM) -> tuple[LMState, Tensor | None, Tensor]:
+    """State, logits and sampler of a file whose header fits."""
+    with _own(path):
+        state = _state(header, tensors, model)
+        if [int(p) for p in state.position] != [header["position"]]:
+            raise ValueError("position, state and logits do not belong together")
+        logits = tensors.get("logits")
+        return state, None if logits is None else logits.to(model.like.device), checked_state(tensors["sampler"])
+
+
+def _state(header: dict[str, Any], tensors: dict[str, Tensor], model: LM) -> LMState:
+    return model.load_state({k[len(PREFIX) :]: x for k, x in tensors.items() if k.startswith(PREFIX)}, header["state"])
+
+
+@contextmanager
+def _own(path: Any) -> Iterator[None]:
+    """Whatever a stranger's numbers make fail is SessionCorrupt."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__} {error}" if isinstance(error, LookupError) else str(error)
+        raise SessionCorrupt(
+            f"{path} holds a state that does not fit its own description: {said[:300]}; take another copy"
+        ) from None
+
+
+def described(path: str | os.PathLike[str], header: dict[str, Any]) -> None:
+    """Raise SessionCorrupt unless a header has all its parts, each of its kind."""
+    kinds = {"position": int, "model": dict, "tokenizer": str, "dtype": str, "state": dict, "parts": dict, "notes": dict}
+    for key, kind in kinds.items():
+        if not isinstance(header.get(key), kind) or isinstance(header.get(key), bool):
+            raise SessionCorrupt(f"{path} describes no session: its {key!r} is {header.get(key)!r:.80}, expected {kind.__name__}")
+    if not isinstance(header["model"].get("config"), dict) or not isinstance(header["model"].get("weights"), str):
+        raise SessionCorrupt(f"{path} describes no session: its 'model' lacks a configuration or a fingerprint of weights")
+
+
+def theirs(path: str | os.PathLike[str], header: dict[str, Any]) -> LMConfig:
+    """The configuration of the model that wrote a file. Raises SessionMismatch where this Siltstone cannot build it."""
+    try:
+        return LMConfig.from_dict(header["model"]["config"])
+    except (ConfigError, TypeError, ValueError, RecursionError) as error:
+        said = str(error)[:300]
+        raise SessionMismatch(f"{path} was written by a model that this Siltstone cannot build: {said}") from None
+
+
+def _dtype(model: LM) -> str:
+    return str(model.like.dtype).removeprefix("torch.")
+
+
+def _check_fits(path: str | os.PathLike[str], header: dict[str, Any], model: LM, tokenizer: Tokenizer, weights: Seen) -> None:
+    given, ours = theirs(path, header).to_dict(), model.cfg.to_dict()
+    differ = [f"{key} is {given[key]!r:.60} there and {ours[key]!r:.60} here" for key in ours if given[key] != ours[key]]
+    if differ:
+        raise SessionMismatch(
+            f"{path} was written by a model of another configuration: {'; '.join(differ[:4])}; "
+            "use that model, or another session file"
+        )
+    if header["dtype"] != _dtype(model):
+        raise SessionMismatch(
+            f"{path} was written by the model in {header['dtype'][:20]}, and here it is in {_dtype(model)}; "
+            f"load the model with dtype=torch.{header['dtype'][:20]}"
+        )
+    if header["model"]["weights"] != weights.fingerprint:
+        raise SessionMismatch(
+            f"{path} was written by a model with other weights (same configuration); use that model's run folder, "
+            "or another session file"
+        )
+    if header["tokenizer"] != tokenizer.fingerprint:
+        raise SessionMismatch(f"{path} was written with another tokenizer; use the one in that model's run folder")
+    known = header["model"].get("fingerprint")
+    if known is not None and known != with_tokenizer(weights.fingerprint, tokenizer):
+        raise SessionCorrupt(f"{path} contradicts itself: its fingerprints of model and tokenizer do not belong together")

@@ -1,0 +1,1 @@
+"""The layers of a model: window and full attention, and the memory layer."""

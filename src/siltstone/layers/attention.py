@@ -1,0 +1,92 @@
+"""Full causal attention with a growing key-value cache: the transformer's layer, for hybrids and for comparison.
+
+Source: arXiv 1706.03762, eq. 1; rotary positions or linear biases.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..config.layer import LayerConfig
+from ..ops import alibi, rope
+from ..schedule.context import Context
+from ..schedule.plan import Geometry
+from ..state.tree import State, Store
+from .heads import Heads
+from .short_conv import ShortConv
+
+PLAIN = Geometry(window=1, sinks=0, delay=1, rate=1)
+BLOCK = 512  # queries that linear biases are made for at a time
+
+
+@dataclass
+class AttentionState(State):
+    """cache: key [B, J, N, K] (rotated) and value [B, J, N, V] of every token so far; conv [B, width - 1, D]."""
+
+    narrow: ClassVar[tuple[str, ...]] = ("cache", "conv")
+
+    cache: Store
+    conv: Tensor | None = None
+
+
+class Attention(nn.Module):
+    """softmax(q k^T / sqrt(K)) v over all tokens so far. x [R, T, D] -> y [R, T, D]."""
+
+    def __init__(self, cfg: LayerConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.conv = ShortConv(cfg)
+        self.window = Heads(cfg)
+        self.out = nn.Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
+
+    def init(self, batch: int) -> AttentionState:
+        """An empty cache."""
+        cfg, like = self.cfg, self.window.like
+        key, value = (like.new_zeros(batch, cfg.key_heads, 0, width) for width in (cfg.key_dim, cfg.val_dim))
+        return AttentionState(Store.empty((key, value), (2, 2)), self.conv.init(batch))
+
+    def forward(self, x: Tensor, state: AttentionState, context: Context) -> tuple[Tensor, AttentionState]:
+        """One call over runs."""
+        cfg, runs = self.cfg, context.runs
+        x, conv = self.conv(x, state.conv, runs)
+        asked, v = self.window.project(x)
+        if cfg.position == "rope":
+            asked = rope.rotate(asked, context.window(PLAIN, x.dtype).angles(cfg.key_dim))
+        q, k = asked.transpose(1, 2).split([cfg.heads, cfg.key_heads], 1)
+        v = v.transpose(1, 2)
+        after = state.cache.append((k, v), runs.length)
+        start = state.cache.count
+        start = start[:1] if (start == start[:1]).all() else start
+        fresh = not state.cache.width
+        keys, values = (k, v) if fresh else after.views()
+        if cfg.position == "alibi":
+            out = self._biased(q, keys, values, start)
+        elif fresh:
+            out = self.window.attend(q, k, v, None, causal=True)
+        else:
+            out = self.window.attend(q, keys, values, _earlier(start, runs.width, keys))
+        return self.out(out.transpose(1, 2).flatten(2)), AttentionState(after, conv)
+
+    def _biased(self, q: Tensor, keys: Tensor, values: Tensor, start: np.ndarray) -> Tensor:
+        """With linear biases, a block of queries at a time. start [R or 1] places of the first queries."""
+        outs = []
+        for first in range(0, q.shape[2], BLOCK):
+            asked = q[:, :, first : first + BLOCK].flip(2)
+            end = start + first + asked.shape[2]
+            n = min(keys.shape[2], int(end.max(initial=0)))
+            bias = alibi.backwards(end - 1, asked.shape[2], n, self.cfg.heads, q.dtype, q.device)
+            outs.append(self.window.attend(asked, keys[:, :, :n], values[:, :, :n], bias).flip(2))
+        return torch.cat(outs, 2) if len(outs) > 1 else outs[0]
+
+
+def _earlier(start: np.ndarray, tokens: int, keys: Tensor) -> Tensor | None:
+    """bool [R or 1, 1, T, N]: which keys are not behind a query; None for one token of rows that stand at the same place."""
+    if tokens == 1 and len(start) == 1:
+        return None
+    query = start[:, None] + np.arange(tokens)
+    return torch.from_numpy(np.arange(keys.shape[2]) <= query[..., None]).unsqueeze(1).to(keys.device)

@@ -1,0 +1,205 @@
+"""One memory-caching layer over runs: window, memory and bank, joined.
+
+    y = W_o (window(x) + norm(read(M, bank)))      norm: RMSNorm over V, a weight for each head
+
+The data flow is drawn in docs/how-it-works.md; the meaning, token by token, is spelled out in tests/oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..bank.bounded import Bounded
+from ..bank.constant import Bank, Sealing
+from ..bank.logarithmic import Slots
+from ..cache.base import CachePolicy, Router
+from ..cache.exact import Exact
+from ..compress.base import Compress
+from ..config import registry
+from ..config.layer import LayerConfig
+from ..errors import ConfigError
+from ..memory.base import Memory, Written
+from ..ops.norm import rms
+from ..ops.taking_part import taking_part
+from ..ops.widely import Placed
+from ..schedule.context import Context
+from ..schedule.plan import ENDLESS, Geometry, Plan
+from ..schedule.window import Ring
+from ..state.tree import State
+from . import exact, one, reading
+from .parts import AnyBank, LayerState
+from .routing import Lead, Routing
+from .short_conv import ShortConv
+from .window import Further, WindowAttention
+
+
+class Mixer(Placed):
+    """x [R, T, D] -> y [R, T, D], from runs' states to runs' states."""
+
+    def __init__(self, cfg: LayerConfig, follows: bool = False):
+        super().__init__()
+        self.cfg = cfg
+        rule = registry.member("memory", cfg.memory)
+        options = registry.options(rule, cfg.memory_options)
+        self.memory: Memory = rule(cfg, options)
+        self.memory.chunk = max(1, self.memory.chunk // cfg.group) * cfg.group
+        pooling = registry.member("compress", cfg.compress)
+        self.compress: Compress = pooling(cfg, registry.options(pooling, cfg.compress_options))
+        policy = registry.member("cache", cfg.cache)
+        self.cache: CachePolicy = policy(cfg, registry.options(policy, cfg.cache_options))
+        self.router = Router(cfg, follows) if self.cache.routed else None
+        self.geo = Geometry(
+            window=cfg.window,
+            sinks=cfg.sinks,
+            delay=cfg.delay,
+            rate=cfg.every,
+            per_segment=cfg.updates if self.cache.keeps else ENDLESS,
+            align=max(1, rule.align(options) // cfg.group),
+            chunk=max(1, self.memory.chunk // cfg.group),
+            content=cfg.content and self.cache.keeps,
+        )
+        self.conv = ShortConv(cfg)
+        self.window = WindowAttention(cfg, self.geo) if cfg.window else None
+        self.norm = nn.Parameter(torch.ones(cfg.heads, cfg.val_dim))
+        self.out = nn.Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
+        self.budget = self._budget()
+
+    def _budget(self) -> int:
+        """The most checkpoints that a row keeps.
+
+        max_bytes counts all that a place of the bank takes in a model of float32 or narrower, so that the number follows from
+        the configuration alone. A layer that follows another's routing counts routing sums too, to keep as many as that one.
+        """
+        cfg = self.cfg
+        if cfg.max_bytes is None:
+            return ENDLESS if cfg.max_checkpoints is None else cfg.max_checkpoints
+        routing = None if self.router is None else (self.router.blocks, cfg.router_dim)
+        each = Bounded.empty(self.memory, 1, routing).grown(1).to(dtype=torch.float32).nbytes
+        if cfg.max_bytes < each:
+            raise ConfigError(f"max_bytes={cfg.max_bytes} holds no checkpoint of this layer; give at least {each}")
+        return cfg.max_bytes // each
+
+    @property
+    def _routing(self) -> tuple[int, int] | None:
+        """(J, U) of the summaries that this layer keeps, or None."""
+        return (self.router.blocks, self.cfg.router_dim) if self.router is not None and self.router.leads else None
+
+    def init(self, batch: int) -> LayerState:
+        """Nothing seen."""
+        cfg, like = self.cfg, self.like
+        routing = self._routing
+        bank: AnyBank | None = None
+        if self.cache.keeps and cfg.bounded:
+            bank = Bounded.empty(self.memory, batch, routing)
+        elif self.cache.keeps and cfg.segments != "logarithmic":
+            bank = Bank.empty(self.memory, batch, routing)
+        elif self.cache.keeps:
+            bank = Slots.empty(self.memory, batch, routing, cfg.start == "restart")
+        online = self.memory.init(batch)
+        summary = None if routing is None else self.memory.stages(online)[0].new_zeros(batch, *routing)
+        window = self.window.init(batch) if self.window is not None else None
+        unwritten = like.new_zeros(batch, self.geo.ring_input, cfg.d_model)
+        kept = self.cache.empty(batch, like) if isinstance(self.cache, Exact) else None
+        return LayerState(window, unwritten, online, bank, summary, self.conv.init(batch), kept)
+
+    def forward(self, x: Tensor, state: LayerState, context: Context) -> tuple[Tensor, LayerState]:
+        """One call over runs."""
+        x, conv = self.conv(x, state.conv, context.runs)
+        seen: Tensor | None = None
+        read: Tensor | None = None
+        further: Further | None = None
+        after = LayerState(None, state.input, state.online, state.bank, state.summary, conv, state.kept)
+        if token := context.token(self.geo):
+            read, further = one.memory(self, x, state, after, context, token)
+        else:
+            plan, ring = context.plan(self.geo), Ring(context.runs, self.geo.ring_input, x.device)
+            both = ring.extend(state.input, x)
+            after.input = ring.keep(both)
+            if not plan.idle:
+                read, further = self._memory(x, both, state, after, plan, context)
+        if self.window is not None and state.window is not None:
+            seen, after.window = self.window(x, state.window, context, further)
+        if read is not None:
+            read = rms(read, self.norm, 1e-6)
+            seen = read if seen is None else seen + read
+        if seen is None:
+            seen = x.new_zeros(*x.shape[:2], self.cfg.heads, self.cfg.val_dim)
+        return self.out(taking_part(seen, self._memory_parameters()).flatten(2)), after
+
+    def _memory_parameters(self) -> Iterator[nn.Parameter]:
+        """Those that only tokens which see a memory, or checkpoints, have a use for."""
+        yield self.norm
+        for part in (self.memory, self.compress, self.cache, self.router):
+            if part is not None:
+                yield from part.parameters()
+
+    def _memory(
+        self, x: Tensor, both: Tensor, state: LayerState, after: LayerState, plan: Plan, context: Context
+    ) -> tuple[Tensor, Further | None]:
+        """Write what leaves the window, seal, read: [R, T, H, V], and what the window sees besides. Fills in `after`."""
+        runs, pieces = plan.shape
+        group = self.cfg.group
+        block = plan.write_source(both).unflatten(1, (-1, self.cfg.rate))
+        c = self._compressed(block, plan, both)
+        inputs = {}
+        for k, v in self.memory.inputs(c).items():
+            each = plan.write_take(v.unflatten(1, (-1, group))).unflatten(1, (pieces, plan.slots))
+            inputs[k] = each.flatten(2, 3)
+        skip, valid = plan.host(plan.skip) * group, plan.valid
+        if valid is not None and group > 1:
+            valid = valid.repeat_interleave(group, 2)
+        written = self._scan(inputs, valid, state.online, plan, skip)
+        ends = written.ends.map(lambda e: e.flatten(0, 1).unflatten(0, (runs, pieces)))
+        last = plan.host(plan.pieces - 1 - plan.dropped)
+        every = torch.arange(runs, device=x.device)
+        after.online = ends.map(lambda e: e[every, last]) if pieces > 1 else ends.map(lambda e: e[:, 0])
+        route: Routing | None = None
+        if self.router is not None:
+            if state.summary is not None:
+                keys = self.router.keys(c).unflatten(1, (-1, group)).mean(2)
+                context.lead = Lead(self.router, self.router.queries(x), keys, state.summary)
+            assert context.lead is not None
+            route = Routing(context.lead, plan, self.router.softmax)
+            after.summary = None if state.summary is None else route.sums[every, last]
+        z = plan.query_take(self.memory.queries(x)).unflatten(1, (pieces, -1)).transpose(2, 3)
+        if state.bank is None:
+            out = reading.online(self, written, z)
+        else:
+            sums = None if route is None or state.summary is None else route.sums
+            before, router = (state.online, state.summary), self.router
+            call = Sealing(plan, self.memory, router, ends, sums, *before, inputs, valid, skip, written, self.budget)
+            out, after.bank = reading.with_bank(self, written, z, state.bank, call, route)
+        back, sees = plan.query_back
+        tokens = back(out.transpose(2, 3).flatten(1, 2))
+        tokens = tokens if sees is None else tokens * sees[..., None, None].to(tokens.dtype)
+        if state.kept is None or self.window is None:
+            return tokens, None
+        surprises = exact.surprises(self.memory, inputs, written, state.online)
+        by = context.window(self.geo, x.dtype)
+        further, after.kept = exact.planned(self.window, state.kept, surprises, block, plan, by)
+        return tokens, further
+
+    def _compressed(self, block: Tensor, plan: Plan, both: Tensor) -> Tensor:
+        """block [R, M, rate, D] -> [R, M, D]; compressors that ask for it see the mean of the window at each write."""
+        if not self.compress.sees_window:
+            return self.compress(block)
+        means = F.avg_pool1d(both.transpose(1, 2), self.cfg.window, 1).transpose(1, 2)
+        return self.compress(block, plan.update_window(means).repeat_interleave(self.cfg.group, 1))
+
+    def _scan(self, inputs: dict[str, Tensor], valid: Tensor | None, online: State, plan: Plan, skip: Tensor) -> Written:
+        """Pieces that restart are written side by side, pieces that carry on one after the other."""
+        runs, pieces = plan.shape
+        if self.cfg.start == "carry" or pieces == 1 and not plan.dropped:
+            return self.memory.scan(inputs, valid, skip, online)
+        fresh = self.memory.init(1).map(lambda s: s.unsqueeze(1).expand(runs, pieces, *s.shape[1:]))
+        if not plan.dropped:
+            fresh = type(online)(
+                **{n: torch.cat([getattr(online, n).unsqueeze(1), getattr(fresh, n)[:, 1:]], 1) for n in vars(online)}
+            )
+        aside = {k: v.flatten(0, 1).unsqueeze(1) for k, v in inputs.items()}
+        there = None if valid is None else valid.flatten(0, 1).unsqueeze(1)
+        return self.memory.scan(aside, there, skip.flatten(0, 1).unsqueeze(1), fresh.map(lambda s: s.flatten(0, 1)))

@@ -1,0 +1,190 @@
+"""What memory and bank answer to the queries of a call: [R, S, H, Q, V].
+
+With a constant bank and a matrix that is read as it is, all pieces share one view of the bank and are answered
+together; otherwise (logarithmic slots, memories of several stages) each piece asks the checkpoints that it sees.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..bank.constant import Bank, Sealing, View
+from ..bank.read import by_piece, chosen, dense, stage_sum
+from ..cache.base import Asked, Mix
+from ..memory.base import Written
+from .parts import AnyBank, Parts
+from .routing import Routing, follow
+
+FEW = 32  # checkpoints up to which the gates of all pieces are made at once, though half of them are hidden
+
+
+def with_bank(
+    mixer: Parts, written: Written, z: Tensor, bank: AnyBank, call: Sealing, route: Routing | None
+) -> tuple[Tensor, AnyBank]:
+    """The answers to z [R, S, H, Q, in], and the bank after the call."""
+    together = isinstance(bank, Bank) and (mixer.memory.read_is_linear or mixer.cache.sparse)
+    if isinstance(bank, Bank):
+        views, after = bank.advance(call, together)
+        _led(mixer, views, route)
+        mixes = [] if together else [_mix(mixer, v, route, j) for j, v in enumerate(views)]
+    else:
+        views, mixes, after = bank.advance(call, lambda j, view: _mix(mixer, _led(mixer, [view], route, j)[0], route, j))
+    if not together:
+        return _apart(mixer, written, z, views, mixes), after
+    own, view = online(mixer, written, z), views[0]
+    if not view.number:
+        return own, after
+    if route is None:
+        return own + z @ _sums(view).to(z.dtype), after
+    if mixer.cache.sparse:
+        return _picked(mixer, own, z, view, route), after
+    return _gated(mixer, own, z, view, route), after
+
+
+def _led(mixer: Parts, views: list[View], route: Routing | None, first: int = 0) -> list[View]:
+    """Views of pieces from `first` on: kept for the layers that follow this one, or shown what the layer before keeps."""
+    if route is not None and mixer.router is not None and mixer.router.leads:
+        route.lead.views += views
+    elif route is not None:
+        follow(views, route.lead, first)
+    return views
+
+
+def online(mixer: Parts, written: Written, z: Tensor) -> Tensor:
+    """What the memory itself answers."""
+    out = z
+    for i in range(mixer.memory.stages_count):
+        out = mixer.memory.join(i, _stage(mixer, written, i, out), z)
+    return out
+
+
+def cached(mixer: Parts, z: Tensor, view: View, mix: Mix) -> Tensor:
+    """Checkpoints' part of one piece: [R, H, Q, V]."""
+    memory = mixer.memory
+    if mix.index is not None:
+        return chosen(memory, z.transpose(1, 2), view.leaves, mix).transpose(1, 2)
+    if mix.gates is not None:
+        return dense(memory, z, view.stages, mix.gates)
+    shown = None if view.hidden is None else (~view.hidden).to(view.stages[0].dtype)
+    if memory.read_is_linear:
+        weights = view.stages[0] if shown is None else view.stages[0] * shown[:, None, :, None, None]
+        return z @ weights.sum(2).to(z.dtype)
+    ones = z.new_ones(1) if shown is None else shown[:, None, None]
+    return dense(memory, z, view.stages, ones.expand(z.shape[0], z.shape[2], z.shape[1], view.number))
+
+
+def _stage(mixer: Parts, written: Written, stage: int, z: Tensor) -> Tensor:
+    """One stage of the online memory, whatever way its pieces were scanned: [R, S, H, Q, ...]."""
+    groups = next(iter(written.ends.leaves()))[1].shape[:2]
+    answers = written.read(stage, z.flatten(0, 1).unflatten(0, groups), mixer.cfg.group)
+    return answers.flatten(0, 1).unflatten(0, z.shape[:2])
+
+
+def _mix(mixer: Parts, view: View, route: Routing | None, piece: slice | int) -> Mix | None:
+    """Gates over a view's checkpoints, for all pieces of a slice (rows and pieces are one axis [R * S]) or for one.
+
+    None: there is none to see.
+    """
+    if not view.number:
+        return None
+    if mixer.router is None or route is None:
+        return Mix()
+    assert view.summary is not None
+    router = mixer.router
+    if isinstance(piece, int):
+        scores = route.lead.router.scores(route.u[:, piece], view.summary, view.empty)
+        hidden = None if view.hidden is None else view.hidden.unsqueeze(1)
+        own = None if route.online is None else route.online[:, piece]
+        return mixer.cache.mix(router, Asked(scores, own, hidden, view.age, view.newest_last))
+    assert view.seen is not None
+    u, seen = route.u[:, piece], view.seen[:, piece]
+    width = int(seen.max())
+    empty = None if view.empty is None else view.empty[:, :width]
+    scores = route.lead.router.scores(u.flatten(1, 2), view.summary[:, :width], empty)
+    hidden = None
+    if (seen != width).any():
+        hidden = torch.from_numpy(np.arange(width) >= seen.reshape(-1, 1, 1)).to(u.device)
+
+    def age() -> Tensor:
+        return torch.from_numpy(seen.reshape(-1, 1, 1) - np.arange(width)).to(u.device)
+
+    own = None if route.online is None else route.online[:, piece].flatten(0, 1)
+    return mixer.cache.mix(router, Asked(scores.unflatten(1, u.shape[1:3]).flatten(0, 1), own, hidden, age))
+
+
+def _added(found: Tensor, gate: Tensor | None, own: Tensor) -> Tensor:
+    """found + gate * own [R, S, H, Q, V], gate [R * S, Q, H] or None: 1."""
+    if gate is None:
+        return found + own
+    return torch.addcmul(found, gate.unflatten(0, own.shape[:2]).transpose(2, 3).unsqueeze(-1).to(own.dtype), own)
+
+
+def _picked(mixer: Parts, own: Tensor, z: Tensor, view: View, route: Routing) -> Tensor:
+    """Each token's own choice of checkpoints."""
+    shape = (z.shape[0], z.shape[1] * z.shape[3])
+    mix = _mix(mixer, view, route, slice(None))
+    assert mix is not None and mix.index is not None and mix.gates is not None
+    flat = Mix(None, mix.gates.reshape(*shape, *mix.gates.shape[2:]), mix.index.reshape(*shape, -1))
+    found = chosen(mixer.memory, z.transpose(2, 3).flatten(1, 2), view.leaves, flat)
+    return _added(found.unflatten(1, (z.shape[1], -1)).transpose(2, 3), mix.online, own)
+
+
+def _gated(mixer: Parts, own: Tensor, z: Tensor, view: View, route: Routing) -> Tensor:
+    """All checkpoints under their gates, piece after piece."""
+    assert view.seen is not None
+    widths = view.seen.max(0).tolist()
+    step = z.shape[1] if view.number <= FEW else 1
+    parts: list[Tensor] = []
+    for j in range(0, z.shape[1], step):
+        piece = slice(j, j + step)
+        out = own[:, piece]
+        if any(widths[piece]):
+            mix = _mix(mixer, view, route, piece)
+            assert mix is not None and mix.gates is not None
+            gates = mix.gates.unflatten(0, out.shape[:2]).transpose(2, 3)
+            out = _added(by_piece(z[:, piece], view.stages[0], gates, widths[piece]), mix.online, out)
+        parts.append(out)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _sums(view: View) -> Tensor:
+    """[R, S, H, K, V]: the sum of the checkpoints that each piece sees."""
+    matrices, seen = view.stages[0], view.seen
+    assert seen is not None
+    least = int(seen.min())
+    total = matrices[:, :, :least].sum(2, keepdim=True)
+    if (seen == least).all():
+        return total.transpose(1, 2)
+    running = torch.cat([total, matrices[:, :, least:]], 2).cumsum(2).transpose(1, 2)
+    index = torch.from_numpy(seen - least).to(matrices.device)
+    if (seen == seen[:1]).all():
+        return running.index_select(1, index[0])
+    return running[torch.arange(len(seen), device=matrices.device)[:, None], index]
+
+
+def _apart(mixer: Parts, written: Written, z: Tensor, views: list[View], mixes: list[Mix | None]) -> Tensor:
+    """Each piece with a view of its own."""
+    memory = mixer.memory
+    if not mixer.cache.blends or memory.read_is_linear:
+        own, asked = online(mixer, written, z).unbind(1), z.unbind(1)
+        parts = [
+            o if m is None else _gate(m.online, o) + cached(mixer, q, v, m)
+            for o, q, v, m in zip(own, asked, views, mixes, strict=True)
+        ]
+        return torch.stack(parts, 1)
+    out = z
+    for i in range(memory.stages_count):
+        own, asked = _stage(mixer, written, i, out).unbind(1), out.unbind(1)
+        parts = [
+            o if m is None or m.gates is None else _gate(m.online, o) + stage_sum(q, v.stages[i], m.gates)
+            for o, q, v, m in zip(own, asked, views, mixes, strict=True)
+        ]
+        out = memory.join(i, torch.stack(parts, 1), z)
+    return out
+
+
+def _gate(gate: Tensor | None, out: Tensor) -> Tensor:
+    """gate [R, Q, H] or None on out [R, H, Q, V]."""
+    return out if gate is None else gate.transpose(1, 2).unsqueeze(-1).to(out.dtype) * out

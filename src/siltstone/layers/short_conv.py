@@ -1,0 +1,47 @@
+"""A short causal convolution over a layer's input: x~_t = x_t + sum_{i < width} a_i * x_{t-i}, a weight for each channel.
+
+Everything in the layer sees x~ instead of x. The weights a_1 of the token before begin as N(0, 1/4), the others at 0: what
+follows can tell the two tokens apart by their channels, and learns to bind one to the other. Before a row's first token there
+are zeros.
+Source: arXiv 2212.14052 (shift convolutions before a recurrence), here shared by all projections, with a residual.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..config.layer import LayerConfig
+from ..schedule.runs import Runs
+
+
+class ShortConv(nn.Module):
+    """x [R, T, D] -> x~ [R, T, D]; without a width, x itself. State: the last width - 1 inputs, in order of time."""
+
+    def __init__(self, cfg: LayerConfig):
+        super().__init__()
+        self.width, self.d_model = cfg.short_conv, cfg.d_model
+        self.taps: nn.Parameter | None = None
+        if self.width:
+            self.taps = nn.Parameter(torch.zeros(self.width, self.d_model))
+            nn.init.normal_(self.taps.data[1], std=0.5)
+
+    def init(self, batch: int) -> Tensor | None:
+        """[batch, width - 1, D]: zeros before the first token."""
+        return None if self.taps is None else self.taps.new_zeros(batch, self.width - 1, self.d_model)
+
+    def forward(self, x: Tensor, before: Tensor | None, runs: Runs) -> tuple[Tensor, Tensor | None]:
+        """One call over runs."""
+        if self.taps is None or before is None:
+            return x, None
+        tokens, history = x.shape[1], self.width - 1
+        both = torch.cat([before, x.to(before.dtype)], 1)
+        out = x
+        for i, tap in enumerate(self.taps.to(x.dtype)):
+            out = torch.addcmul(out, both.narrow(1, history - i, tokens).to(x.dtype), tap)
+        if runs.take is None:  # runs are whole
+            return out, both[:, tokens:].clone()
+        last = runs.length[:, None] + np.arange(history) + np.arange(len(x))[:, None] * both.shape[1]
+        index = torch.from_numpy(last.reshape(-1)).to(x.device)
+        return out, both.flatten(0, 1).index_select(0, index).unflatten(0, (len(x), history))

@@ -1,0 +1,166 @@
+"""Exact causal attention over the last `window` tokens, tokens pending compression, and sinks.
+
+The ring holds the last E tokens of each row at slot position % E. A call lays ring and new tokens end to end, cuts the
+queries into blocks and lets each block attend to its own tokens and the E before them. Softmax attention, eq. 1 of
+arXiv 1706.03762; the window as in arXiv 2004.05150; sinks as in arXiv 2309.17453 (a sink's distance stops growing when
+it leaves the window). Positions: rotary, or linear biases (arXiv 2108.12409), for which a sink's distance is the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config.layer import LayerConfig
+from ..ops import rope
+from ..ops.transforms import at_work
+from ..schedule.context import Context
+from ..schedule.plan import Geometry
+from ..schedule.window import WindowPlan
+from ..state.tree import State, frozen
+from .heads import Heads
+
+
+@dataclass
+class WindowState(State):
+    """key [B, E, J, K] (rotated), value [B, E, J, V]: the ring; sink_key [B, sinks, J, K], sink_value: the sinks."""
+
+    narrow: ClassVar[tuple[str, ...]] = ("key", "value", "sink_key", "sink_value")
+
+    key: Tensor
+    value: Tensor
+    sink_key: Tensor | None = None
+    sink_value: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Further:
+    """Tokens besides those of the window, for each block of queries, seen at the distance of the last sink.
+
+    key [R, n, J, N, K] (not rotated), value [R, n, J, N, V], seen bool [R, n, 1, Q, N].
+    """
+
+    key: Tensor
+    value: Tensor
+    seen: Tensor
+
+
+def put(ring: Tensor, token: Tensor, slot: int, donate: bool) -> Tensor:
+    """The ring [R, E, ...] with one token [R, 1, ...] at a slot; in place where the caller gave the ring up."""
+    if at_work():
+        return torch.cat([ring[:, :slot], token.to(ring.dtype), ring[:, slot + 1 :]], 1)
+    ring = ring if donate and not torch.is_grad_enabled() and not frozen(ring) else ring.clone()
+    ring.narrow(1, slot, 1).copy_(token)
+    return ring
+
+
+class WindowAttention(Heads):
+    """q, k, v = x W; softmax(q k^T / sqrt(K)) v over what the window plan shows. x [R, T, D] -> [R, T, H, V]."""
+
+    def __init__(self, cfg: LayerConfig, geo: Geometry):
+        super().__init__(cfg)
+        self.geo, self.linear = geo, cfg.heads if cfg.position == "alibi" else 0
+
+    def init(self, batch: int) -> WindowState:
+        """Empty rings."""
+        cfg, like = self.cfg, self.like
+        key = like.new_zeros(batch, self.geo.ring, cfg.key_heads, cfg.key_dim)
+        value = like.new_zeros(batch, self.geo.ring, cfg.key_heads, cfg.val_dim)
+        if not cfg.sinks:
+            return WindowState(key, value)
+        return WindowState(
+            key,
+            value,
+            like.new_zeros(batch, cfg.sinks, cfg.key_heads, cfg.key_dim),
+            like.new_zeros(batch, cfg.sinks, cfg.key_heads, cfg.val_dim),
+        )
+
+    def written(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys (not rotated) and values [R, M, rate, J, K or V] of written tokens x [R, M, rate, D]."""
+        asked, v = (z.unflatten(1, x.shape[1:3]) for z in self.project(x.flatten(1, 2)))
+        return asked[..., self.cfg.heads :, :], v
+
+    def forward(
+        self, x: Tensor, state: WindowState, context: Context, further: Further | None = None
+    ) -> tuple[Tensor, WindowState]:
+        """One call over runs."""
+        cfg, plan = self.cfg, context.window(self.geo, x.dtype)
+        asked, v = self.project(x)
+        q_sink = asked[:, :, : cfg.heads]
+        if cfg.position == "rope":
+            asked = rope.rotate(asked, plan.angles(cfg.key_dim))
+            q_sink = rope.rotate(q_sink, plan.angles(cfg.key_dim, sink=True)) if cfg.sinks or further is not None else q_sink
+        q, k = asked.split([cfg.heads, cfg.key_heads], 2)
+        if context.tick is not None and not cfg.sinks:
+            slot = context.tick % self.geo.ring
+            after = WindowState(put(state.key, k, slot, context.donate), put(state.value, v, slot, context.donate))
+            keys, values = after.key.transpose(1, 2).to(x.dtype), after.value.transpose(1, 2).to(x.dtype)
+            bias = plan.slots_bias(self.linear)
+            if further is not None:
+                far = plan.further(further.seen, self.linear)[:, 0]
+                near = keys.new_zeros(1, 1, 1, keys.shape[2]) if bias is None else bias
+                bias = torch.cat([far, near.expand(len(x), far.shape[1], -1, -1)], -1)
+                keys = torch.cat([self._placed(further.key[:, 0], plan, context.tick), keys], 2)
+                values = torch.cat([further.value[:, 0].to(x.dtype), values], 2)
+            return self.attend(q.transpose(1, 2), keys, values, bias).transpose(1, 2), after
+        keys, values = plan.ring.extend(state.key, k), plan.ring.extend(state.value, v)
+        after = WindowState(plan.ring.keep(keys), plan.ring.keep(values))
+        if cfg.sinks:
+            assert state.sink_key is not None and state.sink_value is not None
+            shape = (len(x), cfg.sinks)
+            after.sink_key = torch.cat([state.sink_key, k], 1).flatten(0, 1).index_select(0, plan.sink_take).unflatten(0, shape)
+            after.sink_value = (
+                torch.cat([state.sink_value, v], 1).flatten(0, 1).index_select(0, plan.sink_take).unflatten(0, shape)
+            )
+        return self._attend(q, q_sink, keys, values, after, plan, further), after
+
+    def _placed(self, key: Tensor, plan: WindowPlan, at: int | None = None) -> Tensor:
+        """Keys [..., K], rotated to where the last sink stands."""
+        key = key.to(plan.dtype)
+        return rope.rotate(key, plan.last_sink(key.shape[-1], at)) if self.cfg.position == "rope" else key
+
+    def _attend(
+        self,
+        q: Tensor,
+        q_sink: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        sinks: WindowState,
+        plan: WindowPlan,
+        further: Further | None,
+    ) -> Tensor:
+        runs, tokens = q.shape[:2]
+        block, n, ring = plan.block, plan.blocks, self.geo.ring
+        short = n * block - tokens
+        if short:
+            q, q_sink = (F.pad(z, (0, 0, 0, 0, 0, short)) for z in (q, q_sink))
+            keys, values = F.pad(keys, (0, 0, 0, 0, 0, short)), F.pad(values, (0, 0, 0, 0, 0, short))
+        q = q.unflatten(1, (n, block)).transpose(2, 3)
+        keys = keys.unfold(1, ring + block, block).permute(0, 1, 2, 4, 3)
+        values = values.unfold(1, ring + block, block).permute(0, 1, 2, 4, 3)
+        fixed = [] if further is None else [(self._placed(further.key, plan), further.value.to(values.dtype))]
+        if sinks.sink_key is not None and sinks.sink_value is not None:
+            key, value = (x.transpose(1, 2)[:, None].expand(-1, n, -1, -1, -1) for x in (sinks.sink_key, sinks.sink_value))
+            fixed.append((key, value))
+        if fixed:
+            far = torch.cat([key for key, _ in fixed], -2)
+            if self.cfg.position == "rope":  # what a sink is asked with stands beside what the others are asked with
+                q = torch.cat([q, q_sink.unflatten(1, (n, block)).transpose(2, 3)], -1)
+                far, keys = F.pad(far, (far.shape[-1], 0)), F.pad(keys, (0, keys.shape[-1]))
+            keys, values = torch.cat([far, keys], -2), torch.cat([*(value for _, value in fixed), values], -2)
+        beyond = None if further is None else plan.further(further.seen, self.linear)
+        outs = []
+        for first, last, bias in plan.bands(self.linear):
+            part = (runs, last - first)
+            bias = bias.expand(*part, -1, -1, -1)
+            if beyond is not None:
+                bias = torch.cat([beyond[:, first:last], bias], -1)
+            bias = bias.flatten(0, 1)
+            qb, kb, vb = (z[:, first:last].flatten(0, 1) for z in (q, keys, values))
+            outs.append(self.attend(qb, kb, vb, bias).unflatten(0, part))
+        out = torch.cat(outs, 1) if len(outs) > 1 else outs[0]
+        return out.transpose(2, 3).flatten(1, 2)[:, :tokens]

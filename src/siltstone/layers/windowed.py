@@ -1,0 +1,46 @@
+"""A layer of window attention alone: what a memory is measured against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ..config.layer import LayerConfig
+from ..schedule.context import Context
+from ..schedule.plan import Geometry
+from ..state.tree import State
+from .short_conv import ShortConv
+from .window import WindowAttention, WindowState
+
+
+@dataclass
+class WindowedState(State):
+    """window: the rings; conv [B, width - 1, D]: what a short convolution still reaches."""
+
+    narrow: ClassVar[tuple[str, ...]] = ("conv",)
+
+    window: WindowState
+    conv: Tensor | None = None
+
+
+class Windowed(nn.Module):
+    """y = W_o window(x). x [R, T, D] -> y [R, T, D]."""
+
+    def __init__(self, cfg: LayerConfig):
+        super().__init__()
+        self.geo = Geometry(window=cfg.window, sinks=cfg.sinks, delay=cfg.window, rate=1)
+        self.conv = ShortConv(cfg)
+        self.window = WindowAttention(cfg, self.geo)
+        self.out = nn.Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
+
+    def init(self, batch: int) -> WindowedState:
+        """Empty rings."""
+        return WindowedState(self.window.init(batch), self.conv.init(batch))
+
+    def forward(self, x: Tensor, state: WindowedState, context: Context) -> tuple[Tensor, WindowedState]:
+        """One call over runs."""
+        x, conv = self.conv(x, state.conv, context.runs)
+        out, window = self.window(x, state.window, context)
+        return self.out(out.flatten(2)), WindowedState(window, conv)

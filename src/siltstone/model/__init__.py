@@ -1,1 +1,0 @@
-"""How a window, a memory and a cache make a language model."""

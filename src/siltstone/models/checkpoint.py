@@ -1,0 +1,224 @@
+"""A trained model on the disk: a folder with `model.safetensors`, `config.json` and `tokenizer.json`.
+
+The weights' file is the manifest of the three: it names the hashes of the other two and is replaced last, so that a save that
+is stopped anywhere leaves the old model or the new one, never a mixture. It is sealed by a sum of all its own bytes, and holds
+the fingerprints of the model, without (`sha256`) and with its tokenizer (`fingerprint`).
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..config.model import LMConfig
+from ..errors import CheckpointError, ConfigError, FormatWarning, InputError, SiltstoneError, TokenizerError
+from ..io import SEAL, write_sealed
+from ..io.folder import make_folder
+from ..io.parse import parse_object
+from ..io.regular import is_folder, reason
+from ..io.sets import read_member, write_set
+from ..io.tensor_file import TensorFile, open_tensors
+from ..text import Tokenizer, tokenizer_from_json
+from .fingerprint import Seen, check_pair, config_text, fingerprint_of, weights_of, with_tokenizer
+
+if TYPE_CHECKING:
+    from .lm import LM
+
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+VERSION = 1
+_config_text = config_text
+
+
+def model_fingerprint(model: LM) -> str:
+    """SHA-256 of the configuration, and of every weight's name, dtype, shape and bytes, in hexadecimal.
+
+    Reads all weights (about half a second for each gigabyte).
+    """
+    return Seen(model).fingerprint
+
+
+def save(model: LM, tokenizer: Tokenizer, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
+    """Writes the model's folder: all of it takes the place of an older model there at once, or none. Returns the folder.
+
+    model   also one that `torch.compile` made; parametrised weights are written as what they compute to
+    dtype   the floating dtype of the weights in the file, for example `torch.bfloat16` (half the bytes);
+            default: the model's own
+    Everything is checked as `load` checks it before anything is written. Raises InputError for what is no model, tokenizer or
+    floating dtype, CheckpointError for a model that could not be loaded again (weights that are not finite, modules that are
+    not the configuration's, a tokenizer with more ids than the model), StorageError where the system refuses.
+    """
+    model = check_pair(model, tokenizer)
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize > 1):
+        raise InputError(f"dtype={dtype} is none that weights can be kept in; give one such as torch.bfloat16, or leave it out")
+    cfg, config = model.cfg, json.dumps(model.cfg.to_dict(), indent=1) + "\n"
+    _check_vocabulary(cfg, tokenizer, "the tokenizer")
+    weights = {name: x.detach().to(dtype) if dtype and x.is_floating_point() else x for name, x in weights_of(model).items()}
+    _check_shapes(cfg, weights, "the model", "its configuration (merge adapters, and remove wrappers, before saving)")
+    _check_finite(weights, "the model")
+    text = tokenizer.to_json()
+    if _config(config, "the model's configuration") != cfg:
+        raise CheckpointError("the model's configuration is not what its JSON says; give keys that JSON has")
+    if _tokenizer(text, "the tokenizer").fingerprint != tokenizer.fingerprint:
+        raise CheckpointError("the tokenizer is not what its to_json() says, so that it could not be loaded again")
+    folder = make_folder(folder)
+    fingerprint = fingerprint_of(cfg, weights)
+    about = {"format": "pt", "siltstone": str(VERSION), "sha256": fingerprint}
+    about["fingerprint"] = with_tokenizer(fingerprint, tokenizer)
+
+    def manifest(hashes: dict[str, str]) -> None:
+        write_sealed(folder / WEIGHTS, weights, about | {"files": json.dumps(hashes, sort_keys=True)})
+
+    write_set(folder, {TOKENIZER: text.encode("utf-8"), CONFIG: config.encode("utf-8")}, manifest)
+    return folder
+
+
+def load(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> tuple[LM, Tokenizer]:
+    """The model (in evaluation mode) and the tokenizer of a folder that `save` or `siltstone train` wrote.
+
+    device, dtype   where the weights go and what they are converted to
+    Raises CheckpointError when a file is missing, truncated or altered, or when weights, configuration and tokenizer
+    do not fit together, or a weight is not finite; all of that is found before memory for the weights is taken. Warns with
+    FormatWarning for a folder of an early version. The random generators are left as they were.
+    """
+    folder = Path(folder)
+    if not is_folder(folder):
+        raise CheckpointError(f"{folder} is not a folder; give the folder that `siltstone train --out` wrote, or demo")
+    missing = [name for name in (CONFIG, TOKENIZER, WEIGHTS) if not _present(folder, name)]
+    if missing:
+        raise CheckpointError(
+            f"{folder} lacks {' and '.join(missing)}: it is not (yet) a trained model's folder; "
+            "give the folder that `siltstone train --out` wrote, or demo"
+        )
+    try:
+        with open_tensors(folder / WEIGHTS, SEAL) as file:
+            cfg, tokenizer, weights = _read(folder, file)
+    except SiltstoneError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"the weights cannot be read: {folder / WEIGHTS}: {reason(error)}") from error
+    except ValueError as error:
+        raise CheckpointError(f"the weights cannot be read: {folder / WEIGHTS} {error}") from error
+    model = build(cfg)
+    model.load_state_dict(weights)
+    return model.to(device=device, dtype=dtype).eval(), tokenizer
+
+
+def build(cfg: LMConfig) -> LM:
+    """A model of a configuration; the random generators are left as they were."""
+    from .lm import LM
+
+    with torch.random.fork_rng(devices=[]):
+        return LM(cfg)
+
+
+def _read(folder: Path, file: TensorFile) -> tuple[LMConfig, Tokenizer, dict[str, Tensor]]:
+    """The three parts, all of one save."""
+    path, about = folder / WEIGHTS, file.metadata
+    if "files" in about and not file.sealed:
+        raise CheckpointError(f"{path} was altered: it has no sum of its bytes")
+    hashes = _hashes(about, path)
+    config, config_fits = _member(folder, CONFIG, hashes)
+    cfg = _config(config, str(folder / CONFIG))
+    text, text_fits = _member(folder, TOKENIZER, hashes)
+    tokenizer = _tokenizer(text, str(folder / TOKENIZER))
+    _check_vocabulary(cfg, tokenizer, str(folder / TOKENIZER))
+    if about.get("siltstone", "").isdecimal() and int(about["siltstone"][:9]) > VERSION:
+        newer = about["siltstone"][:9]
+        raise CheckpointError(f"{path} was written by a newer Siltstone (format {newer}, here {VERSION}); update Siltstone")
+    _check_shapes(cfg, file.meta(), str(path))
+    weights = file.read()
+    _check_finite(weights, str(path))
+    for name, fits in ((CONFIG, config_fits), (TOKENIZER, text_fits)):
+        if not fits:
+            raise CheckpointError(f"{folder / name} was altered after it was written, or is not of the {WEIGHTS} beside it")
+    fingerprint = fingerprint_of(cfg, weights) if "sha256" in about else ""
+    if about.get("sha256", "") != fingerprint:
+        raise CheckpointError(f"{path} or config.json beside it was altered after it was written: the fingerprint differs")
+    if about.get("fingerprint", "") not in ("", with_tokenizer(fingerprint, tokenizer)):
+        raise CheckpointError(f"{path} or a file beside it was altered after it was written: the fingerprint differs")
+    if "siltstone" in about and not hashes:
+        warnings.warn(
+            f"{folder} was written by an early version, which did not tie the tokenizer to the weights; st.save writes it anew",
+            FormatWarning,
+            stacklevel=4,
+        )
+    return cfg, tokenizer, weights
+
+
+def _present(folder: Path, name: str) -> bool:
+    try:
+        return (folder / name).exists() or any(folder.glob(f".{name}.*.new"))
+    except OSError:
+        return False
+
+
+def _hashes(about: dict[str, str], path: Path) -> dict[str, Any]:
+    try:
+        return parse_object(about.get("files", "{}"))
+    except ValueError:
+        raise CheckpointError(f"{path} was altered: it does not say which files belong to it") from None
+
+
+def _member(folder: Path, name: str, hashes: dict[str, Any]) -> tuple[bytes, bool]:
+    try:
+        return read_member(folder, name, str(hashes[name]) if name in hashes else None)
+    except OSError as error:
+        raise CheckpointError(f"{folder / name} cannot be read: {reason(error)}") from error
+
+
+def _config(text: str | bytes, name: str) -> LMConfig:
+    try:
+        return LMConfig.from_dict(parse_object(text))
+    except ConfigError as error:
+        raise CheckpointError(f"{name} describes no model that this version knows: {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{name} is damaged: {str(error)[:300]}") from error
+
+
+def _tokenizer(text: str | bytes, name: str) -> Tokenizer:
+    try:
+        return tokenizer_from_json(text.decode("utf-8") if isinstance(text, bytes) else text)
+    except (TokenizerError, ValueError) as error:
+        raise CheckpointError(f"{name} cannot be used: {error}") from error
+
+
+def _check_finite(weights: dict[str, Tensor], name: str) -> None:
+    if broken := [name for name, x in weights.items() if x.is_floating_point() and not torch.isfinite(x).all()]:
+        raise CheckpointError(f"{name} has weights that are NaN or infinite: {_some(broken)}; take an earlier checkpoint")
+
+
+def _check_shapes(cfg: LMConfig, found: dict[str, Tensor], name: str, wanted_by: str = "config.json") -> None:
+    """CheckpointError unless these are the weights of a model of this configuration, by name, shape and kind of dtype."""
+    if len(found) < cfg.depth:  # a configuration of many blocks takes memory of its own
+        raise CheckpointError(f"{name} does not fit {wanted_by}: depth={cfg.depth} blocks have more than {len(found)} weights")
+    with torch.device("meta"):
+        wanted = build(cfg).state_dict()
+    lacking, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    if lacking or extra:
+        parts = [f"lacks {_some(lacking)}" if lacking else "", f"has the unknown {_some(extra)}" if extra else ""]
+        raise CheckpointError(f"{name} does not fit {wanted_by}: it {' and '.join(filter(None, parts))}")
+    for key, tensor in wanted.items():
+        if tensor.shape != found[key].shape:
+            raise CheckpointError(
+                f"{name} does not fit {wanted_by}: {key} is {list(found[key].shape)}, "
+                f"and the configuration asks for {list(tensor.shape)}"
+            )
+        if tensor.is_floating_point() != found[key].is_floating_point():
+            raise CheckpointError(f"{name} does not fit {wanted_by}: {key} is {found[key].dtype}, and {tensor.dtype} is needed")
+
+
+def _check_vocabulary(cfg: LMConfig, tokenizer: Tokenizer, name: str) -> None:
+    if tokenizer.vocab_size > cfg.vocab_size:
+        raise CheckpointError(
+            f"{name} has {tokenizer.vocab_size} ids, more than the model's vocab_size={cfg.vocab_size}; "
+            "use the model's own tokenizer"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(name[:80] for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

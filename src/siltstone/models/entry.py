@@ -1,0 +1,95 @@
+"""What a model and a single layer do alike at the entry of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config.keys import flat, usual
+from ..config.layer import LayerConfig
+from ..core.given import numbers, whole
+from ..errors import InputError
+from ..ops.widely import autocast_on
+from ..schedule.runs import Clock, Runs, plan_runs
+from ..state.tree import State, Store
+from .stream_state import LMState, check_keys, check_same, restore
+
+
+def start_clock(batch: int, phase: Any, limit: int, content: bool) -> Clock:
+    """A clock at position 0, its phases checked: 0 <= phase < limit. content: it keeps cuts."""
+    batch, given = whole("batch", batch, "of rows"), None
+    if phase is not None:
+        given = numbers(phase)
+        if given is None or given.dtype == bool or len(given) != batch or (given < 0).any() or (given >= limit).any():
+            raise InputError(
+                f"phase must be {batch} whole numbers from 0 to {limit - 1} (writes a segment, less one), and {phase!r} was given"
+            )
+    return Clock.start(batch, given, content)
+
+
+def init_state(cfg: Any, mixers: Sequence[Any], batch: int, phase: Any) -> LMState:
+    """Rows that have seen nothing. cfg: the model's configuration, or the layer's."""
+    clock = start_clock(batch, phase, cfg.phases, cfg.content)
+    return LMState(clock, tuple(m.init(len(clock.position)) for m in mixers), cfg)
+
+
+def load_state(cfg: Any, mixers: Sequence[Any], tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
+    """A saved state; InputError where it does not fit these mixers."""
+    if not isinstance(tensors, dict):
+        raise InputError(f"tensors must be what state.tensors() returned, and {type(tensors).__name__} was given")
+    rows = meta.get("position") if isinstance(meta, dict) else None
+    if not isinstance(rows, list):
+        raise InputError("the state's description lacks 'position'; give what state.meta() returned")
+    if not isinstance(meta.get("counts"), dict):
+        raise InputError("the state's description lacks 'counts'; give what state.meta() returned")
+    if isinstance(meta.get("keys"), dict):
+        check_keys(flat(cfg), usual(cfg) | meta["keys"], owner(cfg))
+    return restore(init_state(cfg, mixers, len(rows), None), tensors, meta, cfg, mixers)
+
+
+def check(cfg: Any, state: Any, like: Tensor, x: Tensor | None = None) -> None:
+    """InputError where a state, or the input x of a layer, is not one that a model of these keys and this dtype goes on with."""
+    exact = not autocast_on(like)
+    if exact and x is not None and x.dtype != like.dtype:
+        raise InputError(f"x is {x.dtype}, and the layer's weights are {like.dtype}; give x.to({like.dtype})")
+    if state is None:
+        return
+    if not isinstance(state, LMState):
+        raise InputError(f"state must be what an earlier call returned, or None, and {type(state).__name__} was given")
+    check_same(cfg, state, owner(cfg))
+    for layer in state.layers if exact else ():
+        held = narrow(layer)
+        if held is not None and held != like.dtype:
+            raise InputError(f"the state is {held}, and the model {like.dtype}; give state.to({like.dtype})")
+
+
+def owner(cfg: Any) -> str:
+    """Whose configuration it is, in words."""
+    return "this layer" if isinstance(cfg, LayerConfig) else "this model"
+
+
+def narrow(layer: State) -> torch.dtype | None:
+    """The dtype of what a layer's state repeats of the model's own numbers; None where it repeats none."""
+    for name in layer.narrow:
+        leaf = getattr(layer, name)
+        if leaf is not None:
+            return leaf.leaves[0].dtype if isinstance(leaf, Store) else leaf.dtype
+    window = getattr(layer, "window", None)
+    return None if window is None else narrow(window)
+
+
+def enter(
+    cfg: Any, shape: tuple[int, int], state: LMState, mask: Tensor | None, reset: Tensor | None, cut: Tensor | None
+) -> Runs:
+    """The call's runs; InputError where the state has another number of rows, and for cuts that these segments do not take."""
+    if cut is not None and not cfg.content:
+        raise InputError(
+            "cut was given, and no layer has segments='content': segments end after so many tokens; leave it out, or configure "
+            "segments='content'"
+        )
+    if len(state) != shape[0]:
+        raise InputError(f"the state has {len(state)} rows and the input {shape[0]}; use state.select(rows), or a fresh state")
+    return plan_runs(shape, state.clock, mask, reset, cut)

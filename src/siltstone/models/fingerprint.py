@@ -1,0 +1,169 @@
+"""Which model is it? Fingerprints of weights, configuration and tokenizer, always of what the weights hold now.
+
+Nothing that torch keeps beside a tensor tells whether it was changed: fused optimisers write past its version counter. So the
+content itself is summed at every question, at the speed of memory, and its SHA-256 is taken again only where the sums differ.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config.keys import chosen
+from ..config.model import LMConfig
+from ..errors import InputError
+from ..io.tensors import tensor_bytes
+from ..text import Tokenizer
+
+if TYPE_CHECKING:
+    from .lm import LM
+
+ROW = 1024
+FROZEN = "_frozen"
+Sums = dict[str, tuple[Any, ...]]
+_KNOWN: weakref.WeakKeyDictionary[Any, tuple[Sums, str]] = weakref.WeakKeyDictionary()
+
+
+def plain_model(model: Any) -> Any:
+    """The model itself, of one that `torch.compile` or `DistributedDataParallel` wraps."""
+    for name in ("_orig_mod", "module"):
+        inner = getattr(model, name, None)
+        if isinstance(inner, torch.nn.Module) and isinstance(getattr(inner, "cfg", None), LMConfig):
+            return plain_model(inner)
+    return model
+
+
+def check_pair(model: Any, tokenizer: Any) -> Any:
+    """The model itself (see `plain_model`); InputError unless they are a model and a tokenizer."""
+    model = plain_model(model)
+    for name, given, ok, makers in (
+        ("model", model, isinstance(getattr(model, "cfg", None), LMConfig), "st.LM(cfg)"),
+        ("tokenizer", tokenizer, isinstance(tokenizer, Tokenizer), "st.ByteTokenizer(), st.train_bpe(paths, vocab_size)"),
+    ):
+        if not ok:
+            raise InputError(f"{name} is a {type(given).__name__}; give a {name} such as {makers} or st.load(folder) makes")
+    return model
+
+
+def weights_of(model: LM) -> dict[str, Tensor]:
+    """Every weight by its name, as the model computes with it: a parametrised one is what its parametrisation makes.
+
+    Of modules that torch has quantised, codes and scales. Raises InputError for weights that are no tensors.
+    """
+    found: dict[str, Tensor] = {}
+    for name, x in model.state_dict().items():
+        owner, parametrised, rest = name.partition("parametrizations.")
+        if parametrised:
+            weight = rest.split(".")[0]
+            found[owner + weight] = getattr(model.get_submodule(owner.rstrip(".")), weight).detach()
+        else:
+            found |= _tensors(name, x)
+    return found
+
+
+def _tensors(name: str, x: Any) -> dict[str, Tensor]:
+    """The tensors that an entry of a state dict is made of."""
+    if isinstance(x, tuple | list):
+        return {key: y for i, part in enumerate(x) for key, y in _tensors(f"{name}.{i}", part).items()}
+    if isinstance(x, Tensor) and x.is_quantized:
+        affine = x.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric)
+        scale = torch.tensor(x.q_scale(), dtype=torch.float64, device="cpu") if affine else x.q_per_channel_scales()
+        return {f"{name}.codes": x.int_repr(), f"{name}.scale": scale}
+    if isinstance(x, Tensor):
+        return {name: x}
+    if x is None or isinstance(x, torch.dtype):
+        return {}
+    if callable(getattr(x, "__getstate__", None)) and type(x).__module__.startswith("torch"):
+        return _tensors(name, _plain(x.__getstate__()))
+    raise InputError(
+        f"the model's weight {name} is a {type(x).__name__}, of which no fingerprint can be taken; give a model of tensors"
+    )
+
+
+def _plain(x: Any) -> Any:
+    """The nested tuples of a packed weight, without what is neither a tensor nor another packed one."""
+    if isinstance(x, tuple | list):
+        return tuple(_plain(y) for y in x)
+    return x if isinstance(x, Tensor) or type(x).__module__.startswith("torch") else None
+
+
+def config_text(cfg: LMConfig) -> str:
+    """A key that a later version adds leaves older fingerprints as they are."""
+    return json.dumps(chosen(cfg), sort_keys=True, separators=(",", ":"))
+
+
+def fingerprint_of(cfg: LMConfig, weights: dict[str, Tensor]) -> str:
+    """SHA-256 of the configuration, and of every weight's name, dtype, shape and bytes, in hexadecimal."""
+    digest = hashlib.sha256(config_text(cfg).encode("utf-8"))
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"\n{name} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode())
+        digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()
+
+
+def with_tokenizer(weights: str, tokenizer: Tokenizer) -> str:
+    """The fingerprint of a model together with its tokenizer, from that of its weights."""
+    return hashlib.sha256(f"siltstone-2\n{weights}\n{tokenizer.fingerprint}".encode()).hexdigest()
+
+
+class Seen:
+    """The weights of a model at a moment: `fingerprint` (see `fingerprint_of`), and what tells them from later ones."""
+
+    places: tuple[int, ...] = ()
+
+    def __init__(self, model: LM) -> None:
+        frozen = model.__dict__.get(FROZEN)
+        if frozen is not None and frozen.places == _places(model):
+            self.sums, self.fingerprint = frozen.sums, frozen.fingerprint
+            return
+        weights = weights_of(model)
+        self.sums = {name: _sums(x) for name, x in weights.items()}
+        known = _KNOWN.get(model)
+        if known is None or known[0] != self.sums:
+            known = _KNOWN[model] = (self.sums, fingerprint_of(model.cfg, weights))
+        self.fingerprint = known[1]
+
+    def changed(self, model: LM) -> list[str]:
+        """Names of the weights that are no longer as they were, or no longer there."""
+        now = Seen(model).sums
+        return sorted(name for name in now.keys() | self.sums.keys() if now.get(name) != self.sums.get(name))
+
+
+def freeze(model: LM) -> LM:
+    """A copy of a model whose weights cannot be changed: for servers, where many sessions share it.
+
+    It is in evaluation mode, takes no gradients, and its weights are read once for their fingerprint, however many sessions
+    are made, saved and loaded. torch raises RuntimeError where one of them would be changed in place.
+    """
+    model = plain_model(model)
+    if not isinstance(getattr(model, "cfg", None), LMConfig):
+        raise InputError(f"model is a {type(model).__name__}; give a model such as st.LM(cfg) or st.load(folder) makes")
+    with torch.inference_mode():
+        twin = copy.deepcopy(model).requires_grad_(False).eval()
+        seen = Seen(twin)
+    seen.places = _places(twin)
+    twin.__dict__[FROZEN] = seen
+    return twin
+
+
+def _places(model: LM) -> tuple[int, ...]:
+    """Where the weights lie, of a model whose weights are all torch's inference tensors: these change in no other way."""
+    weights = list(model.state_dict(keep_vars=True).values())
+    return tuple(x.data_ptr() for x in weights) if all(x.is_inference() for x in weights) else ()
+
+
+def _sums(x: Tensor) -> tuple[Any, ...]:
+    """Sums over rows and over columns of the weight's 8-byte words, each word with a factor of its place: any one word that
+    changes, and any two that change places, change them."""
+    data = np.frombuffer(tensor_bytes(x), np.uint8)
+    words = data[: len(data) // 8 * 8].view(np.uint64)
+    table = words[: len(words) // ROW * ROW].reshape(-1, ROW)
+    sums = (int((s * np.arange(1, 2 * len(s) + 1, 2, dtype=np.uint64)).sum()) for s in (table.sum(0), table.sum(1)))
+    return str(x.dtype), tuple(x.shape), *sums, hash(data[table.size * 8 :].tobytes())

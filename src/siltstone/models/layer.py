@@ -1,0 +1,68 @@
+"""`MemoryCaching`: one memory-caching layer on its own, to put into a model of yours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import idle_keys
+from ..config.layer import LayerConfig
+from ..errors import InputError
+from ..layers.mixer import Mixer
+from ..ops.taking_part import taking_part
+from ..schedule.context import Context
+from . import entry
+from .eager import eagerly
+from .stream_state import LMState
+
+
+class MemoryCaching(nn.Module):
+    """Sequence mixing with a window, a memory and a bank of checkpoints; no norm before it and no residual around it.
+
+    `MemoryCaching(d_model=256, heads=4, memory="gated", cache="sparse", segment=256, window=128)`: the keys of
+    `LayerConfig`. `y, state = layer(x, state)`; any split of a stream into calls gives the same outputs.
+    """
+
+    def __init__(self, d_model: int, **keys: Any):
+        super().__init__()
+        self.cfg = LayerConfig.from_keys({"d_model": d_model, **keys})
+        idle_keys.check_layer(self.cfg)
+        self.mix = Mixer(self.cfg)
+
+    def init_state(self, batch: int, phase: Any = None) -> LMState:
+        """Rows that have seen nothing. phase [batch], in writes: how much earlier than `segment` the first cut comes."""
+        return entry.init_state(self.cfg, [self.mix], batch, phase)
+
+    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
+        """A state from `state.tensors()` and `state.meta()`; InputError where they do not fit."""
+        return entry.load_state(self.cfg, [self.mix], tensors, meta)
+
+    @eagerly
+    def forward(
+        self,
+        x: Tensor,
+        state: LMState | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        donate: bool = False,
+        cut: Tensor | None = None,
+    ) -> tuple[Tensor, LMState]:
+        """x [B, T, D] -> y [B, T, D] and the state after.
+
+        mask bool [B, T], False = padding (y is 0 there); reset bool [B, T], True = a new document begins.
+        donate: the caller gives `state` up, and it may be updated in place. cut bool [B, T], True = the write that this
+        token is part of ends its segment (segments="content" only).
+        """
+        if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[-1] != self.cfg.d_model or not torch.is_floating_point(x):
+            given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(f"x must be a float tensor [batch, tokens, {self.cfg.d_model}], and {given} was given")
+        entry.check(self.cfg, state, self.mix.like, x)
+        state = self.init_state(len(x)) if state is None else state.normal()
+        runs = entry.enter(self.cfg, (x.shape[0], x.shape[1]), state, mask, reset, cut)
+        if not runs.width:
+            return taking_part(x.masked_fill(torch.ones_like(x, dtype=torch.bool), 0.0), self.parameters()), state
+        before = state.layers[0]
+        y, after = self.mix(runs.gather(x), runs.enter(before, self.mix.init), Context(runs, x.device, donate))
+        return runs.scatter(y), LMState(runs.clock_after(state.clock), (runs.leave(before, after),), self.cfg)

@@ -1,0 +1,163 @@
+"""The language model: embedding, blocks, RMSNorm, logits. A memory model, a window-only model, a transformer or a
+hybrid of them, by `LMConfig.pattern` alone."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..config.model import LMConfig
+from ..errors import ConfigError, InputError
+from ..layers.block import Block
+from ..ops.norm import RMSNorm
+from ..ops.taking_part import taking_part
+from ..ops.transforms import batched
+from ..ops.widely import Placed
+from ..schedule.context import Context
+from . import entry
+from .eager import eagerly
+from .stream_state import LMState
+
+
+class Tied(nn.Linear):
+    """x W^T with the weights of an embedding, whose parameter W stays: a layer of its own for hooks, wrappers and adapters."""
+
+    def __init__(self, embed: nn.Embedding):
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = embed.embedding_dim, embed.num_embeddings
+        self.bias = None
+        self.share(embed)
+
+    def share(self, embed: nn.Embedding) -> None:
+        """Take the weights of this embedding from now on."""
+        self._embed = [embed]  # not a submodule of this one: it is the model's
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """W [vocab_size, D]."""
+        return self._embed[0].weight
+
+
+class LM(Placed):
+    """`logits, state = model(ids, state)`; any split of a text into calls gives the same logits."""
+
+    def __init__(self, cfg: LMConfig):
+        super().__init__()
+        if not isinstance(cfg, LMConfig):
+            raise ConfigError(
+                f"cfg is a {type(cfg).__name__}, and must be an LMConfig; give one that st.presets.tiny(vocab_size) or "
+                "st.LMConfig.from_dict(keys) makes"
+            )
+        self.cfg = cfg
+        self.embed = nn.Embedding(cfg.vocab_size, cfg.layer.d_model)
+        made = zip(cfg.kinds, cfg.layer_configs, cfg.followers, strict=True)
+        self.blocks = nn.ModuleList(Block(cfg, *one) for one in made)
+        self.norm = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
+        self.unembed = Tied(self.embed) if cfg.tie else nn.Linear(cfg.layer.d_model, cfg.vocab_size, bias=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.normal_(self.embed.weight, std=0.02)
+        if not self.cfg.tie:
+            nn.init.normal_(self.unembed.weight, std=0.02)
+        for block in self.blocks:
+            for name, p in block.named_parameters():
+                if name.endswith(("mix.out.weight", "down.weight")):
+                    nn.init.normal_(p, std=0.02 / (2 * self.cfg.depth) ** 0.5)
+                elif p.dim() == 2 and name.endswith(".weight"):
+                    nn.init.normal_(p, std=p.shape[1] ** -0.5)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As any module's; another embedding is the tied head's too."""
+        super().__setattr__(name, value)
+        if name == "embed" and isinstance(value, nn.Embedding) and "unembed" in self._modules:
+            for part in self.unembed.modules():
+                if isinstance(part, Tied):
+                    part.share(value)
+
+    @property
+    def _layers(self) -> list[Block]:
+        return cast(list[Block], list(self.blocks))
+
+    @property
+    def parameters_count(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self.parameters())
+
+    def init_state(self, batch: int, phase: Any = None) -> LMState:
+        """Rows that have seen nothing. phase [batch], in writes: how much earlier than `segment` the first cut comes."""
+        return entry.init_state(self.cfg, [b.mix for b in self._layers], batch, phase)
+
+    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
+        """A state from `state.tensors()` and `state.meta()`; InputError where they do not fit this model."""
+        return entry.load_state(self.cfg, [b.mix for b in self._layers], tensors, meta)
+
+    @eagerly
+    def features(
+        self,
+        ids: Tensor,
+        state: LMState | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        donate: bool = False,
+        cut: Tensor | None = None,
+    ) -> tuple[Tensor, LMState]:
+        """ids [B, T] -> normalised hidden states [B, T, D] and the state after; see `forward`."""
+        self.check_ids(ids)
+        entry.check(self.cfg, state, self.like)
+        state = self.init_state(len(ids)) if state is None else state.normal()
+        runs = entry.enter(self.cfg, (ids.shape[0], ids.shape[1]), state, mask, reset, cut)
+        if not runs.width:
+            return taking_part(self.embed(ids) * 0.0, self.parameters()), state
+        context = Context(runs, ids.device, donate)
+        x = self.embed(runs.gather(ids))
+        layers = []
+        for block, before in zip(self._layers, state.layers, strict=True):
+            x, after = block(x, runs.enter(before, block.mix.init), context)
+            layers.append(runs.leave(before, after))
+        return runs.scatter(self.norm(x)), LMState(runs.clock_after(state.clock), tuple(layers), self.cfg)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """[..., D] -> logits [..., vocab_size]."""
+        return self.unembed(hidden)
+
+    @eagerly
+    def forward(
+        self,
+        ids: Tensor,
+        state: LMState | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        donate: bool = False,
+        cut: Tensor | None = None,
+    ) -> tuple[Tensor, LMState]:
+        """One call.
+
+        ids      int64 [B, T], T >= 0
+        state    what earlier calls returned (None: nothing seen)
+        mask     bool [B, T], False = padding: skipped, as if it were not there (None: all valid)
+        reset    bool [B, T], True = a new document begins with this token: the row forgets everything before it
+        donate   the caller gives `state` up, and it may be updated in place
+        cut      bool [B, T], True = in every memory layer the write that this token is part of ends its segment
+                 (segments="content" only; of no effect at padding and sinks)
+        returns  logits [B, T, vocab_size] (of no meaning at padding) and the state after
+
+        Raises InputError for ids out of range, for shapes that do not fit, and for cuts where segments are not by content.
+        """
+        hidden, state = self.features(ids, state, mask, reset, donate, cut)
+        return self.head(hidden), state
+
+    def check_ids(self, ids: Tensor) -> None:
+        """InputError where ids are no whole numbers [batch, tokens] that the model knows."""
+        if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32):
+            given = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+            raise InputError(f"ids must be an integer tensor [batch, tokens], and {given} was given")
+        if ids.numel() and ids.device.type == "cpu" and not batched(ids):
+            low, high = (int(x) for x in ids.aminmax())
+            if low < 0 or high >= self.cfg.vocab_size:
+                bad = low if low < 0 else high
+                raise InputError(
+                    f"ids hold {bad}, and the model's vocab_size={self.cfg.vocab_size} allows 0 to {self.cfg.vocab_size - 1}"
+                )

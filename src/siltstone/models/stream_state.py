@@ -1,0 +1,344 @@
+"""The state of a model or layer between calls: a clock, and each layer's state."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..bank.bounded import Bounded
+from ..bank.constant import Bank
+from ..bank.logarithmic import Slots
+from ..config.keys import chosen, flat
+from ..core.given import row_numbers
+from ..errors import InputError
+from ..io.parse import is_count
+from ..layers.attention import AttentionState
+from ..layers.parts import LayerState
+from ..layers.windowed import WindowedState
+from ..schedule.runs import Clock
+from ..schedule.segments import Cuts
+from ..state.tree import State, Store
+
+
+@dataclass(frozen=True)
+class LMState:
+    """clock: where each row stands; layers: one state a layer; of: the configuration of what made it, which takes no other.
+
+    A value: calls return a new one. inference: it may hold tensors of torch's inference mode.
+    """
+
+    clock: Clock
+    layers: tuple[State, ...]
+    of: Any
+    inference: bool = field(default_factory=torch.is_inference_mode_enabled, repr=False, compare=False)
+
+    @property
+    def position(self) -> np.ndarray:
+        """int64 [B], tokens of each row's life so far."""
+        return self.clock.position
+
+    @property
+    def phase(self) -> np.ndarray:
+        """int64 [B], writes by which each row's first cut comes early."""
+        return self.clock.phase
+
+    def __len__(self) -> int:
+        return len(self.clock.position)
+
+    def select(self, rows: Any) -> LMState:
+        """Some rows: a list, array or tensor of their numbers, in that order, or of a truth value for each row.
+
+        Raises InputError for anything else, and for a row that there is not.
+        """
+        rows = row_numbers(rows, len(self))
+        return self._with(self.clock.select(rows), (x.select(rows) for x in self.layers))
+
+    @staticmethod
+    def cat(states: Sequence[LMState]) -> LMState:
+        """Rows of several states of one configuration, one after the other; InputError for others, or for none."""
+        states = list(states)
+        if not states:
+            raise InputError("no states were given to put together; give at least one")
+        for other in states:
+            if not isinstance(other, LMState):
+                raise InputError(f"states must be what calls returned, and {type(other).__name__} is among them")
+            check_same(states[0].of, other, "the first of the states to be put together")
+        clock = Clock.cat([s.clock for s in states])
+        layers = zip(*(s.layers for s in states), strict=True)
+        cat = LMState(clock, tuple(type(x[0]).cat(x) for x in layers), states[0].of)
+        return dataclasses.replace(cat, inference=cat.inference or any(s.inference for s in states))
+
+    def detach(self) -> LMState:
+        """The same values, outside the autograd graph."""
+        return self._with(self.clock, (x.detach() for x in self.layers))
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> LMState:
+        """`to(device)`, `to(dtype)` or both: the state as `model.to(...)` goes on with it.
+
+        A dtype changes what follows the model's: window, tokens to be written, keys and values in that dtype; memories,
+        checkpoints and routing sums in float32, or float64 with torch.float64. Counters, and checkpoints rounded to bfloat16
+        or int8 codes, stay as they are. What does not change is shared: fork before decoding in place.
+        Raises InputError for a dtype that is not a floating one.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise InputError(f"dtype={dtype!r} is not one that a model computes in; give one such as torch.bfloat16")
+        if device is not None:
+            try:
+                device = torch.device(device)
+            except (RuntimeError, TypeError) as error:
+                raise InputError(
+                    f"device={device!r} is none that torch knows; give one such as 'cpu', or a torch dtype"
+                ) from error
+        return self._with(self.clock, (x.to(device, dtype) for x in self.layers))
+
+    def fork(self) -> LMState:
+        """A copy that in-place updates of the original cannot reach; sealed states are shared."""
+        return self._with(self.clock, (x.fork() for x in self.layers))
+
+    def normal(self) -> LMState:
+        """The same state to go on with here: outside torch's inference mode, tensors that were made in it are copied."""
+        if not self.inference or torch.is_inference_mode_enabled():
+            return self
+        return dataclasses.replace(self, layers=tuple(x.normal() for x in self.layers), inference=False)
+
+    def _with(self, clock: Clock, layers: Iterable[State]) -> LMState:
+        return LMState(clock, tuple(layers), self.of, self.inference or torch.is_inference_mode_enabled())
+
+    @property
+    def nbytes(self) -> int:
+        """Live bytes."""
+        return sum(x.nbytes for x in self.layers) + self._cut_bytes
+
+    @property
+    def _cut_bytes(self) -> int:
+        return sum(c.tokens.nbytes for c in self.clock.cuts)
+
+    def parts(self) -> dict[str, int]:
+        """Live bytes by part: window (and other inputs that are kept), memory, checkpoints (or writes kept as they are, and
+        cuts), routing, attention."""
+        out: dict[str, int] = {part: 0 for part in ("window", "memory", "checkpoints", "routing", "attention")}
+        out["checkpoints"] = self._cut_bytes
+        for layer in self.layers:
+            if isinstance(layer, AttentionState):
+                out["attention"] += layer.cache.nbytes
+                out["window"] += layer.nbytes - layer.cache.nbytes
+            elif isinstance(layer, WindowedState):
+                out["window"] += layer.nbytes
+            elif isinstance(layer, LayerState):
+                routing = 0 if layer.summary is None else layer.summary.nbytes
+                bank = sum(0 if x is None else x.nbytes for x in (layer.bank, layer.kept))
+                out["routing"] += routing
+                out["memory"] += layer.online.nbytes
+                out["checkpoints"] += bank
+                out["window"] += layer.nbytes - routing - bank - layer.online.nbytes
+        return out
+
+    def checkpoints(self) -> list[np.ndarray]:
+        """[B] places for sealed states that each layer keeps, for the layers that keep any.
+
+        With constant segments all are filled; with logarithmic ones those of the bits of the number of segments.
+        """
+        out = []
+        for layer in self.layers:
+            if isinstance(layer, LayerState) and isinstance(layer.bank, Bank):
+                out.append(layer.bank.store.count)
+            elif isinstance(layer, LayerState) and isinstance(layer.bank, Slots | Bounded):
+                out.append(np.full(len(self), layer.bank.width))
+        return out
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every live tensor by name, contiguous; stores are cut to the entries of the longest row.
+
+        Where segments end by content, `cuts` int64 are the tokens at which rows were cut, one row after the other.
+        """
+        out: dict[str, Tensor] = {}
+        if self.clock.cuts:
+            tokens = np.concatenate([c.tokens for c in self.clock.cuts])
+            out["cuts"] = torch.empty(len(tokens), dtype=torch.int64, device="cpu").copy_(torch.from_numpy(tokens))
+        for i, layer in enumerate(self.layers):
+            for name, leaf in layer.leaves(f"layers.{i}."):
+                if isinstance(leaf, Store):
+                    for j, view in enumerate(leaf.views()):
+                        out[f"{name}.{j}"] = view.contiguous()
+                else:
+                    out[name] = leaf.contiguous()
+        return out
+
+    def meta(self) -> dict[str, Any]:
+        """What the tensors do not say, ready for JSON: positions, counts, and the keys that are not at their defaults."""
+        counts = {}
+        for i, layer in enumerate(self.layers):
+            for name, leaf in layer.leaves(f"layers.{i}."):
+                if isinstance(leaf, Store):
+                    counts[name] = leaf.count.tolist()
+        out = {"position": self.position.tolist(), "phase": self.phase.tolist(), "counts": counts, "keys": chosen(self.of)}
+        return out | ({"cuts": [len(c.tokens) for c in self.clock.cuts]} if self.clock.cuts else {})
+
+
+def check_same(cfg: Any, state: LMState, owner: str) -> None:
+    """InputError where a state was made under another configuration: its numbers would be taken for something else."""
+    if state.of is cfg or state.of == cfg:
+        return
+    if type(state.of) is not type(cfg):
+        kinds = {"LMConfig": "a model's (st.LM)", "LayerConfig": "a layer's (st.MemoryCaching)"}
+        given, wanted = (kinds.get(type(x).__name__, f"of a {type(x).__name__}") for x in (state.of, cfg))
+        raise InputError(f"the state is {given}, and one that is {wanted} is needed; begin with a fresh state (state=None)")
+    check_keys(flat(cfg), flat(state.of), owner)
+
+
+def check_keys(ours: dict[str, Any], theirs: dict[str, Any], owner: str) -> None:
+    """InputError where a state's keys differ from its owner's, naming the first of them."""
+    apart = [key for key in (*ours, *(k for k in theirs if k not in ours)) if ours.get(key) != theirs.get(key)][:3]
+    if apart:
+        given, wanted = (", ".join(f"{key}={keys.get(key)!r:.60}" for key in apart) for keys in (theirs, ours))
+        raise InputError(
+            f"the state was made with {given}, and {owner} has {wanted}; begin with a fresh state (state=None), or go on with "
+            "what made it"
+        )
+
+
+def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cfg: Any, mixers: Sequence[Any]) -> LMState:
+    """Fill an empty state of the right number of rows with saved tensors.
+
+    Tensors without data (on the meta device) are compared by name, dtype and shape, and with the positions, alone.
+    Raises InputError where they do not fit the model, or each other: a bank must hold what its position implies.
+    """
+    rows, blank = len(empty), any(x.is_meta for x in tensors.values())
+    clock = []
+    for key in ("position", "phase"):
+        values = meta.get(key)
+        if not isinstance(values, list) or len(values) != rows or not all(map(is_count, values)):
+            raise InputError(f"{key} must be a list of {rows} whole numbers")
+        clock.append(np.array(values, np.int64))
+    used: set[str] = set()
+
+    def fill(name: str, like: Tensor, free: int | None) -> Tensor:
+        if name not in tensors:
+            raise InputError(f"tensor {name!r} is missing")
+        used.add(name)
+        x = tensors[name]
+        if not isinstance(x, Tensor):
+            raise InputError(f"tensor {name!r} is a {type(x).__name__}, and must be a tensor")
+        shape, want = list(x.shape), list(like.shape)
+        if free is not None and len(shape) == len(want):
+            want[free] = shape[free]
+        if shape != want:
+            raise InputError(f"tensor {name!r} has shape {tuple(x.shape)}, expected {tuple(want)}")
+        if x.is_floating_point() != like.is_floating_point() or not x.is_floating_point() and x.dtype != like.dtype:
+            raise InputError(f"tensor {name!r} is {x.dtype}, expected {like.dtype}")
+        return x if x.is_meta else x.to(like.device, like.dtype)
+
+    def layer(i: int, state: State) -> State:
+        names = iter(list(state.leaves(f"layers.{i}.")))
+        slots = isinstance(state, LayerState) and isinstance(state.bank, Slots | Bounded)
+
+        def leaf(x: Any) -> Any:
+            name, _ = next(names)
+            if isinstance(x, Store):
+                counted = meta["counts"].get(name)
+                if not isinstance(counted, list) or not all(map(is_count, counted)):
+                    raise InputError(f"the counts of {name!r} must be a list of {rows} whole numbers")
+                count = np.array(counted, np.int64)
+                leaves = tuple(fill(f"{name}.{j}", y, a) for j, (y, a) in enumerate(zip(x.leaves, x.axes, strict=True)))
+                width = {y.shape[a] for y, a in zip(leaves, x.axes, strict=True)}
+                if count.shape != (rows,) or count.min(initial=0) < 0 or width != {int(count.max(initial=0))}:
+                    raise InputError(f"the counts of {name!r} do not fit its tensors")
+                return Store(leaves, x.axes, count)
+            axis = None
+            if slots and ".bank." in name and not name.endswith(".fades.online"):
+                axis = 2 if ".stages." in name else 1
+            return fill(name, x, axis)
+
+        return state.map(leaf)
+
+    if (clock[1] >= cfg.phases).any():
+        raise InputError(f"phase must be below {cfg.phases}, the writes of a segment")
+    cuts: tuple[Cuts, ...] = ()
+    if cfg.content and rows:
+        used.add("cuts")
+        _check_cuts(tensors.get("cuts"), meta.get("cuts"), rows)
+        cuts = tuple(Cuts() for _ in range(rows)) if blank else read_cuts(tensors["cuts"], meta["cuts"], clock[0])
+    out = LMState(Clock(clock[0], clock[1], cuts), tuple(layer(i, s) for i, s in enumerate(empty.layers)), cfg)
+    out = dataclasses.replace(out, inference=out.inference or any(x.is_inference() for x in tensors.values()))
+    for i, (state, mixer) in enumerate(zip(out.layers, mixers, strict=True)):
+        if not (_may_agree(state, mixer, out.clock, tensors.get("cuts")) if blank else _agrees(state, mixer, out.clock)):
+            raise InputError(f"layer {i} does not hold what position {out.position.tolist()} implies")
+    extra = set(tensors) - used
+    if extra:
+        raise InputError(f"tensor {min(extra)!r} does not belong to this model")
+    return out
+
+
+def read_cuts(tokens: Any, counts: Any, position: np.ndarray) -> tuple[Cuts, ...]:
+    """Each row's cuts from a saved state: whole numbers, ascending, before its position."""
+    _check_cuts(tokens, counts, len(position))
+    rows = np.split(tokens.cpu().numpy(), np.cumsum(counts)[:-1])
+    for row, end in zip(rows, position, strict=True):
+        if len(row) and not (row[0] >= 0 and row[-1] < end and (row[1:] > row[:-1]).all()):
+            raise InputError(f"cuts must be ascending tokens before the row's position {end}")
+    return tuple(Cuts(row) for row in rows)
+
+
+def _check_cuts(tokens: Any, counts: Any, rows: int) -> None:
+    fits = isinstance(tokens, Tensor) and tokens.dtype == torch.int64 and tokens.dim() == 1
+    fits = fits and isinstance(counts, list) and len(counts) == rows and all(map(is_count, counts))
+    if not fits or sum(counts) != len(tokens):
+        raise InputError(f"cuts must be whole numbers in one row, with the count of each of {rows} rows")
+
+
+def _may_agree(state: State, mixer: Any, clock: Clock, cuts: Tensor | None) -> bool:
+    """`_agrees` as far as shapes say it: a layer keeps no more than rows at these positions, cut so often, may have."""
+    if isinstance(state, AttentionState):
+        return bool((state.cache.count == clock.position).all())
+    if not isinstance(state, LayerState) or state.bank is None:
+        return True
+    if isinstance(state.bank, Bank):
+        return bool((state.bank.store.count <= mixer.geo.sealed(clock) + (0 if cuts is None else len(cuts))).all())
+    leaves = [(name, x) for name, x in state.bank.leaves() if not name.endswith("fades.online")]
+    width = state.bank.width
+    same = all(x.shape[2 if name.startswith("stages") else 1] == width for name, x in leaves)
+    return same and width <= (mixer.budget if isinstance(state.bank, Bounded) else 63)
+
+
+def _agrees(state: State, mixer: Any, clock: Clock) -> bool:
+    """Whether a layer keeps as many checkpoints, or keys and values, as rows at these positions have."""
+    if isinstance(state, AttentionState):
+        return bool((state.cache.count == clock.position).all())
+    if isinstance(state, LayerState) and state.kept is not None:
+        number, nothing = state.kept.number.cpu().numpy(), (state.kept.surprise == -torch.inf).cpu().numpy()
+        written = mixer.geo.written(clock.position) * mixer.cfg.group
+        full = ((number >= 0) & (number < written[:, None])).sum(1) == np.minimum(written, number.shape[1])
+        ordered = (number[:, :-1] < number[:, 1:]) | nothing[:, :-1]
+        sane = nothing | ((state.kept.surprise >= 0) & state.kept.surprise.isfinite()).cpu().numpy()
+        return bool(full.all() and ordered.all() and ((number < 0) == nothing).all() and sane.all())
+    if not isinstance(state, LayerState) or state.bank is None:
+        return True
+    sealed = mixer.geo.sealed(clock)
+    if isinstance(state.bank, Bank):
+        return bool((state.bank.store.count == sealed).all())
+    leaves = [(name, x) for name, x in state.bank.leaves() if not name.endswith("fades.online")]
+    if any(x.shape[2 if name.startswith("stages") else 1] != state.bank.width for name, x in leaves):
+        return False
+    if isinstance(state.bank, Bounded):
+        return _holds(state.bank, np.minimum(sealed, mixer.budget), sealed, mixer.budget)
+    return max((int(n).bit_length() for n in sealed), default=0) <= state.bank.width <= 63
+
+
+def _holds(bank: Bounded, count: np.ndarray, sealed: np.ndarray, budget: int) -> bool:
+    """Whether a bank with a budget has `count` checkpoints of some of the `sealed` segments, in order of time."""
+    if not count.max(initial=0) <= bank.width <= budget:
+        return False
+    filled = np.arange(bank.width) < count[:, None]
+    last, span = (np.where(filled, x.cpu().numpy(), y) for x, y in ((bank.last, 0), (bank.span, 1)))
+    fine = (last >= 0) & (last < np.maximum(sealed, 1)[:, None]) & (span >= 1) & (span <= last + 1)
+    rising = (last[:, :-1] < last[:, 1:]) | ~filled[:, 1:]
+    counted = [x for x in (bank.writes, bank.mass, bank.reads) if x is not None]
+    return bool(fine.all() and rising.all() and all(((x >= 0) & x.isfinite()).all() for x in counted))

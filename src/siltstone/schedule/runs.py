@@ -1,0 +1,182 @@
+"""Padding and resets, resolved once at the entry of a model.
+
+A *run* is a stretch of valid tokens of one row that belong to one life of that row. Padding is dropped and each
+reset begins a new run, so that layers see only runs: left-aligned, independent, each with a position of its own.
+Positions live on the host (numpy): planning a call costs no wait for a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.given import row_numbers
+from ..errors import InputError
+from ..ops.transforms import at_work, batched
+from ..state.tree import State
+from .segments import Cuts
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where each row stands: `position` tokens of its life so far, `phase` writes by which its first segment ends early.
+
+    cuts   where each row's life was cut, () unless segments end by content
+    """
+
+    position: np.ndarray
+    phase: np.ndarray
+    cuts: tuple[Cuts, ...] = ()
+
+    @classmethod
+    def start(cls, batch: int, phase: Any = None, content: bool = False) -> Clock:
+        """Rows at position 0."""
+        zero = np.zeros(batch, np.int64)
+        phase = zero.copy() if phase is None else np.asarray(phase, np.int64).reshape(batch).copy()
+        return cls(zero, phase, (Cuts(),) * batch if content else ())
+
+    def select(self, rows: Any) -> Clock:
+        """The given rows, as in `State.select`."""
+        index = row_numbers(rows, len(self.position))
+        return Clock(self.position[index], self.phase[index], tuple(self.cuts[i] for i in index) if self.cuts else ())
+
+    @staticmethod
+    def cat(clocks: Sequence[Clock]) -> Clock:
+        """Rows of several clocks, one after the other."""
+        position, phase = (np.concatenate([getattr(c, name) for c in clocks]) for name in ("position", "phase"))
+        return Clock(position, phase, tuple(cut for c in clocks for cut in c.cuts))
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of one call, and the way there and back.
+
+    row       [R] the row that each run belongs to
+    fresh     [R] the run begins a new life: nothing before it counts
+    clock     where each run stands before its first token, and its cuts, those of this call included
+    length    [R] tokens of each run
+    take      [R, T'] position in the flattened [B*T] of each run's tokens, or None: runs are the rows, whole
+    last      [B] the run in which each row ends, -1 where a row has no token
+    shape     (B, T) of the call
+    """
+
+    row: np.ndarray
+    fresh: np.ndarray
+    clock: Clock
+    length: np.ndarray
+    take: np.ndarray | None
+    last: np.ndarray
+    shape: tuple[int, int]
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longest run."""
+        return self.shape[1] if self.take is None else self.take.shape[1]
+
+    def gather(self, x: Tensor) -> Tensor:
+        """[B, T, ...] -> [R, T', ...]; slots beyond a run's length hold some token of the call."""
+        if self.take is None:
+            return x
+        index = torch.from_numpy(self.take).to(x.device)
+        return x.flatten(0, 1)[index]
+
+    def scatter(self, y: Tensor) -> Tensor:
+        """[R, T', ...] -> [B, T, ...]; zeros at padding."""
+        if self.take is None:
+            return y
+        valid = np.arange(self.width)[None] < self.length[:, None]
+        out = y.new_zeros((self.shape[0] * self.shape[1], *y.shape[2:]))
+        to = torch.from_numpy(self.take[valid]).to(y.device)
+        source = torch.from_numpy(np.flatnonzero(valid)).to(y.device)
+        return out.index_copy(0, to, y.flatten(0, 1).index_select(0, source)).unflatten(0, self.shape)
+
+    def enter(self, state: State, empty: Any) -> State:
+        """Rows' states -> runs' states; `empty(n)` makes the state of n rows that begin."""
+        if self.take is None:
+            return state
+        rows = len(self.last)
+        both = type(state).cat([state, empty(1)])
+        return both.select(np.where(self.fresh, rows, self.row))
+
+    def leave(self, before: State, after: State) -> State:
+        """Runs' states after the call -> rows' states; rows without a token keep theirs."""
+        if self.take is None:
+            return after
+        rows = len(self.last)
+        both = type(after).cat([before, after])
+        return both.select(np.where(self.last >= 0, rows + self.last, np.arange(rows)))
+
+    def clock_after(self, before: Clock) -> Clock:
+        """Where the rows stand after the call."""
+        end = self.clock.position + self.length
+        position = before.position.copy()
+        moved = self.last >= 0
+        position[moved] = end[self.last[moved]]
+        cuts = self.clock.cuts
+        if self.take is not None:
+            cuts = tuple(c if r < 0 else cuts[r] for c, r in zip(before.cuts, self.last, strict=True)) if before.cuts else ()
+        return Clock(position, before.phase, cuts)
+
+
+def plan_runs(shape: tuple[int, int], clock: Clock, mask: Tensor | None, reset: Tensor | None, cut: Tensor | None = None) -> Runs:
+    """Split a call into runs."""
+    rows, tokens = shape
+    valid, begins, ends = _host("mask", mask, shape), _host("reset", reset, shape), _host("cut", cut, shape)
+    if ends is not None and not ends.any():
+        ends = None
+    if valid is not None and valid.all():
+        valid = None
+    if begins is not None and not (begins & valid if valid is not None else begins).any():
+        begins = None
+    every = np.arange(rows)
+    if valid is None and begins is None:
+        length = np.full(rows, tokens, np.int64)
+        if ends is not None:
+            added = zip(clock.cuts, clock.position, ends, strict=True)
+            clock = Clock(clock.position, clock.phase, tuple(c.add(p + np.flatnonzero(e)) for c, p, e in added))
+        return Runs(every, np.zeros(rows, bool), clock, length, None, every if tokens else np.full(rows, -1), shape)
+    valid = np.ones(shape, bool) if valid is None else valid
+    row, fresh, pieces = [], [], []
+    last = np.full(rows, -1)
+    for b in range(rows):
+        at = np.flatnonzero(valid[b])
+        if not len(at):
+            continue
+        cuts = np.flatnonzero(begins[b][at]) if begins is not None else np.zeros(0, np.int64)
+        born = len(cuts) > 0 and cuts[0] == 0
+        for i, piece in enumerate(np.split(at, cuts[cuts > 0])):
+            row.append(b)
+            fresh.append(born or i > 0)
+            pieces.append(b * tokens + piece)
+        last[b] = len(row) - 1
+    length = np.array([len(p) for p in pieces], np.int64)
+    width = int(length.max(initial=0))
+    take = np.zeros((len(pieces), width), np.int64)
+    for r, piece in enumerate(pieces):
+        take[r, : len(piece)] = piece
+        take[r, len(piece) :] = piece[-1]
+    row_, fresh_ = np.array(row, np.int64), np.array(fresh, bool)
+    position, known = np.where(fresh_, 0, clock.position[row_]), ()
+    if clock.cuts:
+        known = tuple(Cuts() if new else clock.cuts[b] for b, new in zip(row, fresh, strict=True))
+    if ends is not None:
+        flags = (ends.reshape(-1)[piece] for piece in pieces)
+        known = tuple(c.add(p + np.flatnonzero(e)) for c, p, e in zip(known, position, flags, strict=True))
+    start = Clock(position, clock.phase[row_], known)
+    return Runs(row_, fresh_, start, length, take, last, shape)
+
+
+def _host(name: str, flag: Tensor | None, shape: tuple[int, int]) -> np.ndarray | None:
+    if flag is None:
+        return None
+    if not isinstance(flag, Tensor) or flag.dtype != torch.bool or tuple(flag.shape) != shape:
+        given = f"{flag.dtype} {tuple(flag.shape)}" if isinstance(flag, Tensor) else type(flag).__name__
+        raise InputError(f"{name} must be a bool tensor of shape {shape}, and {given} was given")
+    if batched(flag):
+        raise InputError(f"{name} says how a call is planned, and must be the same for all entries of a vmap; leave it out there")
+    return np.array(flag.tolist(), bool).reshape(shape) if at_work() else flag.cpu().numpy()

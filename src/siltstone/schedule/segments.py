@@ -1,0 +1,153 @@
+"""Which writes belong together: a segment ends where it is full, and with segments="content" where the caller cuts.
+
+The segments of a row follow from its *anchors* (a_i, n_i), a ascending: segment n_i begins with write a_i, and from there on
+segments are `full` writes long up to the next anchor. Write m with a_i <= m < a_{i+1} is in segment n_i + (m - a_i) // full,
+and n_{i+1} = n_i + ceil((a_{i+1} - a_i) / full). The first anchor is (-phase, 0). A cut at token t, part of write m, makes
+m + 1 an anchor: the write that ends a segment leaves it online, and the following one begins the next. A cut counts from the
+write after its token's, so that cuts of later tokens change nothing for earlier ones. Rows without cuts have one anchor.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..state.claims import Claims
+
+
+class Growing:
+    """int64 [..., n] behind which more is appended, in place where no other holder of the memory has done so before."""
+
+    def __init__(self, room: np.ndarray, count: int | None = None, claims: Claims | None = None):
+        self._room, self._count = room, room.shape[-1] if count is None else count
+        self._claims = Claims(self._count) if claims is None else claims
+
+    @property
+    def values(self) -> np.ndarray:
+        """The numbers."""
+        return self._room[..., : self._count]
+
+    def append(self, new: np.ndarray) -> Growing:
+        """With new [..., more] behind."""
+        count, room, claims = self._count + new.shape[-1], self._room, self._claims
+        if count > room.shape[-1] or not claims.claim(self._count, count):
+            spare = np.zeros((*room.shape[:-1], max(count, 16)), np.int64)
+            room, claims = np.concatenate([self.values, spare], -1), Claims(count)
+        room[..., self._count : count] = new
+        return Growing(room, count, claims)
+
+
+class Layout(NamedTuple):
+    """What anchors depend on besides cuts: tokens that are never written, tokens a write, writes of a full segment, phase."""
+
+    sinks: int
+    rate: int
+    full: int
+    phase: int
+
+    def extend(self, anchors: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """The anchors [2, more] that cuts at `tokens` add behind `anchors` [2, n]; cuts in one write give the same one again."""
+        after = (tokens[tokens >= self.sinks] - self.sinks) // self.rate + 1
+        number = anchors[1, -1] + np.cumsum(-(-np.diff(after, prepend=anchors[0, -1]) // self.full))
+        return np.stack([after, number])
+
+
+class Cuts:
+    """The tokens of one row's life at which the caller cut, ascending. A value; anchors are kept for each layout asked for."""
+
+    def __init__(self, tokens: Any = ()):
+        self._tokens = Growing(np.array(tokens, np.int64))
+        self._anchors: dict[Layout, Growing] = {}
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """int64 [n]."""
+        return self._tokens.values
+
+    def add(self, tokens: np.ndarray) -> Cuts:
+        """With cuts at later tokens."""
+        out = Cuts.__new__(Cuts)
+        out._tokens = self._tokens.append(tokens)
+        out._anchors = {key: x.append(key.extend(x.values, tokens)) for key, x in self._anchors.copy().items()}
+        return out
+
+    def anchors(self, layout: Layout) -> np.ndarray:
+        """int64 [2, n]: writes, and the segments that they begin."""
+        if layout not in self._anchors:
+            first = np.array([[-layout.phase], [0]])
+            self._anchors[layout] = Growing(np.concatenate([first, layout.extend(first, self.tokens)], 1))
+        return self._anchors[layout].values
+
+
+def held(place: np.ndarray, start: np.ndarray, block: int, blocks: int) -> np.ndarray:
+    """Writes of each sub-block [..., J] of a segment that begins at place `start` and has got to `place` (inclusive) [...]."""
+    from_, to = np.arange(blocks) * block, np.arange(1, blocks + 1) * block
+    return np.clip(np.minimum(place[..., None] + 1, to) - np.maximum(from_, start[..., None]), 0, None)
+
+
+class Segments:
+    """The segments of some rows. full: writes of a whole one; phase [R]; cuts: each row's, () where segments are constant.
+
+    Numbers of writes and segments are arrays [R, ...], or are broadcast against [R, 1, ...].
+    """
+
+    def __init__(self, full: int, phase: np.ndarray, cuts: tuple[Cuts, ...] = (), sinks: int = 0, rate: int = 1):
+        self.full, self.phase = full, phase
+        rows = [c.anchors(Layout(sinks, rate, full, int(p))) for c, p in zip(cuts, phase, strict=True)] if cuts else []
+        self._anchors = rows if any(x.shape[1] > 1 for x in rows) else []
+
+    def _anchor(self, key: int, x: np.ndarray) -> tuple[Any, Any]:
+        """The anchor (write, segment) before each write (key 0) or segment (key 1) x."""
+        if not self._anchors:
+            return -self.phase.reshape(-1, *(1,) * (np.ndim(x) - 1)), 0
+        x = np.broadcast_to(x, (len(self._anchors), *np.shape(x)[1:]))
+        found = [a[:, np.searchsorted(a[key], y, "right") - 1] for a, y in zip(self._anchors, x, strict=True)]
+        return np.stack([f[0] for f in found]), np.stack([f[1] for f in found])
+
+    def sealed(self, writes: Any) -> Any:
+        """Checkpoints sealed once `writes` writes are made; also the number of the online segment."""
+        last = np.maximum(writes, 1) - 1
+        write, number = self._anchor(0, last)
+        return number + (last - write) // self.full
+
+    def opens(self, segment: Any) -> Any:
+        """Number of a segment's first write."""
+        write, number = self._anchor(1, segment)
+        return np.maximum(0, write + (segment - number) * self.full)
+
+    def begins(self, segment: Any) -> Any:
+        """The place that a segment's first write has in it: 0, or where the first one is short by its phase, `phase`."""
+        return np.where(segment == 0, self.phase.reshape(-1, *(1,) * (np.ndim(segment) - 1)), 0)
+
+    def writes(self, segment: np.ndarray, block: int, blocks: int) -> np.ndarray:
+        """[R, ..., J] writes of each sub-block of sealed segments [R, ...]."""
+        start, size = self.begins(segment), self.opens(segment + 1) - self.opens(segment)
+        return held(start + size - 1, start, block, blocks)
+
+    def empty(self, number: int, block: int, blocks: int) -> np.ndarray | None:
+        """bool [R, number, J], which sub-blocks of the first segments no write fell into; None: every one has some."""
+        if blocks == 1 or not number:
+            return None
+        if not self._anchors and not (self.phase >= block).any():
+            return None
+        size = np.full((len(self.phase), number), self.full)
+        for row, anchors in zip(size, self._anchors, strict=False):
+            write, first = anchors[:, : np.searchsorted(anchors[1], number, "right")]
+            opens = np.repeat(write - first * self.full, np.diff(first, append=number + 1)) + np.arange(number + 1) * self.full
+            row[:] = np.diff(opens)
+        place = np.arange(blocks) * block
+        none = place >= size[..., None]
+        none[:, 0] |= place + block <= self.phase[:, None]
+        return none if none.any() else None
+
+    def online(self, writes: int) -> tuple[int, int] | None:
+        """(number, first write) of the segment that is online after `writes` writes in rows of one phase; None: they differ."""
+        last, found = max(writes, 1) - 1, set()
+        for anchors in self._anchors or [None]:
+            write, number = -int(self.phase[0]), 0
+            if anchors is not None:
+                write, number = anchors[:, anchors[0].searchsorted(last, "right") - 1].tolist()
+            more = (last - write) // self.full
+            found.add((number + more, max(0, write + more * self.full)))
+        return found.pop() if len(found) == 1 else None

@@ -1,0 +1,149 @@
+"""Angles, masks and ring slots of exact attention for one call, shared by all layers of one geometry."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..ops import alibi, rope
+from .plan import Geometry
+from .runs import Runs
+
+BLOCK = 128  # queries that attend together
+
+
+class Ring:
+    """Reading and writing rings of `entries` slots in one call: history [R, E, ...] in order of time, and back."""
+
+    def __init__(self, runs: Runs, entries: int, device: torch.device):
+        self.runs, self.entries, self.device = runs, entries, device
+
+    @cached_property
+    def _in(self) -> Tensor:
+        slot = (self.runs.clock.position[:, None] + np.arange(self.entries)[None]) % max(self.entries, 1)
+        return torch.from_numpy(slot + np.arange(len(slot))[:, None] * self.entries).to(self.device).reshape(-1)
+
+    @cached_property
+    def _out(self) -> Tensor:
+        pos, end = self.runs.clock.position[:, None], (self.runs.clock.position + self.runs.length)[:, None]
+        slot = np.arange(self.entries)[None]
+        token = end - 1 - (end - 1 - slot) % max(self.entries, 1)
+        wide = self.entries + self.runs.width
+        index = np.clip(token - pos + self.entries, 0, wide - 1) + np.arange(len(pos))[:, None] * wide
+        return torch.from_numpy(index).to(self.device).reshape(-1)
+
+    def extend(self, ring: Tensor, new: Tensor) -> Tensor:
+        """History in order of time, then the call's tokens: [R, E + T, ...]."""
+        if not self.entries:
+            return new
+        past = ring.flatten(0, 1).index_select(0, self._in).unflatten(0, (len(ring), self.entries))
+        return torch.cat([past, new.to(past.dtype)], 1)
+
+    def keep(self, both: Tensor) -> Tensor:
+        """The ring after the call."""
+        if not self.entries:
+            return both[:, :0]
+        return both.flatten(0, 1).index_select(0, self._out).unflatten(0, (len(both), self.entries))
+
+
+class WindowPlan:
+    """Angles, masks and sink indices of one call, shared by all layers of one geometry.
+
+    Masks are biases, 0 where visible, else -inf; for layers with linear biases (`linear`: their number of heads, else 0)
+    these are added.
+    """
+
+    def __init__(self, runs: Runs, geo: Geometry, device: torch.device, dtype: torch.dtype):
+        self.runs, self.geo, self.device, self.dtype = runs, geo, device, dtype
+        self.ring = Ring(runs, geo.ring, device)
+        self.block = max(1, min(runs.width, BLOCK))
+        self.blocks = -(-runs.width // self.block)
+        pos = runs.clock.position
+        self.pos = pos[:1] if len(pos) and (pos == pos[0]).all() else pos
+        self._angles: dict[tuple[int, bool], tuple[Tensor, Tensor]] = {}
+        self._bands: dict[int, list[tuple[int, int, Tensor]]] = {}
+        self._slots: dict[int, Tensor | None] = {}
+
+    def angles(self, width: int, sink: bool = False) -> tuple[Tensor, Tensor]:
+        """Rotation of this call's tokens; with `sink`, of the queries towards the sinks."""
+        if (width, sink) not in self._angles:
+            at = self.pos[:, None] + np.arange(self.runs.width)[None]
+            if sink:
+                at = np.minimum(at, self.farthest)
+            self._angles[width, sink] = rope.rotation(at, width, self.dtype, self.device)
+        return self._angles[width, sink]
+
+    @property
+    def farthest(self) -> int:
+        """The position beyond which a query sees sinks as from there."""
+        return self.geo.window + self.geo.rate - 2 + self.geo.sinks
+
+    def last_sink(self, width: int, at: int | None = None) -> tuple[Tensor, Tensor]:
+        """Rotation of keys that stand where the last sink does; at: towards a query rotated by its own position."""
+        moved = 0 if at is None else at - min(at, self.farthest)
+        return rope.rotation(np.array([[self.geo.sinks - 1 + moved]]), width, self.dtype, self.device)
+
+    def further(self, seen: Tensor, linear: int = 0) -> Tensor:
+        """What a `Further` sees, bool [R, n, 1, Q, N] -> biases [R, n, H or 1, Q, N]."""
+        bias = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
+        if linear:
+            at = self.pos[:, None] + np.arange(seen.shape[1] * seen.shape[3])[None]
+            distance = (np.minimum(at, self.farthest) - self.geo.sinks + 1).reshape(len(at), seen.shape[1], -1, 1)
+            bias = bias + alibi.bias(distance, linear, self.dtype, self.device)
+        return bias.masked_fill(~seen, float("-inf"))
+
+    @cached_property
+    def sink_take(self) -> Tensor:
+        """[R*sinks] positions of each sink in [sinks + T] laid end to end, flattened over runs."""
+        pos, i, wide = self.runs.clock.position[:, None], np.arange(self.geo.sinks)[None], self.geo.sinks + self.runs.width
+        fresh = (i >= pos) & (i - pos < self.runs.length[:, None])
+        index = np.where(fresh, self.geo.sinks + i - pos, i) + np.arange(len(pos))[:, None] * wide
+        return torch.from_numpy(index).to(self.device).reshape(-1)
+
+    def bands(self, linear: int = 0) -> list[tuple[int, int, Tensor]]:
+        """(first block, last block, bias [R or 1, blocks or 1, H or 1, block, sinks + E + block])."""
+        if linear not in self._bands:
+            early, pos = self.blocks, self.pos
+            if len(pos) and self.block % self.geo.rate == 0 and (pos % self.geo.rate == pos[0] % self.geo.rate).all():
+                settled = max(self.geo.ring + self.geo.sinks, self.farthest) - int(pos.min())
+                early = min(self.blocks, max(0, -(-settled // self.block)))
+            parts = [(0, early, self._bias(pos, np.arange(early), linear))] if early else []
+            if early < self.blocks:  # from here on all blocks of all rows see alike
+                parts.append((early, self.blocks, self._bias(pos[:1], np.array([early]), linear)))
+            self._bands[linear] = parts
+        return self._bands[linear]
+
+    def slots_bias(self, linear: int = 0) -> Tensor | None:
+        """[1, H or 1, 1, E] over the ring's slots for one more token (its own included); None: all are visible alike."""
+        if linear not in self._slots:
+            geo, t = self.geo, int(self.pos[0])
+            token = t - (t - np.arange(geo.ring)) % geo.ring
+            low = geo.sinks + geo.rate * int(geo.written(t + 1)) if geo.delay else max(geo.sinks, t - geo.window + 1)
+            sees = ((token >= 0) & ((token >= low) | (token == t)))[None, None]
+            plain = None if sees.all() else self._mask(sees)
+            self._slots[linear] = self._linear(sees, t - token, linear) if linear else plain
+        return self._slots[linear]
+
+    def _linear(self, sees: np.ndarray, distance: np.ndarray, heads: int) -> Tensor:
+        """bool and int64 [..., Q, N] -> [..., H, Q, N]."""
+        return alibi.bias(np.where(sees, distance, -1), heads, self.dtype, self.device)
+
+    def _mask(self, sees: np.ndarray) -> Tensor:
+        """bool [..., Q, N] -> [..., 1, Q, N]."""
+        bias = torch.zeros(sees.shape, dtype=self.dtype, device="cpu")
+        return bias.masked_fill_(torch.from_numpy(~sees), float("-inf")).unsqueeze(-3).to(self.device)
+
+    def _bias(self, pos: np.ndarray, blocks: np.ndarray, linear: int) -> Tensor:
+        geo, base = self.geo, pos[:, None] + blocks[None] * self.block
+        t = (base[..., None] + np.arange(self.block))[..., None]
+        p = (base[..., None] - geo.ring + np.arange(geo.ring + self.block))[..., None, :]
+        low = geo.sinks + geo.rate * geo.written(t + 1) if geo.delay else np.maximum(geo.sinks, t - geo.window + 1)
+        sees = (p <= t) & ((p >= low) | (p == t) & (p >= geo.sinks))
+        if geo.sinks:
+            sees = np.concatenate([np.broadcast_to(np.arange(geo.sinks) <= t, (*sees.shape[:-1], geo.sinks)), sees], -1)
+        if linear:
+            return self._linear(sees, np.concatenate([np.minimum(t, self.farthest) - np.arange(geo.sinks), t - p], -1), linear)
+        return self._mask(sees)

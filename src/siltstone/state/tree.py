@@ -1,0 +1,265 @@
+"""State is a value: trees of row-batched tensors with `select, cat, detach, to, fork`.
+
+Every tensor leaf has rows (B) first. `Store` is the one leaf that grows: sealed states, appended, never changed,
+so that forks and snapshots share them.
+
+What a memory accumulates is kept in float32 or wider, whatever the model's dtype; what it only repeats, in the model's own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.given import row_numbers
+from ..ops.transforms import at_work
+from .claims import Claims
+
+
+@dataclass
+class State:
+    """Base of all states: a dataclass whose fields are tensors [B, ...], states, tuples of them, or None.
+
+    narrow   fields in the model's own dtype; all others are in float32 or wider, or checkpoints rounded to bfloat16 or int8
+    fixed    fields in the same dtype whatever the model's: counters
+    """
+
+    narrow: ClassVar[tuple[str, ...]] = ()
+    fixed: ClassVar[tuple[str, ...]] = ()
+
+    def map(self, f: Callable[[Any], Any]) -> Self:
+        """The same tree with `f` applied to every leaf (a tensor or a `Store`)."""
+        return type(self)(**{f_.name: _map(getattr(self, f_.name), f) for f_ in dataclasses.fields(self)})
+
+    def leaves(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        """Dotted names and leaves, in a fixed order."""
+        for f in dataclasses.fields(self):
+            yield from _leaves(getattr(self, f.name), f"{prefix}{f.name}")
+
+    def select(self, rows: Any) -> Self:
+        """The given rows, in that order: their numbers, or a truth value for each row; InputError for any other."""
+        rows = row_numbers(rows, self.rows)
+        index = torch.from_numpy(rows)
+        return self.map(lambda x: x.select(rows) if isinstance(x, Store) else x.index_select(0, index.to(x.device)))
+
+    @classmethod
+    def cat(cls, states: Sequence[Self]) -> Self:
+        """Rows of several states of the same layer, one after the other."""
+        first = states[0]
+        names = [f.name for f in dataclasses.fields(first)]
+        return type(first)(**{n: _cat([getattr(x, n) for x in states]) for n in names})
+
+    def detach(self) -> Self:
+        """The same values, outside the autograd graph."""
+        return self.map(lambda x: x.detach())
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Self:
+        """Moved to a device, and with a dtype cast to what a model of this dtype keeps; leaves that do not change are shared."""
+
+        def field(name: str) -> Any:
+            kind = None if name in self.fixed else dtype
+            return _to(getattr(self, name), device, kind, name in self.narrow)
+
+        return type(self)(**{f.name: field(f.name) for f in dataclasses.fields(self)})
+
+    def fork(self) -> Self:
+        """A copy that updates in place of the original cannot reach; sealed states are shared."""
+        return self.map(lambda x: x if isinstance(x, Store) else x.clone())
+
+    def normal(self) -> Self:
+        """The same values in tensors that may be updated in place and trained on: those of inference mode are copied."""
+        return self.map(lambda x: x.normal() if isinstance(x, Store) else x.clone() if x.is_inference() else x)
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return next((x.rows if isinstance(x, Store) else len(x) for _, x in self.leaves()), 0)
+
+    @property
+    def nbytes(self) -> int:
+        """Live bytes."""
+        return sum(x.nbytes for _, x in self.leaves())
+
+
+def _to(x: Any, device: Any, dtype: torch.dtype | None, narrow: bool) -> Any:
+    if isinstance(x, State):
+        return x.to(device, dtype)
+    if isinstance(x, tuple):
+        return tuple(_to(y, device, dtype, narrow) for y in x)
+    if isinstance(x, Store):
+        return x.to(device, dtype, narrow)
+    return None if x is None else _moved(x, device, dtype, narrow)
+
+
+def _moved(x: Tensor, device: Any, dtype: torch.dtype | None, narrow: bool) -> Tensor:
+    """narrow: cast to the dtype itself; else to float32 or wider, and what was rounded to bfloat16 stays so."""
+    if dtype is None or not x.is_floating_point() or not narrow and x.dtype == torch.bfloat16:
+        return x.to(device=device)
+    return x.to(device=device, dtype=dtype if narrow else torch.promote_types(dtype, torch.float32))
+
+
+def _map(x: Any, f: Callable[[Any], Any]) -> Any:
+    if isinstance(x, State):
+        return x.map(f)
+    if isinstance(x, tuple):
+        return tuple(_map(y, f) for y in x)
+    return None if x is None else f(x)
+
+
+def _leaves(x: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(x, State):
+        yield from x.leaves(name + ".")
+    elif isinstance(x, tuple):
+        for i, y in enumerate(x):
+            yield from _leaves(y, f"{name}.{i}")
+    elif x is not None:
+        yield name, x
+
+
+def _cat(xs: list[Any]) -> Any:
+    first = xs[0]
+    if len(xs) == 1 or first is None:
+        return first
+    if isinstance(first, State):
+        return type(first).cat(xs)
+    if isinstance(first, tuple):
+        return tuple(_cat(list(ys)) for ys in zip(*xs, strict=True))
+    if isinstance(first, Store):
+        return Store.cat(xs)
+    return torch.cat(xs)
+
+
+class Store:
+    """Tensors that grow together along one axis, row by row, and are never changed.
+
+    leaves   tensors [B, ..., capacity, ...]; `axes[i]` is where leaf i grows
+    count    int64 [B], how many entries of each row are this holder's
+    tide     how many entries of each row anyone has claimed; shared by all holders of the same memory
+
+    Without gradients, `append` writes behind the entries in place when nobody else has claimed that place (the entries
+    are beyond what any other holder can see), and moves to memory of twice the size when there is no room.
+    """
+
+    def __init__(self, leaves: tuple[Tensor, ...], axes: tuple[int, ...], count: np.ndarray, tide: Claims | None = None):
+        self.leaves, self.axes, self.count = leaves, axes, count
+        self.tide = Claims(count.tobytes()) if tide is None else tide
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return len(self.count)
+
+    @classmethod
+    def empty(cls, leaves: tuple[Tensor, ...], axes: tuple[int, ...]) -> Store:
+        """A store without entries; the leaves give shapes (any capacity), dtype and device."""
+        none = tuple(x.narrow(a, 0, 0) for x, a in zip(leaves, axes, strict=True))
+        return cls(none, axes, np.zeros(leaves[0].shape[0], np.int64))
+
+    @property
+    def width(self) -> int:
+        """Entries of the longest row."""
+        return int(self.count.max(initial=0))
+
+    def views(self, width: int | None = None) -> tuple[Tensor, ...]:
+        """The leaves, cut to the first `width` entries (default: the longest row's)."""
+        n = self.width if width is None else width
+        return tuple(x.narrow(a, 0, n) for x, a in zip(self.leaves, self.axes, strict=True))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the live entries."""
+        total = 0
+        for x, a in zip(self.leaves, self.axes, strict=True):
+            each = x.element_size() * int(np.prod([n for i, n in enumerate(x.shape) if i not in (0, a)]))
+            total += each * int(self.count.sum())
+        return total
+
+    def append(self, new: tuple[Tensor, ...], added: np.ndarray) -> Store:
+        """A store with the first `added[b]` of `new`'s entries [B, ..., n, ...] behind row b's own."""
+        count = self.count + added
+        if not added.any():
+            return Store(self.leaves, self.axes, count, self.tide)
+        pairs = list(zip(self.leaves, new, self.axes, strict=True))
+        level = bool((self.count == self.count[0]).all() and (added == added[0]).all())
+        if at_work() or torch.is_grad_enabled() and any(x.requires_grad or y.requires_grad for x, y, _ in pairs):
+            return Store(tuple(self._joined(x, y, a, level, added) for x, y, a in pairs), self.axes, count)
+        leaves, tide, top = self.leaves, self.tide, int(count.max())
+        fits = top <= leaves[0].shape[self.axes[0]] and not any(frozen(x) for x in leaves)
+        if not fits or not tide.claim(self.count.tobytes(), count.tobytes()):
+            room = top if self.width == 0 else max(2 * self.width, top)
+            leaves = tuple(padded(x, a, room, self.width) for x, a in zip(leaves, self.axes, strict=True))
+            tide = Claims(count.tobytes())
+        for (_, y, a), x in zip(pairs, leaves, strict=True):
+            self._write(x.data, y, a, level, added)  # nobody sees the place yet: what autograd has saved of others stays valid
+        return Store(leaves, self.axes, count, tide)
+
+    def _write(self, x: Tensor, y: Tensor, axis: int, level: bool, added: np.ndarray) -> None:
+        """The first `added[b]` entries of y into x, behind row b's own."""
+        if level:
+            x.narrow(axis, int(self.count[0]), int(added[0])).copy_(y.narrow(axis, 0, int(added[0])))
+            return
+        for b in np.flatnonzero(added):
+            x[b].narrow(axis - 1, int(self.count[b]), int(added[b])).copy_(y[b].narrow(axis - 1, 0, int(added[b])))
+
+    def _joined(self, x: Tensor, y: Tensor, axis: int, level: bool, added: np.ndarray) -> Tensor:
+        both = torch.cat([x.narrow(axis, 0, self.width), y.to(x.dtype)], axis)
+        if level:
+            return both.narrow(axis, 0, self.width + int(added[0]))
+        slot = np.arange(int((self.count + added).max()))[None]
+        index = np.where(slot < self.count[:, None], slot, self.width + slot - self.count[:, None])
+        index = torch.from_numpy(np.clip(index, 0, both.shape[axis] - 1)).to(x.device)
+        return torch.stack([row.index_select(axis - 1, i) for row, i in zip(both, index, strict=True)])
+
+    def select(self, rows: Any) -> Store:
+        """The given rows, as in `State.select`; memory of their own."""
+        rows, width = row_numbers(rows, self.rows), self.width
+        index = torch.from_numpy(rows)
+        leaves = tuple(
+            x.narrow(a, 0, width).index_select(0, index.to(x.device)) for x, a in zip(self.leaves, self.axes, strict=True)
+        )
+        return Store(leaves, self.axes, self.count[rows])
+
+    @staticmethod
+    def cat(stores: Sequence[Store]) -> Store:
+        """Rows of several stores."""
+        width = max(s.width for s in stores)
+        axes = stores[0].axes
+        leaves = tuple(torch.cat([padded(s.leaves[i], a, width, s.width) for s in stores]) for i, a in enumerate(axes))
+        return Store(leaves, axes, np.concatenate([s.count for s in stores]))
+
+    def detach(self) -> Store:
+        """The same entries, outside the autograd graph."""
+        return Store(tuple(x.detach() for x in self.leaves), self.axes, self.count, self.tide)
+
+    def normal(self) -> Store:
+        """See `State.normal`."""
+        if not any(x.is_inference() for x in self.leaves):
+            return self
+        return Store(tuple(x.clone() for x in self.leaves), self.axes, self.count)
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None, narrow: bool = False) -> Store:
+        """Moved or cast, see `State.narrow`; shares memory where nothing changes, and else none of it."""
+        moved = tuple(_moved(x, device, dtype, narrow) for x in self.leaves)
+        if all(x is y for x, y in zip(moved, self.leaves, strict=True)):
+            return Store(self.leaves, self.axes, self.count, self.tide)
+        own = tuple(x.clone() if x is y else x for x, y in zip(moved, self.leaves, strict=True))
+        return Store(own, self.axes, self.count)
+
+
+def frozen(x: Tensor) -> bool:
+    """Whether x cannot be updated in place: it was made in inference mode, and that has ended."""
+    return x.is_inference() and not torch.is_inference_mode_enabled()
+
+
+def padded(x: Tensor, axis: int, room: int, used: int | None = None) -> Tensor:
+    """The first `used` entries of x along an axis (default: all), in memory for `room` of them: zeros behind."""
+    used = x.shape[axis] if used is None else used
+    shape = list(x.shape)
+    shape[axis] = room - used
+    return torch.cat([x.narrow(axis, 0, used), x.new_zeros(shape)], axis)
