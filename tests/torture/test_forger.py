@@ -6,6 +6,7 @@ tensors are exchanged for others. Nothing may raise an error that is not ours, e
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
@@ -60,7 +61,7 @@ def forged_header(header: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     header = json.loads(json.dumps(header))
     for _ in range(rng.choice([1, 1, 1, 2, 5])):
         path = rng.choice(list(places(header)))
-        put(header, path, rng.choice(NASTY))
+        put(header, path, copy.deepcopy(rng.choice(NASTY)))
     return header
 
 

@@ -25,10 +25,10 @@ ROOT = Path(__file__).parents[2]
 def test_a_session(tmp_path: Path, run: Callable[..., int]) -> None:
     old, new = session(0), session(1)
     done = run(
-        lambda place: new.save(place / "a.silt"),
+        lambda place: new.save(place / "a.silt", overwrite=True),
         lambda place: is_new_session(place / "a.silt"),
         tmp_path,
-        lambda place: old.save(place / "a.silt"),
+        lambda place: old.save(place / "a.silt", overwrite=True),
         most=20,
     )
     assert done >= 20

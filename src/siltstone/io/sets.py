@@ -18,6 +18,7 @@ from .atomic import atomic_file
 from .folder import sync_folder
 from .refusal import storage_errors
 from .regular import read_limited
+from .spare import sweep
 
 MOST = 64 * 2**20  # bytes of a file besides the manifest
 
@@ -82,7 +83,8 @@ def _content(path: Path) -> bytes | None:
 
 
 def _forget(folder: Path, names: Mapping[str, bytes]) -> None:
-    """Removes what writers that were stopped have left staged."""
+    """Removes what writers that were stopped have left, staged or unfinished."""
+    sweep(folder)
     for name in names:
         for left in folder.glob(f".{name}.*.new"):
             if re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{12}}\.new", left.name):
