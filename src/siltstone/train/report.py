@@ -36,10 +36,12 @@ class Metrics:
         self._last: deque[tuple[float, float]] = deque(maxlen=_RECENT)
         self.valid = NOT_VALIDATED
         kept, lost = [], 0
-        records = read_lines(path.read_text("utf-8", errors="replace")) if path.exists() else []
+        with storage_errors(path):
+            text = path.read_text("utf-8", errors="replace") if path.exists() else ""
+        records, whole = read_lines(text), text.endswith("\n")
         for number, record in enumerate(records):
             if record is None or not _fits(record):
-                lost += number < len(records) - 1  # the last line may be half written
+                lost += whole or number < len(records) - 1  # the last line may be half written
             elif record["step"] <= step:
                 kept.append(checked_line(record))
                 self._remember(record)
