@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import LayerConfig
+from ..eager import eagerly
 from ..state import State, Store
 from . import alibi, rope
 from .context import Context
@@ -50,6 +51,7 @@ class Attention(nn.Module):
         key, value = (like.new_zeros(batch, cfg.key_heads, 0, width) for width in (cfg.key_dim, cfg.val_dim))
         return AttentionState(Store.empty((key, value), (2, 2)), self.conv.init(batch))
 
+    @eagerly
     def forward(self, x: Tensor, state: AttentionState, context: Context) -> tuple[Tensor, AttentionState]:
         """One call over runs."""
         cfg, runs = self.cfg, context.runs

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import LayerConfig, LMConfig
+from ..eager import eagerly
 from ..norm import RMSNorm
 from .attention import Attention
 from .context import Context
@@ -43,6 +44,7 @@ class Block(nn.Module):
         self.norm_mlp = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
         self.mlp = MLP(cfg)
 
+    @eagerly
     def forward(self, x: Tensor, state: Any, context: Context) -> tuple[Tensor, Any]:
         """One call over runs."""
         mixed, state = self.mix(self.norm_mix(x), state, context)

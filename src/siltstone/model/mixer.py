@@ -23,6 +23,7 @@ from ..cache.exact import Exact, Kept
 from ..cache.logarithmic import Slots
 from ..compress.base import Compress
 from ..config import LayerConfig
+from ..eager import eagerly
 from ..errors import ConfigError
 from ..memory.base import Memory, Written
 from ..norm import rms
@@ -123,6 +124,7 @@ class Mixer(Placed):
         kept = self.cache.empty(batch, like) if isinstance(self.cache, Exact) else None
         return LayerState(window, unwritten, online, bank, summary, self.conv.init(batch), kept)
 
+    @eagerly
     def forward(self, x: Tensor, state: LayerState, context: Context) -> tuple[Tensor, LayerState]:
         """One call over runs."""
         x, conv = self.conv(x, state.conv, context.runs)

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ..config import LayerConfig
+from ..eager import eagerly
 from ..state import State
 from .context import Context
 from .plan import Geometry
@@ -39,6 +40,7 @@ class Windowed(nn.Module):
         """Empty rings."""
         return WindowedState(self.window.init(batch), self.conv.init(batch))
 
+    @eagerly
     def forward(self, x: Tensor, state: WindowedState, context: Context) -> tuple[Tensor, WindowedState]:
         """One call over runs."""
         x, conv = self.conv(x, state.conv, context.runs)
