@@ -11,7 +11,7 @@
     │   ├── SessionCorrupt     truncated, altered, or no session file at all
     │   ├── SessionMismatch    written by another model, configuration or tokenizer
     │   └── SessionVersion     written by a newer Siltstone
-    ├── BusyError              a session that another thread is using                  (RuntimeError)
+    ├── BusyError              a session with a call that is not over                 (RuntimeError)
     ├── StorageError           the disk is full or the folder cannot be written           (OSError)
     │   ├── InUse              another session or run is writing the file
     │   ├── FileChanged        another writer replaced the file since it was read
@@ -72,7 +72,7 @@ class SessionVersion(SessionFileError):
 
 
 class BusyError(SiltstoneError, RuntimeError):
-    """A session was called from a thread while another thread is inside one of its calls."""
+    """A session was called while another call of it was not over, of another thread or from inside that call."""
 
 
 class StorageError(SiltstoneError, OSError):

@@ -53,6 +53,7 @@ WRONG: dict[str, Any] = {
     "text": "01",
     "texts": ["0"],
     "mapping": {0: 1},
+    "sparse": torch.tensor([1, 0, 1]).to_sparse(),
     "None": None,
     "None inside": [None],
     "slice": slice(0, 2),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 import siltstone as st
-from siltstone.errors import BusyError
+from siltstone.errors import BusyError, InputError
 
 CALLS: dict[str, Callable[[st.Session, Path], Any]] = {
     "append": lambda s, path: s.append("more"),
@@ -85,3 +87,56 @@ def test_forks_in_threads_are_as_if_alone(session: st.Session, same: Any) -> Non
     for i, fork in enumerate(alone):
         work(fork, i)
     assert all(same(a, b) for a, b in zip(forks, alone, strict=True))
+
+
+@pytest.mark.parametrize("text", ["more", [7]], ids=["a chunk", "a token"])
+def test_a_call_from_inside_a_call_is_told(text: Any, session: st.Session, same: Any) -> None:
+    """A hook that appends to the session whose step it sees: what it read would be lost."""
+    twin, told = session.fork(), []
+
+    def hook(*_: Any) -> None:
+        try:
+            session.append("lost")
+        except BusyError as error:
+            told.append(str(error))
+
+    handle = session.model.embed.register_forward_hook(hook)
+    session.append(text)
+    handle.remove()
+    twin.append(text)
+    assert told and all("calls it again" in x for x in told) and same(session, twin)
+    session.append("more")
+
+
+def test_pieces_go_to_one_thread_at_a_time(session: st.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, leave, call = threading.Event(), threading.Event(), session._call
+
+    def slow(*args: Any, **keys: Any) -> Any:
+        inside.set()
+        assert leave.wait(20)
+        return call(*args, **keys)
+
+    pieces, found = session.generate(3), []
+    monkeypatch.setattr(session, "_call", slow)
+    other = threading.Thread(target=lambda: found.append(next(pieces)))
+    other.start()
+    assert inside.wait(20)
+    for entered in (lambda: next(pieces), pieces.close):
+        with pytest.raises(BusyError, match="another thread waits for a piece"):
+            entered()
+    leave.set()
+    other.join()
+    assert found
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy], ids=["copy", "deepcopy"])
+def test_a_copied_session_is_a_fork(how: Callable[[st.Session], st.Session], session: st.Session, same: Any) -> None:
+    twin, wanted = how(session), session.fork()
+    for token in range(40):  # each is written in place
+        twin.append([token])
+    assert same(session, wanted) and twin.model is session.model
+    session.append("and on")
+    wanted.append("and on")
+    assert same(session, wanted)
+    with pytest.raises(InputError, match="save it to a file"):
+        pickle.dumps(session)

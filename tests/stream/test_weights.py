@@ -147,6 +147,36 @@ def test_a_frozen_model(make_model: Any, tok: ByteTokenizer, tmp_path: Path, mon
         st.freeze(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
 
 
+def behind_torch(model: st.LM) -> None:
+    model.embed.weight.data.mul_(1.5)
+
+
+def one_norm_in_numpy(model: st.LM) -> None:
+    model.norm.weight.detach().numpy()[0] += 1
+
+
+@torch.inference_mode()
+def one_row_in_inference_mode(model: st.LM) -> None:
+    model.embed.weight[200:208].add_(1)
+
+
+def to_half(model: st.LM) -> None:
+    model.half()
+
+
+@pytest.mark.parametrize("change", [behind_torch, one_norm_in_numpy, one_row_in_inference_mode, to_half])
+def test_a_frozen_model_that_was_changed_all_the_same(change: Any, make_model: Any, tok: ByteTokenizer, tmp_path: Path) -> None:
+    frozen = st.freeze(make_model(seed=8))
+    session = st.Session(frozen, tok)
+    session.append("Some words.")
+    session.save(tmp_path / "a.silt")
+    change(frozen)
+    with pytest.raises(SessionMismatch, match="weights were changed since"):
+        session.save(tmp_path / "a.silt")
+    with pytest.raises(SessionMismatch, match="other weights|float16"):
+        st.Session.load(tmp_path / "a.silt", frozen, tok)
+
+
 class Twice(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return 2 * x

@@ -65,3 +65,19 @@ def test_it_is_told_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.M
     assert [record.message for record in caplog.records if record.name == "siltstone"] == [
         "torch.compile leaves Siltstone's models as they are: their calls are planned token by token, and run eagerly"
     ]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch looks at that of what a part is given
+@pytest.mark.parametrize("part", ["block", "mix"])
+def test_parts_that_are_compiled_one_by_one(part: str) -> None:
+    lm, ids, graphs = model({"pattern": "mwa", "depth": 3}), some_ids(), []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    want = lm(ids)[0]
+    for block in lm.blocks:
+        (block if part == "block" else block.mix).compile(backend=backend)
+    assert torch.equal(lm(ids)[0], want)
+    assert not graphs

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jvp, vjp, vmap
 from torch.nn.utils import stateless
 
@@ -169,3 +169,20 @@ def test_an_ensemble_over_a_skeleton_without_numbers(keys: dict[str, Any]) -> No
         for given in ((params, buffers), (params,)):
             y = vmap(lambda *x: functional_call(skeleton, x, (ids,))[0])(*given)
             torch.testing.assert_close(y[1], want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("keys", EVERY, ids=IDS)
+def test_forward_derivatives_without_torch_func(keys: dict[str, Any]) -> None:
+    """Dual numbers go through every model, in a whole call and in single tokens after it."""
+    lm, ids = model(keys).double(), some_ids(1)
+    params = dict(lm.named_parameters())
+    along = {name: torch.randn_like(p) for name, p in params.items()}
+    _, want = jvp(lambda params: functional_call(lm, params, (ids,))[0], (params,), (along,))
+    with forward_ad.dual_level():
+        dual = {name: forward_ad.make_dual(p, along[name]) for name, p in params.items()}
+        found, state = [], None
+        for part in (ids[:, :-2], ids[:, -2:-1], ids[:, -1:]):
+            y, state = functional_call(lm, dual, (part, state))
+            found.append(y)
+        moved = torch.cat([forward_ad.unpack_dual(y).tangent for y in found], 1)
+    torch.testing.assert_close(moved, want, rtol=1e-7, atol=1e-9)

@@ -15,7 +15,8 @@ import torch
 
 import siltstone as st
 from siltstone.errors import CheckpointError, ConfigError, FormatWarning, InputError, SiltstoneError
-from siltstone.io import SEAL, read_tensors, write_tensors
+from siltstone.io import SEAL, checked_line, read_tensors, write_tensors
+from siltstone.models.checkpoint import model_fingerprint
 from siltstone.text import ByteTokenizer, train_bpe
 from siltstone.train import Recipe, Run, begin, fit, take_up
 from siltstone.train.report import Metrics
@@ -74,10 +75,23 @@ def test_flipped_bits_of_metrics_are_left_out(run: Run) -> None:
         flipped(path, bit)
         with pytest.warns(FormatWarning, match="altered; they are left out"), Metrics(path, 3) as metrics:
             assert metrics.recent == right  # of the last step
+    flipped(path, 8 * whole.rindex(b'"step"'))
+    with pytest.warns(FormatWarning, match="1 line that were altered"), Metrics(path, 3):
+        pass
     path.write_bytes(whole[:-20])
     with Metrics(path, 3):
         pass
     assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:2])
+
+
+def test_a_checkpoint_that_is_gone_is_missed(run: Run) -> None:
+    run.checkpoint.unlink()
+    fit(take_up(run.folder, {"steps": 4}))  # save_every is 100: it might have been killed before
+    run.checkpoint.unlink()
+    lines = "".join(checked_line({"step": step, "bits_per_byte": 1.0, "bytes": 1, "loss": 1.0}) for step in range(1, 101))
+    (run.folder / "metrics.jsonl").write_text(lines)
+    with pytest.raises(CheckpointError, match="resume.safetensors is gone"):
+        take_up(run.folder, {"steps": 200})
 
 
 def test_what_could_not_be_restored_is_not_saved(run: Run, tmp_path: Path) -> None:
@@ -253,12 +267,40 @@ def test_weights_that_overflow_in_a_narrower_dtype(tmp_path: Path) -> None:
         st.save(model, ByteTokenizer(), tmp_path / "run", torch.float16)
 
 
+def off(model: st.LM) -> None:
+    model.to("meta")
+
+
+def sparse(model: st.LM) -> None:
+    model.embed.weight = torch.nn.Parameter(model.embed.weight.detach().to_sparse())
+
+
+def quarter(model: st.LM) -> None:
+    model.norm.weight = torch.nn.Parameter(model.norm.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
+
+
+@pytest.mark.parametrize("change", [off, sparse, quarter])
+def test_weights_that_no_file_keeps(change: Any, tmp_path: Path) -> None:
+    model = st.LM(configure(259))
+    st.save(model, ByteTokenizer(), tmp_path / "run")
+    before = [path.read_bytes() for path in sorted((tmp_path / "run").iterdir())]
+    change(model)
+    with pytest.raises((InputError, CheckpointError), match="without numbers|layout torch.sparse|dtype that no file keeps"):
+        st.save(model, ByteTokenizer(), tmp_path / "run")
+    assert [path.read_bytes() for path in sorted((tmp_path / "run").iterdir())] == before
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_models_in_wrappers(tmp_path: Path) -> None:
     model = st.LM(configure(259)).eval()
     st.save(torch.compile(model, backend="eager"), ByteTokenizer(), tmp_path / "run")  # type: ignore[arg-type]
     again, _ = st.load(tmp_path / "run")
     assert all(torch.equal(x, again.state_dict()[name]) for name, x in model.state_dict().items())
+    for i, block in enumerate(model.blocks):  # each by itself, as long models are compiled
+        model.blocks[i] = torch.compile(block, backend="eager")  # type: ignore[assignment]
+    st.save(model, ByteTokenizer(), tmp_path / "run")
+    again, _ = st.load(tmp_path / "run")
+    assert model_fingerprint(again) == model_fingerprint(model)
     model.blocks[0].mix.out = torch.nn.Sequential(model.blocks[0].mix.out)  # as adapters wrap it
     with pytest.raises(CheckpointError, match=r"merge adapters.*lacks blocks.0.mix.out.weight and has the unknown"):
         st.save(model, ByteTokenizer(), tmp_path / "run")

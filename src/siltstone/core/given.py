@@ -8,6 +8,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..errors import InputError
@@ -20,6 +21,12 @@ def is_whole(x: Any) -> bool:
     return isinstance(x, Integral) and not isinstance(x, bool)
 
 
+def plain_numbers(x: Tensor) -> bool:
+    """Whether x is an ordinary tensor of whole numbers or truth values, and its numbers can be read."""
+    ordinary = x.layout == torch.strided and not (x.is_nested or x.is_meta or x.is_quantized)
+    return ordinary and not (x.is_floating_point() or x.is_complex())
+
+
 def whole(name: str, given: Any, what: str) -> int:
     """A whole number of at least 0; InputError names the argument and says what it must be."""
     if not is_whole(given) or given < 0:
@@ -30,8 +37,7 @@ def whole(name: str, given: Any, what: str) -> int:
 def numbers(given: Any) -> np.ndarray | None:
     """[n] whole numbers (int64) or truth values (bool) of a list, an array or a tensor; None where they are neither."""
     if isinstance(given, Tensor):
-        whole_or_true = not (given.is_meta or given.is_floating_point() or given.is_complex() or given.is_quantized)
-        given = given.detach().cpu().numpy() if whole_or_true else None
+        given = given.detach().cpu().numpy() if plain_numbers(given) else None
     elif isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping | np.ndarray):
         given = _listed(given)
     if not isinstance(given, np.ndarray) or given.ndim != 1 or given.dtype.kind not in "iub":
@@ -55,7 +61,9 @@ def row_numbers(rows: Any, count: int) -> np.ndarray:
     if found is None or found.dtype == bool and len(found) != count:
         if found is not None:
             given = f"{len(found)} truth values"
-        elif isinstance(rows, Tensor | np.ndarray):
+        elif isinstance(rows, Tensor) and rows.layout != torch.strided:
+            given = f"a tensor of layout {rows.layout}"
+        elif isinstance(rows, Tensor | np.ndarray) and not getattr(rows, "is_nested", False):
             given = f"{rows.dtype} {tuple(rows.shape)}"
         else:
             given = repr(rows)[:60]

@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,28 @@ class Mark:
         return f"Mark(position={self.position}{'' if self.live else ', released'})"
 
 
+class Pieces(Iterator[str]):
+    """What `Session.generate` gives out, one after the other; BusyError while another thread waits for one."""
+
+    def __init__(self, source: Generator[str, None, None]) -> None:
+        self._source, self._entered = source, threading.Lock()
+
+    def __next__(self) -> str:
+        return self._alone(self._source.__next__)
+
+    def close(self) -> None:
+        """No more pieces are made."""
+        self._alone(self._source.close)
+
+    def _alone(self, call: Callable[[], Any]) -> Any:
+        if not self._entered.acquire(blocking=False):
+            raise BusyError("another thread waits for a piece of this text; ask for its pieces from one thread at a time")
+        try:
+            return call()
+        finally:
+            self._entered.release()
+
+
 class Session:
     """`s = Session(model, tokenizer)`; device and dtype follow the model.
 
@@ -86,19 +108,40 @@ class Session:
         self._torn = False
         self._weights = Seen(model)
         self._file: tuple[str, Stamp] | None = None  # where it was read or written last, and what was there then
-        self._entered = threading.RLock()
+        self._entered, self._inside = threading.RLock(), False
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Raise BusyError while another thread is inside."""
+        """Raise BusyError while another call is not over: of another thread, or the one that this call comes from."""
         if not self._entered.acquire(blocking=False):
             raise BusyError(
                 "another thread is inside a call of this session; use it from one thread at a time, or fork it for each thread"
             )
         try:
-            yield
+            if self._inside:
+                raise BusyError(
+                    "a call of this session is not over, and a hook, a tokenizer or a signal's handler calls it again; "
+                    "call it afterwards, or use a fork made before"
+                )
+            self._inside = True
+            try:
+                yield
+            finally:
+                self._inside = False
         finally:
             self._entered.release()
+
+    def __copy__(self) -> Session:
+        """A fork: two sessions never share what a step writes in place."""
+        return self.fork()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+        """A fork, whose model is the same."""
+        return self.fork()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """InputError: sessions have files of their own."""
+        raise InputError("a session is not pickled, and not sent to other processes; save it to a file, and load it there")
 
     @property
     def position(self) -> int:
@@ -151,7 +194,7 @@ class Session:
         top_p: float | None = None,
         stop: str | Sequence[str] | None = None,
         seed: int | None = None,
-    ) -> Iterator[str]:
+    ) -> Pieces:
         """Pieces of text that the model writes, as they come; a token is appended before its piece is given out.
 
         max_new_tokens  at most so many tokens; fewer when the model ends the text (the end token is not appended)
@@ -173,9 +216,11 @@ class Session:
                         f"seed={seed!r} must be a whole number of 64 bits, or None to go on with the session's own sampler"
                     )
                 self._sampler.manual_seed(seed)
-        return self._write(max_new_tokens, temperature, top_k, top_p, StopStrings(() if stop is None else stop))
+        return Pieces(self._write(max_new_tokens, temperature, top_k, top_p, StopStrings(() if stop is None else stop)))
 
-    def _write(self, count: int, temperature: float, top_k: int | None, top_p: float | None, stops: StopStrings) -> Iterator[str]:
+    def _write(
+        self, count: int, temperature: float, top_k: int | None, top_p: float | None, stops: StopStrings
+    ) -> Generator[str, None, None]:
         tok, decoder = self.tokenizer, StreamDecoder(self.tokenizer)
         never = [i for i in (tok.bos_id, tok.pad_id) if i is not None and i != tok.eos_id]
         for _ in range(count):
@@ -201,8 +246,9 @@ class Session:
         """A session of its own that goes on from here; sealed states are shared. Marks made so far serve both."""
         with self._alone():
             self._whole()
-            twin = copy.copy(self)
-            twin._entered = threading.RLock()
+            twin = object.__new__(type(self))
+            vars(twin).update(vars(self))
+            twin._entered, twin._inside = threading.RLock(), False
             twin._state = self._state.fork()
             twin._sampler = torch.Generator("cpu")
             twin._sampler.set_state(self._sampler.get_state())
@@ -291,9 +337,13 @@ class Session:
         if isinstance(text, str):
             return torch.tensor(self.tokenizer.encode(text), dtype=torch.long, device="cpu")
         try:
+            if isinstance(text, list | tuple) and any(isinstance(x, bool) for x in text):
+                raise TypeError
             ids = text if isinstance(text, Tensor) else torch.as_tensor(text, device="cpu")
+            if ids.layout != torch.strided or ids.is_nested:
+                raise TypeError
         except (TypeError, ValueError, RuntimeError, OverflowError):
-            raise InputError(f"append takes text or a list of ids, and {type(text).__name__} was given") from None
+            raise InputError(f"append takes text or a list of ids, and {_given(text)} was given") from None
         if not ids.numel():
             return torch.empty(0, dtype=torch.long, device="cpu")
         if ids.dim() == 2 and len(ids) == 1:
@@ -365,6 +415,12 @@ class Session:
         self._marks = [weakref.ref(m) for m in marks if m.position <= mark.position]
         del self._ids[mark.position - marks[0].position :]
         self._state, self._logits, self._torn = mark._state.fork(), mark._logits, False
+
+
+def _given(text: Any) -> str:
+    if isinstance(text, Tensor):
+        return f"a tensor of layout {text.layout}"
+    return f"{type(text).__name__}{' with truth values' if isinstance(text, list | tuple) and True in text else ''}"
 
 
 def _chunks(ids_T: Tensor) -> Sequence[Tensor]:

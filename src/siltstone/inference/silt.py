@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,23 @@ def header_text(header: dict[str, Any]) -> str:
     deep, or no JSON."""
     try:
         text = json.dumps({"format": VERSION} | header, allow_nan=False)
-        if json.dumps(parse_object(text)) != text:
-            raise ValueError("keys of objects must be texts")
+        parse_object(text)
+        _check_keys(header)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"the session's notes cannot be saved: {str(error)[:200]}; give plain JSON values") from None
     if len(json.dumps(text)) > MAX_HEADER // 2:  # as it stands in the file; the tensors' names need room too
         raise InputError(f"the session's notes take {len(text):,} bytes, and {MAX_HEADER // 2:,} at most are saved; shorten them")
     return text
+
+
+def _check_keys(value: Any) -> None:
+    """ValueError for keys that JSON would turn into texts."""
+    if isinstance(value, dict):
+        if wrong := [key for key in value if not isinstance(key, str)]:
+            raise ValueError(f"keys must be texts, and {wrong[0]!r:.40} is one")
+        value = value.values()
+    for inside in value if not isinstance(value, str) and isinstance(value, Iterable) else ():
+        _check_keys(inside)
 
 
 def write(

@@ -61,8 +61,10 @@ def save(session: Session, path: str | os.PathLike[str], overwrite: bool) -> Non
         "written_by": {"siltstone": VERSION, "torch": str(torch.__version__)},
     }
     read_back = parse_object(silt.header_text(header))
-    _check(path, read_back, {name: x.to("meta") for name, x in tensors.items()}, model, session.tokenizer, session._weights)
-    _restored(path, read_back, tensors, model)
+    _check(
+        "the session", read_back, {name: x.to("meta") for name, x in tensors.items()}, model, session.tokenizer, session._weights
+    )
+    _restored("the session", read_back, tensors, model)
     place = os.path.realpath(path)
     known = None if overwrite or session._file is None or session._file[0] != place else session._file[1]
     written = silt.write(path, header, tensors, known)

@@ -38,7 +38,7 @@ class _Hash:
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """The elements of `tensor` in row-major order, little-endian, as bytes (a copy only where one is needed)."""
-    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+    flat = tensor.data.to("cpu").contiguous().reshape(-1)  # not detach(), which fails once `half()` changed inference tensors
     return flat.view(torch.uint8).numpy().data
 
 

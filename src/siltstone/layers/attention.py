@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
 from ..ops import alibi, rope
+from ..ops.eager import eagerly
 from ..schedule.context import Context
 from ..schedule.plan import Geometry
 from ..state.tree import State, Store
@@ -50,6 +51,7 @@ class Attention(nn.Module):
         key, value = (like.new_zeros(batch, cfg.key_heads, 0, width) for width in (cfg.key_dim, cfg.val_dim))
         return AttentionState(Store.empty((key, value), (2, 2)), self.conv.init(batch))
 
+    @eagerly
     def forward(self, x: Tensor, state: AttentionState, context: Context) -> tuple[Tensor, AttentionState]:
         """One call over runs."""
         cfg, runs = self.cfg, context.runs

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
 from ..config.model import LMConfig
+from ..ops.eager import eagerly
 from ..ops.norm import RMSNorm
 from ..schedule.context import Context
 from .attention import Attention
@@ -44,6 +45,7 @@ class Block(nn.Module):
         self.norm_mlp = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
         self.mlp = MLP(cfg)
 
+    @eagerly
     def forward(self, x: Tensor, state: Any, context: Context) -> tuple[Tensor, Any]:
         """One call over runs."""
         mixed, state = self.mix(self.norm_mix(x), state, context)

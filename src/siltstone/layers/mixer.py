@@ -23,6 +23,7 @@ from ..config import registry
 from ..config.layer import LayerConfig
 from ..errors import ConfigError
 from ..memory.base import Memory, Written
+from ..ops.eager import eagerly
 from ..ops.norm import rms
 from ..ops.taking_part import taking_part
 from ..ops.widely import Placed
@@ -106,6 +107,7 @@ class Mixer(Placed):
         kept = self.cache.empty(batch, like) if isinstance(self.cache, Exact) else None
         return LayerState(window, unwritten, online, bank, summary, self.conv.init(batch), kept)
 
+    @eagerly
     def forward(self, x: Tensor, state: LayerState, context: Context) -> tuple[Tensor, LayerState]:
         """One call over runs."""
         x, conv = self.conv(x, state.conv, context.runs)

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
+from ..ops.eager import eagerly
 from ..schedule.context import Context
 from ..schedule.plan import Geometry
 from ..state.tree import State
@@ -39,6 +40,7 @@ class Windowed(nn.Module):
         """Empty rings."""
         return WindowedState(self.window.init(batch), self.conv.init(batch))
 
+    @eagerly
     def forward(self, x: Tensor, state: WindowedState, context: Context) -> tuple[Tensor, WindowedState]:
         """One call over runs."""
         x, conv = self.conv(x, state.conv, context.runs)

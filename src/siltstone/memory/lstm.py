@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..config.layer import LayerConfig
-from ..ops.transforms import at_work
+from ..ops.transforms import at_work, plain_recurrences
 from ..ops.widely import wide, widely
 from .vector import FusedMemory, VectorState, whole
 
@@ -58,7 +58,7 @@ class LSTM(FusedMemory):
         whole(token)
         start = before.hidden.flatten(1)[None], before.cell.flatten(1)[None]
         if count is None:
-            with widely(token):
+            with widely(token), plain_recurrences():
                 after, (_, cell) = self.lstm(token, start)
             return wide(after), {"cell": wide(cell[0]).unflatten(-1, (self.heads, self.val_dim))}
         if at_work() or count.is_meta:
@@ -74,7 +74,7 @@ class LSTM(FusedMemory):
         """The same a token at a time: torch packs no tensors of torch.func's, and none without numbers."""
         now, after, cells = (before.hidden.flatten(1)[None], before.cell.flatten(1)[None]), [], [before.cell.flatten(1)]
         for one in token.split(1, 1):
-            with widely(one):
+            with widely(one), plain_recurrences():
                 out, now = self.lstm(one, now)
             after.append(wide(out))
             cells.append(wide(now[1][0]))

@@ -22,7 +22,7 @@ from ..io.folder import make_folder
 from ..io.parse import parse_object
 from ..io.regular import is_folder, reason
 from ..io.sets import read_member, write_set
-from ..io.tensor_file import TensorFile, open_tensors
+from ..io.tensor_file import DTYPES, TensorFile, open_tensors
 from ..text import Tokenizer, tokenizer_from_json
 from .fingerprint import Seen, check_pair, config_text, fingerprint_of, weights_of, with_tokenizer
 
@@ -57,9 +57,14 @@ def save(model: LM, tokenizer: Tokenizer, folder: str | Path, dtype: torch.dtype
         raise InputError(f"dtype={dtype} is none that weights can be kept in; give one such as torch.bfloat16, or leave it out")
     cfg, config = model.cfg, json.dumps(model.cfg.to_dict(), indent=1) + "\n"
     _check_vocabulary(cfg, tokenizer, "the tokenizer")
-    weights = {name: x.detach().to(dtype) if dtype and x.is_floating_point() else x for name, x in weights_of(model).items()}
+    weights = weights_of(model)
     _check_shapes(cfg, weights, "the model", "its configuration (merge adapters, and remove wrappers, before saving)")
+    if odd := [name for name, x in weights.items() if x.dtype not in DTYPES.values()]:
+        raise CheckpointError(f"the model has weights in a dtype that no file keeps: {_some(odd)}; convert them before saving")
     _check_finite(weights, "the model")
+    if dtype is not None:
+        weights = {name: x.detach().to(dtype) if x.is_floating_point() else x for name, x in weights.items()}
+        _check_finite(weights, f"the model in {dtype}", "save it in a dtype that reaches further")
     text = tokenizer.to_json()
     if _config(config, "the model's configuration") != cfg:
         raise CheckpointError("the model's configuration is not what its JSON says; give keys that JSON has")
@@ -187,9 +192,9 @@ def _tokenizer(text: str | bytes, name: str) -> Tokenizer:
         raise CheckpointError(f"{name} cannot be used: {error}") from error
 
 
-def _check_finite(weights: dict[str, Tensor], name: str) -> None:
-    if broken := [name for name, x in weights.items() if x.is_floating_point() and not torch.isfinite(x).all()]:
-        raise CheckpointError(f"{name} has weights that are NaN or infinite: {_some(broken)}; take an earlier checkpoint")
+def _check_finite(weights: dict[str, Tensor], name: str, mend: str = "take an earlier checkpoint") -> None:
+    if broken := [key for key, x in weights.items() if x.is_floating_point() and not torch.isfinite(x).all()]:
+        raise CheckpointError(f"{name} has weights that are NaN or infinite: {_some(broken)}; {mend}")
 
 
 def _check_shapes(cfg: LMConfig, found: dict[str, Tensor], name: str, wanted_by: str = "config.json") -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .lm import LM
 
 ROW = 1024
+SMALL, STRIDE = 8192, 61
 FROZEN = "_frozen"
 Sums = dict[str, tuple[Any, ...]]
 _KNOWN: weakref.WeakKeyDictionary[Any, tuple[Sums, str]] = weakref.WeakKeyDictionary()
@@ -55,7 +56,8 @@ def check_pair(model: Any, tokenizer: Any) -> Any:
 def weights_of(model: LM) -> dict[str, Tensor]:
     """Every weight by its name, as the model computes with it: a parametrised one is what its parametrisation makes.
 
-    Of modules that torch has quantised, codes and scales. Raises InputError for weights that are no tensors.
+    Of modules that torch has quantised, codes and scales; modules that `torch.compile` wraps are the same as without it.
+    Raises InputError for weights that are no tensors, or none whose numbers can be read.
     """
     found: dict[str, Tensor] = {}
     for name, x in model.state_dict().items():
@@ -65,7 +67,7 @@ def weights_of(model: LM) -> dict[str, Tensor]:
             found[owner + weight] = getattr(model.get_submodule(owner.rstrip(".")), weight).detach()
         else:
             found |= _tensors(name, x)
-    return found
+    return {name.replace("_orig_mod.", ""): x for name, x in found.items()}
 
 
 def _tensors(name: str, x: Any) -> dict[str, Tensor]:
@@ -77,6 +79,9 @@ def _tensors(name: str, x: Any) -> dict[str, Tensor]:
         scale = torch.tensor(x.q_scale(), dtype=torch.float64, device="cpu") if affine else x.q_per_channel_scales()
         return {f"{name}.codes": x.int_repr(), f"{name}.scale": scale}
     if isinstance(x, Tensor):
+        if x.is_meta or x.is_nested or x.layout != torch.strided:
+            kind = "on the device meta, without numbers" if x.is_meta else f"of layout {x.layout}"
+            raise InputError(f"the model's weight {name} is {kind}; give a model of ordinary tensors")
         return {name: x}
     if x is None or isinstance(x, torch.dtype):
         return {}
@@ -116,11 +121,11 @@ def with_tokenizer(weights: str, tokenizer: Tokenizer) -> str:
 class Seen:
     """The weights of a model at a moment: `fingerprint` (see `fingerprint_of`), and what tells them from later ones."""
 
-    places: tuple[int, ...] = ()
+    glance: tuple[int, ...] | None = None  # of a frozen model
 
     def __init__(self, model: LM) -> None:
         frozen = model.__dict__.get(FROZEN)
-        if frozen is not None and frozen.places == _places(model):
+        if frozen is not None and frozen.glance == _glance(model):
             self.sums, self.fingerprint = frozen.sums, frozen.fingerprint
             return
         weights = weights_of(model)
@@ -137,10 +142,12 @@ class Seen:
 
 
 def freeze(model: LM) -> LM:
-    """A copy of a model whose weights cannot be changed: for servers, where many sessions share it.
+    """A copy of a model whose weights are not to be changed: for servers, where many sessions share it.
 
-    It is in evaluation mode, takes no gradients, and its weights are read once for their fingerprint, however many sessions
-    are made, saved and loaded. torch raises RuntimeError where one of them would be changed in place.
+    It is in evaluation mode, takes no gradients, and its weights are hashed once, however many sessions are made, saved and
+    loaded. torch raises RuntimeError where one of them would be changed in place. What torch lets through (`.data`, numpy,
+    inference mode) is found as in any model where it changes half a kilobyte in a row, or a small weight: `Session.save` then
+    raises SessionMismatch.
     """
     model = plain_model(model)
     if not isinstance(getattr(model, "cfg", None), LMConfig):
@@ -148,15 +155,25 @@ def freeze(model: LM) -> LM:
     with torch.inference_mode():
         twin = copy.deepcopy(model).requires_grad_(False).eval()
         seen = Seen(twin)
-    seen.places = _places(twin)
+    seen.glance = _glance(twin)
     twin.__dict__[FROZEN] = seen
     return twin
 
 
-def _places(model: LM) -> tuple[int, ...]:
-    """Where the weights lie, of a model whose weights are all torch's inference tensors: these change in no other way."""
+def _glance(model: LM) -> tuple[int, ...] | None:
+    """Of a model whose weights are all torch's inference tensors, where they lie and a sum of some of their words: of all in a
+    small weight, of every 61st (488 bytes) in a large one. None of another model."""
     weights = list(model.state_dict(keep_vars=True).values())
-    return tuple(x.data_ptr() for x in weights) if all(x.is_inference() for x in weights) else ()
+    if not all(isinstance(x, Tensor) and x.is_inference() and x.data.is_contiguous() for x in weights):
+        return None
+    words = (np.frombuffer(tensor_bytes(x), np.uint8) for x in weights)
+    return tuple(n for x, data in zip(weights, words, strict=True) for n in (x.data_ptr(), len(data), _glimpse(data)))
+
+
+def _glimpse(data: np.ndarray) -> int:
+    words = data[: len(data) // 8 * 8].view(np.uint64)
+    some = words if len(words) <= SMALL else words[::STRIDE]
+    return hash((int((some * np.arange(1, 2 * len(some) + 1, 2, dtype=np.uint64)).sum()), data[len(words) * 8 :].tobytes()))
 
 
 def _sums(x: Tensor) -> tuple[Any, ...]:

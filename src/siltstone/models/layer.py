@@ -11,10 +11,10 @@ from ..config import idle_keys
 from ..config.layer import LayerConfig
 from ..errors import InputError
 from ..layers.mixer import Mixer
+from ..ops.eager import eagerly
 from ..ops.taking_part import taking_part
 from ..schedule.context import Context
 from . import entry
-from .eager import eagerly
 from .stream_state import LMState
 
 

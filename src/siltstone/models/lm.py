@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from ..config.model import LMConfig
 from ..errors import ConfigError, InputError
 from ..layers.block import Block
+from ..ops.eager import eagerly
 from ..ops.norm import RMSNorm
 from ..ops.taking_part import taking_part
 from ..ops.transforms import batched
 from ..ops.widely import Placed
 from ..schedule.context import Context
 from . import entry
-from .eager import eagerly
 from .stream_state import LMState
 
 

@@ -1,18 +1,37 @@
-"""torch.func: whether its transforms are at work, and which tensors carry an axis of vmap's."""
+"""torch.func and forward derivatives: whether they are at work, and which tensors carry an axis of vmap's."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _func: Any = getattr(torch._C, "_functorch")  # noqa: B009  torch declares no types for it
 
 
 def at_work() -> bool:
-    """Whether the call is inside grad, vmap or another transform of torch.func: nothing may be written in place then."""
-    return torch._C._are_functorch_transforms_active()
+    """Whether the call is inside grad, vmap or another transform of torch.func, or of forward derivatives (`forward_ad`):
+    nothing may be written in place then, and nothing fused be called."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def plain_recurrences() -> AbstractContextManager[Any]:
+    """For calls of torch's recurrent networks: where forward derivatives may be asked for, those of oneDNN have none."""
+    return _without_onednn() if at_work() else nullcontext()
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
 
 
 def batched(*tensors: Tensor) -> bool:

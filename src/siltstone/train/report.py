@@ -36,10 +36,12 @@ class Metrics:
         self._last: deque[tuple[float, float]] = deque(maxlen=_RECENT)
         self.valid = NOT_VALIDATED
         kept, lost = [], 0
-        records = read_lines(path.read_text("utf-8", errors="replace")) if path.exists() else []
+        with storage_errors(path):
+            text = path.read_text("utf-8", errors="replace") if path.exists() else ""
+        records, whole = read_lines(text), text.endswith("\n")
         for number, record in enumerate(records):
             if record is None or not _fits(record):
-                lost += number < len(records) - 1  # the last line may be half written
+                lost += whole or number < len(records) - 1  # the last line may be half written
             elif record["step"] <= step:
                 kept.append(checked_line(record))
                 self._remember(record)
@@ -84,6 +86,15 @@ def _fits(record: dict[str, Any]) -> bool:
     """Whether a record is of a step, or of a validation."""
     figures = ["bits_per_byte", "bytes"] if "loss" in record else []
     return is_count(record.get("step")) and all(type(record.get(name)) in (int, float) for name in figures)
+
+
+def last_step(path: Path) -> int:
+    """The last step that `metrics.jsonl` tells of; 0 where there is none."""
+    try:
+        records = read_lines(path.read_text("utf-8", errors="replace"))
+    except OSError:
+        return 0
+    return max((record["step"] for record in records if record is not None and _fits(record)), default=0)
 
 
 class Display:

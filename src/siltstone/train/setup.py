@@ -26,6 +26,7 @@ from ..models.lm import LM
 from ..text import Tokenizer, cut_table, load_tokenizer
 from .corpus import Corpus, build_corpus, corpus_key, hashed_files, open_corpus
 from .recipe import Recipe
+from .report import last_step
 
 RECORD, RESUME, METRICS, RECEIPT, DATA = "train.json", "resume.safetensors", "metrics.jsonl", "receipt.json", "data"
 _FIXED = ("batch", "length", "span", "seed", "foreign")
@@ -133,6 +134,10 @@ def take_up(folder: str | Path, changes: dict[str, Any], threads: int | None = N
     if not sealed:
         warnings.warn(f"{folder / RECORD} was written by an early version, without a checksum", FormatWarning, stacklevel=2)
     with _claimed(folder) as claimed:
+        if not (folder / RESUME).exists() and last_step(folder / METRICS) >= old.save_every:
+            raise CheckpointError(
+                f"{folder / RESUME} is gone, and the run had made it; put it back, or train anew in another folder"
+            )
         fixed = [key for key in changes if key in _FIXED]
         _refuse({key: changes[key] for key in fixed}, old.to_dict(), fixed, "leave them out: the run's own are taken")
         for stale in (folder, folder / DATA):
