@@ -5,8 +5,8 @@ a number of steps that is linear in the text, up to a constant; a scan is then a
 This follows from its structure (docs/decisions/0018-tokenizers-are-proved.md):
 
 - a group that can match in several ways is not repeated while something behind it can still fail: no `(a+)+b`;
-- at most one unbounded quantifier of a branch has something behind it that can fail: no `.*.*x`, and no `.*a*+x`, where the second
-  tries nothing again but is itself run again;
+- at most one unbounded quantifier of a branch has something behind it that can fail: no `.*.*x`, and no
+  `.*a*+x`, where the second tries nothing again but is itself run again;
 - bounded choices multiply to at most 1,000, to 40 beside an unbounded quantifier; the expanded pattern has at most 10,000 parts;
 - no back references, recursion, conditions or free spacing.
 """
