@@ -117,7 +117,7 @@ def _cost(part: _Part, after: bool) -> tuple[int, int]:
             raise _Unsafe("it repeats a group that can match in several ways")
         ways, runs = _cost(inner, True)
         return ways, runs + int(after and endless)
-    if endless:
+    if part.high is None or endless:
         return 1, int(after)
     return part.high - part.low + 1 if again else 1, 0
 

@@ -16,6 +16,7 @@ from ..errors import FormatWarning
 from ..io import checked_line, read_lines, write_text
 from ..io.atomic import storage_errors
 from ..io.parse import is_count
+from ..io.place import find_file
 from ..stream.terminal import console, escaped
 from ..words import counted
 
@@ -36,7 +37,8 @@ class Metrics:
         self._last: deque[tuple[float, float]] = deque(maxlen=_RECENT)
         self.valid = NOT_VALIDATED
         kept, lost = [], 0
-        records = read_lines(path.read_text("utf-8", errors="replace")) if path.exists() else []
+        there = find_file(path).found is not None  # and no pipe, which would be waited for
+        records = read_lines(path.read_text("utf-8", errors="replace")) if there else []
         for number, record in enumerate(records):
             if record is None or not _fits(record):
                 lost += number < len(records) - 1  # the last line may be half written
