@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import siltstone as st
-from siltstone.errors import SiltstoneError
+from siltstone.errors import InputError, SiltstoneError, StorageError
 from siltstone.inference.describe import describe
 from siltstone.io.regular import open_regular, read_limited
 from siltstone.text import ByteTokenizer
@@ -81,3 +81,16 @@ def test_a_limit(tmp_path: Path) -> None:
     assert read_limited(tmp_path / "a", 5) == b"12345"
     with pytest.raises(OSError, match="at most 4 are read"):
         read_limited(tmp_path / "a", 4)
+
+
+@pytest.mark.parametrize("value", [None, 5, b"a.silt", Path, ["a.silt"]], ids=str)
+def test_what_is_no_path(value: Any) -> None:
+    """The number of an open file, for example, is not read."""
+    model = st.LM(st.presets.nano(259, depth=1, d_model=16, heads=2, window=4, segment=4, router_dim=4))
+    tok = ByteTokenizer()
+    session = st.Session(model, tok)
+    for use in (st.load, describe, lambda path: st.Session.load(path, model, tok), session.save):
+        with pytest.raises(InputError, match="path=.* must be the name of a f"):
+            use(value)
+    with pytest.raises(StorageError, match="zero byte"):
+        session.save("a\0b")

@@ -13,7 +13,7 @@ import torch
 
 import siltstone as st
 from siltstone.errors import InputError, PositionError, TokenizerError
-from siltstone.inference import session as session_module
+from siltstone.inference import tokens
 from siltstone.text import ByteTokenizer
 
 TEXT = "The moving finger writes; and, having writ, moves on. " * 3
@@ -57,7 +57,7 @@ def test_text_and_ids_say_the_same(model: st.LM, tok: ByteTokenizer, same: Any, 
 def test_a_long_append_is_cut_into_calls(session: st.Session, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = session.fork()
     whole.append(TEXT)
-    monkeypatch.setattr(session_module, "CHUNK", 7)
+    monkeypatch.setattr(tokens, "CHUNK", 7)
     widths = []
     features = session.model.features
     monkeypatch.setattr(session.model, "features", lambda ids, *a, **k: widths.append(ids.shape[1]) or features(ids, *a, **k))

@@ -122,6 +122,14 @@ def test_dtypes_that_are_not_read(kind: Any, session: st.Session, file: Path) ->
         st.Session.load(file, session.model, session.tokenizer)
 
 
+def test_a_shape_whose_strides_cannot_be_counted(session: st.Session, file: Path) -> None:
+    """Nothing is in it, so that its size agrees."""
+    text = json.dumps({"a": {"dtype": "F32", "shape": [0, *[2**47] * 3], "data_offsets": [0, 0]}}).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(SessionCorrupt, match="makes no sense"):
+        st.Session.load(file, session.model, session.tokenizer)
+
+
 def test_bools_that_are_neither(tmp_path: Path) -> None:
     from siltstone.io import read_tensors, write_tensors
 

@@ -106,6 +106,16 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "a split that removes": (before(split({"String": " "}, "Removed")), "behavior='Removed'"),
     "a split that removes by pattern": (before(split({"Regex": r"\s+"}, "Removed")), "behavior='Removed'"),
     "punctuation removed": (before({"type": "Punctuation", "behavior": "Removed"}), "behavior='Removed'"),
+    "a long added token": (
+        lambda t: t["added_tokens"][-1].update(content="x y " * 20, special=False),
+        "80 characters.* 64 at most",
+    ),
+    "hundreds of parts": (
+        lambda t: t.update(
+            pre_tokenizer={"type": "Sequence", "pretokenizers": [t["pre_tokenizer"], *[split({"String": "="})] * 99]}
+        ),
+        "100 parts",
+    ),
     "no pattern": (before({"type": "Split", "pattern": 5, "behavior": "Isolated"}), "give a String or a Regex"),
     "a huge id": (lambda t: t["model"]["vocab"].update(far=2**31), "an id of 0 to 1048575"),
     "an id below zero": (lambda t: t["model"]["vocab"].update(far=-1), "an id of 0 to"),
@@ -321,6 +331,14 @@ HOSTILE = [
     *(r"(?:a?){30}a{30}", "a?" * 30 + "a" * 30, r"(\d+)*\1", "((a{99}){99}){99}", r"(?=(a+)+b)", r"a+(?!.*)", r"\g<0>"),
     *(r"(?<n>a+)+b", r"(x+x+)+y", r"a**b", r"a{1,3}+b", r"(?x)a +", "(" * 50 + ")" * 50, "(", "[", "a)", "\\", "[]a]", "a{3,1}"),
     *(r"(?:a|b|ab)*c", r"(?:\s*,\s*)+x", r"\s*\s*\s*x", r"(a?b?)*c", "(*FAIL)", "(?~ab)", "x{1000}{1000}", "a" * 5000),
+    *(
+        r".* *+\S",
+        r".*(?:  )*+\S",
+        r".*(?:  |ab)*+\S",
+        r".{0,900} *+(?<=\S)",
+        r".{0,60}.{0,15}.*\S",
+        r"\S{0,900}.+?(?:\d\d){5,9}?",
+    ),
 ]
 
 

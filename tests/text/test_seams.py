@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 from collections.abc import Iterable, Iterator
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as some
 
 from siltstone.errors import TokenizerError
 from siltstone.inference.pieces import pieces
-from siltstone.text import ByteTokenizer, split_text
+from siltstone.text import ByteTokenizer, split_text, tokenizer_from_json
 from siltstone.text.seams import seam
 from tests.text.published import NAMES, PARTS, TEXT, published
 
@@ -160,3 +161,15 @@ def test_encoding_goes_on_in_a_fork() -> None:
     wanted = tokenizer.encode_many([TEXT] * 20)
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply_async(tokenizer.encode_many, ([TEXT] * 20,)).get(60) == wanted
+
+
+def test_added_tokens_of_several_words_are_not_cut() -> None:
+    """Where they are found depends on all the text before, however far away: here on the first letter of a long run."""
+    parsed = json.loads(published("gpt2").to_json())
+    number = max([*parsed["model"]["vocab"].values(), *(t["id"] for t in parsed["added_tokens"])]) + 1
+    keys = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    parsed["added_tokens"].append({"id": number, "content": "a b a ", **keys})
+    tokenizer = tokenizer_from_json(json.dumps(parsed))
+    for text in ("a b " * 900, "b " + "a b " * 900, "a b a " * 500):
+        found = [p.decode() for p in pieces(io.BytesIO(text.encode()), tokenizer=tokenizer, size=256)]
+        assert len(found) > 2 and ids(tokenizer, found) == tokenizer.encode(text)

@@ -239,7 +239,8 @@ def power_cuts(action: Action, check: Check, folder: Path, begin: Action = lambd
 def _once_more(action: Action, check: Check, place: Path, plan: object) -> None:
     action(place)
     assert check(place), f"{plan}: the next run succeeded, and the old file is there"
-    assert not _left(place), f"{plan}: the next run left {_left(place)}"
+    left = [*_left(place), *(path.name for path in place.rglob(".*.new"))]
+    assert not left, f"{plan}: the next run left {left}"
     assert all((place / name).read_bytes() == b"of somebody else" for name in STRANGERS), f"{plan}: somebody else's file"
 
 

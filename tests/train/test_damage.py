@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import siltstone as st
-from siltstone.errors import CheckpointError, ConfigError, FormatWarning, InputError, SiltstoneError
+from siltstone.errors import CheckpointError, ConfigError, FormatWarning, InputError, SiltstoneError, StorageError
 from siltstone.io import SEAL, checked_line, read_tensors, write_tensors
 from siltstone.models.checkpoint import model_fingerprint
 from siltstone.text import ByteTokenizer, train_bpe
@@ -324,3 +324,14 @@ def test_ids_that_are_not_the_tokenizers(run: Run) -> None:
         ids.tofile(path)
     with pytest.raises(CheckpointError, match="are not this tokenizer's"), pytest.warns(FormatWarning):
         take_up(run.folder, {"steps": 4})
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_metrics_that_are_no_file_are_not_waited_for(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(StorageError, match="metrics.jsonl: it is a"):
+        Metrics(path, 0)

@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from array import array
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,59 +19,14 @@ from ..errors import BusyError, InputError, PositionError, TokenizerError
 from ..io.place import Stamp
 from ..models.fingerprint import Seen, check_pair
 from ..text import StreamDecoder, Tokenizer, cut_table
+from .mark import Mark, Pieces
 from .receipt import Counters
 from .sampling import StopStrings, check_options, sample
+from .tokens import CHUNK, chunks, encoded, log_probabilities
 
 if TYPE_CHECKING:
     from ..models.lm import LM
     from ..models.stream_state import LMState
-
-CHUNK = 512  # tokens a call of the model at most: an append of any length needs no more memory than this
-
-
-class Mark:
-    """A moment of a session, from `Session.snapshot`. It costs one copy of the session's small parts, until nobody
-    refers to it any more or `release()` is called; from the oldest live mark on, the session keeps its ids."""
-
-    def __init__(self, position: int, state: LMState, logits: Tensor | None, sampler: Tensor) -> None:
-        self.position = position
-        self._state: LMState | None = state
-        self._logits = logits
-        self._sampler = sampler
-
-    @property
-    def live(self) -> bool:
-        """Whether a session can still go back to it."""
-        return self._state is not None
-
-    def release(self) -> None:
-        """Give its memory back; it cannot be gone back to any more."""
-        self._state = self._logits = None
-
-    def __repr__(self) -> str:
-        return f"Mark(position={self.position}{'' if self.live else ', released'})"
-
-
-class Pieces(Iterator[str]):
-    """What `Session.generate` gives out, one after the other; BusyError while another thread waits for one."""
-
-    def __init__(self, source: Generator[str, None, None]) -> None:
-        self._source, self._entered = source, threading.Lock()
-
-    def __next__(self) -> str:
-        return self._alone(self._source.__next__)
-
-    def close(self) -> None:
-        """No more pieces are made."""
-        self._alone(self._source.close)
-
-    def _alone(self, call: Callable[[], Any]) -> Any:
-        if not self._entered.acquire(blocking=False):
-            raise BusyError("another thread waits for a piece of this text; ask for its pieces from one thread at a time")
-        try:
-            return call()
-        finally:
-            self._entered.release()
 
 
 class Session:
@@ -168,7 +123,12 @@ class Session:
     def append_scored(self, text: str | Sequence[int] | Tensor) -> Tensor:
         """`append`, and what `score` would have given, from the same calls: float32 [tokens] on the CPU."""
         with self._alone():
-            return torch.cat([torch.empty(0, dtype=torch.float32, device="cpu"), *self._read(self._encode(text), scored=True)])
+            return torch.cat(
+                [
+                    torch.empty(0, dtype=torch.float32, device="cpu"),
+                    *self._read(self._encode(text), scored=True),
+                ]
+            )
 
     def score(self, text: str | Sequence[int] | Tensor) -> Tensor:
         """Natural-log probability of each token of `text`, were it to follow: float32 [tokens] on the CPU.
@@ -180,9 +140,9 @@ class Session:
             self._whole()
             ids = self._encode(text)
             state, last, out = self._state, self._logits, [torch.empty(0, dtype=torch.float32, device="cpu")]
-            for chunk in _chunks(ids):
+            for chunk in chunks(ids):
                 logits_TV, state = self._call(chunk, state)
-                out.append(_log_probabilities(last, logits_TV, chunk))
+                out.append(log_probabilities(last, logits_TV, chunk))
                 last = logits_TV[-1]
             return torch.cat(out)
 
@@ -333,31 +293,7 @@ class Session:
         return load(path, model, tokenizer)
 
     def _encode(self, text: str | Sequence[int] | Tensor) -> Tensor:
-        """int64 ids [tokens] on the CPU, checked."""
-        if isinstance(text, str):
-            return torch.tensor(self.tokenizer.encode(text), dtype=torch.long, device="cpu")
-        try:
-            if isinstance(text, list | tuple) and any(isinstance(x, bool) for x in text):
-                raise TypeError
-            ids = text if isinstance(text, Tensor) else torch.as_tensor(text, device="cpu")
-            if ids.layout != torch.strided or ids.is_nested:
-                raise TypeError
-        except (TypeError, ValueError, RuntimeError, OverflowError):
-            raise InputError(f"append takes text or a list of ids, and {_given(text)} was given") from None
-        if not ids.numel():
-            return torch.empty(0, dtype=torch.long, device="cpu")
-        if ids.dim() == 2 and len(ids) == 1:
-            ids = ids[0]
-        if ids.dim() != 1 or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-            raise InputError(f"ids must be whole numbers in one row, and {ids.dtype} {tuple(ids.shape)} was given")
-        ids = ids.to("cpu", torch.long)
-        low, high = (int(x) for x in ids.aminmax())
-        if low < 0 or high >= self.model.cfg.vocab_size:
-            raise InputError(
-                f"ids hold {low if low < 0 else high}, and the model knows 0 to {self.model.cfg.vocab_size - 1}; "
-                "encode the text with the model's own tokenizer"
-            )
-        return ids
+        return encoded(text, self.tokenizer, self.model.cfg.vocab_size)
 
     def _call(self, ids: Tensor, state: LMState, scored: bool = True, donate: bool = False) -> tuple[Tensor, LMState]:
         """Logits [tokens, vocab_size] (only the last one's unless scored) and the state after."""
@@ -370,13 +306,13 @@ class Session:
     def _read(self, ids: Tensor, scored: bool, again: bool = False) -> Iterator[Tensor]:
         """Append checked ids chunk by chunk; gives log-probabilities if scored."""
         self._whole()
-        for chunk in _chunks(ids):
+        for chunk in chunks(ids):
             self._trim()
             single = len(chunk) == 1  # a single token may be written into the state in place: all or nothing
             with shielded(), torch.no_grad():
                 self._torn = single
                 logits_TV, state = self._call(chunk, self._state, scored, donate=single)
-                out = _log_probabilities(self._logits, logits_TV, chunk) if scored else logits_TV
+                out = log_probabilities(self._logits, logits_TV, chunk) if scored else logits_TV
                 last = logits_TV[-1].to(self.model.like.dtype, copy=True)  # under autocast they are narrower
                 self._state, self._logits, self._torn = state, last, False
                 if self._marks:
@@ -415,24 +351,6 @@ class Session:
         self._marks = [weakref.ref(m) for m in marks if m.position <= mark.position]
         del self._ids[mark.position - marks[0].position :]
         self._state, self._logits, self._torn = mark._state.fork(), mark._logits, False
-
-
-def _given(text: Any) -> str:
-    if isinstance(text, Tensor):
-        return f"a tensor of layout {text.layout}"
-    return f"{type(text).__name__}{' with truth values' if isinstance(text, list | tuple) and True in text else ''}"
-
-
-def _chunks(ids_T: Tensor) -> Sequence[Tensor]:
-    return ids_T.split(CHUNK) if len(ids_T) else ()
-
-
-def _log_probabilities(last_V: Tensor | None, logits_TV: Tensor, ids_T: Tensor) -> Tensor:
-    """Natural-log probability of each id under the logits before it; nan for the first where there are none."""
-    first_1V = torch.full_like(logits_TV[:1], torch.nan) if last_V is None else last_V[None]
-    before_TV = torch.cat([first_1V, logits_TV[:-1]])
-    index_T1 = ids_T.to(before_TV.device)[:, None]
-    return torch.log_softmax(before_TV.float(), -1).gather(1, index_T1)[:, 0].cpu()
 
 
 __all__ = ["CHUNK", "Mark", "Session"]

@@ -28,7 +28,7 @@ from torch import Tensor
 from ..errors import InputError, SessionCorrupt, SessionFileError, SessionVersion, SiltstoneError
 from ..io import Stamp, write_sealed
 from ..io.parse import parse_object
-from ..io.regular import is_folder, reason
+from ..io.regular import given_path, is_folder, reason
 from ..io.tensor_file import TensorFile, open_tensors
 
 VERSION = 1
@@ -83,8 +83,9 @@ def read(
              unless the file was altered
     wanted   names of the tensors whose data is read; the others are only proven whole
     Raises SessionCorrupt (truncated, altered, not a session file), SessionVersion (from a newer format),
-    SessionFileError (no such file, or it cannot be read).
+    SessionFileError (no such file, or it cannot be read), InputError for what is no path.
     """
+    given_path(path)
     with _readable(path), open_tensors(path, SEAL, MAX_HEADER, "session file") as file:
         return _read(path, file, check, wanted)
 

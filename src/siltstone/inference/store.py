@@ -17,6 +17,8 @@ from ..errors import ConfigError, FormatWarning, InputError, SessionCorrupt, Ses
 from ..io import Stamp, stamp
 from ..io.generators import checked_state
 from ..io.parse import parse_object
+from ..io.place import named
+from ..io.regular import given_path
 from ..models.fingerprint import Seen, with_tokenizer
 from ..models.stream_state import LMState
 from . import silt
@@ -32,11 +34,11 @@ FARTHEST = 1 << 62  # tokens; positions are counted in 64 bits
 
 def save(session: Session, path: str | os.PathLike[str], overwrite: bool) -> None:
     """See `Session.save`. What is written has passed the checks of `load`."""
-    state, model = session._state, session.model
+    state, model, path = session._state, session.model, named(path)
     if changed := session._weights.changed(model):
-        named = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+        names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
         raise SessionMismatch(
-            f"the model's weights were changed since this session was made ({named}), and its state is of the old ones; "
+            f"the model's weights were changed since this session was made ({names}), and its state is of the old ones; "
             "make a new session, or give the weights back"
         )
     tensors = {PREFIX + name: x for name, x in state.tensors().items()}
@@ -73,7 +75,7 @@ def save(session: Session, path: str | os.PathLike[str], overwrite: bool) -> Non
 
 def load(path: str | os.PathLike[str], model: LM, tokenizer: Tokenizer) -> Session:
     """See `Session.load`. Nothing of the session exists before all of the file is found to fit."""
-    session = Session(model, tokenizer)
+    session, path = Session(model, tokenizer), given_path(path)
 
     def check(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         _check(path, header, tensors, session.model, tokenizer, session._weights)
@@ -172,8 +174,8 @@ def _check_fits(path: str | os.PathLike[str], header: dict[str, Any], model: LM,
         )
     if header["dtype"] != _dtype(model):
         raise SessionMismatch(
-            f"{path} was written by the model in {header['dtype'][:20]}, and here it is in {_dtype(model)}; "
-            f"load the model with dtype=torch.{header['dtype'][:20]}"
+            f"{path} was written by the model in {header['dtype'][:20]!a}, and here it is in {_dtype(model)}; "
+            "load the model in the same dtype"
         )
     if header["model"]["weights"] != weights.fingerprint:
         raise SessionMismatch(

@@ -69,10 +69,13 @@ class AtomicFile(io.BufferedWriter):
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | os.PathLike[str], expected: Stamp | None = None) -> Iterator[AtomicFile]:
+def atomic_file(
+    path: str | os.PathLike[str], expected: Stamp | None = None, like: str | os.PathLike[str] | None = None
+) -> Iterator[AtomicFile]:
     """A binary file that takes the place of `path` when the block ends, and vanishes if the block raises.
 
     expected    the stamp of the file that may be replaced (ABSENT: none may be there)
+    like        a file whose permissions a new file takes, if it is there
     The parent folder must exist. The new file has the permissions of the old one; other hard links of the old one keep it.
     Raises StorageError where the system refuses, for a `path` that is no file (a folder, a device, a pipe), and these kinds
     of it: FileChanged where another file than the expected one is there; NotDurable where the file was replaced, but the
@@ -80,7 +83,8 @@ def atomic_file(path: str | os.PathLike[str], expected: Stamp | None = None) -> 
     """
     with storage_errors(path):
         place = find_file(path)
-        spare = Spare(place.path, 0o666 if place.found is None else 0o600)
+        model = place if place.found is not None or like is None else find_file(like)
+        spare = Spare(place.path, 0o666 if model.found is None else 0o600)
     try:
         raw = _Raw(spare.handle, place.asked)
         file = AtomicFile(raw, _BUFFER)
@@ -88,7 +92,7 @@ def atomic_file(path: str | os.PathLike[str], expected: Stamp | None = None) -> 
             yield file
             file.flush()
             with storage_errors(path):
-                _finish(place, spare, file, expected)
+                _finish(place, model, spare, file, expected)
         finally:
             raw.close()  # and not `file`, which would write what is left in its buffer
     except BaseException:
@@ -96,11 +100,11 @@ def atomic_file(path: str | os.PathLike[str], expected: Stamp | None = None) -> 
         raise
 
 
-def _finish(place: Place, spare: Spare, file: AtomicFile, expected: Stamp | None) -> None:
-    """Brings a written file to the disk and to its place. Raises OSError, FileChanged, NotDurable."""
-    old = find_file(place.path).found  # permissions may have changed since
+def _finish(place: Place, model: Place, spare: Spare, file: AtomicFile, expected: Stamp | None) -> None:
+    """Brings a written file to the disk and to its place, readable as `model` is. Raises OSError, FileChanged, NotDurable."""
+    old = find_file(model.path).found  # permissions may have changed since
     if old is not None:
-        keep_access(spare.handle, place.path, old)
+        keep_access(spare.handle, model.path, old)
     folder = open_folder(place.path.parent)
     try:
         system.fsync(spare.handle)

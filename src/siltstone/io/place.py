@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import InputError, StorageError
+from ..errors import StorageError
 from .refusal import storage_errors
+from .regular import given_path
 
 _LINKS = 40  # as many as Linux follows
 _LONGEST = 100  # bytes of a name that the name of a lock or an unfinished file repeats; file systems allow 143 to 255 in all
@@ -120,8 +121,7 @@ def _examine(asked: Path, path: Path) -> os.stat_result | None:
 
 def named(path: str | os.PathLike[str], folder: bool = False) -> Path:
     """`path`, if a file (or a folder) can have such a name. Raises StorageError, and InputError for what is no path."""
-    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
-        raise InputError(f"path={path!r} must be the name of a {'folder' if folder else 'file'}, as text or Path")
+    found = given_path(path, "folder" if folder else "file")
     text = os.fspath(path)
     wrong = "is empty" if not text else "holds a zero byte" if "\0" in text else ""
     if text.endswith(os.sep) and not folder:
@@ -132,7 +132,7 @@ def named(path: str | os.PathLike[str], folder: bool = False) -> Path:
         wrong = "holds characters that no file name here can hold"
     if wrong:
         raise StorageError(f"cannot write {text!r}: the path {wrong}: give the name of a {'folder' if folder else 'file'}")
-    return Path(text)
+    return found
 
 
 def _follow(path: Path) -> tuple[int | None, Path]:

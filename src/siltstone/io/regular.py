@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from ..errors import InputError
+
 _KINDS = (
     (stat.S_ISDIR, errno.EISDIR, "it is a folder"),
     (stat.S_ISFIFO, errno.EINVAL, "it is a pipe, not a regular file"),
@@ -17,6 +19,13 @@ _KINDS = (
     (stat.S_ISCHR, errno.EINVAL, "it is a device, not a regular file"),
     (stat.S_ISBLK, errno.EINVAL, "it is a device, not a regular file"),
 )
+
+
+def given_path(path: str | os.PathLike[str], what: str = "file") -> Path:
+    """`path` as a Path. Raises InputError for what is none, such as None, bytes or the number of an open file."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise InputError(f"path={path!r:.60} must be the name of a {what}, as text or Path")
+    return Path(path)
 
 
 @contextlib.contextmanager

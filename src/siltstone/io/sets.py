@@ -1,7 +1,7 @@
 """Several files that belong together, replaced all at once.
 
 One file of the set, the manifest, names the SHA-256 of the others and is replaced last, atomically: that is the moment at which
-the new set counts. The others are staged beside their places before it, and moved into them after it. Whatever stops a writer,
+the new set counts. The others are staged beside their places before it, and written into them after it. Whatever stops a writer,
 a reader that looks for each file by its hash, in its place and in the staging, finds either the old set or the new one.
 """
 
@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from ..errors import StorageError
 from . import system
 from .atomic import atomic_file
-from .folder import sync_folder
-from .refusal import storage_errors
+from .place import find_file
 from .regular import read_limited
 from .spare import sweep
 
@@ -31,22 +32,29 @@ def sha256(data: bytes) -> str:
 def write_set(folder: Path, files: Mapping[str, bytes], manifest: Callable[[dict[str, str]], None]) -> None:
     """Replaces `files`, name -> content, and the manifest, which `manifest(hashes)` writes, atomically, with the hashes in it.
 
-    Raises StorageError; then the old set is as it was, or, once the manifest is in place, the new one is.
+    Each file is replaced as `atomic_file` does it: links, permissions and owners stay. Raises StorageError; then the old set is
+    as it was, or, once the manifest is in place, the new one is.
     """
     hashes = {name: sha256(data) for name, data in files.items()}
-    staged = {}
-    for name, data in files.items():
-        if _content(folder / name) != data:
-            staged[name] = _staging(folder, name, hashes[name])
-            with atomic_file(staged[name]) as file:
+    changed = {name: data for name, data in files.items() if _content(find_file(folder / name).path) != data}
+    staged = {name: _staging(folder, name, hashes[name]) for name in changed}
+    new = [place for place in staged.values() if not os.path.lexists(place)]  # one that is there may be the old set's
+    try:
+        for name, data in changed.items():
+            with atomic_file(staged[name], like=folder / name) as file:
                 file.write(data)
-    manifest(hashes)
-    for name, place in staged.items():
-        with storage_errors(folder / name):
-            system.replace(place, folder / name)
-    if staged:
-        with storage_errors(folder):
-            sync_folder(folder)
+    except BaseException:
+        _remove(new)
+        raise
+    try:
+        manifest(hashes)
+    except StorageError as error:
+        if not error.replaced:
+            _remove(new)
+        raise
+    for name, data in changed.items():
+        with atomic_file(folder / name) as file:
+            file.write(data)
     _forget(folder, files)
 
 
@@ -88,5 +96,10 @@ def _forget(folder: Path, names: Mapping[str, bytes]) -> None:
     for name in names:
         for left in folder.glob(f".{name}.*.new"):
             if re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{12}}\.new", left.name):
-                with contextlib.suppress(OSError):
-                    system.unlink(left)
+                _remove([left])
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            system.unlink(path)

@@ -20,7 +20,7 @@ from ..errors import CheckpointError, ConfigError, FormatWarning, InputError, Si
 from ..io import SEAL, write_sealed
 from ..io.folder import make_folder
 from ..io.parse import parse_object
-from ..io.regular import is_folder, reason
+from ..io.regular import given_path, is_folder, reason
 from ..io.sets import read_member, write_set
 from ..io.tensor_file import DTYPES, TensorFile, open_tensors
 from ..text import Tokenizer, tokenizer_from_json
@@ -90,7 +90,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dt
     do not fit together, or a weight is not finite; all of that is found before memory for the weights is taken. Warns with
     FormatWarning for a folder of an early version. The random generators are left as they were.
     """
-    folder = Path(folder)
+    folder = given_path(folder, "folder")
     if not is_folder(folder):
         raise CheckpointError(f"{folder} is not a folder; give the folder that `siltstone train --out` wrote, or demo")
     missing = [name for name in (CONFIG, TOKENIZER, WEIGHTS) if not _present(folder, name)]

@@ -15,6 +15,7 @@ from .files import find_files, read_blocks, split_text
 from .library import failure, plain, read_json
 from .pipeline import Pipeline, byte_letters
 from .proof import prove
+from .seams import joins
 from .tokenizer import json_fingerprint, utf8
 
 SPECIALS = ("<bos>", "<eos>", "<pad>")
@@ -32,6 +33,7 @@ class BPETokenizer:
     deterministic, and keeps every text but for its `losses`. A UserWarning names the losses, and what was switched off.
 
     losses   what encoding loses, in words; empty: nothing
+    joins    whether an added token goes across places where texts are cut, as one of several words does
     Raises TokenizerError when the JSON is damaged or the tokenizer is of another kind.
     """
 
@@ -48,6 +50,7 @@ class BPETokenizer:
         self._text, self._inner = text, inner
         self._fingerprint: str | None = None
         self.losses = tuple(pipeline.losses)
+        self.joins = any(joins(token) for token in pipeline.added if token not in pipeline.specials)
         self._bytes = self._table(pipeline.specials, pipeline.added)
         self.bos_id, self.eos_id, self.pad_id = (
             next((pipeline.specials[name] for name in names if name in pipeline.specials), None) for names in (_BOS, _EOS, _PAD)

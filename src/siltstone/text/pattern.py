@@ -5,8 +5,9 @@ a number of steps that is linear in the text, up to a constant; a scan is then a
 This follows from its structure (docs/decisions/0018-tokenizers-are-proved.md):
 
 - a group that can match in several ways is not repeated while something behind it can still fail: no `(a+)+b`;
-- at most one unbounded quantifier of a branch has something behind it that can fail: no `.*.*x`;
-- bounded choices multiply to at most 1,000, and the expanded pattern has at most 10,000 parts;
+- at most one unbounded quantifier of a branch has something behind it that can fail: no `.*.*x`, and no
+  `.*a*+x`, where the second tries nothing again but is itself run again;
+- bounded choices multiply to at most 1,000, to 40 beside an unbounded quantifier; the expanded pattern has at most 10,000 parts;
 - no back references, recursion, conditions or free spacing.
 """
 
@@ -19,7 +20,8 @@ from ..errors import TokenizerError
 from .library import plain
 
 LONGEST = 4096  # characters of a pattern
-WAYS, SIZE, DEPTH, BOUNDED = 1000, 10_000, 16, 64
+WAYS = (1000, 40)  # bounded choices at one place, without and with an unbounded repetition there
+SIZE, DEPTH, BOUNDED = 10_000, 16, 64
 _ATOM = re.compile(
     r"[^\\\[()|?*+^$]|\\(?:[^0-9A-Za-z]|[dDfehHnNOrsStvawW]|"
     r"[pP]\{\^?[\w \-]+\}|x\{[0-9A-Fa-f]{1,6}\}|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4})",
@@ -76,8 +78,8 @@ def check_pattern(pattern: str, where: str) -> None:
         ways, runs = _cost(part, False)
         if runs > 1:
             raise _Unsafe("two unbounded repetitions of a branch can be tried against each other")
-        if ways > WAYS:
-            raise _Unsafe(f"it can be tried in more than {WAYS:,} ways at one place")
+        if ways > WAYS[runs]:
+            raise _Unsafe(f"it can be tried in more than {WAYS[runs]:,} ways at one place")
     except _Unsafe as why:
         raise TokenizerError(
             f"{where} has the regular expression {plain(pattern, 80)}, which is not accepted because {why}; "
@@ -90,7 +92,7 @@ class _Unsafe(Exception):
 
 
 def _cost(part: _Part, after: bool) -> tuple[int, int]:
-    """Bounded choices, and unbounded repetitions, that are tried again when something behind (`after`) fails."""
+    """Bounded choices, and unbounded repetitions, that are tried or run again when something behind (`after`) fails."""
     if part.kind == "character":
         return 1, 0
     if part.kind == "look":
@@ -106,15 +108,17 @@ def _cost(part: _Part, after: bool) -> tuple[int, int]:
             after = after or inner.fails
         return ways, runs
     inner, again = part.parts[0], after and not part.keeps
+    endless = part.high is None or part.high > BOUNDED
     if part.high == 1:
         ways, runs = _cost(inner, after)
         return ways + 1, runs
     if not inner.fixed:
         if again:
             raise _Unsafe("it repeats a group that can match in several ways")
-        return _cost(inner, True)
-    if part.high is None or part.high > BOUNDED:
-        return 1, int(again)
+        ways, runs = _cost(inner, True)
+        return ways, runs + int(after and endless)
+    if part.high is None or endless:
+        return 1, int(after)
     return part.high - part.low + 1 if again else 1, 0
 
 
@@ -207,8 +211,10 @@ class _Reader:
                 raise _Unsafe(f"{found[0]} counts down")
         else:
             return part
-        if self.next("?"):  # as few as possible; behind a count: or none
-            part = _Part("repeat", (part,), 0 if counted else low, high)
+        if counted and self.next("?"):  # as few as possible, or none at all; taken for whatever costs more
+            part = _Part("sequence", (_Part("repeat", (part,), 0, high), _Part("look")))
+        elif self.next("?"):  # as few as possible
+            part = _Part("repeat", (part,), low, high)
         elif counted and self.next("+"):  # the library's dialect repeats the counted part
             part = _Part("repeat", (_Part("repeat", (part,), low, high),), 1, None)
         else:

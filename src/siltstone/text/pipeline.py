@@ -12,9 +12,11 @@ from typing import Any
 from ..errors import TokenizerError
 from .library import plain
 from .pattern import check_pattern
+from .seams import CONTEXT
 
 MOST_IDS = 1 << 20
 _DEEP, _LONG, _ALL = 8, 256, 1 << 20  # nesting of sequences; characters of an added token, and of all added tokens
+_PARTS = 64  # of a sequence
 _LOSSES = {
     "NFC": "text is read in Unicode normal form C (composed characters)",
     "NFD": "text is read in Unicode normal form D (decomposed characters)",
@@ -104,14 +106,14 @@ class Pipeline:
             self.off.append("dropout of merges, which is for training a tokenizer's model and gives other ids each time")
 
     def _normalizer(self, normalizer: Any) -> None:
-        for part in _parts(normalizer, "normalizers"):
+        for part in _sequence(normalizer, "normalizers"):
             kind = _kind(part)
             if kind not in _LOSSES:
                 raise TokenizerError(f"the normalizer {plain(kind, 40)} changes text; accepted are {', '.join(_LOSSES)}, or none")
             self.losses.append(_LOSSES[kind])
 
     def _pre_tokenizer(self, pre: Any) -> None:
-        parts = list(_parts(pre, "pretokenizers"))
+        parts = _sequence(pre, "pretokenizers")
         if sum(_kind(part) == "ByteLevel" for part in parts) > 1:
             raise TokenizerError("pre_tokenizer has ByteLevel more than once, so that bytes are written twice; keep one")
         for part in parts:
@@ -165,6 +167,11 @@ class Pipeline:
                 )
             if token.get("special"):
                 continue
+            if len(content) > CONTEXT:
+                raise TokenizerError(
+                    f"added token {plain(content, 40)} has {len(content)} characters, and one that is not special {CONTEXT} at "
+                    "most, so that long texts can be cut beside it; leave it out"
+                )
             if content in vocab and bytes(letters.get(c, 0) for c in content) != content.encode("utf-8", "replace"):
                 raise TokenizerError(f"added token {plain(content, 40)} is also in the vocabulary, for other bytes; leave it out")
             if token.get("lstrip") or token.get("rstrip"):
@@ -185,6 +192,14 @@ def _is_added(token: Any) -> bool:
 
 def _kind(part: Any) -> str:
     return str(part.get("type", "none")) if isinstance(part, dict) else "none"
+
+
+def _sequence(part: Any, key: str) -> list[dict[str, Any]]:
+    """All parts of a sequence. Raises TokenizerError."""
+    found = list(_parts(part, key))
+    if len(found) > _PARTS:
+        raise TokenizerError(f"{key} has {len(found):,} parts, and {_PARTS} are the most; take an intact tokenizer.json")
+    return found
 
 
 def _parts(part: Any, key: str, depth: int = 0) -> Iterator[dict[str, Any]]:

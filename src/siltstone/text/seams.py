@@ -4,7 +4,8 @@ A cut is tried where the class of characters changes, and is taken if the tokeni
 the ids of its left part and then those of its right part. The text around it begins at such a change too, 64 to 1,024
 characters before (or where the piece begins), and ends 64 characters behind. The pre-tokenizers of GPT-2, cl100k, o200k,
 Llama 3, Qwen and DeepSeek go on from a change of class without regard to what was before, and decide on it before the
-following text can matter (docs/decisions/0018-tokenizers-are-proved.md).
+following text can matter (docs/decisions/0018-tokenizers-are-proved.md). A tokenizer whose `joins` is true goes on from there
+otherwise; the text around a cut begins where the piece begins then.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ def proves(tokenizer: Tokenizer | None) -> TypeGuard[Tokenizer]:
     return tokenizer is not None and not isinstance(tokenizer, ByteTokenizer)
 
 
+def joins(token: str) -> bool:
+    """Whether a token that is found before all else, as an added one is, holds a place where cuts are tried."""
+    return _CHANGE.search(token) is not None
+
+
 def seam(text: str, size: int, bound: int, tokenizer: Tokenizer | None, ended: bool) -> int:
     """Characters of the first piece of `text`; 0 if more of the text must be seen.
 
@@ -44,13 +50,13 @@ def seam(text: str, size: int, bound: int, tokenizer: Tokenizer | None, ended: b
     if ended and len(text) <= size:
         return len(text)
     proof = tokenizer.encode if proves(tokenizer) else None
-    ahead = 1 if proof is None else CONTEXT
+    ahead, whole = 1 if proof is None else CONTEXT, getattr(tokenizer, "joins", False)
     for limit in (size, bound):
         if len(text) < limit + ahead and not ended:
             return 0
         view = text[: limit + ahead]
         for place in _places(view, size, limit, proof is not None):
-            if proof is None or _holds(view, place, _begin(view, place), proof):
+            if proof is None or _holds(view, place, 0 if whole else _begin(view, place), proof):
                 return place
     if ended and len(text) <= bound:
         return len(text)

@@ -18,6 +18,7 @@ from ..errors import FormatWarning
 from ..io import checked_line, read_lines, write_text
 from ..io.atomic import storage_errors
 from ..io.parse import is_count
+from ..io.place import find_file
 
 NOT_VALIDATED: dict[str, Any] = {"step": -1, "valid_bits_per_byte": None, "valid_bytes": None}
 _RECENT = 50
@@ -37,7 +38,8 @@ class Metrics:
         self.valid = NOT_VALIDATED
         kept, lost = [], 0
         with storage_errors(path):
-            text = path.read_text("utf-8", errors="replace") if path.exists() else ""
+            there = find_file(path).found is not None  # and no pipe, which would be waited for
+            text = path.read_text("utf-8", errors="replace") if there else ""
         records, whole = read_lines(text), text.endswith("\n")
         for number, record in enumerate(records):
             if record is None or not _fits(record):

@@ -93,7 +93,7 @@ def restore(trainer: Resumable, path: Path) -> dict[str, Any]:
         raise
     except Exception as error:
         said = f"lacks {error}" if isinstance(error, KeyError) else reason(error)
-        raise CheckpointError(f"the training checkpoint {path} cannot be used: it {said[:400]}") from error
+        raise CheckpointError(f"the training checkpoint {path} cannot be used: it {said[:400].removeprefix('it ')}") from error
     if not sealed:
         warnings.warn(
             f"{path} was written by an early version, without a checksum; it is trusted, and written anew",
