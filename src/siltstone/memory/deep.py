@@ -31,10 +31,10 @@ from torch import Tensor, nn
 
 from ..config.layer import LayerConfig, whole
 from ..errors import ConfigError
+from ..ops.chunked import ChunkRead, chunks
 from ..ops.norm import l2
 from ..state.tree import State
 from .base import MOST, Inputs, Memory, Written, logits, wide
-from .chunked import ChunkRead, chunks
 
 
 @dataclass(frozen=True)

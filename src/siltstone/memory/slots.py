@@ -33,10 +33,10 @@ from torch import Tensor, nn
 
 from ..config.layer import LayerConfig, whole
 from ..errors import ConfigError
+from ..ops.chunked import chunks
 from ..ops.norm import l2
 from ..state.tree import State
 from .base import MOST, Inputs, Memory, Written, wide
-from .chunked import chunks
 
 GATES = {"lstm": 3, "gru": 2}
 

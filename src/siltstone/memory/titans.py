@@ -30,9 +30,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
+from ..ops.chunked import chunks, decays, last_seen
 from ..state.tree import State
-from .base import Inputs, last_seen, logits, wide
-from .chunked import chunks, decays
+from .base import Inputs, logits, wide
 from .deep import Deep, DeepOptions, DeepState, DeepWritten, based, batches, begun, gathered, leaves, pair, unpair
 
 

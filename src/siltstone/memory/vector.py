@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
 from ..errors import InputError
+from ..ops.chunked import last_seen
 from ..ops.norm import RMSNorm
 from ..ops.transforms import batched
 from ..state.tree import State
-from .base import Inputs, Memory, Written, last_seen, logits, wide
+from .base import Inputs, Memory, Written, logits, wide
 
 
 @dataclass
