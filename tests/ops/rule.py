@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from siltstone.ops.norm import l2
 
@@ -56,7 +56,8 @@ class Rule:
     """What is needed of a rule.
 
     state, inputs   make a state's leaves, and the inputs by name, of random numbers
-    step, chunk     the rule; `aligned`: step is told whether a batch begins, and chunk, how many slots are empty before writes
+    step, chunk     the rule; `aligned`: chunks begin with every `size`-th slot, and step is told
+                    when; `skips` (so too where aligned): chunk is told how many slots are empty before writes
     factors, join   what a read passes through, and what follows each of them
     """
 
@@ -69,6 +70,7 @@ class Rule:
     query: Callable[[Tensor], Tensor] = unit
     asked: int = KEY
     aligned: bool = False
+    skips: bool = False
 
     def check(self, case: Case) -> None:
         """Outputs, states after each piece, and the gradients of all that goes in."""
@@ -129,7 +131,7 @@ class Rule:
 
     def at_once(self, case: Case, state: Any, inputs: dict[str, Tensor], z: Tensor, valid: Any, skip: Tensor) -> Leaves:
         """Outputs [G, S, H, L * rate, V], and the leaves of the state after each piece [G, S, ...], by `chunk`."""
-        more = {"skip": skip} if self.aligned else {}
+        more = {"skip": skip} if self.aligned or self.skips else {}
         readers, ends = self.chunk(state, **inputs, valid=valid, size=case.size, **more)
         query = out = self.query(z)
         for stage, reader in enumerate(readers if isinstance(readers, tuple) else (readers,)):
@@ -166,3 +168,13 @@ class Rule:
 def leaves(state: Any) -> Leaves:
     """The tensors of a state."""
     return (state,) if isinstance(state, Tensor) else tuple(state)
+
+
+def as_vector(rule: Rule) -> Rule:
+    """The same, with a state whose first leaf [G, H, V] is a vector that is read as it is."""
+    return replace(rule, factors=lambda hidden, *_: (hidden.unsqueeze(-2),), query=torch.ones_like, asked=1)
+
+
+def weights_of(network: nn.Module) -> Any:
+    """Those of a network of torch's: of the token, of the state, and their biases."""
+    return tuple(network.get_parameter(f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
