@@ -58,6 +58,7 @@ class Rule:
     state, inputs   make a state's leaves, and the inputs by name, of random numbers
     step, chunk     the rule; `aligned`: chunks begin with every `size`-th slot, and step is told
                     when; `skips` (so too where aligned): chunk is told how many slots are empty before writes
+    reads_empty     reads at slots without a write are those after the last one, and not nonsense that nobody asks for
     factors, join   what a read passes through, and what follows each of them
     """
 
@@ -71,11 +72,15 @@ class Rule:
     asked: int = KEY
     aligned: bool = False
     skips: bool = False
+    reads_empty: bool = True
 
     def check(self, case: Case) -> None:
         """Outputs, states after each piece, and the gradients of all that goes in."""
         drawn = self.drawn(case)
         ways = [way(case, *drawn) for way in (self.slot_by_slot, self.at_once)]
+        if drawn[3] is not None and not self.reads_empty:
+            there = drawn[3].repeat_interleave(case.rate, 2)[:, :, None, :, None]
+            ways = [(out * there, *ends) for out, *ends in ways]
         for wanted, found in zip(*ways, strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-11)
         flat = [*leaves(drawn[0]), *drawn[1].values(), drawn[2]]
