@@ -13,7 +13,7 @@ from torch.nn.utils import stateless
 
 from siltstone.bank.read import GatedProduct, Permute, Spread
 from siltstone.errors import InputError
-from siltstone.layers.heads import Twice, plainly
+from siltstone.ops.attention import Twice, plainly
 from siltstone.ops.taking_part import TakingPart
 
 from .models import CACHES, COMPRESSORS, EVERY, IDS, OTHERS, RULES, model, some_ids
