@@ -3,7 +3,7 @@
 Any memory here is read as a chain of matrices: a query passes through stage 0, something without a state, stage 1, and
 so on (a matrix memory has one stage, an MLP memory two, a vector memory is a matrix with one row that is always asked
 with 1). `stages` gives the matrices; `join` is what happens between and after them. Gating outputs, blending weights
-and picking checkpoints are written once for all rules on this ground (see bank/read.py).
+and picking checkpoints are written once for all rules on this ground (see ops/bank_read.py).
 """
 
 from __future__ import annotations
