@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import siltstone as st
-from siltstone.bank.read import by_piece
+from siltstone.ops.bank_read import by_piece
 from siltstone.ops.norm import l2, rms
 
 from ..contract.common import randn

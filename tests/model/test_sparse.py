@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from siltstone.cache.sparse import _top
+from siltstone.ops.routing import top
 
 MINUS = float("-inf")
 
@@ -23,6 +23,6 @@ MINUS = float("-inf")
     ],
 )
 def test_ties_go_to_the_most_recent(scores: list[float], k: int, newest_last: bool, want: set[int] | None) -> None:
-    found = set(_top(torch.tensor([[scores]]), k, newest_last)[0, 0].tolist())
+    found = set(top(torch.tensor([[scores]]), k, newest_last)[0, 0].tolist())
     assert len(found) == k
     assert found == want if want is not None else 0 in found

@@ -13,6 +13,7 @@ import torch
 
 import siltstone as st
 from siltstone.errors import InputError, PositionError, TokenizerError
+from siltstone.inference import session as session_module
 from siltstone.inference import tokens
 from siltstone.text import ByteTokenizer
 

@@ -11,9 +11,9 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jvp, vjp, vmap
 from torch.nn.utils import stateless
 
-from siltstone.bank.read import GatedProduct, Permute, Spread
 from siltstone.errors import InputError
-from siltstone.layers.heads import Twice, plainly
+from siltstone.ops.attention import Twice, plainly
+from siltstone.ops.bank_read import GatedProduct, Permute, Spread
 from siltstone.ops.taking_part import TakingPart
 
 from .models import CACHES, COMPRESSORS, EVERY, IDS, OTHERS, RULES, model, some_ids

@@ -1,216 +1,25 @@
-"""Reading checkpoints: weighted outputs, blended weights, or chosen states; for memories of any number of stages.
-
-Shapes: query z [R, H, Q, in] (of all pieces: [R, S, H, Q, in]); a stage's matrices of N checkpoints [R, H, N, in, out];
-gates [R, Q, H, N].
-The dense read of one stage is a single product: (gates x z) laid out [Q, N * in] times [N * in, out].
-The sparse read sorts (token, choice) pairs by checkpoint and multiplies each checkpoint with its own pairs, once.
-"""
+"""Reading checkpoints with a memory's own factors: ops/bank_read.py has the equations."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..cache.base import Mix
 from ..memory.base import Memory
-from ..ops.transforms import at_work, unreadable, without
+from ..ops import bank_read
+from ..ops.bank_read import by_piece, stage_sum
 from .codec import unpack
 
-
-def stage_sum(z: Tensor, matrices: Tensor, gates: Tensor) -> Tensor:
-    """sum_n gates_n (z @ W_n): [R, H, Q, out]."""
-    return by_piece(z.unsqueeze(1), matrices, gates.transpose(1, 2).unsqueeze(1), [matrices.shape[2]]).squeeze(1)
-
-
-def by_piece(z: Tensor, matrices: Tensor, gates: Tensor, widths: list[int]) -> Tensor:
-    """sum_n gates_n (z @ W_n) for pieces that each see the first `widths[s]` matrices.
-
-    z [R, S, H, Q, in], matrices [R, H, N, in, out], gates [R, S, H, Q, N]: [R, S, H, Q, out].
-    """
-    gates, matrices = gates.to(z.dtype), matrices.to(z.dtype)
-    if torch.is_grad_enabled():
-        return GatedProduct.apply(z, matrices, gates, widths)
-    return _gated_product(z, matrices, gates, widths)
-
-
-def _gated_product(z: Tensor, matrices: Tensor, gates: Tensor, widths: list[int]) -> Tensor:
-    flat, outs = matrices.flatten(2, 3), []
-    for j, n in enumerate(widths):
-        if n:
-            outs.append(_outer(z[:, j], gates[:, j, ..., :n]) @ flat[:, :, : n * z.shape[-1]])
-        else:
-            outs.append(z.new_zeros(*z[:, j].shape[:-1], flat.shape[-1]))
-    return torch.stack([o.to(outs[-1].dtype) for o in outs], 1)
-
-
-def _outer(z: Tensor, gates: Tensor) -> Tensor:
-    if torch.is_grad_enabled() or at_work():
-        return (gates.unsqueeze(-1) * z.unsqueeze(-2)).flatten(-2)
-    rows = z.new_empty(*gates.shape, z.shape[-1])  # in this order, whatever the order of what is multiplied
-    return torch.mul(gates.unsqueeze(-1), z.unsqueeze(-2), out=rows).flatten(-2)
-
-
-class GatedProduct(torch.autograd.Function):
-    """`by_piece` with a backward pass that keeps the inputs and not their large product.
-
-    It is linear in each input, and the formulas are made of differentiable parts, so that they can be differentiated again.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(z: Tensor, matrices: Tensor, gates: Tensor, widths: list[int]) -> Tensor:  # type: ignore[override]
-        """[R, S, H, Q, out]."""
-        return _gated_product(z, matrices, gates, widths)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        """Keeps the inputs."""
-        z, matrices, gates, ctx.widths = inputs
-        ctx.save_for_backward(z, matrices, gates)
-        ctx.save_for_forward(z, matrices, gates)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        """With P = grad W^T laid out [.., Q, N, in]: dz = gates P, dgates = P z, dW = (gates x z)^T grad."""
-        z, matrices, gates = (x.contiguous() for x in ctx.saved_tensors)
-        grad = grad.to(z.dtype).contiguous()  # autocast may have computed the product in a narrower dtype
-        flat, most = matrices.flatten(2, 3), gates.shape[-1]
-        dz, dgates, dmatrices = [], [], torch.zeros_like(flat) if ctx.needs_input_grad[1] else None
-        for j, n in enumerate(ctx.widths):
-            g, q, late = gates[:, j, ..., :n], z[:, j], grad[:, j]
-            if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
-                back = (late @ flat[:, :, : n * q.shape[-1]].transpose(-1, -2)).unflatten(-1, (n, q.shape[-1]))
-                dgates.append(F.pad(torch.linalg.vecdot(back, q.unsqueeze(-2)).to(g.dtype), (0, most - n)))
-                dz.append((back * g.unsqueeze(-1)).sum(-2).to(q.dtype))
-            if dmatrices is not None and n:
-                dmatrices = _plus(dmatrices, (_outer(q, g).transpose(-1, -2) @ late).to(flat.dtype))
-        dmatrices = None if dmatrices is None else dmatrices.view(matrices.shape)
-        return torch.stack(dz, 1) if dz else None, dmatrices, torch.stack(dgates, 1) if dgates else None, None
-
-    @staticmethod
-    def jvp(ctx: Any, z: Any, matrices: Any, gates: Any, _: Any) -> Tensor:  # type: ignore[override]
-        """The sum over the inputs that move, of the product with each one's tangent in its place."""
-        inputs, moves = ctx.saved_tensors, (z, matrices, gates)
-        each = [(*inputs[:i], move, *inputs[i + 1 :], ctx.widths) for i, move in enumerate(moves) if move is not None]
-        return torch.stack([_gated_product(*one) for one in each]).sum(0)
-
-
-def _plus(total: Tensor, more: Tensor) -> Tensor:
-    """total [R, H, N * in, out] and what the first checkpoints get more, in place where nobody differentiates it."""
-    first = more.shape[2]
-    if torch.is_grad_enabled() or at_work():
-        return total + F.pad(more, (0, 0, 0, total.shape[2] - first))
-    total[:, :, :first] += more
-    return total
+__all__ = ["by_piece", "chosen", "dense", "stage_sum"]
 
 
 def dense(memory: Memory, z: Tensor, stages: tuple[Tensor, ...], gates: Tensor) -> Tensor:
-    """sum_n gates_n M_n(z)."""
-    if memory.read_is_linear:
-        return stage_sum(z, stages[0], gates)
-    query, out = z.unsqueeze(2), z.unsqueeze(2)
-    for i, matrices in enumerate(stages):
-        out = memory.join(i, out @ matrices.to(z.dtype), query)
-    return (gates.permute(0, 2, 3, 1).unsqueeze(-1).to(z.dtype) * out).sum(2)
+    """sum_n gates_n M_n(z) for z [R, H, Q, in] and gates [R, Q, H, N]: [R, H, Q, V]."""
+    return bank_read.dense(z, stages, gates, None if memory.read_is_linear else memory.join)
 
 
 def chosen(memory: Memory, rows: Tensor, leaves: tuple[Tensor, ...], mix: Mix) -> Tensor:
-    """sum_j gates_j M_{index_j}(z) for rows [R, Q, H, in] and index [R, Q, k]: [R, Q, H, V].
-
-    leaves: packed matrices [R, H, N, in, out]; of them only the chosen ones are unpacked.
-    """
+    """sum_j gates_j M_{index_j}(z) for rows [R, Q, H, in] and index [R, Q, k]: [R, Q, H, V]; leaves are packed."""
     assert mix.gates is not None and mix.index is not None
-    runs, queries = rows.shape[:2]
-    number, k = leaves[0].shape[2], mix.index.shape[-1]
-    if unreadable(rows, mix.index, *leaves):  # every checkpoint, most of them under gates of 0
-        gates = mix.gates.new_zeros(*mix.gates.shape[:3], number)
-        gates = gates.scatter_add(3, mix.index.unsqueeze(2).expand_as(mix.gates), mix.gates)
-        return dense(memory, rows.transpose(1, 2), unpack(leaves), gates).transpose(1, 2)
-    if runs == 1 and queries == 1 and not torch.is_grad_enabled():
-        picked = unpack(tuple(x.index_select(2, mix.index.flatten()) for x in leaves))
-        return dense(memory, rows.transpose(1, 2), picked, mix.gates).transpose(1, 2)
-    expert = (without(mix.index) + torch.arange(runs, device=rows.device)[:, None, None] * number).flatten()
-    order = expert.argsort()
-    back = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=rows.device))
-    counts = torch.bincount(expert, minlength=runs * number).tolist()
-    pairs = Spread.apply(rows.flatten(0, 1), order, back, k)
-    each = list(zip(*([x for run in leaf.unbind(0) for x in run.unbind(1)] for leaf in leaves), strict=True))
-    outs = []
-    for n, part in enumerate(pairs.split(counts)):
-        if counts[n]:
-            query = out = part.transpose(0, 1)
-            for i, matrices in enumerate(unpack(each[n])):
-                out = memory.join(i, out @ matrices.to(rows.dtype), query)
-            outs.append(out.transpose(0, 1))
-    found = Permute.apply(torch.cat(outs), back, order).unflatten(0, (runs, queries, k))
-    gates = mix.gates.transpose(2, 3).unsqueeze(-1).to(rows.dtype)
-    if torch.is_grad_enabled() or at_work():
-        return (found * gates).sum(2)
-    total = found[:, :, 0] * gates[:, :, 0]
-    for j in range(1, k):
-        total.addcmul_(found[:, :, j], gates[:, :, j])
-    return total
-
-
-class Spread(torch.autograd.Function):
-    """Row i // k of x for each i of `order`, a permutation of the k copies of all rows; its gradient is a gather too."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, order: Tensor, back: Tensor, k: int) -> Tensor:  # type: ignore[override]
-        """Copies in a new order."""
-        return x.index_select(0, order // k)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        """Keeps the orders."""
-        _, order, back, ctx.k = inputs
-        ctx.save_for_backward(back)
-        ctx.save_for_forward(order, back)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        """The sum over each row's copies."""
-        (back,) = ctx.saved_tensors
-        return grad.index_select(0, back).unflatten(0, (-1, ctx.k)).sum(1), None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, x: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
-        """As the rows."""
-        order, _back = ctx.saved_tensors
-        return x.index_select(0, order // ctx.k)
-
-
-class Permute(torch.autograd.Function):
-    """x[order] for a permutation, whose gradient is a gather too."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, order: Tensor, back: Tensor) -> Tensor:  # type: ignore[override]
-        """Rows in a new order."""
-        return x.index_select(0, order)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        """Keeps the orders."""
-        _, order, back = inputs
-        ctx.save_for_backward(back)
-        ctx.save_for_forward(order, back)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        """Rows in the old order."""
-        (back,) = ctx.saved_tensors
-        return grad.index_select(0, back), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, x: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
-        """As the rows."""
-        order, _back = ctx.saved_tensors
-        return x.index_select(0, order)
+    join = None if memory.read_is_linear else memory.join
+    return bank_read.sparse(rows, leaves, mix.gates, mix.index, join, unpack)

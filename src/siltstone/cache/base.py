@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
 from ..config.registry import NoOptions
+from ..ops import routing
 from ..ops.alibi import slopes
 from ..ops.norm import l2
 
@@ -99,37 +99,21 @@ class Router(nn.Module):
 
     def scores(self, u: Tensor, summary: Tensor, empty: Tensor | None) -> Tensor:
         """u [R, Q, U], summary [R, N, J, U], empty bool [R, N, J] (sub-blocks without a write) -> [R, Q, N]."""
-        each = u @ summary.flatten(1, 2).to(u.dtype).transpose(-1, -2)
-        if self.blocks == 1:
-            return each
-        return self.best(each.unflatten(-1, summary.shape[1:3]), None if empty is None else empty.unsqueeze(1))
+        return routing.scores(u, summary, self.spread, empty)
 
     def best(self, each: Tensor, empty: Tensor | None) -> Tensor:
         """Scores of sub-blocks [..., J], some of them empty -> of the checkpoints [...]."""
-        sharp = 8.0 * self.spread
-        if empty is not None:
-            each = each.masked_fill(empty, float("-inf"))
-        return (sharp * each).logsumexp(-1) / sharp
+        return routing.best(each, self.spread, empty)
 
     def gates(self, asked: Asked) -> tuple[Tensor | None, Tensor]:
         """-> online gate [R, Q, H] (None: 1) and gates [R, Q, H, N]."""
-        scores, hidden = asked.scores, asked.hidden
-        scale = (self.log_scale.exp() * self.spread).to(scores.dtype).view(-1, 1, 1)
-        bias = self.bias.unsqueeze(-1).expand(-1, scores.shape[-1])
+        own = far = None
         if self.softmax:
             assert asked.online is not None
-            scores, bias = torch.cat([scores, asked.online.unsqueeze(-1)], -1), torch.cat([bias, self.online.unsqueeze(-1)], -1)
-        last = scores.transpose(-1, -2).contiguous().unsqueeze(1)  # checkpoints before queries: their softmax is vectorised
-        logits = torch.addcmul(bias.to(scores.dtype).unsqueeze(-1), last, scale)
+            own = asked.online, self.online
         if asked.age is not None and self.slopes is not None:
-            age = F.pad(asked.age(), (0, 1)) if self.softmax else asked.age()
-            steps = torch.from_numpy(self.slopes).to(scores).view(-1, 1, 1)
-            logits = logits - steps * age.to(scores.dtype).transpose(-1, -2).unsqueeze(1)
-        if hidden is not None:
-            hidden = F.pad(hidden, (0, 1)) if self.softmax else hidden
-            logits = logits.masked_fill(hidden.transpose(-1, -2).unsqueeze(1), float("-inf"))
-        weights = (logits.softmax(2) if self.softmax else logits.sigmoid()).permute(0, 3, 1, 2)
-        return (weights[..., -1], weights[..., :-1]) if self.softmax else (None, weights)
+            far = self.slopes, asked.age()
+        return routing.gates(asked.scores, self.log_scale.exp() * self.spread, self.bias, own, asked.hidden, far)
 
 
 class CachePolicy(nn.Module):

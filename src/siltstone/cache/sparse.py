@@ -14,13 +14,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
-
-from ..memory.base import wide
-from ..ops.transforms import unreadable
+from ..ops.routing import in_steps, top
 from .base import Asked, CachePolicy, Mix, Router
-
-STEPS = 2.0**12  # of a score of 1; without them, rounding would choose between lines with the same words
 
 
 class Sparse(CachePolicy):
@@ -35,24 +30,6 @@ class Sparse(CachePolicy):
         ranked = in_steps(asked.scores)
         if asked.hidden is not None:
             ranked = ranked.masked_fill(asked.hidden, float("-inf"))
-        index = _top(ranked, k, asked.newest_last)
+        index = top(ranked, k, asked.newest_last)
         online, gates = router.gates(asked.at(index))
         return Mix(online, gates, index)
-
-
-def in_steps(scores: Tensor) -> Tensor:
-    """What scores are compared by: whole numbers."""
-    return (wide(scores.detach()) * STEPS).round()
-
-
-def _top(scores: Tensor, k: int, newest_last: bool) -> Tensor:
-    """Indices of the k largest, ties to the most recent."""
-    if k == scores.shape[-1]:
-        return scores.topk(k, -1).indices
-    best = scores.topk(k + 1, -1)
-    last, next_ = best.values[..., k - 1], best.values[..., k]
-    if not unreadable(scores) and not bool(((last == next_) & (next_ > float("-inf"))).any()):
-        return best.indices[..., :k]
-    if not newest_last:
-        return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]
-    return scores.shape[-1] - 1 - scores.flip(-1).sort(dim=-1, descending=True, stable=True).indices[..., :k]

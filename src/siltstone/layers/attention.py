@@ -8,12 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
-from ..ops import alibi, rope
+from ..ops import attention, rope
 from ..ops.eager import eagerly
 from ..schedule.context import Context
 from ..schedule.plan import Geometry
@@ -22,7 +20,6 @@ from .heads import Heads
 from .short_conv import ShortConv
 
 PLAIN = Geometry(window=1, sinks=0, delay=1, rate=1)
-BLOCK = 512  # queries that linear biases are made for at a time
 
 
 @dataclass
@@ -67,28 +64,9 @@ class Attention(nn.Module):
         fresh = not state.cache.width
         keys, values = (k, v) if fresh else after.views()
         if cfg.position == "alibi":
-            out = self._biased(q, keys, values, start)
+            out = attention.biased(q, keys, values, start, cfg.key_dim**-0.5)
         elif fresh:
             out = self.window.attend(q, k, v, None, causal=True)
         else:
-            out = self.window.attend(q, keys, values, _earlier(start, runs.width, keys))
+            out = self.window.attend(q, keys, values, attention.earlier(start, runs.width, keys))
         return self.out(out.transpose(1, 2).flatten(2)), AttentionState(after, conv)
-
-    def _biased(self, q: Tensor, keys: Tensor, values: Tensor, start: np.ndarray) -> Tensor:
-        """With linear biases, a block of queries at a time. start [R or 1] places of the first queries."""
-        outs = []
-        for first in range(0, q.shape[2], BLOCK):
-            asked = q[:, :, first : first + BLOCK].flip(2)
-            end = start + first + asked.shape[2]
-            n = min(keys.shape[2], int(end.max(initial=0)))
-            bias = alibi.backwards(end - 1, asked.shape[2], n, self.cfg.heads, q.dtype, q.device)
-            outs.append(self.window.attend(asked, keys[:, :, :n], values[:, :, :n], bias).flip(2))
-        return torch.cat(outs, 2) if len(outs) > 1 else outs[0]
-
-
-def _earlier(start: np.ndarray, tokens: int, keys: Tensor) -> Tensor | None:
-    """bool [R or 1, 1, T, N]: which keys are not behind a query; None for one token of rows that stand at the same place."""
-    if tokens == 1 and len(start) == 1:
-        return None
-    query = start[:, None] + np.arange(tokens)
-    return torch.from_numpy(np.arange(keys.shape[2]) <= query[..., None]).unsqueeze(1).to(keys.device)

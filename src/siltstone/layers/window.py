@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..config.layer import LayerConfig
-from ..ops import rope
+from ..ops import rope, window
 from ..ops.transforms import at_work
 from ..schedule.context import Context
 from ..schedule.plan import Geometry
@@ -133,34 +132,11 @@ class WindowAttention(Heads):
         plan: WindowPlan,
         further: Further | None,
     ) -> Tensor:
-        runs, tokens = q.shape[:2]
-        block, n, ring = plan.block, plan.blocks, self.geo.ring
-        short = n * block - tokens
-        if short:
-            q, q_sink = (F.pad(z, (0, 0, 0, 0, 0, short)) for z in (q, q_sink))
-            keys, values = F.pad(keys, (0, 0, 0, 0, 0, short)), F.pad(values, (0, 0, 0, 0, 0, short))
-        q = q.unflatten(1, (n, block)).transpose(2, 3)
-        keys = keys.unfold(1, ring + block, block).permute(0, 1, 2, 4, 3)
-        values = values.unfold(1, ring + block, block).permute(0, 1, 2, 4, 3)
-        fixed = [] if further is None else [(self._placed(further.key, plan), further.value.to(values.dtype))]
+        n, rope_on = plan.blocks, self.cfg.position == "rope"
+        far = [] if further is None else [(self._placed(further.key, plan), further.value.to(values.dtype))]
         if sinks.sink_key is not None and sinks.sink_value is not None:
             key, value = (x.transpose(1, 2)[:, None].expand(-1, n, -1, -1, -1) for x in (sinks.sink_key, sinks.sink_value))
-            fixed.append((key, value))
-        if fixed:
-            far = torch.cat([key for key, _ in fixed], -2)
-            if self.cfg.position == "rope":  # what a sink is asked with stands beside what the others are asked with
-                q = torch.cat([q, q_sink.unflatten(1, (n, block)).transpose(2, 3)], -1)
-                far, keys = F.pad(far, (far.shape[-1], 0)), F.pad(keys, (0, keys.shape[-1]))
-            keys, values = torch.cat([far, keys], -2), torch.cat([*(value for _, value in fixed), values], -2)
+            far.append((key, value))
         beyond = None if further is None else plan.further(further.seen, self.linear)
-        outs = []
-        for first, last, bias in plan.bands(self.linear):
-            part = (runs, last - first)
-            bias = bias.expand(*part, -1, -1, -1)
-            if beyond is not None:
-                bias = torch.cat([beyond[:, first:last], bias], -1)
-            bias = bias.flatten(0, 1)
-            qb, kb, vb = (z[:, first:last].flatten(0, 1) for z in (q, keys, values))
-            outs.append(self.attend(qb, kb, vb, bias).unflatten(0, part))
-        out = torch.cat(outs, 1) if len(outs) > 1 else outs[0]
-        return out.transpose(2, 3).flatten(1, 2)[:, :tokens]
+        asked = window.Far(far, q_sink if rope_on else None, beyond)
+        return window.blocked(q, keys, values, plan.bands(self.linear), asked, plan.block, self.cfg.key_dim**-0.5)

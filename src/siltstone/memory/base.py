@@ -3,7 +3,7 @@
 Any memory here is read as a chain of matrices: a query passes through stage 0, something without a state, stage 1, and
 so on (a matrix memory has one stage, an MLP memory two, a vector memory is a matrix with one row that is always asked
 with 1). `stages` gives the matrices; `join` is what happens between and after them. Gating outputs, blending weights
-and picking checkpoints are written once for all rules on this ground (see bank/read.py).
+and picking checkpoints are written once for all rules on this ground (see ops/bank_read.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
 from ..config.registry import NoOptions
+from ..ops.chunked import Reader
 from ..ops.widely import Placed, wide, widely
 from ..state.tree import State
 
@@ -26,24 +27,20 @@ MOST = 4096  # writes of an inner batch, slots, hidden units over those of a key
 class Written:
     """A memory during a call: readable after every write, and its states at the pieces' ends.
 
-    ends   State with leaves [G, S, ...]: after each piece
+    ends      State with leaves [G, S, ...]: after each piece
+    readers   what reads the matrices of each stage
     """
 
-    ends: State
+    def __init__(self, ends: State, *readers: Reader):
+        self.ends, self.readers = ends, readers
 
     def read(self, stage: int, z: Tensor, group: int = 1) -> Tensor:
-        """z [G, S, H, L*rate, in] through the matrices of one stage, as they stand at each query: [..., out].
-
-        `rate` queries follow each write slot; with `group` writes made together, all of its group's queries see all of them.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define read(stage, z, group)")
+        """z [G, S, H, L*rate, in] through the matrices of one stage, as they stand at each query: [..., out]."""
+        return self.readers[stage].read(z, group)
 
     def follow(self, group: slice, apart: Tensor) -> Tensor | None:
-        """What the writes of some groups (one piece each) make of a difference between two states [.., X, H, K, V].
-
-        For rules that are affine in a matrix state: T(S) - T(S'), given S - S'. None: this rule has no such way.
-        """
-        return None
+        """What writes make of a difference between two states: see `Reader.follow`. None: this rule has no such way."""
+        return self.readers[0].follow(group, apart) if len(self.readers) == 1 else None
 
 
 class Memory(Placed):
@@ -146,12 +143,6 @@ class Memory(Placed):
     def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
         """What follows a stage: z [..., out] -> the next stage's input, or after the last one the result."""
         return z
-
-
-def last_seen(slots: int, queries: int, group: int, device: torch.device) -> Tensor:
-    """[queries] the last write slot that each query sees."""
-    slot = torch.arange(queries, device=device) * slots // queries
-    return (slot // group + 1) * group - 1
 
 
 def logits(gates: nn.Module, c: Tensor) -> Tensor:

@@ -23,18 +23,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, cast
+from typing import ClassVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config.layer import LayerConfig, whole
 from ..errors import ConfigError
+from ..ops import deep, mlp
 from ..ops.norm import l2
+from ..ops.widely import wide
 from ..state.tree import State
-from .base import MOST, Inputs, Memory, Written, logits, wide
-from .chunked import ChunkRead, chunks
+from .base import MOST, Inputs, Memory, Written, logits
 
 
 @dataclass(frozen=True)
@@ -59,64 +59,6 @@ class DeepState(State):
     w_out: Tensor
     base_in: Tensor
     base_out: Tensor
-
-
-def pair(w_in: Tensor, w_out: Tensor) -> Tensor:
-    """Both matrices in one, [2, G, H, K, F], the second transposed: what is done to each is then one call."""
-    return torch.stack([w_in, w_out.transpose(-1, -2)])
-
-
-def unpair(both: Tensor) -> tuple[Tensor, Tensor]:
-    """The way back: [2, ..., K, F] -> [..., K, F] and [..., F, K]."""
-    w_in, w_out = both.unbind(0)
-    return w_in, w_out.transpose(-1, -2)
-
-
-def batches(x: Tensor) -> tuple[Tensor, ...]:
-    """[G, S, H, n, ...] -> one [G, H, ...] for each batch of each piece, in order."""
-    return x.transpose(2, 3).flatten(1, 2).unbind(1)
-
-
-def gathered(x: list[Tensor], pieces: int, first: int = 0) -> Tensor:
-    """The way back: [G, S, H, n, ...]; of pairs (first = 1) [2, G, S, H, n, ...]."""
-    return torch.stack(x, first + 2).unflatten(first + 2, (pieces, -1)).transpose(first + 1, first + 2)
-
-
-def leaves(ends: list[tuple[Tensor, ...]]) -> list[Tensor]:
-    """The leaves [G, S, ...] of a state after each piece, from its pairs: tensors of their own."""
-    pairs = [unpair(torch.stack(x, 2)) for x in zip(*ends, strict=True)]
-    return [x.clone(memory_format=torch.contiguous_format) for two in pairs for x in two]
-
-
-def begun(valid: Tensor | None, skip: Tensor, size: int, count: int) -> list[Tensor | None]:
-    """For each batch of each piece: the groups where it begins with this call, bool [G, 1, 1, 1]; None: all of them.
-
-    It does not where nothing is written, and where a piece goes on in the middle of its first batch.
-    """
-    if valid is None:
-        return [None] * count
-    wrote = valid.unflatten(2, (-1, size)).any(-1)
-    wrote[:, :, 0] &= skip == 0
-    return list(wrote.flatten(1, 2)[..., None, None, None].unbind(1))
-
-
-class Reader(Protocol):
-    """What reads one matrix as it stands at each query."""
-
-    def read(self, z: Tensor, group: int = 1) -> Tensor:
-        """[G, S, H, L*rate, in] -> [G, S, H, L*rate, out]."""
-        ...
-
-
-class DeepWritten(Written):
-    """Both matrices during a call."""
-
-    def __init__(self, readers: tuple[Reader, Reader], ends: DeepState):
-        self.readers, self.ends = readers, ends
-
-    def read(self, stage: int, z: Tensor, group: int = 1) -> Tensor:
-        """See Written."""
-        return self.readers[stage].read(z, group)
 
 
 class Deep(Memory):
@@ -182,63 +124,27 @@ class Deep(Memory):
 
     def stages(self, state: State) -> tuple[Tensor, ...]:
         """W_in and W_out."""
-        deep = cast(DeepState, state)
-        return (deep.w_in, deep.w_out)
+        now = cast(DeepState, state)
+        return (now.w_in, now.w_out)
 
     def settled(self, sums: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Held to the limit, as a batch is where it begins."""
         most = self.most()
-        return sums if most is None else tuple(limited(w, m.unsqueeze(2), None) for w, m in zip(sums, most, strict=True))
+        return sums if most is None else tuple(mlp.limited(w, m.unsqueeze(2)) for w, m in zip(sums, most, strict=True))
 
     def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
         """gelu between the matrices, the query added after them."""
-        return F.gelu(z) if stage == 0 else query + z
+        return mlp.activation(stage, z, query)
 
     def most(self) -> Tensor | None:
         """The largest Frobenius norm of each matrix of a pair when a batch begins, [2, 1, H, 1, 1]; None: any."""
         if self.options.limit is None:
             return None
-        return self.options.limit * norms(pair(wide(self.w_in).unsqueeze(0), wide(self.w_out).unsqueeze(0)))
+        return self.options.limit * mlp.norms(mlp.pair(wide(self.w_in).unsqueeze(0), wide(self.w_out).unsqueeze(0)))
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> DeepWritten:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
         """See Memory.scan; one chunk is one inner batch."""
-        size, now = self.batch, cast(DeepState, state)
-        eta = inputs["eta"] if valid is None else inputs["eta"] * valid.unsqueeze(-1)
-        key, value = wide(chunks(inputs["key"], size)), wide(chunks(inputs["value"], size))
-        pull = chunks(eta, size).unsqueeze(-1) * value
-        pieces, n = key.shape[1], key.shape[3]
-        most, w, base = self.most(), pair(now.w_in, now.w_out), pair(now.base_in, now.base_out)
-        before, pushes, hiddens, ends = [], [], [], []
-        for i, (k, p, begins) in enumerate(zip(batches(key), batches(pull), begun(valid, skip, size, pieces * n), strict=True)):
-            w, base = based(w, base, most, begins)
-            at_in, at_out = base.unbind(0)
-            z = k @ at_in
-            hidden, push = F.gelu(z), torch.ops.aten.gelu_backward(p @ at_out, z)
-            for kept, x in zip((before, pushes, hiddens), (w, push, hidden), strict=True):
-                kept.append(x)
-            w = w + torch.stack([k, p]).transpose(-1, -2) @ torch.stack([push, hidden])
-            if i % n == n - 1:
-                ends.append((w, base))
-        push, hidden = gathered(pushes, pieces), gathered(hiddens, pieces)
-        was_in, was_out = unpair(gathered(before, pieces, 1))
-        readers = ChunkRead(key, push, None, was_in), ChunkRead(hidden, pull, None, was_out)
-        return DeepWritten(readers, DeepState(*leaves(ends)))
-
-
-def based(w: Tensor, base: Tensor, most: Tensor | None, begins: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The weights and the base of a batch's gradients: where it begins (None: everywhere), the weights held to `most`."""
-    w = limited(w, most, begins)
-    return w, w if begins is None else torch.where(begins, w, base)
-
-
-def norms(both: Tensor) -> Tensor:
-    """Frobenius norms of matrices [..., K, F] -> [..., 1, 1]."""
-    return torch.linalg.vector_norm(both, dim=(-2, -1), keepdim=True)
-
-
-def limited(both: Tensor, most: Tensor | None, begins: Tensor | None) -> Tensor:
-    """W min(1, most / |W|), a head and a matrix, in the groups where a batch begins (None: all)."""
-    if most is None:
-        return both
-    less = (most / norms(both).clamp(min=1e-12)).clamp(max=1.0)
-    return both * (less if begins is None else less.where(begins, less.new_ones(())))
+        now, given = cast(DeepState, state), (inputs[name] for name in ("key", "value", "eta"))
+        leaves = now.w_in, now.w_out, now.base_in, now.base_out
+        readers, ends = deep.chunk(leaves, *given, most=self.most(), valid=valid, skip=skip, size=self.batch)
+        return Written(DeepState(*ends), *readers)

@@ -16,6 +16,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from torch import Tensor
+
+from ..ops import delta
+from ..state.tree import State
+from .base import Inputs, Written
+from .chunked import MatrixState
 from .gated_delta import GatedDelta
 
 
@@ -24,3 +30,14 @@ class Delta(GatedDelta):
 
     name: ClassVar[str] = "delta"
     decays = False
+
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+        """See Memory.scan."""
+        key, value, _, strength = self.given(inputs)
+        reader, ends = delta.chunk(self.matrix(state), key, value, strength, valid=valid, size=self.chunk)
+        return Written(MatrixState(ends), reader)
+
+    def step(self, inputs: Inputs, shift: int, state: State) -> MatrixState:
+        """See Memory.step."""
+        key, value, _, strength = self.given(inputs)
+        return MatrixState(delta.step(self.matrix(state), key, value, strength))

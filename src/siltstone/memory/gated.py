@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
 from ..errors import ConfigError
+from ..ops import gated
+from ..ops.gated import CHANNELS
 from ..state.tree import State
-from .base import Inputs, logits
-from .chunked import MatrixMemory, MatrixState, MatrixWritten, additive, chunks, outer
-
-CHANNELS = 16  # writes of a chunk with a decay a channel: powers of it and of its inverse stay in float32 (e^5 a write)
+from .base import Inputs, Written, logits
+from .chunked import MatrixMemory, MatrixState
 
 
 class GatedMatrixMemory(MatrixMemory):
@@ -51,6 +51,10 @@ class GatedMatrixMemory(MatrixMemory):
             return super().inputs(c) | {"decay": torch.zeros_like(gates), "strength": gates.sigmoid()}
         decay, strength = gates.chunk(2, -1)
         return super().inputs(c) | {"decay": F.logsigmoid(decay), "strength": strength.sigmoid()}
+
+    def given(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """k, v, log a and b."""
+        return inputs["key"], inputs["value"], inputs["decay"], inputs["strength"]
 
 
 @dataclass(frozen=True)
@@ -103,19 +107,11 @@ class Gated(GatedMatrixMemory):
         """log a."""
         return inputs["decay"]
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> MatrixWritten:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
         """See Memory.scan."""
-        decay, strength = inputs["decay"], inputs["strength"]
-        if valid is not None:
-            decay = decay * valid.view(*valid.shape, *(1,) * (decay.dim() - valid.dim()))
-            strength = strength * valid.unsqueeze(-1)
-        key = inputs["key"] * strength.unsqueeze(-1).to(inputs["key"].dtype)
-        size = self.size(key.shape[2])
-        total = chunks(decay, size).cumsum(4)
-        return additive(chunks(key, size), chunks(inputs["value"], size), total, self.matrix(state))
+        reader, ends = gated.chunk(self.matrix(state), *self.given(inputs), valid=valid, size=self.chunk)
+        return Written(MatrixState(ends), reader)
 
     def step(self, inputs: Inputs, shift: int, state: State) -> MatrixState:
         """See Memory.step."""
-        new = outer(inputs["key"], inputs["value"] * inputs["strength"].unsqueeze(-1).to(inputs["value"].dtype))
-        keep = inputs["decay"].exp().unsqueeze(-1)
-        return MatrixState(torch.addcmul(new, keep.unsqueeze(-1) if self.fade is None else keep, self.matrix(state)))
+        return MatrixState(gated.step(self.matrix(state), *self.given(inputs)))

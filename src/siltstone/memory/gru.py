@@ -14,13 +14,15 @@ side.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
-from ..ops.widely import wide, widely
+from ..ops import gru
+from ..state.tree import State
+from .base import Inputs, Written
 from .vector import FusedMemory, VectorState, whole
 
 
@@ -36,9 +38,8 @@ class GRU(FusedMemory):
         with torch.no_grad():  # heads remember from about twenty to some hundred writes, and gradients reach as far
             self.gru.get_parameter("bias_ih_l0")[len(keep) : 2 * len(keep)] = keep
 
-    def run(self, token: Tensor, state: VectorState, count: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """See FusedMemory.run."""
-        whole(token)
-        with widely(token):
-            after, _ = self.gru(token, state.hidden.flatten(1)[None])
-        return wide(after), {}
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+        """See Memory.scan."""
+        whole(inputs["token"])
+        reader, ends = gru.chunk(self.gru, cast(VectorState, state).hidden, inputs["token"], valid=valid, skip=skip)
+        return Written(VectorState(ends), reader)

@@ -14,20 +14,18 @@ Cannot: forget, or replace what a key holds: its values add up. The state grows 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..config.layer import LayerConfig
 from ..errors import ConfigError
-from ..ops.norm import l2
+from ..ops import linear
+from ..ops.widely import wide
 from ..state.tree import State
-from .base import Inputs, wide
-from .chunked import MatrixMemory, MatrixState, MatrixWritten, additive, chunks, outer
-
-FEATURES: dict[str, Any] = {"identity": l2, "elu": lambda z: F.elu(z) + 1, "softmax": lambda z: z.softmax(-1)}
+from .base import Inputs, Written
+from .chunked import MatrixMemory, MatrixState
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,8 @@ class Linear(MatrixMemory):
     @classmethod
     def check(cls, cfg: LayerConfig, options: LinearOptions) -> None:
         """A known feature map, and a positive one under a quotient."""
-        if options.feature not in [*FEATURES]:
-            raise ConfigError(f"memory_options feature={options.feature!r} is not known; choose one of {list(FEATURES)}")
+        if options.feature not in [*linear.FEATURES]:
+            raise ConfigError(f"memory_options feature={options.feature!r} is not known; choose one of {list(linear.FEATURES)}")
         if not isinstance(options.normalise, bool) or options.normalise and options.feature == "identity":
             raise ConfigError(
                 f"memory_options normalise={options.normalise!r} divides by a sum that must be positive; "
@@ -69,7 +67,7 @@ class Linear(MatrixMemory):
 
     def feature(self, z: Tensor) -> Tensor:
         """f."""
-        return FEATURES[self.options.feature](z)
+        return linear.FEATURES[self.options.feature](z)
 
     def inputs(self, c: Tensor) -> Inputs:
         """key [R, M, H, K] and value [R, M, H, V], with a column of ones where reads are normalised."""
@@ -88,18 +86,14 @@ class Linear(MatrixMemory):
         return wide(inputs["key"].new_zeros(inputs["key"].shape[:-1]))
 
     def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
-        """f(q) S / (f(q) z + 1e-6), divided in float32 or wider: in float16 the square of a small divisor is 0."""
-        if not self.options.normalise:
-            return z
-        exact = wide(z)
-        return (exact[..., :-1] / (exact[..., -1:] + 1e-6)).to(z.dtype)
+        """With `normalise` divided by f(q) z."""
+        return linear.normalised(z) if self.options.normalise else z
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> MatrixWritten:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
         """See Memory.scan."""
-        key = inputs["key"] if valid is None else inputs["key"] * valid[..., None, None]
-        size = self.size(key.shape[2])
-        return additive(chunks(key, size), chunks(inputs["value"], size), None, self.matrix(state))
+        reader, ends = linear.chunk(self.matrix(state), inputs["key"], inputs["value"], valid=valid, size=self.chunk)
+        return Written(MatrixState(ends), reader)
 
     def step(self, inputs: Inputs, shift: int, state: State) -> MatrixState:
         """See Memory.step."""
-        return MatrixState(self.matrix(state) + outer(inputs["key"], inputs["value"]))
+        return MatrixState(linear.step(self.matrix(state), inputs["key"], inputs["value"]))

@@ -20,11 +20,11 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..config.layer import LayerConfig
-from ..ops.transforms import at_work, plain_recurrences
-from ..ops.widely import wide, widely
+from ..ops import lstm
+from ..state.tree import State
+from .base import Inputs, Written
 from .vector import FusedMemory, VectorState, whole
 
 
@@ -52,31 +52,9 @@ class LSTM(FusedMemory):
         """Zeros."""
         return CellState(self._zeros(batch), self._zeros(batch))
 
-    def run(self, token: Tensor, state: VectorState, count: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """See FusedMemory.run."""
-        before = cast(CellState, state)
-        whole(token)
-        start = before.hidden.flatten(1)[None], before.cell.flatten(1)[None]
-        if count is None:
-            with widely(token), plain_recurrences():
-                after, (_, cell) = self.lstm(token, start)
-            return wide(after), {"cell": wide(cell[0]).unflatten(-1, (self.heads, self.val_dim))}
-        if at_work() or count.is_meta:
-            return self._singly(token, before, count)
-        packed = pack_padded_sequence(token, count.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
-        with widely(token):
-            out, (_, cell) = self.lstm(packed, start)
-        after, _ = pad_packed_sequence(out, batch_first=True, total_length=token.shape[1])
-        cell = wide(cell[0]).unflatten(-1, (self.heads, self.val_dim))
-        return wide(after), {"cell": cell.where((count > 0)[:, None, None], before.cell)}
-
-    def _singly(self, token: Tensor, before: CellState, count: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The same a token at a time: torch packs no tensors of torch.func's, and none without numbers."""
-        now, after, cells = (before.hidden.flatten(1)[None], before.cell.flatten(1)[None]), [], [before.cell.flatten(1)]
-        for one in token.split(1, 1):
-            with widely(one), plain_recurrences():
-                out, now = self.lstm(one, now)
-            after.append(wide(out))
-            cells.append(wide(now[1][0]))
-        cell = torch.stack(cells).gather(0, count[None, :, None].expand(1, *cells[0].shape))[0]
-        return torch.cat(after, 1), {"cell": cell.unflatten(-1, (self.heads, self.val_dim))}
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+        """See Memory.scan."""
+        whole(inputs["token"])
+        now = cast(CellState, state)
+        reader, ends = lstm.chunk(self.lstm, (now.hidden, now.cell), inputs["token"], valid=valid, skip=skip)
+        return Written(CellState(*ends), reader)

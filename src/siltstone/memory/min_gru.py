@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..config.layer import LayerConfig
+from ..ops import min_gru
 from .base import Inputs
 from .vector import DiagonalMemory
 
@@ -32,5 +33,5 @@ class MinGRU(DiagonalMemory):
 
     def inputs(self, c: Tensor) -> Inputs:
         """keep, new [R, M, H, V]."""
-        z, candidate = self.parts(c)
-        return {"keep": (-z).sigmoid(), "new": z.sigmoid() * candidate}
+        keep, new = min_gru.gates(*self.parts(c))
+        return {"keep": keep, "new": new}

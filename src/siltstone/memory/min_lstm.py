@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from ..config.layer import LayerConfig
+from ..ops import min_lstm
 from .base import Inputs
 from .vector import DiagonalMemory
 
@@ -33,7 +33,6 @@ class MinLSTM(DiagonalMemory):
         self.start_with(spans, -spans, torch.zeros(self.heads))
 
     def inputs(self, c: Tensor) -> Inputs:
-        """keep, new [R, M, H, V]: f / (f + i) = sigmoid(log f - log i), which no small gate can upset."""
-        forget, enter, candidate = self.parts(c)
-        odds = softplus(-enter) - softplus(-forget)
-        return {"keep": odds.sigmoid(), "new": (-odds).sigmoid() * candidate}
+        """keep, new [R, M, H, V]."""
+        keep, new = min_lstm.gates(*self.parts(c))
+        return {"keep": keep, "new": new}

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from ..config import registry
 from ..config.layer import LayerConfig
 from ..errors import ConfigError
+from ..ops import mlstm
+from ..ops.widely import wide
 from ..state.tree import State
-from .base import Inputs, Written, last_seen, logits, wide
-from .chunked import MatrixMemory, chunks, decays, outer
-from .weighted import WeightedRead, weighted
+from .base import Inputs, Written, logits
+from .chunked import MatrixMemory
 
 
 @dataclass
@@ -38,18 +39,6 @@ class MlstmState(State):
 
     matrix: Tensor
     stabiliser: Tensor
-
-
-class MlstmWritten(Written):
-    """[C, n] e^-m during a call, and e^-m at each slot, floor [G, S, H, L]."""
-
-    def __init__(self, reader: WeightedRead, floor: Tensor, ends: MlstmState):
-        self.reader, self.floor, self.ends = reader, floor, ends
-
-    def read(self, stage: int, z: Tensor, group: int = 1) -> Tensor:
-        """See Written."""
-        floor = self.floor.index_select(3, last_seen(self.floor.shape[3], z.shape[3], group, z.device)).to(z.dtype)
-        return torch.cat([self.reader.read(z[..., :-1], group), floor.unsqueeze(-1)], -1)
 
 
 class Mlstm(MatrixMemory):
@@ -101,51 +90,27 @@ class Mlstm(MatrixMemory):
 
     def stages(self, state: State) -> tuple[Tensor, ...]:
         """[[C e^-m, n e^-m, 0], [0, 0, e^-m]]."""
-        now = cast(MlstmState, state)
-        corner = F.pad((-now.stabiliser).exp()[..., None, None], (self.val_dim + 1, 0, self.key_dim, 0))
-        return (F.pad(now.matrix, (0, 1, 0, 1)) + corner,)
+        return (mlstm.factor(*_leaves(state)),)
 
     def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
-        """q C / max(|q n|, e^-m), divided in float32 or wider: in float16 the square of a small divisor is 0.
+        """q C / max(|q n|, e^-m)."""
+        return mlstm.divided(z)
 
-        The divisor is at least the square of the dtype's epsilon: e^-m may underflow.
-        """
-        exact = wide(z)
-        size = torch.maximum(exact[..., -2:-1].abs(), exact[..., -1:]).clamp(min=torch.finfo(z.dtype).eps ** 2)
-        return (exact[..., :-2] / size).to(z.dtype)
-
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> MlstmWritten:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
         """See Memory.scan."""
-        forget, enter, now = inputs["forget"], inputs["enter"], cast(MlstmState, state)
-        if valid is not None:
-            forget, enter = forget * valid.unsqueeze(-1), enter.masked_fill(~valid.unsqueeze(-1), float("-inf"))
-        size = self.size(forget.shape[2])
-        level, enter = chunks(forget, size).cumsum(-1), chunks(enter, size)
-        m, first = stabilisers(level.detach(), enter.detach(), now.stabiliser.detach())
-        weight = decays(level, 1, enter.unsqueeze(-2) - m.unsqueeze(-1))
-        fade = (level + first.unsqueeze(-1) - m).exp()
-        keys, values = chunks(inputs["key"], size), chunks(inputs["value"], size)
-        reader, ends = weighted(keys, values, weight, fade, now.matrix)
-        return MlstmWritten(reader, (-m).exp().flatten(3, 4), MlstmState(ends, m[..., -1, -1].clone()))
+        reader, ends = mlstm.chunk(_leaves(state), *_given(inputs), valid=valid, size=self.chunk)
+        return Written(MlstmState(*ends), reader)
 
     def step(self, inputs: Inputs, shift: int, state: State) -> MlstmState:
         """See Memory.step."""
-        now, enter = cast(MlstmState, state), inputs["enter"]
-        left = inputs["forget"] + now.stabiliser
-        m = torch.maximum(left, enter).detach().clamp(min=0.0)
-        new = outer(inputs["key"], wide(inputs["value"]) * (enter - m).exp().unsqueeze(-1))
-        return MlstmState(torch.addcmul(new, (left - m).exp()[..., None, None], now.matrix), m)
+        return MlstmState(*mlstm.step(_leaves(state), *_given(inputs)))
 
 
-def stabilisers(level: Tensor, enter: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """m at each slot [G, S, H, n, c], and before each chunk [G, S, H, n].
+def _leaves(state: State) -> mlstm.Leaves:
+    now = cast(MlstmState, state)
+    return now.matrix, now.stabiliser
 
-    level [G, S, H, n, c]: cumulative log f in each chunk; enter, the same shape: log i; start [G, H].
-    """
-    own = (level + (enter - level).cummax(-1).values).clamp(min=0.0)
-    before, pieces, n = [start], *level.shape[1:4:2]
-    ends = (x[..., -1].transpose(2, 3).flatten(1, 2).unbind(1) for x in (level, own))
-    for fall, top in zip(*ends, strict=True):
-        before.append(torch.maximum(before[-1] + fall, top))
-    first = torch.stack(before[:-1], 1).unflatten(1, (pieces, n)).transpose(2, 3)
-    return torch.maximum(level + first.unsqueeze(-1), own), first
+
+def _given(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """k, v, log f and log i."""
+    return inputs["key"], inputs["value"], inputs["forget"], inputs["enter"]

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar, cast
 
 import torch
@@ -33,10 +32,11 @@ from torch import Tensor, nn
 
 from ..config.layer import LayerConfig, whole
 from ..errors import ConfigError
+from ..ops import slots
 from ..ops.norm import l2
+from ..ops.widely import wide
 from ..state.tree import State
-from .base import MOST, Inputs, Memory, Written, wide
-from .chunked import chunks
+from .base import MOST, Inputs, Memory, Written
 
 GATES = {"lstm": 3, "gru": 2}
 
@@ -99,8 +99,8 @@ class Slots(Memory):
 
     def init(self, batch: int) -> SlotState:
         """The learned slots."""
-        slots, base = (wide(self.first).repeat(batch, 1, 1, 1) for _ in range(2))
-        return SlotState(slots, base, torch.zeros_like(slots), torch.zeros_like(slots[..., 0]))
+        now, base = (wide(self.first).repeat(batch, 1, 1, 1) for _ in range(2))
+        return SlotState(now, base, torch.zeros_like(now), torch.zeros_like(now[..., 0]))
 
     def queries(self, x: Tensor) -> Tensor:
         """q = l2(x W_q)."""
@@ -111,24 +111,10 @@ class Slots(Memory):
         key, value = self.write(c).split([self.heads * self.key_dim, self.heads * self.val_dim], -1)
         return {"key": l2(key.unflatten(-1, (self.heads, -1))), "value": value.unflatten(-1, (self.heads, -1))}
 
-    def asking(self, slots: Tensor) -> Tensor:
-        """tau q_s [..., H, m, K]: what slots [..., H, m, V] ask writes with."""
-        scale = wide(self.seek_scale).exp()[:, None, None]
-        return scale * l2(per_head(slots, self.seek) + self.seek_id)
-
-    def addresses(self, slots: Tensor) -> Tensor:
-        """tau' l2(slot_s W_key + J_s) [..., H, m, K]: what a query finds slots [..., H, m, V] by."""
-        scale = wide(self.key_scale).exp()[:, None, None]
-        return scale * l2(per_head(slots, self.key) + self.key_id)
-
-    def gated(self, base: Tensor, found: Tensor) -> Tensor:
-        """gate(base, a), each [..., H, m, V]."""
-        parts = wide(per_head(found, self.gate)) + self.bias.view(self.heads, -1, self.gate.shape[-1])
-        if self.options.gate == "gru":
-            new, share = parts.chunk(2, -1)
-            return torch.lerp(base, new.tanh(), share.sigmoid())
-        new, enter, keep = parts.chunk(3, -1)
-        return torch.addcmul(keep.sigmoid() * base, enter.sigmoid(), new.tanh())
+    def weights(self) -> slots.Weights:
+        """What the equations need."""
+        seek, key = (self.seek, self.seek_id, self.seek_scale), (self.key, self.key_id, self.key_scale)
+        return slots.Weights(*seek, *key, self.gate, self.bias)
 
     def predicted(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """See Memory.predicted."""
@@ -136,94 +122,24 @@ class Slots(Memory):
 
     def stages(self, state: State) -> tuple[Tensor, ...]:
         """The addresses, [K, m], and the slots."""
-        slots = cast(SlotState, state).slots
-        return (wide(self.addresses(slots)).transpose(-1, -2), slots)
+        now = cast(SlotState, state).slots
+        return (wide(slots.addresses(now, self.weights())).transpose(-1, -2), now)
 
     def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
         """softmax over the slots between the matrices."""
-        return wide(z).softmax(-1).to(z.dtype) if stage == 0 else z
+        return slots.activation(stage, z)
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> SlotsWritten:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
         """See Memory.scan; one chunk is one inner batch."""
-        key, value = (wide(chunks(inputs[name], self.batch)) for name in ("key", "value"))
-        there = None if valid is None else valid.unflatten(2, (-1, self.batch))
-        now, seen, ends = cast(SlotState, state), [], []
-        for s in range(key.shape[1]):
-            for i in range(key.shape[3]):
-                before = fresh(now) if i else choose(skip[:, s] > 0, now, fresh(now))
-                score = wide(self.asking(before.base) @ key[:, s, :, i].transpose(-1, -2))
-                if there is not None:
-                    score = score.masked_fill(~there[:, s, None, None, i], -math.inf)
-                seen.append((before, score))
-                after = self._taken(before, score, value[:, s, :, i])
-                now = after if there is None else choose(there[:, s, i].any(-1), after, now)
-            ends.append(now)
-        return SlotsWritten(self, seen, value, stacked(ends))
-
-    def _taken(self, before: SlotState, score: Tensor, value: Tensor) -> SlotState:
-        """A batch taken in: score [G, H, m, c] of its writes, value [G, H, c, V]."""
-        all_scores = torch.cat([before.level.unsqueeze(-1), score], -1)
-        weights = all_scores.softmax(-1)
-        found = weights[..., :1] * before.found + weights[..., 1:] @ value
-        return SlotState(self.gated(before.base, found), before.base, found, all_scores.logsumexp(-1))
+        given = _leaves(state), inputs["key"], inputs["value"], self.weights()
+        readers, ends = slots.chunk(*given, valid=valid, skip=skip, size=self.batch)
+        return Written(SlotState(*ends), *readers)
 
     def step(self, inputs: Inputs, shift: int, state: State) -> SlotState:
         """See Memory.step."""
-        now = cast(SlotState, state)
-        before = now if shift else fresh(now)
-        score = wide(self.asking(before.base) @ wide(inputs["key"]).unsqueeze(-1))
-        return self._taken(before, score, wide(inputs["value"]).unsqueeze(-2))
+        return SlotState(*slots.step(_leaves(state), inputs["key"], inputs["value"], self.weights(), begins=shift == 0))
 
 
-class SlotsWritten(Written):
-    """Slots during a call.
-
-    seen    the state at each batch's start, and the scores [G, H, m, c] of its writes (-inf: none), piece after piece
-    value   [G, S, H, n, c, V]
-    """
-
-    def __init__(self, memory: Slots, seen: list[tuple[SlotState, Tensor]], value: Tensor, ends: SlotState):
-        self.memory, self.seen, self.value, self.ends = memory, seen, value, ends
-
-    @cached_property
-    def after(self) -> Tensor:
-        """[G, S, L, H, m, V]: the slots after each write; like `Slots._taken`, for every beginning of a batch at once."""
-        pieces, n = self.value.shape[1], self.value.shape[3]
-        before = stacked([b for b, _ in self.seen]).map(lambda x: x.unflatten(1, (pieces, n)))
-        score = torch.stack([s for _, s in self.seen], 1).unflatten(1, (pieces, n)).unsqueeze(4)  # [G, S, n, H, 1, m, c]
-        size = score.shape[-1]
-        late = torch.ones(size, size, dtype=torch.bool, device=score.device).triu(1).unsqueeze(1)
-        score = score.masked_fill(late, -math.inf)  # [G, S, n, H, c, m, c]
-        level = before.level[..., None, :, None].expand(*score.shape[:-1], 1)
-        weights = torch.cat([level, score], -1).softmax(-1)
-        near = weights[..., 1:].flatten(4, 5) @ self.value.transpose(2, 3)
-        found = (weights[..., :1] * before.found.unsqueeze(4) + near.unflatten(4, (size, -1))).transpose(3, 4)
-        return self.memory.gated(before.base.unsqueeze(3), found).flatten(2, 3)
-
-    def read(self, stage: int, z: Tensor, group: int = 1) -> Tensor:
-        """See Written."""
-        after = self.after[:, :, group - 1 :: group]
-        matrices = self.memory.addresses(after).transpose(-1, -2) if stage == 0 else after
-        rows = z.unflatten(3, (matrices.shape[2], -1)).transpose(2, 3)  # [G, S, L, H, rate, in]
-        return (rows @ matrices.to(z.dtype)).transpose(2, 3).flatten(3, 4)
-
-
-def per_head(x: Tensor, weight: Tensor) -> Tensor:
-    """x [..., H, m, V] through each head's own matrix [H, V, out]."""
-    return torch.einsum("...hmv,hvk->...hmk", x, weight.to(x.dtype))
-
-
-def fresh(state: SlotState) -> SlotState:
-    """A new batch begins at these slots: nothing found, and a sum of 1."""
-    return SlotState(state.slots, state.slots, torch.zeros_like(state.found), torch.zeros_like(state.level))
-
-
-def choose(which: Tensor, one: SlotState, other: SlotState) -> SlotState:
-    """The rows [G] of one state or the other."""
-    pairs = [(getattr(one, name), getattr(other, name)) for name in vars(one)]
-    return SlotState(*(torch.where(which.view(-1, *(1,) * (a.dim() - 1)), a, b) for a, b in pairs))
-
-
-def stacked(states: list[SlotState]) -> SlotState:
-    """Leaves [G, number, ...]."""
-    return SlotState(*(torch.stack([getattr(s, name) for s in states], 1) for name in vars(states[0])))
+def _leaves(state: State) -> slots.Leaves:
+    now = cast(SlotState, state)
+    return slots.Leaves(now.slots, now.base, now.found, now.level)

@@ -19,15 +19,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
-from ..ops.widely import exactly
-from .base import Inputs, logits, wide
+from ..ops import slstm
+from ..ops.slstm import NOTHING
+from ..state.tree import State
+from .base import Inputs, Written, logits
 from .vector import FusedMemory, VectorState
-
-NOTHING = -1e30  # m before the first write: finite, and no gate comes near it
 
 
 @dataclass
@@ -63,30 +62,9 @@ class SLSTM(FusedMemory):
         """token [R, M, 4*H*V]: the gates' part that depends on the token."""
         return {"token": logits(self.write, self.norm(c))}
 
-    def run(self, token: Tensor, state: VectorState, count: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """See FusedMemory.run; a step is one product of every head's h with its R."""
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+        """See Memory.scan."""
         now = cast(ScalarState, state)
-        hidden, *kept = (x.transpose(0, 1) for x in (now.hidden, now.cell, now.total, now.level))  # [H, G, V]
-        cells, totals, levels = ([x] for x in kept)
-        fed = token.to(hidden.dtype).unflatten(-1, (4, self.heads, self.val_dim)).permute(1, 3, 0, 2, 4).flatten(3)
-        around, after = wide(self.recurrent).to(hidden.dtype), []
-        with exactly(token):
-            for inside in fed.unbind(0):
-                z, enter, forget, out = torch.baddbmm(inside, hidden, around).chunk(4, -1)
-                fade = F.logsigmoid(forget) + levels[-1]
-                levels.append(torch.maximum(fade, enter).detach())
-                keep, fresh = (fade - levels[-1]).exp(), (enter - levels[-1]).exp()
-                cells.append(torch.addcmul(keep * cells[-1], fresh, z.tanh()))
-                totals.append(torch.addcmul(fresh, keep, totals[-1]))
-                hidden = out.sigmoid() * cells[-1] / totals[-1].clamp(min=0.5)  # at least 1, but 0 where a bank holds nothing
-                after.append(hidden)
-        ends = {"cell": cells, "total": totals, "level": levels}
-        rest = {name: _at(states, count).transpose(0, 1) for name, states in ends.items()}
-        return torch.stack(after).permute(2, 0, 1, 3).flatten(2), rest
-
-
-def _at(states: list[Tensor], count: Tensor | None) -> Tensor:
-    """Each row's state [H, G, V] after `count` [G] writes (None: all), of those after 0, 1, ... writes."""
-    if count is None:
-        return states[-1]
-    return torch.stack(states).gather(0, count[:, None].expand(1, *states[0].shape))[0]
+        leaves = now.hidden, now.cell, now.total, now.level
+        reader, ends = slstm.chunk(self.recurrent, leaves, inputs["token"], valid=valid, skip=skip)
+        return Written(ScalarState(*ends), reader)

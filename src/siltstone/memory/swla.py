@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
+from ..ops import swla
 from ..state.tree import State
-from .base import Inputs, Written, logits, wide
-from .chunked import MatrixMemory, chunks, decays, outer
-from .weighted import WeightedRead, weighted
+from .base import Inputs, Written, logits
+from .chunked import MatrixMemory
 
 
 @dataclass
@@ -38,17 +38,6 @@ class SwlaState(State):
     matrix: Tensor
     key: Tensor
     value: Tensor
-
-
-class SwlaWritten(Written):
-    """The matrix during a call."""
-
-    def __init__(self, reader: WeightedRead, ends: SwlaState):
-        self.reader, self.ends = reader, ends
-
-    def read(self, stage: int, z: Tensor, group: int = 1) -> Tensor:
-        """See Written."""
-        return self.reader.read(z, group)
 
 
 class Swla(MatrixMemory):
@@ -73,40 +62,21 @@ class Swla(MatrixMemory):
         decay, again, strength = logits(self.gates, c).chunk(3, -1)
         return super().inputs(c) | {"decay": F.logsigmoid(decay), "again": again.sigmoid(), "strength": strength.sigmoid()}
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> SwlaWritten:
-        """See Memory.scan. A chunk of c slots has c + 1 keys: the one before it, and its own."""
-        now, gates = cast(SwlaState, state), [inputs[name] for name in ("decay", "again", "strength")]
-        if valid is not None:
-            gates = [x * valid.unsqueeze(-1) for x in gates]
-        size = self.size(gates[0].shape[2])
-        decay, again, strength = (chunks(x, size) for x in gates)
-        level = decay.cumsum(-1)
-        fading = decays(level, 1)
-        weight = F.pad(fading * again.unsqueeze(-2), (0, 1)) + F.pad(fading * strength.unsqueeze(-2), (1, 0))
-        key, value = (_held(inputs[name], getattr(now, name), valid) for name in ("key", "value"))
-        last = [wide(x[:, gates[0].shape[2] :: gates[0].shape[2]]).clone() for x in (key, value)]
-        keys, values = (_overlapping(x, gates[0].shape[1], size) for x in (key, value))
-        reader, ends = weighted(keys, values, weight, level.exp(), now.matrix)
-        return SwlaWritten(reader, SwlaState(ends, *last))
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+        """See Memory.scan."""
+        reader, ends = swla.chunk(_leaves(state), *_given(inputs), valid=valid, size=self.chunk)
+        return Written(SwlaState(*ends), reader)
 
     def step(self, inputs: Inputs, shift: int, state: State) -> SwlaState:
         """See Memory.step."""
-        now, key, value = cast(SwlaState, state), wide(inputs["key"]), wide(inputs["value"])
-        again, strength = inputs["again"].unsqueeze(-1), inputs["strength"].unsqueeze(-1)
-        new = torch.addcmul(outer(key, strength * value), now.key.unsqueeze(-1), (again * now.value).unsqueeze(-2))
-        return SwlaState(torch.addcmul(new, inputs["decay"].exp()[..., None, None], now.matrix), key, value)
+        return SwlaState(*swla.step(_leaves(state), *_given(inputs)))
 
 
-def _held(x: Tensor, start: Tensor, valid: Tensor | None) -> Tensor:
-    """Writes [G, S, L, H, ...] -> the last one at each slot, `start` [G, H, ...] before all: [G, 1 + S*L, H, ...]."""
-    both = torch.cat([start.to(x.dtype).unsqueeze(1), x.flatten(1, 2)], 1)
-    if valid is None:
-        return both
-    slot = torch.arange(1, both.shape[1], device=x.device)
-    last = F.pad((slot * valid.flatten(1)).cummax(1).values, (1, 0))
-    return both.gather(1, last[..., None, None].expand_as(both))
+def _leaves(state: State) -> swla.Leaves:
+    now = cast(SwlaState, state)
+    return now.matrix, now.key, now.value
 
 
-def _overlapping(x: Tensor, pieces: int, size: int) -> Tensor:
-    """[G, 1 + S*L, H, ...] -> chunks with the slot before each: [G, S, H, L/size, 1 + size, ...]."""
-    return x.unfold(1, size + 1, size).unflatten(1, (pieces, -1)).permute(0, 1, 3, 2, 5, 4).contiguous()
+def _given(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """k, v, log a, b and l."""
+    return inputs["key"], inputs["value"], inputs["decay"], inputs["again"], inputs["strength"]

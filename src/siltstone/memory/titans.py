@@ -23,17 +23,18 @@ its own inner batch when it takes a gradient, so that a key that comes often in 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
+from ..ops import titans
+from ..ops.widely import wide
 from ..state.tree import State
-from .base import Inputs, last_seen, logits, wide
-from .chunked import chunks, decays
-from .deep import Deep, DeepOptions, DeepState, DeepWritten, based, batches, begun, gathered, leaves, pair, unpair
+from .base import Inputs, Written, logits
+from .deep import Deep, DeepOptions, DeepState
 
 
 @dataclass(frozen=True)
@@ -49,29 +50,6 @@ class TitansState(DeepState):
 
     moment_in: Tensor
     moment_out: Tensor
-
-
-class MomentumRead:
-    """o_i = fade_i q_i W_0 + drift_i q_i S_0 + sum_{j<=i} factor_ij (q_i k_j) v_j.
-
-    keys [G, S, H, n, c, K], values [G, S, H, n, c, V], factor [G, S, H, n, c, c], fade, drift [G, S, H, n, c, 1],
-    before, momentum [G, S, H, n, K, V]: at each batch's start.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor, rates: tuple[Tensor, Tensor, Tensor], before: Tensor, momentum: Tensor):
-        self.parts = keys, values, *rates, before, momentum
-
-    def read(self, z: Tensor, group: int = 1) -> Tensor:
-        """z [G, S, H, L*rate, K] -> [G, S, H, L*rate, V]."""
-        n, c = self.parts[0].shape[3:5]
-        z = z.unflatten(3, (n, -1))
-        kind, z = z.dtype, wide(z)  # its terms nearly cancel
-        keys, values, factor, fade, drift, before, momentum = self.parts
-        if z.shape[4] > c or group > 1:
-            seen = last_seen(c, z.shape[4], group, z.device)
-            factor, fade, drift = (x.index_select(4, seen) for x in (factor, fade, drift))
-        near = (z @ keys.transpose(-1, -2) * factor) @ values
-        return torch.addcmul(torch.addcmul(near, fade, z @ before), drift, z @ momentum).flatten(3, 4).to(kind)
 
 
 class Titans(Deep):
@@ -97,53 +75,10 @@ class Titans(Deep):
         found = self.key_and_value(c)
         return found | {"keep": F.logsigmoid(-alpha), "momentum": F.logsigmoid(eta), "theta": self.eta * theta.sigmoid()}
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> DeepWritten:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
         """See Memory.scan; one chunk is one inner batch."""
-        size, now = self.batch, cast(TitansState, state)
-        keep, momentum, theta = (inputs[name] for name in ("keep", "momentum", "theta"))
-        there = torch.ones_like(theta)
-        if valid is not None:
-            there = there * valid.unsqueeze(-1)
-            keep, momentum, theta = keep * there, momentum * there, theta * there
-        key, value = (wide(chunks(inputs[name], size)) for name in ("key", "value"))
-        kept, moved = chunks(keep, size).cumsum(-1), chunks(momentum, size).cumsum(-1)
-        theta, there = chunks(theta, size).unsqueeze(-1), chunks(there, size)
-        fading, carrying = (decays(x, 1) for x in (kept, moved))
-        factor = (fading * there.unsqueeze(-2)) @ carrying
-        fade, drift = kept.exp().unsqueeze(-1), (fading * (there * moved.exp()).unsqueeze(-2)).sum(-1, keepdim=True)
-        pieces, n = key.shape[1], key.shape[3]
-        share = torch.stack([factor[..., -1, :], carrying[..., -1, :]], -1).unsqueeze(-1)  # of each write in W and S at the end
-        last = zip(*(batches(x[..., -1:, :]) for x in (fade, drift, moved.exp().unsqueeze(-1))), strict=True)
-        each = zip(
-            batches(key),
-            batches(key - value),
-            batches(-2 * theta),
-            batches(share),
-            last,
-            begun(valid, skip, size, pieces * n),
-            strict=True,
-        )
-        most, w, base = self.most(), pair(now.w_in, now.w_out), pair(now.base_in, now.base_out)
-        moment = pair(now.moment_in, now.moment_out)
-        seen: list[list[Tensor]] = [[] for _ in range(5)]
-        ends = []
-        for i, (k, away, step, part, (fades, drifts, moves), begins) in enumerate(each):
-            w, base = based(w, base, most, begins)
-            at_in, at_out = base.unbind(0)
-            z = k @ at_in
-            hidden = F.gelu(z)
-            miss = step * (away + hidden @ at_out.transpose(-1, -2))
-            push = torch.ops.aten.gelu_backward(miss @ at_out, z)
-            for kept_, x in zip(seen, (w, moment, push, hidden, miss), strict=True):
-                kept_.append(x)
-            ins, outs = torch.stack([k, miss]), torch.stack([push, hidden])
-            grown, more = ((ins.unsqueeze(-2) * part).flatten(-2).transpose(-1, -2) @ outs).unflatten(-2, (2, -1)).unbind(-3)
-            w = torch.addcmul(torch.addcmul(grown, fades, w), drifts, moment)
-            moment = torch.addcmul(more, moves, moment)
-            if i % n == n - 1:
-                ends.append((w, base, moment))
-        push, hidden, miss = (gathered(x, pieces) for x in seen[2:])
-        (was_in, was_out), (mom_in, mom_out) = (unpair(gathered(x, pieces, 1)) for x in seen[:2])
-        rates = factor, fade, drift
-        readers = MomentumRead(key, push, rates, was_in, mom_in), MomentumRead(hidden, miss, rates, was_out, mom_out)
-        return DeepWritten(readers, TitansState(*leaves(ends)))
+        now, gates = cast(TitansState, state), (inputs[name] for name in ("keep", "momentum", "theta"))
+        leaves = now.w_in, now.w_out, now.base_in, now.base_out, now.moment_in, now.moment_out
+        more: dict[str, Any] = {"most": self.most(), "valid": valid, "skip": skip, "size": self.batch}
+        readers, ends = titans.chunk(leaves, inputs["key"], inputs["value"], *gates, **more)
+        return Written(TitansState(*ends), *readers)

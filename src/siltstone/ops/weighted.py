@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .base import last_seen, wide
-from .chunked import fold
+from .chunked import Reader, fold, last_seen
+from .widely import wide
 
 
-class WeightedRead:
+class WeightedRead(Reader):
     """o_i = fade_i q_i S_in + sum_j weight_ij (q_i k_j) v_j.
 
     keys [G, S, H, n, e, K], values [G, S, H, n, e, V], weight [G, S, H, n, c, e] (0 where j is later than i),

@@ -1,0 +1,88 @@
+"""Memories that are a small MLP, M(q) = q + gelu(q W_in) W_out, and learn while they read: what deep and titans share.
+
+W_in [..., H, K, F] and W_out [..., H, F, K]. A batch of writes takes its gradients at the weights in force when it began; there
+a matrix larger than `most` is scaled down to that. In a pair W_out lies transposed.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pair(w_in: Tensor, w_out: Tensor) -> Tensor:
+    """Both matrices in one, [2, G, H, K, F], the second transposed: what is done to each is then one call."""
+    return torch.stack([w_in, w_out.transpose(-1, -2)])
+
+
+def unpair(both: Tensor) -> tuple[Tensor, Tensor]:
+    """The way back: [2, ..., K, F] -> [..., K, F] and [..., F, K]."""
+    w_in, w_out = both.unbind(0)
+    return w_in, w_out.transpose(-1, -2)
+
+
+def activation(stage: int, z: Tensor, query: Tensor) -> Tensor:
+    """gelu between the matrices, the query added after them."""
+    return F.gelu(z) if stage == 0 else query + z
+
+
+def hidden_units(w_in: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """k W_in and gelu(k W_in), [G, H, c, F], of keys [G, H, c, K]."""
+    z = key @ w_in
+    return z, F.gelu(z)
+
+
+def pushed(w_out: Tensor, z: Tensor, pull: Tensor) -> Tensor:
+    """(pull W_out^T) * gelu'(z) [G, H, c, F], for pull [G, H, c, K]; w_out [G, H, K, F] as in a pair.
+
+    Where a write adds h^T pull to W_out, it adds k^T of this to W_in.
+    """
+    return torch.ops.aten.gelu_backward(pull @ w_out, z)
+
+
+def norms(both: Tensor) -> Tensor:
+    """Frobenius norms of matrices [..., K, F] -> [..., 1, 1]."""
+    return torch.linalg.vector_norm(both, dim=(-2, -1), keepdim=True)
+
+
+def limited(both: Tensor, most: Tensor | None, begins: Tensor | None = None) -> Tensor:
+    """W min(1, most / |W|), a head and a matrix, in the groups where a batch begins (None: all)."""
+    if most is None:
+        return both
+    less = (most / norms(both).clamp(min=1e-12)).clamp(max=1.0)
+    return both * (less if begins is None else less.where(begins, less.new_ones(())))
+
+
+def based(w: Tensor, base: Tensor, most: Tensor | None, begins: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The weights and the base of a batch's gradients: where it begins (None: everywhere), the weights held to `most`."""
+    w = limited(w, most, begins)
+    return w, w if begins is None else torch.where(begins, w, base)
+
+
+def begun(valid: Tensor | None, skip: Tensor | None, size: int, count: int) -> list[Tensor | None]:
+    """For each batch of each piece: the groups where it begins with this call, bool [G, 1, 1, 1]; None: all of them.
+
+    It does not where nothing is written, and where a piece goes on in the middle of its first batch.
+    """
+    if valid is None or skip is None:
+        return [None] * count
+    wrote = valid.unflatten(2, (-1, size)).any(-1)
+    wrote[:, :, 0] &= skip == 0
+    return list(wrote.flatten(1, 2)[..., None, None, None].unbind(1))
+
+
+def batches(x: Tensor) -> tuple[Tensor, ...]:
+    """[G, S, H, n, ...] -> one [G, H, ...] for each batch of each piece, in order."""
+    return x.transpose(2, 3).flatten(1, 2).unbind(1)
+
+
+def gathered(x: list[Tensor], pieces: int, first: int = 0) -> Tensor:
+    """The way back: [G, S, H, n, ...]; of pairs (first = 1) [2, G, S, H, n, ...]."""
+    return torch.stack(x, first + 2).unflatten(first + 2, (pieces, -1)).transpose(first + 1, first + 2)
+
+
+def leaves(ends: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """The leaves [G, S, ...] of a state after each piece, from its pairs: tensors of their own."""
+    pairs = [unpair(torch.stack(x, 2)) for x in zip(*ends, strict=True)]
+    return tuple(x.clone(memory_format=torch.contiguous_format) for two in pairs for x in two)

@@ -1,0 +1,62 @@
+"""Exact attention over a window: queries in blocks, each over its own tokens, the E before them, and tokens kept for good.
+
+Softmax attention, eq. 1 of arXiv 1706.03762; the window as in arXiv 2004.05150; sinks as in arXiv 2309.17453.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .attention import attend
+
+
+class Far(NamedTuple):
+    """What queries see beside the window.
+
+    tokens   keys [R, n, J, N, K] and values [R, n, J, N, V] of each kind, for each block of queries; the last ones are the sinks
+    query    [R, T, H, K] what these are asked with; None: as the window is
+    bias     [R, n, H or 1, block, N] of all kinds but the sinks; None: `bands` hold all
+    """
+
+    tokens: list[tuple[Tensor, Tensor]]
+    query: Tensor | None
+    bias: Tensor | None
+
+
+def blocked(
+    q: Tensor, keys: Tensor, values: Tensor, bands: list[tuple[int, int, Tensor]], far: Far, block: int, scale: float
+) -> Tensor:
+    """q [R, T, H, K], keys [R, E + T, J, K], values [R, E + T, J, V] in order of time -> [R, T, H, V].
+
+    bands: first block, last block, and their biases [R or 1, blocks or 1, H or 1, block, sinks + E + block].
+    """
+    runs, tokens = q.shape[:2]
+    n, ring = -(-tokens // block), keys.shape[1] - tokens
+    short = n * block - tokens
+    q_far = far.query
+    if short:
+        q, keys, values = (F.pad(z, (0, 0, 0, 0, 0, short)) for z in (q, keys, values))
+        q_far = None if q_far is None else F.pad(q_far, (0, 0, 0, 0, 0, short))
+    q = q.unflatten(1, (n, block)).transpose(2, 3)
+    keys = keys.unfold(1, ring + block, block).permute(0, 1, 2, 4, 3)
+    values = values.unfold(1, ring + block, block).permute(0, 1, 2, 4, 3)
+    if far.tokens:
+        far_keys = torch.cat([key for key, _ in far.tokens], -2)
+        if q_far is not None:  # what those are asked with stands beside what the window is asked with
+            q = torch.cat([q, q_far.unflatten(1, (n, block)).transpose(2, 3)], -1)
+            far_keys, keys = F.pad(far_keys, (far_keys.shape[-1], 0)), F.pad(keys, (0, keys.shape[-1]))
+        keys, values = torch.cat([far_keys, keys], -2), torch.cat([*(value for _, value in far.tokens), values], -2)
+    outs = []
+    for first, last, bias in bands:
+        part = (runs, last - first)
+        bias = bias.expand(*part, -1, -1, -1)
+        if far.bias is not None:
+            bias = torch.cat([far.bias[:, first:last], bias], -1)
+        qb, kb, vb = (z[:, first:last].flatten(0, 1) for z in (q, keys, values))
+        outs.append(attend(qb, kb, vb, bias.flatten(0, 1), False, scale).unflatten(0, part))
+    out = torch.cat(outs, 1) if len(outs) > 1 else outs[0]
+    return out.transpose(2, 3).flatten(1, 2)[:, :tokens]

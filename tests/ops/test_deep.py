@@ -1,0 +1,58 @@
+"""The equation of ops/deep.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from siltstone.ops import deep, mlp
+
+from .rule import CASES, CUTS, KEY, Case, Rand, Rule, unit
+
+HIDDEN = 5
+
+
+def state(rand: Rand) -> tuple:
+    return rand(KEY, HIDDEN), rand(HIDDEN, KEY), rand(KEY, HIDDEN), rand(HIDDEN, KEY)
+
+
+def rule(most: torch.Tensor | None) -> Rule:
+    return Rule(
+        lambda *given, **more: deep.step(*given, **more, most=most),
+        lambda *given, **more: deep.chunk(*given, **more, most=most),
+        lambda rand: {"key": unit(rand(KEY)), "value": rand(KEY), "eta": rand().sigmoid() / 2},
+        state,
+        factors=lambda w_in, w_out, *_: (w_in, w_out),
+        join=mlp.activation,
+        aligned=True,
+    )
+
+
+MOST = torch.tensor([2.0, 3.0], dtype=torch.float64).view(2, 1, 1, 1, 1)
+RULES = pytest.mark.parametrize("rule", [pytest.param(rule(None), id="unlimited"), pytest.param(rule(MOST), id="limited")])
+
+
+@RULES
+@CASES
+def test_chunk_is_step_after_step(rule: Rule, case: Case) -> None:
+    rule.check(case)
+
+
+@RULES
+@CUTS
+def test_a_split_changes_nothing(rule: Rule, cut: int) -> None:
+    rule.check_cut(cut)
+
+
+def test_a_step_is_a_gradient_step() -> None:
+    """On -<M(k), v>, taken at the base."""
+    drawn = Rule.drawn(rule(None), Case())
+    now, base = ([x.detach().requires_grad_() for x in two] for two in (drawn[0][:2], drawn[0][2:]))
+    key, value, eta = (x[:, 0, 0].detach() for x in drawn[1].values())
+    answer = key.unsqueeze(-2)
+    for stage, matrix in enumerate(base):
+        answer = mlp.activation(stage, answer @ matrix, key.unsqueeze(-2))
+    grads = torch.autograd.grad(-(answer.squeeze(-2) * value).sum(), base)
+    found = deep.step((*now, *base), key, value, eta, most=None, begins=False)
+    for w, grad, after in zip(now, grads, found[:2], strict=True):
+        torch.testing.assert_close(after, w - eta[..., None, None] * grad, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,31 @@
+"""The equation of ops/lstm.py."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from siltstone.ops import lstm
+
+from .rule import CASES, CUTS, HEADS, VALUE, Case, Rule, as_vector, weights_of
+
+NETWORK = nn.LSTM(HEADS * 3, HEADS * VALUE, batch_first=True, dtype=torch.float64)
+RULE = as_vector(
+    Rule(
+        lambda state, token: lstm.step(state, token, weights_of(NETWORK)),
+        lambda state, token, size, **more: lstm.chunk(NETWORK, state, token, **more),
+        lambda rand: {"token": rand(3).flatten(-2)},
+        state=lambda rand: (rand(VALUE), rand(VALUE)),
+        skips=True,
+    )
+)
+
+
+@CASES
+def test_chunk_is_step_after_step(case: Case) -> None:
+    RULE.check(case)
+
+
+@CUTS
+def test_a_split_changes_nothing(cut: int) -> None:
+    RULE.check_cut(cut)
