@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from ..inference.receipt import human
-from ..report.page import FULL, HALF, cards, figure, pair
+from ..report.page import HALF, cards, figure, pair, said, table
 from ..report.page import page as framed
 from . import plots
 from .record import Record
@@ -64,13 +64,14 @@ def _curves(record: Record) -> str:
     chunks = f"Dots: chunks of {facts['chunk']:,} tokens, read and scored; line: running median."
     return (
         "<h2>The cost of a token, and of remembering</h2>"
-        + figure(plots.time_plot(record, size=FULL), f"{chunks} {escape(rival)}")
+        + figure(lambda size: plots.time_plot(record, size=size), f"{chunks} {escape(rival)}")
         + pair(
             figure(
-                plots.memory_plot(record, size=HALF),
+                lambda size: plots.memory_plot(record, size=size),
                 f"All that is kept in order to go on. Siltstone: {escape(facts['growth'])}.",
+                HALF,
             ),
-            figure(plots.bits_plot(record, size=HALF), "Dots: one chunk each; line: mean so far."),
+            figure(lambda size: plots.bits_plot(record, size=size), "Dots: one chunk each; line: mean so far.", HALF),
         )
     )
 
@@ -84,14 +85,18 @@ def _memory(record: Record) -> str:
     for context in (key for key in record.samples[0] if key != "session"):
         lost = [sample[context] - sample["session"] for sample in record.samples]
         mean, spread = statistics.fmean(lost), statistics.stdev(lost) / n**0.5
-        cells = (f"nothing but the {context} tokens before", f"{session + mean:.4f}", f"{mean:+.4f} ± {spread:.4f}")
+        cells = (f"nothing but the {int(context):,} tokens before", f"{session + mean:.4f}", f"{mean:+.4f} ± {spread:.4f}")
         rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
     return (
         "<h2>What remembering is worth</h2>"
-        f"<p>At {n} places the next {record.facts['sample']} tokens were predicted again by the same model, without what it "
+        f"<p>At {n:,} places the next {record.facts['sample']:,} tokens were predicted again by the same model, without what it "
         "remembered: in a new session that had read only the tokens just before. The difference is paired; ± is one standard "
-        'error.</p><table class="num"><tr><th>predicted from</th><th>bits per byte</th><th>more than with the session</th></tr>'
-        f"<tr><td>the whole session</td><td>{session:.4f}</td><td></td></tr>{rows}</table>"
+        "error.</p>"
+        + table(
+            "<tr><th>predicted from</th><th>bits per byte</th><th>more than with the session</th></tr>"
+            f"<tr><td>the whole session</td><td>{session:.4f}</td><td></td></tr>{rows}",
+            "num",
+        )
     )
 
 
@@ -125,11 +130,13 @@ def _resume(r: dict[str, Any]) -> str:
     there = r["there"]
     return (
         "<h2>Saved, and resumed in another process</h2>"
-        f"<p>The session went to a file of {human(r['file_bytes'])} in {r['save_ms']:.0f} ms, and a new process loaded it in "
-        f"{there['load_ms']:.0f} ms. Both then read the same next {r['tokens']} tokens in {there['calls']} calls. Logits "
-        f"and state have {verdict}; {there['restored']:,} tokens were restored and {there['recomputed']} recomputed.</p>"
-        '<div class="wide"><table><tr><th></th><th>process</th><th>position</th><th>SHA-256 of all the logits</th>'
-        f"<th>of the state after</th></tr>{rows}</table></div>"
+        f"<p>The session went to a file of {human(r['file_bytes'])} in {r['save_ms']:,.0f} ms, and a new process loaded it in "
+        f"{there['load_ms']:,.0f} ms. Both then read the same next {r['tokens']:,} tokens in {there['calls']:,} calls. Logits "
+        f"and state have {verdict}; {there['restored']:,} tokens were restored and {there['recomputed']:,} recomputed.</p>"
+        + table(
+            "<tr><th></th><th>process</th><th>position</th><th>SHA-256 of all the logits</th>"
+            f"<th>of the state after</th></tr>{rows}"
+        )
     )
 
 
@@ -137,8 +144,7 @@ def _evidence(evidence: dict[str, Any]) -> str:
     if not evidence:
         return ""
     rows = "".join(
-        f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>"
-        for name, value in evidence.get("figures", {}).items()
+        f"<tr><th>{escape(str(name))}</th><td>{said(value)}</td></tr>" for name, value in evidence.get("figures", {}).items()
     )
     command = f"<p><code>{escape(evidence['command'])}</code></p>" if evidence.get("command") else ""
     captions = [escape(evidence.get(key, {}).get("caption", "")) for key in ("loss", "by_position")]
@@ -146,10 +152,10 @@ def _evidence(evidence: dict[str, Any]) -> str:
         "<h2>How the checkpoint was trained</h2>"
         + command
         + pair(
-            figure(plots.loss_plot(evidence, size=HALF), captions[0]),
-            figure(plots.position_plot(evidence, size=HALF), captions[1]),
+            figure(lambda size: plots.loss_plot(evidence, size=size), captions[0], HALF),
+            figure(lambda size: plots.position_plot(evidence, size=size), captions[1], HALF),
         )
-        + (f"<table>{rows}</table>" if rows else "")
+        + (table(rows) if rows else "")
     )
 
 
@@ -163,11 +169,12 @@ def _numbers(record: Record) -> str:
         row += [f"{other.ms[i]:.3f}", human(other.bytes[i])] if i < len(other.ms) else ["", ""]
         rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>"
     facts = "".join(
-        f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{escape(str(value))}</td></tr>" for name, value in record.facts.items()
+        f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{said(value)}</td></tr>" for name, value in record.facts.items()
     )
     head = ("tokens", "ms a token", "memory", "bits per byte", "transformer, ms a token", "its memory")
     return (
         "<details><summary>The figures</summary>"
-        f'<div class="wide"><table class="num"><tr>{"".join(f"<th>{name}</th>" for name in head)}</tr>{rows}</table></div>'
-        f"<table>{facts}</table></details>"
+        + table(f"<tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{rows}", "num")
+        + table(facts)
+        + "</details>"
     )
