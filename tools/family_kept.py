@@ -22,9 +22,7 @@ SEGMENTS = Part(
     running memory at the time of its sealing.
 
     {MEASURED} With `content` it was cut after every {SEGMENT // 2}th token, which makes twice as many segments. n is the number
-    of sealed segments.
-
-    {DRAWN}""",
+    of sealed segments.""",
     (
         Choice(
             'segments="constant"',
@@ -35,7 +33,7 @@ SEGMENTS = Part(
             "stay small: bank and dense reads grow with the text, unless there is a budget.",
             'n * (P + U) floats (`router="mean"`).',
             "nothing to keep them; a dense cache reads n.",
-            "arXiv 2602.24281 (as in the equations of the caching policies above).",
+            "arXiv 2602.24281, as of the [caching policies](family.md#caching-policies).",
         ),
         Choice(
             'segments="logarithmic"',
@@ -66,7 +64,7 @@ SEGMENTS = Part(
             "segment's, not a key's.",
             "none of its own.",
             "nothing; segments of one call are written side by side.",
-            "as of the caching policies above.",
+            "as of the [caching policies](family.md#caching-policies).",
         ),
         Choice(
             'start="carry"',
@@ -77,7 +75,7 @@ SEGMENTS = Part(
             "keep segments apart: a checkpoint holds all before it, as far as the rule has not forgotten it.",
             "none of its own.",
             "nothing; segments of one call are written one after the other.",
-            "as of the caching policies above.",
+            "as of the [caching policies](family.md#caching-policies).",
         ),
         Choice(
             'segments="content"',
@@ -93,7 +91,9 @@ SEGMENTS = Part(
             note=f"Cut unevenly, and once not for more than {LONGEST} tokens: there a segment ends because it is full.",
         ),
     ),
+    DRAWN,
 )
+
 
 BUDGETS = Part(
     "Budgets",
@@ -101,7 +101,7 @@ BUDGETS = Part(
     turned into places, floor(max_bytes / bytes of a place), when the layer is built, whatever comes later. Neither goes with
     logarithmic segments; dtypes go with all.
 
-    {MEASURED} The pictures are made as those of segments; there are {PLACES} places and segments of {SHOWN}. A place has counters
+    {MEASURED} A place has counters
     of 8 bytes besides: its last segment, how many it holds, the writes of each sub-block (with routing keys), and with "use" its
     gates and the tokens that saw it.""",
     (
@@ -137,7 +137,7 @@ BUDGETS = Part(
             "texts of which all is to be kept somehow, in a bank that does not grow",
             "keep something of every segment.",
             "keep what is near finer than what is far: spans become about equally long, the last ones too. What it does to "
-            "states is told [below](#when-checkpoints-become-one).",
+            "states: see [merged checkpoints](family/merged.md).",
             "X * (P + U) floats and 24 bytes a place.",
             "2 * P / C additions; carry: nothing.",
             "no paper (an exponential histogram, Datar et al. 2002, would keep new spans short); [decision "
@@ -183,4 +183,5 @@ BUDGETS = Part(
             "columns that divide the others (mlstm, linear with normalise) have scales of their own",
         ),
     ),
+    f"{DRAWN} There are {PLACES} places and segments of {SHOWN}.",
 )

@@ -66,7 +66,12 @@ def train(
     span: Annotated[int | None, _whole("Tokens after which a long document is cut in parts. [default: 16 x length]")] = None,
     foreign: Annotated[
         float | None,
-        _option("Share of documents begun from another row's state. [default: 0.1]", "--foreign-state", parser=number),
+        _option(
+            "Share of documents that begin from the final state of another row instead of an empty one, so that the model learns "
+            "to forget what is not of its text. [default: 0.1]",
+            "--foreign-state",
+            parser=number,
+        ),
     ] = None,
     lr: Annotated[float | None, _number("Peak learning rate. [default: 0.003]")] = None,
     warmup: Annotated[float | None, _number("Share of the run that rises to it. [default: 0.03]")] = None,

@@ -57,7 +57,7 @@ def _curves(record: Record) -> str:
         rival = (
             f"The transformer has the same depth and widths, an MLP widened to {facts['transformer_parameters']:,} parameters, "
             "full attention, and random weights: only its time and its memory are shown. "
-            f"It got {other.position[-1]:,} tokens far in its share of the time."
+            f"It read {other.position[-1]:,} tokens in its share of the time."
         )
     else:
         rival = "The transformer was left out: there was no time for it."
@@ -124,7 +124,7 @@ def _resume(r: dict[str, Any]) -> str:
     verdict = '<b class="good">the same bits</b>' if r["equal"] else '<b class="bad">NOT the same bits</b>'
     rows = "".join(
         f"<tr><th>{name}</th><td>{r[side]['process']}</td><td>{r[side]['position']:,}</td>"
-        f"<td><code>{r[side]['logits']}</code></td><td><code>{r[side]['state'][:16]}…</code></td></tr>"
+        f"<td><code>{r[side]['logits'][:16]}…</code></td><td><code>{r[side]['state'][:16]}…</code></td></tr>"
         for name, side in (("this process", "here"), ("a new process", "there"))
     )
     there = r["there"]

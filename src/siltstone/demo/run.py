@@ -130,10 +130,11 @@ def _tell(proof: dict[str, Any], screen: Console) -> None:
 def _facts(model: LM, run: Path, source: str, tokens: int, size: int) -> dict[str, Any]:
     cfg, layer = model.cfg, model.cfg.layer
     element, dtype = model.like.element_size(), str(model.like.dtype).removeprefix("torch.")
-    kinds = {"m": "memory", "w": "window-only", "a": "attention"}
-    pattern = " and ".join(kinds[k] for k in sorted(set(cfg.pattern.replace(" ", ""))))
+    kinds = {"memory": "memory", "window": "window-only", "attention": "attention"}
+    counted = [(cfg.kinds.count(kind), name) for kind, name in kinds.items() if kind in cfg.kinds]
+    layers = " and ".join(f"{number} {name} layer{'s' * (number != 1)}" for number, name in counted)
     return {
-        "model": f"A model of {model.parameters_count:,} parameters: {cfg.depth} {pattern} layers, window {layer.window}, "
+        "model": f"A model of {model.parameters_count:,} parameters: {layers}, window {layer.window}, "
         f"{layer.memory} memory, {layer.cache} cache, {layer.segments} segments of {layer.segment}{cfg.differences}",
         "text": f"{source}, {tokens:,} tokens ({human(size)})",
         "machine": f"{threads_said()}, {dtype}, torch {torch.__version__}, "

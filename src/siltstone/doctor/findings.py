@@ -53,7 +53,7 @@ _ROUNDING = (
     "with a lower --lr or --clip"
 )
 _STUCK = (
-    "the cache does not choose any more, and no gradient passes through its gates: train with a lower --lr (a third of it, for "
+    "the layer does not select, and no gradient passes through its gates: train with a lower --lr (a third of it, for "
     "example) or a larger temperature (--set temperature=0.5); router.bias, router.online and router.log_scale are the weights "
     "that drive gates there"
 )
@@ -153,7 +153,7 @@ def _gates(cfg: LMConfig, gates: Sequence[dict[str, Any]]) -> Iterator[Finding]:
             text = f"{name}: the online memory has {g['online']:.1%} of the weight, the checkpoints are not read"
             yield Finding("warning", "gates", text, _STUCK)
         elif share > STUCK:
-            kind = "largest weight above 0.98" if softmax else f"{g['open']:.1%} stuck open, {g['shut']:.1%} shut"
+            kind = "largest weight above 0.98" if softmax else f"{g['open']:.1%} near 1, {g['shut']:.1%} near 0"
             advice = _STUCK if softmax else f"{_STUCK}, or set gate=softmax"
             yield Finding("warning", "gates", f"{name}: {share:.1%} of the gates are saturated ({kind}){entropy}", advice)
         elif choice is not None and choice > ALIKE and max(g["spread_by_head"]) < STILL:
