@@ -77,7 +77,7 @@ RECIPES = (
         {"memory": "gated_delta", "pattern": "mmma"},
         3_485_440,
         "that full attention, here in every fourth block, sees every token exactly (tests)",
-        "how much of it a text needs. Its keys and values grow with the text, and so does a session",
+        "how many such blocks a text needs. Their keys and values grow with the text, and so does a session",
     ),
     Recipe(
         "The right segment among many: checkpoints found by their best sub-block",
@@ -96,7 +96,7 @@ RECIPES = (
         "in the [toy](family.md#update-rules) it follows parity without an error, twice as far as it was trained, where "
         "without `negative` it guesses, and recalls as much, at the same speed. `gru`, `lstm` and `slstm` follow it "
         "too, one write after the other",
-        "states of more than two values (swaps of more things are arXiv 2411.12537's word), and a text's",
+        "states of more than two values (for swaps of more things see arXiv 2411.12537), and states of a text",
     ),
     Recipe(
         "The smallest session",
@@ -106,11 +106,11 @@ RECIPES = (
         "what such a model loses in bits per byte",
     ),
     Recipe(
-        "Documents that lines separate: a segment, and a checkpoint, for each",
+        "Documents of lines: a segment, and a checkpoint, for each line",
         {"segments": "content", "cut_at": "\n", "segment": 512, "cache": "sparse", "top_k": 4, "max_checkpoints": 64},
         4_560_784,
         "its bytes, with lines of 40 tokens (without `max_checkpoints` they would grow by a checkpoint a line); that "
-        "any split of a text into calls gives the same, cuts and all (tests)",
+        "any split of a text into calls gives the same outputs (tests)",
         "whether segments by content predict better than equal ones",
     ),
     Recipe(
@@ -122,12 +122,12 @@ RECIPES = (
         'which of `evict` = "age", "use" and "merge" predicts best',
     ),
     Recipe(
-        "Surprising tokens kept word for word",
+        "Surprising tokens kept exactly",
         {"memory": "gated_delta", "cache": "exact", "cache_options": {"writes": 64}},
         904_192,
         "in the [toy of caches](family/cache-exact.md), with 8 kept writes, answers come from the segments in which they were "
         "told; with `none` they do not",
-        "how often a text calls for it. There are no checkpoints: the memory is one endless segment",
+        "how often a text needs it. There are no checkpoints: the memory is one endless segment",
     ),
     Recipe(
         "Cheap decoding",

@@ -146,7 +146,10 @@ def test_pictures_and_tables_hold_at_390_pixels() -> None:
 
 
 def test_numbers_have_separators() -> None:
-    text = report.page(synthetic.record())
+    record = synthetic.record()
+    record.evidence = synthetic.evidence()
+    text = report.page(record)
+    assert "(32 to 16,384)" in text
     assert (
         "2,100,000" in text
         and "5,120" in text

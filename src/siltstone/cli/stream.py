@@ -36,7 +36,7 @@ def stream(
     session: Annotated[
         Path | None,
         typer.Option(
-            help="Keep the session in this file, and go on from it where it is there.",
+            help="Keep the session in this file; resume from it where it exists.",
             metavar="FILE",
             parser=output,
             show_default=False,

@@ -27,7 +27,7 @@ def _number(text: str) -> Any:
 
 SEED = "Decides the first weights and the order of the text. [default: 0]"
 LARGEST = 1 << 20  # bytes of a configuration file
-RESUME = "Go on from the run's last checkpoint, with the run's own settings and texts; where --out holds no run, begin one there."
+RESUME = "Resume from the run's last checkpoint, with its own settings and texts; where --out holds no run, begin one."
 RUN_THREADS = f"{THREADS.removesuffix(']')}; with --resume what the run was begun with]"
 Texts = Annotated[
     list[str] | None,
@@ -97,7 +97,7 @@ def train(
 ) -> None:
     """Train a language model on text.
 
-    A killed run goes on with --resume, and ends as it would have without the interruption. Ctrl-C, SIGTERM and SIGHUP save
+    An interrupted run resumes with --resume, and ends as it would have without the interruption. Ctrl-C, SIGTERM and SIGHUP save
     a checkpoint.
     With --resume nothing else needs to be named: settings and texts are the run's. What is named must be the same, but for
     when to stop, the learning rate and the like, and how often to save.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from html import escape
 from typing import Any
@@ -68,7 +69,7 @@ def _curves(record: Record) -> str:
         + pair(
             figure(
                 lambda size: plots.memory_plot(record, size=size),
-                f"All that is kept in order to go on. Siltstone: {escape(facts['growth'])}.",
+                f"All bytes that are kept in order to continue. Siltstone: {escape(facts['growth'])}.",
                 HALF,
             ),
             figure(lambda size: plots.bits_plot(record, size=size), "Dots: one chunk each; line: mean so far.", HALF),
@@ -113,8 +114,8 @@ def _forks(record: Record) -> str:
     return (
         "<h2>One session, two continuations</h2>"
         f"<p>The session was forked after {record.reader.position[-1]:,} tokens; each fork was given a sentence (grey) "
-        f"and went on from there, at {ms:.1f} ms a token. The session itself {moved}. The model is very small: expect the tone, "
-        f'not the sense.</p><div class="pair">{boxes}</div>'
+        f"and continued from there, at {ms:.1f} ms a token. The session itself {moved}. The model is very small: expect the "
+        f'tone, not the sense.</p><div class="pair">{boxes}</div>'
     )
 
 
@@ -144,7 +145,8 @@ def _evidence(evidence: dict[str, Any]) -> str:
     if not evidence:
         return ""
     rows = "".join(
-        f"<tr><th>{escape(str(name))}</th><td>{said(value)}</td></tr>" for name, value in evidence.get("figures", {}).items()
+        f"<tr><th>{escape(_separated(str(name)))}</th><td>{said(value)}</td></tr>"
+        for name, value in evidence.get("figures", {}).items()
     )
     command = f"<p><code>{escape(evidence['command'])}</code></p>" if evidence.get("command") else ""
     captions = [escape(evidence.get(key, {}).get("caption", "")) for key in ("loss", "by_position")]
@@ -157,6 +159,11 @@ def _evidence(evidence: dict[str, Any]) -> str:
         )
         + (table(rows) if rows else "")
     )
+
+
+def _separated(words: str) -> str:
+    """Whole numbers of five digits and more with separators."""
+    return re.sub(r"(?<![\w.,])\d{5,}(?![\w.])", lambda found: f"{int(found[0]):,}", words)
 
 
 def _numbers(record: Record) -> str:

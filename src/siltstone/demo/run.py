@@ -74,7 +74,7 @@ def demonstrate(
     _say(screen, "\nTwo forks of the session, each with a sentence of its own:")
     record.forks = [_fork(session, prompt, screen) for prompt in PROMPTS]
 
-    _say(screen, "Saving the session, and going on from the file in a new process:")
+    _say(screen, "Saving the session, and resuming from the file in a new process:")
     with tempfile.TemporaryDirectory(prefix="siltstone-") as folder:
         record.resume = prove(session, told, run, Path(folder))
     _tell(record.resume, screen)

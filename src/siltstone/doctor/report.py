@@ -64,8 +64,8 @@ def _equality(record: Record) -> str:
     return (
         "<h2>One text, read in every way</h2>"
         f"<p>The same {record.facts['tokens']['equality']:,} tokens must give the same logits however they are read. The figure "
-        "is the largest difference from one single call, relative to the largest logit (at least 1). A restored state must go on "
-        "bit for bit.</p>" + table(f"<tr><th>read</th>{head}</tr>{rows}", "num")
+        "is the largest difference from one single call, relative to the largest logit (at least 1). A restored state must "
+        "continue with the same bits.</p>" + table(f"<tr><th>read</th>{head}</tr>{rows}", "num")
     )
 
 
