@@ -1,4 +1,4 @@
-"""What docs/family.md says of choices that are no members: a table and a section each, with counts from real layers.
+"""Choices that are no members: a table in docs/family.md and a page each in docs/family/, with counts from real layers.
 
 The words are those of family_kept.py (segments, budgets, dtypes) and family_found.py (routing, gates); the pictures come from
 family_spans.py and family_lives.py.
@@ -43,17 +43,18 @@ class Choice:
 
     @property
     def anchor(self) -> str:
-        """Where its section is, and what its picture is called."""
+        """What its page and its picture are called."""
         return self.name.replace("=", "-").replace('"', "").replace(":", "-").replace("_", "-")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the page."""
+    """A part of the index; `drawn` says what the pictures on the choices' pages show."""
 
     title: str
     caption: str
     choices: tuple[Choice, ...]
+    drawn: str = ""
 
 
 def parts() -> tuple[Part, ...]:
@@ -120,10 +121,9 @@ def page(part: Part, plain: Any, filled: Any) -> list[str]:
     rows = ["| for | take | cost | state | checkpoints | bytes |", "|---|---|---|---|---|---|"]
     for choice in part.choices:
         need, cost, state = (plain(words).removesuffix(".") for words in (choice.need, choice.cost, choice.state))
-        rows.append(f"| {need} | [`{choice.name}`](#{choice.anchor}) | {cost} | {state} | {cells(choice.keys)} |")
+        rows.append(f"| {need} | [`{choice.name}`](family/{choice.anchor}.md) | {cost} | {state} | {cells(choice.keys)} |")
         rows += [f"| | `{choice.name}` with `{json.dumps(keys)}` | | | {cells(choice.keys | keys)} |" for keys in choice.more]
-    out = [f"## {part.title}", "\n".join(rows), *map(filled, part.caption.split("\n\n"))]
-    return out + [section(choice, plain) for choice in part.choices]
+    return [f"## {part.title}", "\n".join(rows), *map(filled, part.caption.split("\n\n"))]
 
 
 def cells(keys: dict[str, Any]) -> str:
@@ -137,13 +137,21 @@ def linked(plain: Any) -> Any:
     return lambda words: "".join(part if i % 2 else plain(part) for i, part in enumerate(link.split(words)))
 
 
-def section(choice: Choice, plain: Any) -> str:
-    """All about one choice."""
-    out = [f'### <a id="{choice.anchor}"></a>{plain(choice.name)}', plain(choice.about)]
+def section(part: Part, choice: Choice, escaped: Any, filled: Any) -> str:
+    """All about one choice: its page."""
+    from family_page import lower
+
+    words = linked(escaped)
+
+    def plain(text: str) -> str:
+        return lower(words(text))
+
+    top = f"[{part.title}](../family.md#{part.title.lower().replace(' ', '-')})."
+    out = [f"# {plain(choice.name)}", top, plain(choice.about)]
     if choice.equations:
         out.append(f"```text\n{choice.equations}\n```")
     if choice.anchor in family_spans.PICTURES:
-        out.append(f"![{choice.anchor} over a toy stream](family/{choice.anchor}.svg)")
+        out += [f"![{choice.anchor} over a toy stream]({choice.anchor}.svg)", filled(part.drawn)]
     if choice.note:
         out.append(plain(choice.note))
     told = {

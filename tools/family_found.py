@@ -8,7 +8,7 @@ NO_PAPER = "no paper; [decision 12](decisions/0012-routing.md)."
 
 FINDING = Part(
     "Finding a checkpoint",
-    """A score says how well a checkpoint fits a token, and is shared by the heads; a gate is what a head makes of it. The keys
+    """A score says how well a checkpoint fits a token, and is shared by the heads; each head computes a gate from it. The keys
     are `router`, `router_dim`, `routing`, `gate`, `temperature` and `gate_distance`, for the caches `gated`, `soup` and
     `sparse`. With queries and keys u = l2(x W_u) and k = l2(c W_r) of width U, from the token x and a write c:
 
@@ -32,7 +32,7 @@ FINDING = Part(
             {"router": "subblock:4"},
             "A checkpoint is found by its best m tokens in a row: a smooth maximum over the means of its sub-blocks, "
             "whose sharpness b is not learned.",
-            "segments in which a few tokens in a row are what is asked for",
+            "segments that are read for a few tokens in a row",
             "find a segment by one part of it.",
             "keep sub-blocks of m tokens where checkpoints merge: there are as many as before, and each is twice as long.",
             "U * C / m floats a checkpoint, and as many for the online segment.",
@@ -46,10 +46,10 @@ FINDING = Part(
             {"routing": "shared"},
             "A layer has no u and k of its own, and takes those of the last memory layer before it that has "
             '(`routing="own"`, the default).',
-            "deep models whose layers look for the same places",
-            "spare a layer W_u and W_r, and the routing keys that it would keep; gates stay its own.",
-            "stand alone, or look elsewhere than the layer it follows. Both seal the same tokens (the configuration checks), so "
-            'that `evict="use"` is refused.',
+            "deep models whose layers read the same places",
+            "save a layer W_u and W_r, and the routing keys that it would keep; its gates are its own.",
+            "be the first memory layer, or read other places than the layer it follows. Both must seal the same tokens, so "
+            'that `evict="use"` raises ConfigError.',
             "none; the first layer's keys serve all.",
             "that of the router: scores are computed again; W_u and W_r are not.",
             NO_PAPER,
@@ -60,7 +60,7 @@ FINDING = Part(
             {"gate": "softmax"},
             "Gates add up to 1, over the online memory and the checkpoints.",
             "choosing one among many; `soup` of MLP memories, whose weights it averages",
-            "shut the online memory off for a token; keep a sum of one size, however many checkpoints there are.",
+            "set the weight of the online memory near 0; keep the sum of weights at 1, for any number of checkpoints.",
             "read two checkpoints in full. Each new one takes its share from the others.",
             "none.",
             "H * (N + 1) exponentials, and U (or U * C / m) for the score of the online segment.",
@@ -71,11 +71,11 @@ FINDING = Part(
         Choice(
             'gate="sigmoid"',
             {"gate": "sigmoid"},
-            "Each checkpoint is let in by itself; the online memory counts 1.",
+            "Each checkpoint has a gate by itself; the online memory counts 1.",
             "reading several checkpoints at once, or none; the default",
             "read any number of checkpoints in full, and leave all of them out.",
-            "shut the online memory off. Gates of 1/2 for what does not fit add up as checkpoints do (a score of 0 gives 1/2, "
-            "until b_h is learned).",
+            "lower the weight of the online memory. Gates of 1/2 for what does not fit add up as checkpoints do (a score of 0 "
+            "gives 1/2, until b_h is learned).",
             "none.",
             "H * N exponentials.",
             "no paper; the logits are those of softmax.",
@@ -85,7 +85,7 @@ FINDING = Part(
             'gate_distance="alibi"',
             {"gate_distance": "alibi"},
             "A gate's logit falls with the age of its checkpoint, in segments: 1 for the newest, 0 for the online memory.",
-            "heads that look near beside heads that look far",
+            "heads that read near segments beside heads that read far ones",
             "prefer, of checkpoints that fit alike, the newer; the last head hardly does (1/256 a segment).",
             "change what `sparse` picks (scores alone do); learn its slopes; see age inside a span, which has that of its last "
             "segment.",

@@ -1,4 +1,4 @@
-"""Words of docs/family.md on what is kept: where segments end, what goes when a budget is full, in how many bits."""
+"""Words of docs/family.md on what is kept: where segments end, what is removed when a budget is full, in how many bits."""
 
 from __future__ import annotations
 
@@ -22,20 +22,18 @@ SEGMENTS = Part(
     running memory at the time of its sealing.
 
     {MEASURED} With `content` it was cut after every {SEGMENT // 2}th token, which makes twice as many segments. n is the number
-    of sealed segments.
-
-    {DRAWN}""",
+    of sealed segments.""",
     (
         Choice(
             'segments="constant"',
             {},
             "A segment ends after C writes; every checkpoint is kept.",
-            "texts of a known length, and whatever `sparse` is to look into",
-            "look into any segment of the past, each by itself.",
-            "stay small: bank and dense reads grow with the text, unless there is a budget.",
+            "texts of a known length, and the cache `sparse`",
+            "read any segment of the past, each by itself.",
+            "stay small: bank and dense reads grow with the text, except under a budget.",
             'n * (P + U) floats (`router="mean"`).',
             "nothing to keep them; a dense cache reads n.",
-            "arXiv 2602.24281 (as in the equations of the caching policies above).",
+            "arXiv 2602.24281, as of the [caching policies](family.md#caching-policies).",
         ),
         Choice(
             'segments="logarithmic"',
@@ -60,13 +58,13 @@ SEGMENTS = Part(
             'start="restart"',
             {"start": "restart"},
             "A segment begins from the rule's first state.",
-            "segments that are to be found and weighed each by itself; the default",
+            "segments that are found and weighted each by itself; the default",
             "keep segments apart: a checkpoint holds the writes of its own segment, or span, and no others.",
-            "replace what an earlier segment sealed: its checkpoint goes on answering with the old value, and a gate is a "
-            "segment's, not a key's.",
+            "replace what an earlier segment sealed: its checkpoint still answers with the old value, and a gate belongs to "
+            "a segment, not to a key.",
             "none of its own.",
             "nothing; segments of one call are written side by side.",
-            "as of the caching policies above.",
+            "as of the [caching policies](family.md#caching-policies).",
         ),
         Choice(
             'start="carry"',
@@ -77,7 +75,7 @@ SEGMENTS = Part(
             "keep segments apart: a checkpoint holds all before it, as far as the rule has not forgotten it.",
             "none of its own.",
             "nothing; segments of one call are written one after the other.",
-            "as of the caching policies above.",
+            "as of the [caching policies](family.md#caching-policies).",
         ),
         Choice(
             'segments="content"',
@@ -85,7 +83,7 @@ SEGMENTS = Part(
             "A segment ends with the write of a token that is cut at, and after C writes at the latest.",
             "texts of lines, speakers or documents that are to be found as such",
             "make one checkpoint of one line, however long the others are.",
-            "hold more than C writes in one segment, or know where a text's parts end: the caller cuts (`cut`, or `cut_at`).",
+            "hold more than C writes in one segment, or find where a text's parts end: the caller cuts (`cut`, or `cut_at`).",
             "as with `constant`, and 8 bytes a cut (once a row, not a layer).",
             "as with `constant`; a call computes pieces as wide as its longest segment.",
             "no paper; [decision 10](decisions/0010-cuts-and-anchors.md).",
@@ -93,25 +91,27 @@ SEGMENTS = Part(
             note=f"Cut unevenly, and once not for more than {LONGEST} tokens: there a segment ends because it is full.",
         ),
     ),
+    DRAWN,
 )
+
 
 BUDGETS = Part(
     "Budgets",
     f"""What a row may keep in a layer: the keys `max_checkpoints` or `max_bytes`, `evict` and `checkpoint_dtype`. `max_bytes` is
-    turned into places, floor(max_bytes / bytes of a place), when the layer is built, whatever comes later. Neither goes with
+    turned into places, floor(max_bytes / bytes of a place), when the layer is built. Neither goes with
     logarithmic segments; dtypes go with all.
 
-    {MEASURED} The pictures are made as those of segments; there are {PLACES} places and segments of {SHOWN}. A place has counters
+    {MEASURED} A place has counters
     of 8 bytes besides: its last segment, how many it holds, the writes of each sub-block (with routing keys), and with "use" its
     gates and the tokens that saw it.""",
     (
         Choice(
             'evict="age"',
             {"max_checkpoints": 8, "evict": "age"},
-            "When a checkpoint is too many, the oldest goes.",
-            "texts in which what was lately said matters",
-            "keep the last X segments, each by itself, at a cost and size that are fixed.",
-            "keep anything longer, be it read at every token.",
+            "Over the budget, the oldest checkpoint is removed.",
+            "texts in which recent segments matter",
+            "keep the last X segments, each by itself, at a fixed cost and size.",
+            "keep anything longer, even if every token reads it.",
             "X * (P + U) floats and 24 bytes a place.",
             "nothing; a dense cache reads X.",
             "by definition; [decision 13](decisions/0013-budgets-and-rounding.md).",
@@ -119,25 +119,25 @@ BUDGETS = Part(
         Choice(
             'evict="use"',
             {"max_checkpoints": 8, "evict": "use"},
-            "The checkpoint goes that was read least: by the mean of its gates, never the newest.",
-            "texts in which a few segments are asked for again and again",
-            "keep a segment for as long as tokens go on reading it.",
-            'foresee: what nobody has asked for yet is lost. It needs gates (`gated`, `soup`, `sparse`) and `routing="own"`.',
+            "The checkpoint that was read least is removed: by the mean of its gates, never the newest.",
+            "texts in which a few segments are read again and again",
+            "keep a segment for as long as tokens read it.",
+            'keep what has not been read yet. It needs gates (`gated`, `soup`, `sparse`) and `routing="own"`.',
             "X * (P + U) floats and 40 bytes a place.",
             "H additions a checkpoint.",
             "no paper; [decision 13](decisions/0013-budgets-and-rounding.md).",
             "r_n = mean over heads, and over tokens since n was sealed, of g_n (0 where sparse did not pick it)\n"
-            "given up: argmin r_n, of equals the oldest",
-            note="The gates are those of random weights: they say what was read, and mean nothing.",
+            "removed: argmin r_n, of equals the oldest",
+            note="The gates are those of random weights and carry no meaning.",
         ),
         Choice(
             'evict="merge"',
             {"max_checkpoints": 8, "evict": "merge"},
-            "Nothing goes: the two neighbours that hold the fewest segments become one.",
-            "texts of which all is to be kept somehow, in a bank that does not grow",
+            "Nothing is removed: the two neighbours that hold the fewest segments become one.",
+            "texts of which something of everything is kept, in a bank of fixed size",
             "keep something of every segment.",
             "keep what is near finer than what is far: spans become about equally long, the last ones too. What it does to "
-            "states is told [below](#when-checkpoints-become-one).",
+            "states: see [merged checkpoints](family/merged.md).",
             "X * (P + U) floats and 24 bytes a place.",
             "2 * P / C additions; carry: nothing.",
             "no paper (an exponential histogram, Datar et al. 2002, would keep new spans short); [decision "
@@ -183,4 +183,5 @@ BUDGETS = Part(
             "columns that divide the others (mlstm, linear with normalise) have scales of their own",
         ),
     ),
+    f"{DRAWN} There are {PLACES} places and segments of {SHOWN}.",
 )

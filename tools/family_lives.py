@@ -1,4 +1,7 @@
-"""The pictures of checkpoints over a stream, drawn from what family_spans.py found: one SVG a choice, a panel a setting."""
+"""The pictures of checkpoints over a stream, drawn from what family_spans.py found: one SVG a choice.
+
+A choice has a panel a setting, one below the other.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from html import escape
 from family_pictures import STYLE, text
 from family_spans import END, SEGMENT, Life
 
-WIDTH, HEIGHT, LEFT, TOP, ACROSS, DOWN = 460, 346, 62.0, 44.0, 370.0, 232.0
+WIDTH, HEIGHT, LEFT, TOP, ACROSS, DOWN = 390, 346, 62.0, 44.0, 312.0, 232.0
 MORE = """
 rect.block { fill: var(--a); stroke: var(--paper); stroke-width: 1.5; } rect.inside { fill: var(--a); opacity: .28; }
 """
@@ -16,12 +19,12 @@ TICKS = (1, 5, 10, 15, 20)
 
 def picture(panels: dict[str, Life]) -> str:
     """The file."""
-    box = f'width="{WIDTH * len(panels)}" height="{HEIGHT}"'
+    box = f'width="{WIDTH}" height="{HEIGHT * len(panels)}"'
     inner = [
-        f'<g transform="translate({i * WIDTH} 0)"><text class="title" x="12" y="20">{escape(title)}</text>{panel(found)}</g>'
+        f'<g transform="translate(0 {i * HEIGHT})"><text class="title" x="12" y="20">{escape(title)}</text>{panel(found)}</g>'
         for i, (title, found) in enumerate(panels.items())
     ]
-    start = f'<svg xmlns="http://www.w3.org/2000/svg" {box} viewBox="0 0 {WIDTH * len(panels)} {HEIGHT}" role="img">'
+    start = f'<svg xmlns="http://www.w3.org/2000/svg" {box} viewBox="0 0 {WIDTH} {HEIGHT * len(panels)}" role="img">'
     return "\n".join([f'{start}<style>{STYLE}{MORE}</style><rect class="paper" {box} rx="8"/>', *inner, "</svg>\n"])
 
 
@@ -66,7 +69,7 @@ def panel(found: Life) -> str:
 def note(found: Life) -> str:
     """What the shades are."""
     if found.carried:
-        return "a block: a checkpoint, where it was sealed; it holds all above"
+        return "block: a checkpoint, where it was sealed; it holds all above"
     held = "the segments that it holds" if not found.content else "the tokens that it holds"
     kept = sum(b.last + 1 - b.first for b in found.live(END - 1))
-    return f"a block: a checkpoint, and {held}" + ("" if kept == found.ends[-1] else "; grey: gone")
+    return f"block: a checkpoint, and {held}" + ("" if kept == found.ends[-1] else "; grey: gone")

@@ -5,7 +5,7 @@ from __future__ import annotations
 HEAD = """`evict="merge"` makes two neighbouring checkpoints one where a budget is full, and logarithmic segments make two spans
 one. With `start="carry"` both keep the newer state alone, for any rule: it was begun from the older one. With
 `start="restart"` it depends on the rule, and with `evict="merge"` changes are added, not averaged: a matrix becomes
-W_0 + (W - W_0) + (W' - W_0), W_0 the one that the rule begins with. Routing keys are averaged over all writes of
+W_0 + (W - W_0) + (W' - W_0), W_0 being the rule's initial one. Routing keys are averaged over all writes of
 both.
 
 A sum grows with the number of segments in it. The matrices of `deep` and `titans` are held to their `limit`, as they
@@ -49,6 +49,6 @@ KINDS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
         ("mlstm", "slots"),
         "the matrix and its scale; addresses and slots",
         "a running state, exact",
-        "refused: scales of their own, and slots, do not add up",
+        "refused: scales and slots do not add up",
     ),
 )

@@ -1,9 +1,8 @@
-"""Writes docs/family.md and its pictures from the members' own files and docs/family/*.json; `--check` only compares.
+"""Writes docs/family.md, docs/recipes.md and docs/family/ from the members' own files; `--check` only compares.
 
 What a member is, can and cannot stands in the docstring of its file (see `siltstone.config.registry.facts`). Pictures are
-drawn from
-toys.json (tools/family_toys.py fills in what it lacks), speeds are those of speed.json, which
-`siltstone bench --rules --json-out docs/family/speed.json` writes.
+drawn from docs/family/toys.json (tools/family_toys.py fills in what it lacks), speeds are those of docs/family/speed.json,
+which `siltstone bench --rules --json-out docs/family/speed.json` writes.
 """
 
 from __future__ import annotations
@@ -29,15 +28,30 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 FOLDER = DOCS / "family"
 HEAD = """# The family
 
-Made by `make docs` from the members' own files; do not edit. `siltstone list --json` has the same facts.
+Update rules, compressors, caching policies and other choices of a layer: a table each, and a page for each member.
+[Recipes](recipes.md) say which to take for a task. Made by `make docs` from the members' own files; do not edit.
+`siltstone list --json` has the same facts.
+
+| table | key | chooses |
+|---|---|---|
+| [Update rules](#update-rules) | `memory` | how a write changes the state, and how the state is read |
+| [Compressors](#compressors) | `compress` | how `rate` tokens become one write |
+| [Caching policies](#caching-policies) | `cache` | which sealed states are read, and with what weights |
+| [Segments](#segments) | `segments`, `start` | where a segment ends, and which checkpoints remain |
+| [Finding a checkpoint](#finding-a-checkpoint) | `router`, `routing`, `gate`, `gate_distance` | how a token finds checkpoints |
+| [Budgets](#budgets) | `max_checkpoints`, `max_bytes`, `evict`, `checkpoint_dtype` | what a row may keep |
+
+What becomes of states when two checkpoints merge is [a page of its own](family/merged.md).
+
+## Terms
 
 Letters: H heads, J of keys and values in exact attention (`kv_heads`), K and V widths of a key and a value, D width of the
 model, F hidden width of an MLP memory, U width of a routing key, m slots a head (`slots`) or tokens of a sub-block (`router`),
-C writes of a segment, P numbers of a checkpoint (what of a state is kept is told [below](#when-checkpoints-become-one)), X
-places of a budget; x is a token, c a write's token or compressed tokens. Words that stand for more than one thing: `gated` is a
-rule, a compressor and a policy; `rate` a compressor's, and among the options of `deep` and `titans` the size of a step. *State*
-is for one layer and one row. *Cost* is in multiply-adds a token for writing and reading one after the other; the projections of
-keys, values and gates are left out.
+C writes of a segment, P numbers of a checkpoint (a checkpoint keeps [part of a state](family/merged.md)), X places of a
+budget; x is a token, c a write's token or compressed tokens. Two words have several meanings: `gated` is a rule, a compressor
+and a policy; `rate` is the number of tokens a write, and, among the options of `deep` and `titans`, the size of an inner step.
+*State* is for one layer and one row. *Cost* is in multiply-adds a token for writing and reading one after the other; the
+projections of keys, values and gates are left out.
 
 | word | what it means here |
 |---|---|
@@ -45,42 +59,46 @@ keys, values and gates are left out.
 | pair | a key and a value, both read from a write; *recall* is to answer the key with the value |
 | segment, checkpoint | `segment` written tokens; a copy of the state, sealed at a segment's end and never written again |
 | online memory | the state that is being written to |
-| gate | how much a checkpoint, or a write, counts: a number from 0 to 1, read from the token |
-| row, session | one text among those of a batch; a row that is kept in a file |
+| gate | the weight of a checkpoint, or of a write: a number from 0 to 1, computed from the token |
+| row, session | one text of a batch; a row that is kept in a file |
 """
 FAMILIES = {
     "memory": (
         "Update rules",
         "How a write changes the state, and how the state is read: the key `memory`.",
-        f"""The pictures show a rule of one head with K = V = {family_toys.HEAD}, trained for {family_toys.STEPS} steps to hold
-        the last value of each of {family_toys.KEYS} keys, more than K. Key A is written twice. The curves are the cosines of what
-        the memory answers and what was written, a mean of 256 streams: a rule that replaces has A's first value at 0 after the
-        second write, one that only adds has both values halfway; green is what is left of keys that were written once, at the
-        beginning: it is highest where nothing is forgotten, and no measure of recall by itself. Three of the table's columns
-        are measures. *Recall*: the cosine of answers and the last values of all keys, after {len(family_toys.STREAM)} writes, a
-        mean of 512 fresh streams like those of training. *Old value*: the cosine of A's answer and its first value, right after A
-        was written again: 0 where a write replaces (the forgetting of one thing), 0.7 where old and new add up (where recall is
-        0.2, there was little to be replaced). *Parity*: the share of right answers to whether the number of ones in a stream of
-        bits is odd so far, with {family_toys.BITS} bits as in training / twice as far on; 0.5 is chance. It is the smallest state
-        to be tracked. Parity is a mean of three seeds; the others are of one seed (seed 1 moved recall of `deep` by 0.1, of
-        `linear`, `titans`, `gated_delta` by at most 0.01); nothing here says what a rule does for text.""",
+        f"""One head with K = V = {family_toys.HEAD}, trained for {family_toys.STEPS} steps to hold the last value of each of
+        {family_toys.KEYS} keys, more than K. Key A is written twice. The curves are the cosines of what the memory answers and
+        what was written, a mean of 256 streams. A rule that replaces has A's first value at 0 after the second write; one that
+        only adds has both values halfway. Green is what remains of keys that were written once, at the beginning: it is highest
+        where nothing is forgotten, and is no measure of recall by itself.""",
+        f"""Three columns are measured in a toy: one head with K = V = {family_toys.HEAD}, trained to hold the last value of each
+        of {family_toys.KEYS} keys. *Recall*: the cosine of answers and the last values of all keys, after
+        {len(family_toys.STREAM)} writes, a mean of 512 fresh streams like those of training. *Old value*: the cosine of key A's
+        answer and its first value, right after A was written again: 0 where a write replaces, 0.7 where old and new add up (where
+        recall is 0.2, there was little to replace). *Parity*: the share of right answers to whether the number of ones in a
+        stream of bits is odd so far, with {family_toys.BITS} bits as in training / twice as far on; 0.5 is chance. It is the
+        smallest state to be tracked. Parity is a mean of three seeds; the others are of one seed (seed 1 moved recall of `deep`
+        by 0.1, of `linear`, `titans`, `gated_delta` by at most 0.01). None of this says what a rule does for text.""",
     ),
     "compress": (
         "Compressors",
         "How `rate` tokens become one write: the key `compress`.",
-        f"""The pictures show the share that each token of a block of {family_toys.BLOCK} has in the write, after
-        {family_toys.STEPS} steps of training to hand on the one token that carries a mark.""",
+        f"""The share that each token of a block of {family_toys.BLOCK} has in the write, after {family_toys.STEPS} steps of
+        training to hand on the one token that carries a mark.""",
+        "",
     ),
     "cache": (
         "Caching policies",
         "Which sealed states are read, and with what weights: the key `cache`.",
-        f"""The pictures show a layer (`memory` gated, K = {family_toys.HEAD}, segments of {2 * family_toys.FACTS}, `top_k` 2),
-        trained for {family_toys.STEPS} steps. A segment has a topic, tells {family_toys.FACTS} facts and asks as many questions:
-        about its own facts, or, where its topic has been before, about those told then. Dark is where the facts of a segment
-        (down) count in the answer to a token (along). How much is recalled with each of them, and with each way of finding a
-        checkpoint (`router`, `routing`), is measured on a [page of its own](recall.md).""",
+        f"""A layer (`memory` gated, K = {family_toys.HEAD}, segments of {2 * family_toys.FACTS}, `top_k` 2), trained for
+        {family_toys.STEPS} steps. A segment has a topic, tells {family_toys.FACTS} facts and asks as many questions: about its
+        own facts, or, where its topic has been before, about those told then. Dark is where the facts of a segment (down)
+        count in the answer to a token (along).""",
+        """How much is recalled with each policy, and with each way of finding a checkpoint (`router`, `routing`), is measured
+        on a [page of its own](recall.md).""",
     ),
 }
+KINDS = {"memory": "an update rule", "compress": "a compressor", "cache": "a caching policy"}
 
 
 NEAR_LINEAR = """
@@ -94,12 +112,18 @@ steps of training bring `deep` to 0.56 and `titans` to 0.59, `linear` nowhere. `
 
 
 def files() -> dict[Path, str]:
-    """Every file that the page is made of, and what it should hold."""
-    found = {DOCS / "family.md": page()}
+    """Every file that is made here, and what it should hold."""
+    found = {DOCS / "family.md": page(), DOCS / "recipes.md": recipes(), FOLDER / "merged.md": merged()}
+    measured = speed()
     for family in FAMILIES:
-        for name in registry.members(family):
-            if shown := panels(family, name):
-                found[FOLDER / f"{family}-{name}.svg"] = family_pictures.picture(family, shown)
+        for member in registry.described(family):
+            name = anchor(family, member["name"])
+            found[FOLDER / f"{name}.md"] = section(family, member, measured) + "\n"
+            if shown := panels(family, member["name"]):
+                found[FOLDER / f"{name}.svg"] = family_pictures.picture(family, shown)
+    for part in family_choices.parts():
+        for choice in part.choices:
+            found[FOLDER / f"{choice.anchor}.md"] = family_choices.section(part, choice, plain, filled) + "\n"
     return found | {FOLDER / name: picture for name, picture in family_choices.pictures().items()}
 
 
@@ -111,19 +135,17 @@ def panels(family: str, name: str) -> dict[str, Any]:
 
 
 def page() -> str:
-    """The page."""
+    """The index."""
     measured = speed()
-    parts = [HEAD, recipes()]
-    for family, (title, key, caption) in FAMILIES.items():
+    parts = [HEAD]
+    for family, (title, key, _, columns) in FAMILIES.items():
         members = registry.described(family)
-        parts += [f"## {title}\n\n{key}", guide(family, members, measured), filled(caption)]
+        parts += [f"## {title}\n\n{key}", guide(family, members, measured), filled(columns)]
         if family == "memory":
-            parts += [near_linear(), about_speed(measured)]
-        parts += [section(family, member, measured) for member in members]
+            parts.append(about_speed(measured))
     for part in family_choices.parts():
         parts += family_choices.page(part, plain, filled)
-    parts.append(merged())
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
 def filled(words: str) -> str:
@@ -133,12 +155,12 @@ def filled(words: str) -> str:
 
 def recipes() -> str:
     """What to set for what."""
-    parts = [f"## Recipes\n\n{filled(family_recipes.HEAD)}"]
+    parts = ["# Recipes", "Made by `make docs`; do not edit.", filled(family_recipes.HEAD)]
     for recipe in family_recipes.RECIPES:
         facts = [f"- measured: {recipe.measured}.", f"- not measured: {recipe.unmeasured}."]
         state = f"- state after {family_recipes.TOKENS:,} tokens: {recipe.state:,} bytes a row"
-        parts.append("\n".join([f"**{recipe.need}**\n", f"```python\n{recipe.line}\n```\n", state, *facts]))
-    return "\n\n".join(parts)
+        parts.append("\n".join([f"## {recipe.need}\n", f"```python\n{recipe.line}\n```\n", state, *facts]))
+    return "\n\n".join(parts) + "\n"
 
 
 def toys(name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +198,8 @@ def merged() -> str:
         for rules, *words in family_merged.KINDS
     ]
     words = map(filled, plain(family_merged.HEAD).split("\n\n"))
-    return "\n\n".join(["## When checkpoints become one", *words, "\n".join([*head, *rows])])
+    made = "Made by `make docs`; do not edit. [All members](../family.md)."
+    return "\n\n".join(["# When checkpoints become one", made, *words, "\n".join([*head, *rows])]) + "\n"
 
 
 def guide(family: str, members: list[dict[str, Any]], measured: dict[str, Any] | None = None) -> str:
@@ -189,7 +212,9 @@ def guide(family: str, members: list[dict[str, Any]], measured: dict[str, Any] |
         name = member["name"]
         need, cost, state = (plain(member[fact]).removesuffix(".") for fact in ("for", "cost", "state"))
         end = f"{floats(name):,} | {measures(name, {})}" if rule else state
-        rows.append(f"| {need} | [`{name}`](#{anchor(family, name)}) | {cost} | {end} |{pace(family, name, {}, measured)}")
+        rows.append(
+            f"| {need} | [`{name}`](family/{anchor(family, name)}.md) | {cost} | {end} |{pace(family, name, {}, measured)}"
+        )
         for options in [o for n, o in family_toys.shown(family) if n == name and o] if rule else []:
             last = pace(family, name, options, measured)
             rows.append(f"| | `{name}` with `{json.dumps(options)}` | | | {measures(name, options)} |{last}")
@@ -218,24 +243,45 @@ def floats(rule: str) -> int:
 
 
 def anchor(family: str, name: str) -> str:
-    """Where a member's section is."""
+    """What a member's page and picture are called."""
     return f"{family}-{name}"
 
 
 def section(family: str, member: dict[str, Any], measured: dict[str, Any] | None) -> str:
     """All about one member."""
     name, told = member["name"], {"can": "**can**", "cannot": "**cannot**", "state": "state", "cost": "cost", "source": "source"}
-    out = [f'### <a id="{anchor(family, name)}"></a>{plain(name)}', plain(member["about"])]
+    title, _, drawn, _ = FAMILIES[family]
+    top = f'[{title}](../family.md#{title.lower().replace(" ", "-")}): {KINDS[family]}, `{family}="{name}"`.'
+    out = [f"# {plain(name)}", top, lower(plain(member["about"]))]
     if member["equations"]:
         out.append(f"```text\n{member['equations']}\n```")
     if panels(family, name):
-        out.append(f"![{name} on a toy stream](family/{family}-{name}.svg)")
-    lines = [f"- {told[fact]}: {plain(member[fact])}" for fact in told if member[fact]]
+        out += [f"![{name} on a toy stream]({anchor(family, name)}.svg)", filled(drawn)]
+    lines = [f"- {told[fact]}: {lower(plain(member[fact]))}" for fact in told if member[fact]]
     if member["options"]:
         lines.append(f"- options: `{json.dumps(member['options'])}`")
     if measured:
         lines += [f"- speed, {line}" for line in speeds(name, measured, family)]
+    if family == "memory":
+        lines += toy_lines(name)
+    if name in ("deep", "titans") and family == "memory":
+        lines.append("\n" + near_linear())
     return "\n\n".join([*out, "\n".join(lines)])
+
+
+def toy_lines(rule: str) -> list[str]:
+    """What a rule's settings reach in the toy, a line each."""
+    out = []
+    for options in [options for name, options in family_toys.shown("memory") if name == rule]:
+        recalled, old, parity = measures(rule, options).split(" | ")
+        told = f"recall {recalled}, old value {old}, parity {parity}" if recalled.strip() else "not measured"
+        out.append(f"- in the [toy](../family.md#update-rules), {registry.label(rule, options)}: {told}")
+    return out
+
+
+def lower(words: str) -> str:
+    """Links of docs/, as a page of docs/family/ writes them."""
+    return re.sub(r"\]\((?!\.\./|\w+:)([\w./-]+\.md)", r"](../\1", words).replace("](../family/", "](")
 
 
 def plain(words: str) -> str:
@@ -302,10 +348,11 @@ def main() -> None:
     old = [path for path, content in files().items() if not path.is_file() or path.read_text("utf-8") != content]
     if check and old:
         sys.exit(f"{old[0]} is not what the members say; run `make docs`")
-    for path in [] if check else FOLDER.glob("*.svg"):
-        if path not in files():
+    wanted = {} if check else files()
+    for path in [] if check else [*FOLDER.glob("*.svg"), *FOLDER.glob("*.md")]:
+        if path not in wanted:
             path.unlink()
-    for path, content in {} if check else files().items():
+    for path, content in wanted.items():
         path.write_text(content, "utf-8")
 
 

@@ -1,4 +1,7 @@
-"""The pictures of docs/family.md: one SVG a member, drawn from the figures of family_toys.py, with a panel for each setting."""
+"""The pictures of docs/family/: one SVG a member, drawn from the figures of family_toys.py, with a panel for each setting.
+
+Panels are 390 wide and stand below each other: text keeps 11 pixels on a telephone.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,19 @@ path.a { stroke: var(--a); } path.b { stroke: var(--b); } path.c { stroke: var(-
 text.a { fill: var(--a); } text.b { fill: var(--b); } text.c { fill: var(--c); }
 rect.a { fill: var(--a); } rect.soft { fill: var(--soft); opacity: .45; } .empty { fill: var(--grid); opacity: .5; }
 """
-SIZES = {"memory": (460, 190), "compress": (460, 150), "cache": (460, 190)}
+SIZES = {"memory": (390, 190), "compress": (390, 150), "cache": (390, 190)}
 
 
 def picture(family: str, panels: dict[str, Any]) -> str:
-    """The file: panels by their titles, one beside the other."""
+    """The file: panels by their titles, one below the other."""
     width, height = SIZES[family]
-    box = f'width="{width * len(panels)}" height="{height}"'
+    box = f'width="{width}" height="{height * len(panels)}"'
     draw = {"memory": recall, "compress": weights, "cache": looks_back}[family]
     inner = [
-        f'<g transform="translate({i * width} 0)"><text class="title" x="12" y="20">{escape(title)}</text>{draw(figures)}</g>'
+        f'<g transform="translate(0 {i * height})"><text class="title" x="12" y="20">{escape(title)}</text>{draw(figures)}</g>'
         for i, (title, figures) in enumerate(panels.items())
     ]
-    start = f'<svg xmlns="http://www.w3.org/2000/svg" {box} viewBox="0 0 {width * len(panels)} {height}" role="img">'
+    start = f'<svg xmlns="http://www.w3.org/2000/svg" {box} viewBox="0 0 {width} {height * len(panels)}" role="img">'
     return "\n".join([f'{start}<style>{STYLE}</style><rect class="paper" {box} rx="8"/>', *inner, "</svg>\n"])
 
 
@@ -44,7 +47,7 @@ def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") 
 
 def recall(figures: dict[str, Values]) -> str:
     """Three curves over the writes: the first value of key A, its second, and keys that are written once."""
-    left, right, top, bottom, again = 34.0, 330.0, 46.0, 152.0, STREAM.rindex("A")
+    left, right, top, bottom, again = 34.0, 278.0, 46.0, 152.0, STREAM.rindex("A")
     step = (right - left) / (len(STREAM) - 1)
 
     def height(value: float) -> float:
@@ -54,7 +57,7 @@ def recall(figures: dict[str, Values]) -> str:
     for value in (0.0, 0.5, 1.0):
         out.append(f'<line x1="{left}" x2="{right}" y1="{height(value):.1f}" y2="{height(value):.1f}"/>')
         out.append(text(left - 6, height(value) + 4, f"{value:g}", anchor="end"))
-    for at, name in ((0, "A is written"), (again, "A is written again")):
+    for at, name in ((0, "A written"), (again, "A written again")):
         x = left + at * step
         out.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 6}" y2="{bottom}"/>')
         out.append(text(x + 4, top - 9, name))
@@ -77,32 +80,32 @@ def recall(figures: dict[str, Values]) -> str:
 def weights(figures: dict[str, Values]) -> str:
     """Two blocks, and the share that each token of them has in the write."""
     out = []
-    for left, key, title in ((20.0, "anywhere", "what matters stands anywhere"), (248.0, "last", "what matters stands last")):
+    for left, key, title in ((10.0, "anywhere", "the mark stands anywhere"), (202.0, "last", "the mark stands last")):
         shares = figures[key]
         here = min(1 if key == "anywhere" else len(shares) - 1, len(shares) - 1)
         out.append(text(left, 44, title))
-        out.append(f'<line x1="{left}" x2="{left + 188}" y1="122" y2="122"/>')
+        out.append(f'<line x1="{left}" x2="{left + 180}" y1="122" y2="122"/>')
         for i, share in enumerate(shares):
-            x, tall = left + 6 + 46 * i, 62 * (share or 0.0)
+            x, tall = left + 4 + 44 * i, 62 * (share or 0.0)
             kind = "a" if i == here else "soft"
             out.append(f'<rect class="{kind}" x="{x:.0f}" y="{122 - tall:.1f}" width="38" height="{tall:.1f}"/>')
             out.append(text(x + 19, 118 - tall, f"{share or 0.0:.2f}", anchor="middle"))
             if i == here:
-                out.append(text(x + 19, 138, "matters", "a", "middle"))
+                out.append(text(x + 19, 138, "mark", "a", "middle"))
     return "".join(out)
 
 
 def looks_back(figures: Sequence[Values]) -> str:
     """Segments down, tokens along: how much the facts of a segment count in the answer to a token."""
-    left, top, cell, row = 104.0, 52.0, 7.0, 17.0
-    length = len(figures[0]) // len(ORDER)
+    left, top, row = 94.0, 52.0, 17.0
+    length, cell = len(figures[0]) // len(ORDER), (380 - left) / len(figures[0])
     out = []
     for n, topic in enumerate(ORDER):
         x, y = left + n * length * cell, top + n * row
         name = "PQR"[topic]
         out.append(text(left - 8, y + 12, f"segment {n + 1}, {name}", anchor="end"))
         out.append(text(x + length * cell / 2, top - 8, name, "title", "middle"))
-        box = f'x="{left:.0f}" y="{y + 1:.0f}" width="{len(figures[0]) * cell:.0f}" height="{row - 2:.0f}"'
+        box = f'x="{left:.0f}" y="{y + 1:.0f}" width="{len(figures[0]) * cell:.1f}" height="{row - 2:.0f}"'
         out.append(f'<rect class="empty" {box}/>')
     for n, shares in enumerate(figures):
         i = 0
@@ -111,7 +114,7 @@ def looks_back(figures: Sequence[Values]) -> str:
             while j < len(shares) and shares[j] == shares[i]:
                 j += 1
             if shares[i]:
-                box = f'x="{left + i * cell:.0f}" y="{top + n * row + 1:.0f}" width="{(j - i) * cell:.0f}" height="{row - 2:.0f}"'
+                box = f'x="{left + i * cell:.1f}" y="{top + n * row + 1:.0f}" width="{(j - i) * cell:.1f}" height="{row - 2:.0f}"'
                 out.append(f'<rect class="a" {box} opacity="{shares[i]:g}"/>')
             i = j
     bottom = top + len(figures) * row
@@ -119,5 +122,5 @@ def looks_back(figures: Sequence[Values]) -> str:
         x = left + n * length * cell
         out.append(f'<line class="mark" x1="{x:.0f}" x2="{x:.0f}" y1="{top}" y2="{bottom}"/>')
     words = "tokens; in each segment four facts, then four questions"
-    out.append(text(left + len(figures[0]) * cell / 2, bottom + 18, words, anchor="middle"))
+    out.append(text(195, bottom + 18, words, anchor="middle"))
     return "".join(out)

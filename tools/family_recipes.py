@@ -1,4 +1,4 @@
-"""What to set for what: the recipes of docs/family.md, each a line of Python that builds a model.
+"""What to set for what: the recipes of docs/recipes.md, each a line of Python that builds a model.
 
 The page prints them, and tests/house/test_recipes.py builds and runs what it prints. `state` is measured there too: bytes of one
 row's state after TOKENS tokens, beside those of the preset as it is.
@@ -66,8 +66,8 @@ RECIPES = (
         "Recall of many pairs, and of facts that change, in a state that grows with log t",
         {"memory": "gated_delta", "heads": 4, "head_dim": 64, "short_conv": 4, "start": "carry"},
         2_011_648,
-        "of the rules with a matrix a head, `delta` and `gated_delta` recall most in the toy below; the model that ships has "
-        "`gated_delta`",
+        "of the rules with a matrix a head, `delta` and `gated_delta` recall most in the [toy](family.md#update-rules); the "
+        "model that ships has `gated_delta`",
         "how many pairs of a text a trained model recalls. A head holds about K = head_dim pairs apart, so head_dim sets it. "
         "`short_conv` lets a value meet its key in the token before: without it small models learn no pairs ([decision "
         "17](decisions/0017-how-layers-begin.md)). `start` carries on, so that a new value replaces one of an earlier segment",
@@ -77,7 +77,7 @@ RECIPES = (
         {"memory": "gated_delta", "pattern": "mmma"},
         3_485_440,
         "that full attention, here in every fourth block, sees every token exactly (tests)",
-        "how much of it a text needs. Its keys and values grow with the text, and so does a session",
+        "how many such blocks a text needs. Their keys and values grow with the text, and so does a session",
     ),
     Recipe(
         "The right segment among many: checkpoints found by their best sub-block",
@@ -87,29 +87,30 @@ RECIPES = (
         "checkpoints are found by a mean of their keys, "
         f"{right('gated, mean')} of the answers are right, by sub-blocks {right('gated, subblock:4')}. A hard choice, `sparse`, "
         f"was learnt by no seed with the mean, and by one of two with sub-blocks ({right('sparse top-2, subblock:4')} over both)",
-        "what it does for a text. The bank grows by a checkpoint a segment; a budget, as below, bounds it",
+        "what it does for a text. The bank grows by a checkpoint a segment; a budget (`max_checkpoints`) bounds it",
     ),
     Recipe(
         "State tracking: parity, swaps, who holds what",
         {"memory": "gated_delta", "memory_options": {"negative": True}},
         1_233_920,
-        "in the toys below it follows parity without an error, twice as far as it was trained, where without `negative` it "
-        "guesses, and recalls as much, at the same speed. `gru`, `lstm` and `slstm` follow it too, one write after the other",
-        "states of more than two values (swaps of more things are arXiv 2411.12537's word), and a text's",
+        "in the [toy](family.md#update-rules) it follows parity without an error, twice as far as it was trained, where "
+        "without `negative` it guesses, and recalls as much, at the same speed. `gru`, `lstm` and `slstm` follow it "
+        "too, one write after the other",
+        "states of more than two values (for swaps of more things see arXiv 2411.12537), and states of a text",
     ),
     Recipe(
         "The smallest session",
         {"memory": "min_gru", "cache": "none", "window": 16, "kv_heads": 1},
         59_904,
-        "its bytes; in the toy below rules with a vector a head recall next to nothing by a key",
+        "its bytes; in the [toy](family.md#update-rules) rules with a vector a head recall next to nothing by a key",
         "what such a model loses in bits per byte",
     ),
     Recipe(
-        "Documents that lines separate: a segment, and a checkpoint, for each",
+        "Documents of lines: a segment, and a checkpoint, for each line",
         {"segments": "content", "cut_at": "\n", "segment": 512, "cache": "sparse", "top_k": 4, "max_checkpoints": 64},
         4_560_784,
         "its bytes, with lines of 40 tokens (without `max_checkpoints` they would grow by a checkpoint a line); that "
-        "any split of a text into calls gives the same, cuts and all (tests)",
+        "any split of a text into calls gives the same outputs (tests)",
         "whether segments by content predict better than equal ones",
     ),
     Recipe(
@@ -121,12 +122,12 @@ RECIPES = (
         'which of `evict` = "age", "use" and "merge" predicts best',
     ),
     Recipe(
-        "Surprising tokens kept word for word",
+        "Surprising tokens kept exactly",
         {"memory": "gated_delta", "cache": "exact", "cache_options": {"writes": 64}},
         904_192,
-        "in the toy of caches below, with 8 kept writes, answers come from the segments in which they were told; with "
-        "`none` they do not",
-        "how often a text calls for it. There are no checkpoints: the memory is one endless segment",
+        "in the [toy of caches](family/cache-exact.md), with 8 kept writes, answers come from the segments in which they were "
+        "told; with `none` they do not",
+        "how often a text needs it. There are no checkpoints: the memory is one endless segment",
     ),
     Recipe(
         "Cheap decoding",

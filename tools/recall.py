@@ -106,20 +106,21 @@ def by_chance(router: Router, u: Tensor, summary: Tensor, empty: Tensor | None) 
 
 def drawn(rows: list[dict[str, Any]]) -> str:
     """recall.svg: a bar from the worst to the best seed of each arm, a dot for each seed."""
-    left, right, step = 262.0, 606.0, 24.0
+    left, right, step = 12.0, 366.0, 36.0
     shown = [(arm, [row["right"] for row in rows if row["arm"] == arm]) for arm in ARMS]
     shown = [(arm, found) for arm, found in shown if found]
     bottom = 40 + step * len(shown)
-    box = f'width="646" height="{bottom + 24:.0f}"'
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" {box} role="img"><style>{STYLE} circle {{ fill: var(--a); }}</style>']
+    box = f'width="384" height="{bottom + 24:.0f}"'
+    start = f'<svg xmlns="http://www.w3.org/2000/svg" {box} viewBox="0 0 384 {bottom + 24:.0f}" role="img">'
+    out = [f"{start}<style>{STYLE} circle {{ fill: var(--a); }}</style>"]
     out.append(f'<rect class="paper" {box} rx="8"/>' + text(12, 20, "Right answers, a dot for each seed", "title"))
     for share in (0.0, 0.5, 1.0):
         x = left + (right - left) * share
         out.append(f'<line x1="{x}" x2="{x}" y1="34" y2="{bottom}"/>' + text(x, bottom + 16, f"{share:g}", anchor="middle"))
     for i, (arm, found) in enumerate(shown):
-        y, places = 40 + step * (i + 0.5), [left + (right - left) * share for share in found]
+        y, places = 40 + step * (i + 0.72), [left + (right - left) * share for share in found]
         low = min(places)
-        out.append(text(left - 12, y + 4, arm, anchor="end"))
+        out.append(text(left, y - 11, arm))
         out.append(f'<rect class="soft" x="{left}" y="{y - 5:.1f}" width="{low - left:.1f}" height="10"/>')
         out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>' for x in places]
     return "\n".join([*out, "</svg>\n"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,11 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 import siltstone as st
 from siltstone.cli.app import app
 from siltstone.demo import demo_run, reading, resume, text
+from siltstone.demo.panel import Panel
+from siltstone.demo.record import Record
 from siltstone.demo.run import demonstrate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +55,7 @@ def test_from_reading_to_report(run: Path, tmp_path: Path, capsys: pytest.Captur
     assert [fork["moved"] for fork in record.forks] == [False, False] and record.forks[0]["text"] != record.forks[1]["text"]
     assert [list(sample) for sample in record.samples] == [["session", "16", "64", "256"]] * 2
     assert out.read_text("utf-8").startswith("<!doctype html>") and picture.read_text("utf-8").startswith("<svg")
+    assert (tmp_path / "picture-narrow.svg").read_text("utf-8").startswith("<svg")
     said = capsys.readouterr().out
     assert "bit-equal: 6,000 tokens restored" in said and str(out) in said
 
@@ -59,6 +64,49 @@ def test_a_short_time_ends_the_reading_and_says_so(run: Path, tmp_path: Path) ->
     record = demonstrate(run, seconds=1, tokens=200_000, out=tmp_path / "r.html")
     assert record.reader.position[-1] < 200_000 and "The time was over" in record.notes[0]
     assert record.resume["equal"]
+    assert record.transformer.position[0] == reading.CHUNK
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2, 10, 60])
+@pytest.mark.parametrize("pace", [0.01, 1.0], ids=["text ends first", "time ends first"])
+def test_the_transformer_keeps_its_share_of_any_time(
+    run: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, pace: float
+) -> None:
+    """With a clock that only chunks move: the session at `pace`, the transformer slower with every chunk."""
+    model, tokenizer = st.load(run)
+    ids = np.zeros(40 * reading.CHUNK, dtype=np.int64)
+    now = 0.0
+
+    def read(session: st.Session, ids: np.ndarray) -> reading.Turn:
+        nonlocal now
+        start = session.position
+        end = start + len(ids)
+        session.position = end  # type: ignore[misc]
+        took = pace * seconds / 20 * (1 if session is race.session else 1 + start / 4096)
+        now += took
+        return reading.Turn(start, end, took, np.ones(len(ids)))
+
+    class Fake:
+        def __init__(self, *_: object) -> None:
+            self.position, self.nbytes = 0, 1
+
+        def fork(self) -> Fake:
+            return self
+
+        def append(self, ids: object) -> None:
+            pass
+
+    monkeypatch.setattr(reading, "Session", Fake)
+    monkeypatch.setattr(reading, "read_chunk", read)
+    monkeypatch.setattr(reading.Race, "_compare", lambda self, turn: None)
+    monkeypatch.setattr(reading.time, "perf_counter", lambda: now)
+    record = Record()
+    race = reading.Race(model, tokenizer, text.Reading(ids, np.ones(len(ids), dtype=np.int64), "zeros"), record, seconds)
+    with Panel(record, len(ids), Console(file=io.StringIO())) as panel:
+        race.run(panel)
+    done = record.transformer.position[-1] == record.reader.position[-1]
+    assert done or race.spent >= 0.7 * reading.KEPT * seconds
+    assert race.spent <= reading.SHARE * seconds * 1.01 and now <= 1.1 * seconds
 
 
 def test_a_state_that_was_tampered_with_is_not_equal(run: Path) -> None:

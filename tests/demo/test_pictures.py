@@ -99,7 +99,7 @@ def test_the_report_is_whole_and_needs_nothing_from_elsewhere() -> None:
     record.evidence = synthetic.evidence()
     text = report.page(record)
     parsed = outline(text)
-    assert parsed.seen.count("svg") == 5 and parsed.links == []
+    assert parsed.seen.count("figure") == 5 and parsed.seen.count("svg") == 10 and parsed.links == []  # wide and narrow
     assert "@import" not in text and "url(" not in text
     assert set(re.findall(r"https?://[^\"' <]+", text)) == {"http://www.w3.org/2000/svg"}
     assert "prefers-color-scheme: dark" in text
@@ -127,6 +127,34 @@ def test_the_report_of_a_short_reading_without_a_transformer() -> None:
 def test_the_picture_is_one_svg_file() -> None:
     root = ElementTree.fromstring(plots.picture(synthetic.record()))
     assert len([e for e in root if e.tag.endswith("svg")]) == 3
+
+
+def test_pictures_and_tables_hold_at_390_pixels() -> None:
+    """Text of 12 pixels does not shrink below 11: narrow pictures fit, all others and all tables scroll inside themselves."""
+    root = ElementTree.fromstring(plots.picture(synthetic.record(), narrow=True))
+    assert float(root.attrib["width"]) <= 358 and len({e.attrib["y"] for e in root if e.tag.endswith("svg")}) == 3
+    record = synthetic.record()
+    record.evidence = synthetic.evidence()
+    text = report.page(record)
+    room = 390 - 2 * 12 - 2 * 9  # the page's padding, the figure's and its border
+    for place, width, least in re.findall(
+        r'<div class="(wide[^"]*)"><svg[^>]*viewBox="0 0 (\d+) \d+" style="min-width: (\d+)px"', text
+    ):
+        assert int(least) >= 11 / 12 * int(width) and ("narrow" not in place or int(least) <= room)
+    assert len(re.findall(r'<div class="wide [a-z]*"><table', text)) == text.count("<table") > 3
+    assert text.count('class="wide broad"') == text.count('class="wide narrow"') == 5
+
+
+def test_numbers_have_separators() -> None:
+    record = synthetic.record()
+    record.evidence = synthetic.evidence()
+    text = report.page(record)
+    assert "(32 to 16,384)" in text
+    assert (
+        "2,100,000" in text
+        and "5,120" in text
+        and not re.search(r"<td>\d{4,}</td>", text.replace("<td>4711", "").replace("<td>4712", ""))
+    )
 
 
 def test_sparklines() -> None:

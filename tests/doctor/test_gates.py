@@ -127,7 +127,7 @@ def test_layers_without_gates_are_left_out() -> None:
 
 
 def test_saturated_gates_are_noticed() -> None:
-    for bias, word in ((60.0, "100.0% stuck open"), (-60.0, "100.0% shut")):
+    for bias, word in ((60.0, "100.0% near 1"), (-60.0, "100.0% near 0")):
         model = blank(bias=bias)
         (line,) = gate_findings(model, survey(model, ROWS))
         assert line.level == "warning" and word in line.text and "router.bias" in line.advice

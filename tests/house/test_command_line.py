@@ -76,7 +76,11 @@ def test_an_error_is_one_line_and_exit_code_2(failing) -> None:
 @pytest.mark.parametrize("said", ["[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried", "CUDA out of memory."])
 def test_too_little_memory_is_one_line_too(failing, said: str) -> None:
     result = CliRunner().invoke(failing(RuntimeError(said)), ["fail"])
-    assert result.exit_code == 2 and result.stderr.count("\n") == 1 and "more memory than there is" in result.stderr
+    assert (
+        result.exit_code == 2
+        and result.stderr.count("\n") == 1
+        and "out of memory" in result.stderr.removeprefix("siltstone: error: ")
+    )
     assert isinstance(CliRunner().invoke(failing(RuntimeError("another")), ["fail"]).exception, RuntimeError)
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 import torch
@@ -39,19 +40,65 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_the_snippets_of_the_readme_print_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/library.md"])
+def test_snippets_run_and_print_what_their_page_says(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
     monkeypatch.chdir(tmp_path)
-    found, names, shown = blocks("README.md"), {}, 0
+    found, names, shown = blocks(page), {}, 0
+    assert sum(language == "python" for language, _ in found) >= {"README.md": 1, "docs/library.md": 3}[page]
     for (language, code), (follower, wanted) in zip(found, [*found[1:], ("", "")], strict=True):
         if language != "python":
             continue
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(code, "README.md", "exec"), names)  # later snippets go on from earlier ones
+            exec(compile(code, page, "exec"), names)  # later snippets go on from earlier ones
         if follower == "text":
             shown += 1
             assert printed.getvalue() == wanted
-    assert shown
+    assert shown or page != "README.md"
+
+
+def test_the_readme_is_short_and_shows_every_folder() -> None:
+    page = (ROOT / "README.md").read_text("utf-8")
+    assert page.count("\n") <= 150
+    tree = next(code for language, code in blocks("README.md") if language == "text" and code.startswith("src/siltstone/"))
+    shown = {*re.findall(r"\b(\w+)/", tree)}
+    folders = {path.name for path in (ROOT / "src/siltstone").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders <= shown and {path for path in shown if path not in folders} <= {
+        "src", "siltstone", "tests", "oracle", "contract", "docs", "examples", "tools"
+    }  # fmt: skip
+
+
+def test_the_readmes_figures_are_those_of_the_benchmarks() -> None:
+    page, measured = (ROOT / "README.md").read_text("utf-8"), (ROOT / "docs/benchmarks.md").read_text("utf-8")
+    rows = page[page.index("| baseline |") :].split("\n\n")[0].splitlines()[2:]
+    figures = [figure for row in rows for figure in re.split(r"[;,] (?=\d)", row.split("|")[3].strip())]
+    assert len(figures) >= 12 and not [figure for figure in figures if figure not in measured]
+
+
+def test_the_ways_through_the_code_are_short_and_real() -> None:
+    page = (ROOT / "docs/how-it-works.md").read_text("utf-8")
+    token, key = (re.findall(r"^\d\. `src/siltstone/([\w/.]+)`", part, re.M) for part in page.split("\n### ")[1:3])
+    assert 4 <= len(token) <= 6 and 4 <= len(key) <= 8
+    seen: set[str] = set()
+    model = st.LM(st.presets.nano(300, d_model=16, heads=2, depth=1, window=4, segment=4))
+    ids = torch.zeros(1, 42, dtype=torch.int64)  # the next write ends no segment
+    _, state = model(ids)
+
+    def enter(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            seen.add(frame.f_code.co_filename)
+
+    before = sys.getprofile()
+    sys.setprofile(enter)
+    try:
+        model(ids[:, :1], state)
+    finally:
+        sys.setprofile(before)
+    passed = {Path(name).relative_to(ROOT / "src/siltstone").as_posix() for name in seen if str(ROOT / "src/siltstone") in name}
+    assert {*token} <= passed
+    assert all("top_k" in (ROOT / "src/siltstone" / name).read_text("utf-8") for name in key if name.startswith("cache/"))
 
 
 def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
@@ -81,14 +128,25 @@ def test_the_readme_names_every_command_and_its_targets_exist() -> None:
     assert not [target for target in re.findall(r"`make (\w+)`", page) if f"\n{target}:" not in makefile]
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/README.md", "docs/how-it-works.md", "docs/family.md", "docs/doctor.md"]
-)
+PAGES = ["README.md", "CONTRIBUTING.md", "examples/README.md", "docs"]
+MARKDOWN = [path for page in PAGES for path in ((ROOT / page).rglob("*.md") if page == "docs" else [ROOT / page])]
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page are linked by."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", [path.relative_to(ROOT).as_posix() for path in sorted(MARKDOWN)])
 def test_links_lead_somewhere(page: str) -> None:
     content = (ROOT / page).read_text("utf-8")
     links = re.findall(r"\]\(([^)#]+)[^)]*\)|src=\"([^\"]+)\"|srcset=\"([^\"]+)\"", content)
     targets = [target for groups in links for target in groups if target and "://" not in target]
     assert not [target for target in targets if not (ROOT / page).parent.joinpath(target).exists()]
+    places = re.findall(r"\]\(([^):#]*)#([^)]+)\)", content)
+    missing = [place for place in places if place[1] not in anchors((ROOT / page).parent / place[0] if place[0] else ROOT / page)]
+    assert not missing
     paths = re.findall(r"`((?:src|docs|tests|tools)/[\w/.-]+)`", content)
     assert not [path for path in paths if not (ROOT / path).exists()]
 

@@ -28,7 +28,16 @@ def test_the_page_and_its_pictures_are_up_to_date(tool) -> None:
     wanted = page.files()
     old = [path.name for path, text in wanted.items() if not path.is_file() or path.read_text("utf-8") != text]
     assert not old, "run `make docs`"
-    assert not set(page.FOLDER.glob("*.svg")) - set(wanted)
+    assert not {*page.FOLDER.glob("*.svg"), *page.FOLDER.glob("*.md")} - set(wanted)
+
+
+def test_every_member_has_a_page_and_the_index_leads_to_it(tool) -> None:
+    page, index = tool("family_page"), (ROOT / "docs/family.md").read_text("utf-8")
+    names = [page.anchor(family, name) for family in registry.FAMILIES for name in registry.members(family)]
+    names += [choice.anchor for part in tool("family_choices").parts() for choice in part.choices]
+    assert sorted(f"{name}.md" for name in [*names, "merged"]) == sorted(p.name for p in page.FOLDER.glob("*.md"))
+    assert all(f"](family/{name}.md)" in index for name in [*names, "merged"])
+    assert index.count("\n") < 200
 
 
 def test_a_member_that_says_nothing_is_listed_and_named(tool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +47,7 @@ def test_a_member_that_says_nothing_is_listed_and_named(tool, monkeypatch: pytes
     said = [found[fact] for fact in ("about", "source", "can", "cannot")]
     assert said == ["A gated unit.", "arXiv 1406.1078.", "wait.", ""]
     assert "memory gru lacks Cannot: in the docstring of its file" in page.lacking()
-    assert "</a>gru" in page.page()
+    assert page.section("memory", found, None).startswith("# gru\n")
 
 
 def test_facts_end_with_their_paragraph_or_where_the_next_begins() -> None:
@@ -93,8 +102,9 @@ def test_what_was_found_is_what_the_members_say() -> None:
 
 def test_pictures_are_small_and_well_formed(tool) -> None:
     for path in tool("family_page").FOLDER.glob("*.svg"):
-        ET.fromstring(path.read_text("utf-8"))
+        root = ET.fromstring(path.read_text("utf-8"))
         assert path.stat().st_size < 20_000
+        assert float(root.attrib["width"]) <= 12 / 11 * 358  # text of 12 keeps 11 pixels on a telephone
 
 
 def test_speeds_are_those_of_the_file(tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

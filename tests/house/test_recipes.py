@@ -1,4 +1,4 @@
-"""The recipes of the family's page are run as it prints them; what it says of merged states names every rule."""
+"""The recipes are run as their page prints them; what is said of merged states names every rule."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import family_merged  # noqa: E402
 import family_recipes  # noqa: E402
 
 sys.path.remove(str(ROOT / "tools"))
-PAGE = (ROOT / "docs/family.md").read_text("utf-8")
+PAGE = (ROOT / "docs/recipes.md").read_text("utf-8")
 LINES = re.findall(r"^```python\n(.*)\n```$", PAGE, re.M)
 
 

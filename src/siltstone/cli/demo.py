@@ -24,7 +24,12 @@ def demo(
     ),
     picture: Annotated[
         Path | None,
-        typer.Option(help="Write the three curves as one SVG file too.", metavar="FILE", parser=output, show_default=False),
+        typer.Option(
+            help="Write the three curves as an SVG file too, and as NAME-narrow.svg for narrow screens.",
+            metavar="FILE",
+            parser=output,
+            show_default=False,
+        ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
 ) -> None:

@@ -18,7 +18,7 @@ def generate(
             metavar="RUN", help="Folder of a trained model; demo: the one that ships.", parser=path, show_default=False
         ),
     ],
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to go on from.", show_default=False)] = "",
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to continue.", show_default=False)] = "",
     session: Annotated[
         Path | None,
         typer.Option(
@@ -46,7 +46,7 @@ def generate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
 ) -> None:
-    """Write text that goes on from a prompt, or from a session.
+    """Write text that continues a prompt, or a session.
 
     Only the new text is on standard output. Ctrl-C, SIGTERM and SIGHUP stop the writing and save the session; a reader that
     goes away does too.

@@ -63,7 +63,7 @@ def _ending(error: Exception, stop: Interrupts) -> tuple[int, str] | None:
     if isinstance(error, SiltstoneError):
         return ERROR, f"error: {error}"
     if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)):
-        return ERROR, "error: this needs more memory than there is; make the model, its window or the batch smaller"
+        return ERROR, "error: out of memory; make the model, its window or the batch smaller"
     if isinstance(error, UnicodeEncodeError):
         text = error.object[max(0, error.start - 40) : error.end + 40]
         return ERROR, f"error: {text!r} is not valid Unicode text; give names and texts that have a UTF-8 form"

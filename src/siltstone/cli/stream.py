@@ -36,7 +36,7 @@ def stream(
     session: Annotated[
         Path | None,
         typer.Option(
-            help="Keep the session in this file, and go on from it where it is there.",
+            help="Keep the session in this file; resume from it where it exists.",
             metavar="FILE",
             parser=output,
             show_default=False,
@@ -63,9 +63,9 @@ def stream(
 ) -> None:
     """Read a stream of any length in bounded memory, printing bits per byte as it goes, and end with a receipt.
 
-    With --session, the same command goes on where a stopped or killed one was saved: in a file by itself; standard input
-    is taken to go on from the byte that is named at the start (or, fed from its beginning, skips with --offset to it).
-    Ctrl-C, SIGTERM, SIGHUP and a reader that goes away save the session.
+    With --session, an interrupted stream resumes from its last save: the same command finds its place in a file by itself.
+    Standard input must continue at the byte that is named at the start; if it is fed from its beginning, --offset skips to
+    that byte. Ctrl-C, SIGTERM, SIGHUP and a closed output save the session.
     """
     from siltstone.cli.sessions import open_session
     from siltstone.core.interrupt import Interrupts, exit_code

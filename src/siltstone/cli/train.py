@@ -27,7 +27,7 @@ def _number(text: str) -> Any:
 
 SEED = "Decides the first weights and the order of the text. [default: 0]"
 LARGEST = 1 << 20  # bytes of a configuration file
-RESUME = "Go on from the run's last checkpoint, with the run's own settings and texts; where --out holds no run, begin one there."
+RESUME = "Resume from the run's last checkpoint, with its own settings and texts; where --out holds no run, begin one."
 RUN_THREADS = f"{THREADS.removesuffix(']')}; with --resume what the run was begun with]"
 Texts = Annotated[
     list[str] | None,
@@ -66,7 +66,12 @@ def train(
     span: Annotated[int | None, _whole("Tokens after which a long document is cut in parts. [default: 16 x length]")] = None,
     foreign: Annotated[
         float | None,
-        _option("Share of documents begun from another row's state. [default: 0.1]", "--foreign-state", parser=number),
+        _option(
+            "Share of documents that begin from the final state of another row instead of an empty one, so that the model learns "
+            "to forget what is not of its text. [default: 0.1]",
+            "--foreign-state",
+            parser=number,
+        ),
     ] = None,
     lr: Annotated[float | None, _number("Peak learning rate. [default: 0.003]")] = None,
     warmup: Annotated[float | None, _number("Share of the run that rises to it. [default: 0.03]")] = None,
@@ -92,7 +97,7 @@ def train(
 ) -> None:
     """Train a language model on text.
 
-    A killed run goes on with --resume, and ends as it would have without the interruption. Ctrl-C, SIGTERM and SIGHUP save
+    An interrupted run resumes with --resume, and ends as it would have without the interruption. Ctrl-C, SIGTERM and SIGHUP save
     a checkpoint.
     With --resume nothing else needs to be named: settings and texts are the run's. What is named must be the same, but for
     when to stop, the learning rate and the like, and how often to save.

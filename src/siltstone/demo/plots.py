@@ -93,9 +93,9 @@ def position_plot(evidence: dict, size: svg.Size = (640, 300)) -> str:
     )
 
 
-def picture(record: Record) -> str:
-    """The three plots side by side, as one SVG file."""
-    width, height = 1200, 300
+def picture(record: Record, narrow: bool = False) -> str:
+    """The three plots as one SVG file: side by side, or (`narrow`) below each other, for screens of 390 pixels."""
+    size, across = ((350, 270), 1) if narrow else ((400, 300), 3)
     curves = (time_plot, memory_plot, bits_plot)
-    draw: list[Callable[[str], str]] = [functools.partial(curve, record, size=(width // 3, height)) for curve in curves]
-    return svg.picture(draw, width, height)
+    draw: list[Callable[[str], str]] = [functools.partial(curve, record, size=size) for curve in curves]
+    return svg.picture(draw, size, across)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from .text import Reading
 
 CHUNK = 1024  # tokens a turn
-SHARE = 0.4  # of the whole time, that the transformer may take at most
+SHARE = 0.4  # of the whole time: the most that the transformer may take
+KEPT = 0.2  # of the whole time: reserved for the transformer, however short the time is
 LN2 = math.log(2)
 
 
@@ -74,7 +75,7 @@ def from_nothing_but(
 class Race:
     """Reads a text with a session and, while its share of the time lasts, with a transformer.
 
-    seconds   for both together; the session comes first, and reads on when the transformer's share is used up
+    seconds   for both together. KEPT of it is the transformer's; it gets up to SHARE if the session needs less than the rest.
     """
 
     def __init__(self, model: LM, tokenizer: Tokenizer, text: Reading, record: Record, seconds: float) -> None:
@@ -128,7 +129,8 @@ class Race:
             return False
         left = self.text.ids[rival.position : min(rival.position + CHUNK, self.session.position)]
         expected = (2 * trace.ms[-1] - trace.ms[-2] if len(trace.ms) > 1 else 0.0) / 1000 * CHUNK
-        if self.spent + expected > SHARE * self.seconds or time.perf_counter() - began + expected + needed > self.seconds:
+        spent, now = self.spent + expected, time.perf_counter() - began + expected
+        if spent > SHARE * self.seconds or (spent > KEPT * self.seconds and now + needed > self.seconds):
             return False
         turn = read_chunk(rival, left)
         self.spent += turn.seconds

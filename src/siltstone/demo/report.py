@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from html import escape
 from typing import Any
 
 from ..inference.receipt import human
-from ..report.page import FULL, HALF, cards, figure, pair
+from ..report.page import HALF, cards, figure, pair, said, table
 from ..report.page import page as framed
 from . import plots
 from .record import Record
@@ -57,20 +58,21 @@ def _curves(record: Record) -> str:
         rival = (
             f"The transformer has the same depth and widths, an MLP widened to {facts['transformer_parameters']:,} parameters, "
             "full attention, and random weights: only its time and its memory are shown. "
-            f"It got {other.position[-1]:,} tokens far in its share of the time."
+            f"It read {other.position[-1]:,} tokens in its share of the time."
         )
     else:
         rival = "The transformer was left out: there was no time for it."
     chunks = f"Dots: chunks of {facts['chunk']:,} tokens, read and scored; line: running median."
     return (
         "<h2>The cost of a token, and of remembering</h2>"
-        + figure(plots.time_plot(record, size=FULL), f"{chunks} {escape(rival)}")
+        + figure(lambda size: plots.time_plot(record, size=size), f"{chunks} {escape(rival)}")
         + pair(
             figure(
-                plots.memory_plot(record, size=HALF),
-                f"All that is kept in order to go on. Siltstone: {escape(facts['growth'])}.",
+                lambda size: plots.memory_plot(record, size=size),
+                f"All bytes that are kept in order to continue. Siltstone: {escape(facts['growth'])}.",
+                HALF,
             ),
-            figure(plots.bits_plot(record, size=HALF), "Dots: one chunk each; line: mean so far."),
+            figure(lambda size: plots.bits_plot(record, size=size), "Dots: one chunk each; line: mean so far.", HALF),
         )
     )
 
@@ -84,14 +86,18 @@ def _memory(record: Record) -> str:
     for context in (key for key in record.samples[0] if key != "session"):
         lost = [sample[context] - sample["session"] for sample in record.samples]
         mean, spread = statistics.fmean(lost), statistics.stdev(lost) / n**0.5
-        cells = (f"nothing but the {context} tokens before", f"{session + mean:.4f}", f"{mean:+.4f} ± {spread:.4f}")
+        cells = (f"nothing but the {int(context):,} tokens before", f"{session + mean:.4f}", f"{mean:+.4f} ± {spread:.4f}")
         rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
     return (
         "<h2>What remembering is worth</h2>"
-        f"<p>At {n} places the next {record.facts['sample']} tokens were predicted again by the same model, without what it "
+        f"<p>At {n:,} places the next {record.facts['sample']:,} tokens were predicted again by the same model, without what it "
         "remembered: in a new session that had read only the tokens just before. The difference is paired; ± is one standard "
-        'error.</p><table class="num"><tr><th>predicted from</th><th>bits per byte</th><th>more than with the session</th></tr>'
-        f"<tr><td>the whole session</td><td>{session:.4f}</td><td></td></tr>{rows}</table>"
+        "error.</p>"
+        + table(
+            "<tr><th>predicted from</th><th>bits per byte</th><th>more than with the session</th></tr>"
+            f"<tr><td>the whole session</td><td>{session:.4f}</td><td></td></tr>{rows}",
+            "num",
+        )
     )
 
 
@@ -108,8 +114,8 @@ def _forks(record: Record) -> str:
     return (
         "<h2>One session, two continuations</h2>"
         f"<p>The session was forked after {record.reader.position[-1]:,} tokens; each fork was given a sentence (grey) "
-        f"and went on from there, at {ms:.1f} ms a token. The session itself {moved}. The model is very small: expect the tone, "
-        f'not the sense.</p><div class="pair">{boxes}</div>'
+        f"and continued from there, at {ms:.1f} ms a token. The session itself {moved}. The model is very small: expect the "
+        f'tone, not the sense.</p><div class="pair">{boxes}</div>'
     )
 
 
@@ -119,17 +125,19 @@ def _resume(r: dict[str, Any]) -> str:
     verdict = '<b class="good">the same bits</b>' if r["equal"] else '<b class="bad">NOT the same bits</b>'
     rows = "".join(
         f"<tr><th>{name}</th><td>{r[side]['process']}</td><td>{r[side]['position']:,}</td>"
-        f"<td><code>{r[side]['logits']}</code></td><td><code>{r[side]['state'][:16]}…</code></td></tr>"
+        f"<td><code>{r[side]['logits'][:16]}…</code></td><td><code>{r[side]['state'][:16]}…</code></td></tr>"
         for name, side in (("this process", "here"), ("a new process", "there"))
     )
     there = r["there"]
     return (
         "<h2>Saved, and resumed in another process</h2>"
-        f"<p>The session went to a file of {human(r['file_bytes'])} in {r['save_ms']:.0f} ms, and a new process loaded it in "
-        f"{there['load_ms']:.0f} ms. Both then read the same next {r['tokens']} tokens in {there['calls']} calls. Logits "
-        f"and state have {verdict}; {there['restored']:,} tokens were restored and {there['recomputed']} recomputed.</p>"
-        '<div class="wide"><table><tr><th></th><th>process</th><th>position</th><th>SHA-256 of all the logits</th>'
-        f"<th>of the state after</th></tr>{rows}</table></div>"
+        f"<p>The session went to a file of {human(r['file_bytes'])} in {r['save_ms']:,.0f} ms, and a new process loaded it in "
+        f"{there['load_ms']:,.0f} ms. Both then read the same next {r['tokens']:,} tokens in {there['calls']:,} calls. Logits "
+        f"and state have {verdict}; {there['restored']:,} tokens were restored and {there['recomputed']:,} recomputed.</p>"
+        + table(
+            "<tr><th></th><th>process</th><th>position</th><th>SHA-256 of all the logits</th>"
+            f"<th>of the state after</th></tr>{rows}"
+        )
     )
 
 
@@ -137,7 +145,7 @@ def _evidence(evidence: dict[str, Any]) -> str:
     if not evidence:
         return ""
     rows = "".join(
-        f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>"
+        f"<tr><th>{escape(_separated(str(name)))}</th><td>{said(value)}</td></tr>"
         for name, value in evidence.get("figures", {}).items()
     )
     command = f"<p><code>{escape(evidence['command'])}</code></p>" if evidence.get("command") else ""
@@ -146,11 +154,16 @@ def _evidence(evidence: dict[str, Any]) -> str:
         "<h2>How the checkpoint was trained</h2>"
         + command
         + pair(
-            figure(plots.loss_plot(evidence, size=HALF), captions[0]),
-            figure(plots.position_plot(evidence, size=HALF), captions[1]),
+            figure(lambda size: plots.loss_plot(evidence, size=size), captions[0], HALF),
+            figure(lambda size: plots.position_plot(evidence, size=size), captions[1], HALF),
         )
-        + (f"<table>{rows}</table>" if rows else "")
+        + (table(rows) if rows else "")
     )
+
+
+def _separated(words: str) -> str:
+    """Whole numbers of five digits and more with separators."""
+    return re.sub(r"(?<![\w.,])\d{5,}(?![\w.])", lambda found: f"{int(found[0]):,}", words)
 
 
 def _numbers(record: Record) -> str:
@@ -163,11 +176,12 @@ def _numbers(record: Record) -> str:
         row += [f"{other.ms[i]:.3f}", human(other.bytes[i])] if i < len(other.ms) else ["", ""]
         rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>"
     facts = "".join(
-        f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{escape(str(value))}</td></tr>" for name, value in record.facts.items()
+        f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{said(value)}</td></tr>" for name, value in record.facts.items()
     )
     head = ("tokens", "ms a token", "memory", "bits per byte", "transformer, ms a token", "its memory")
     return (
         "<details><summary>The figures</summary>"
-        f'<div class="wide"><table class="num"><tr>{"".join(f"<th>{name}</th>" for name in head)}</tr>{rows}</table></div>'
-        f"<table>{facts}</table></details>"
+        + table(f"<tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{rows}", "num")
+        + table(facts)
+        + "</details>"
     )

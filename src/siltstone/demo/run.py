@@ -40,6 +40,7 @@ PROMPTS = (
 )
 PIECE = 80  # tokens that each fork writes
 ENDING = 20.0  # seconds kept for everything after the reading
+LEAST = 0.3  # of the whole time, for the reading, where less would be left
 
 
 def demonstrate(
@@ -53,7 +54,7 @@ def demonstrate(
     if not seconds > 0 or tokens < 1:
         raise InputError(f"seconds={seconds} and tokens={tokens} must be above 0")
     began, screen, record = time.perf_counter(), console(sys.stdout), Record()
-    for path in filter(None, (out, picture)):
+    for path in filter(None, (out, picture, picture and narrow(picture))):
         check_place(path)
     model, tokenizer = load(run)
     proof = 2 * min(max(layer.segment for layer in model.cfg.layer_configs), 256)
@@ -65,14 +66,15 @@ def demonstrate(
     for key in ("model", "text", "machine"):
         _say(screen, record.facts[key])
 
-    race = Race(model, tokenizer, text, record, max(1.0, seconds - ENDING - (time.perf_counter() - began)))
+    left = max(1.0, LEAST * seconds, seconds - ENDING - (time.perf_counter() - began))
+    race = Race(model, tokenizer, text, record, left)
     with Panel(record, len(ids), screen) as panel:
         race.run(panel)
     session = race.session
     _say(screen, "\nTwo forks of the session, each with a sentence of its own:")
     record.forks = [_fork(session, prompt, screen) for prompt in PROMPTS]
 
-    _say(screen, "Saving the session, and going on from the file in a new process:")
+    _say(screen, "Saving the session, and resuming from the file in a new process:")
     with tempfile.TemporaryDirectory(prefix="siltstone-") as folder:
         record.resume = prove(session, told, run, Path(folder))
     _tell(record.resume, screen)
@@ -81,8 +83,14 @@ def demonstrate(
     write_text(out, report.page(record))
     if picture is not None:
         write_text(picture, plots.picture(record))
+        write_text(narrow(picture), plots.picture(record, narrow=True))
     _say(screen, f"\nThe report is {out} ({record.facts['seconds']:.0f} s in all).")
     return record
+
+
+def narrow(picture: Path) -> Path:
+    """Where the picture for narrow screens goes: demo.svg -> demo-narrow.svg."""
+    return picture.with_stem(f"{picture.stem}-narrow")
 
 
 def _say(screen: Console, text: str) -> None:
@@ -122,10 +130,11 @@ def _tell(proof: dict[str, Any], screen: Console) -> None:
 def _facts(model: LM, run: Path, source: str, tokens: int, size: int) -> dict[str, Any]:
     cfg, layer = model.cfg, model.cfg.layer
     element, dtype = model.like.element_size(), str(model.like.dtype).removeprefix("torch.")
-    kinds = {"m": "memory", "w": "window-only", "a": "attention"}
-    pattern = " and ".join(kinds[k] for k in sorted(set(cfg.pattern.replace(" ", ""))))
+    kinds = {"memory": "memory", "window": "window-only", "attention": "attention"}
+    counted = [(cfg.kinds.count(kind), name) for kind, name in kinds.items() if kind in cfg.kinds]
+    layers = " and ".join(f"{number} {name} layer{'s' * (number != 1)}" for number, name in counted)
     return {
-        "model": f"A model of {model.parameters_count:,} parameters: {cfg.depth} {pattern} layers, window {layer.window}, "
+        "model": f"A model of {model.parameters_count:,} parameters: {layers}, window {layer.window}, "
         f"{layer.memory} memory, {layer.cache} cache, {layer.segments} segments of {layer.segment}{cfg.differences}",
         "text": f"{source}, {tokens:,} tokens ({human(size)})",
         "machine": f"{threads_said()}, {dtype}, torch {torch.__version__}, "

@@ -21,15 +21,15 @@ _MENDS = {
     "this model",
     "a token a call": "generated text is not what the same text gives in one call: the way of a single token (`step` of the "
     "update rule) and that of many (`scan`) differ; do not rely on sessions of this model",
-    "a row of a batch": "rows of a batch reach into each other: read one text a call until this is mended",
-    "padding on the left": "padding is not skipped: give texts of equal length, without `mask`, until this is mended",
-    "padding on the right": "padding is not skipped: give texts of equal length, without `mask`, until this is mended",
-    "padding between tokens": "padding is not skipped: give texts without gaps, without `mask`, until this is mended",
+    "a row of a batch": "rows of a batch reach into each other: read one text a call until this is fixed",
+    "padding on the left": "padding is not skipped: give texts of equal length, without `mask`, until this is fixed",
+    "padding on the right": "padding is not skipped: give texts of equal length, without `mask`, until this is fixed",
+    "padding between tokens": "padding is not skipped: give texts without gaps, without `mask`, until this is fixed",
     "behind another document": "`reset` leaves something of the document before: begin every document with a new state until "
-    "this is mended",
-    "after a fork": "a fork and its original change each other: do not use `fork`, `snapshot` or `rollback` until this is mended",
-    "after a session file": "a restored session does not go on as the saved one: read its text again until this is mended",
-    "after state.tensors()": "a state put together again does not go on as it was: read its text again until this is mended",
+    "this is fixed",
+    "after a fork": "a fork and its original change each other: do not use `fork`, `snapshot` or `rollback` until this is fixed",
+    "after a session file": "a restored session does not continue as the saved one: read its text again until this is fixed",
+    "after state.tensors()": "a restored state does not continue as the saved one: read its text again until this is fixed",
 }
 _CAUSES = {
     "padding on the left": ["calls of random lengths"],
@@ -53,7 +53,7 @@ _ROUNDING = (
     "with a lower --lr or --clip"
 )
 _STUCK = (
-    "the cache does not choose any more, and no gradient passes through its gates: train with a lower --lr (a third of it, for "
+    "the layer does not select, and no gradient passes through its gates: train with a lower --lr (a third of it, for "
     "example) or a larger temperature (--set temperature=0.5); router.bias, router.online and router.log_scale are the weights "
     "that drive gates there"
 )
@@ -123,7 +123,7 @@ def _apart(c: Check) -> str:
         return "logits are not numbers"
     if c.difference > c.tolerance:
         return f"logits differ by {c.difference:.1e} (allowed {c.tolerance:.0e}), most at token {c.token}"
-    return "the restored state does not go on with the same bits"
+    return "the restored state does not continue with the same bits"
 
 
 def _mend(c: Check, exact: bool, bad: Mapping[str, Check]) -> str:
@@ -153,7 +153,7 @@ def _gates(cfg: LMConfig, gates: Sequence[dict[str, Any]]) -> Iterator[Finding]:
             text = f"{name}: the online memory has {g['online']:.1%} of the weight, the checkpoints are not read"
             yield Finding("warning", "gates", text, _STUCK)
         elif share > STUCK:
-            kind = "largest weight above 0.98" if softmax else f"{g['open']:.1%} stuck open, {g['shut']:.1%} shut"
+            kind = "largest weight above 0.98" if softmax else f"{g['open']:.1%} near 1, {g['shut']:.1%} near 0"
             advice = _STUCK if softmax else f"{_STUCK}, or set gate=softmax"
             yield Finding("warning", "gates", f"{name}: {share:.1%} of the gates are saturated ({kind}){entropy}", advice)
         elif choice is not None and choice > ALIKE and max(g["spread_by_head"]) < STILL:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..report import svg
 from ..report.grids import bars, heat
-from ..report.page import FULL, HALF, figure, pair
+from ..report.page import HALF, figure, pair, said, table
 from ..report.page import page as framed
 from .equality import Check
 from .gates import EDGES
@@ -49,7 +49,7 @@ def _findings(record: Record) -> str:
         + "</td></tr>"
         for f in record.findings
     )
-    return f"<h2>Findings</h2><table>{rows}</table>"
+    return f"<h2>Findings</h2>{table(rows)}"
 
 
 def _equality(record: Record) -> str:
@@ -64,8 +64,8 @@ def _equality(record: Record) -> str:
     return (
         "<h2>One text, read in every way</h2>"
         f"<p>The same {record.facts['tokens']['equality']:,} tokens must give the same logits however they are read. The figure "
-        "is the largest difference from one single call, relative to the largest logit (at least 1). A restored state must go on "
-        f'bit for bit.</p><div class="wide"><table class="num"><tr><th>read</th>{head}</tr>{rows}</table></div>'
+        "is the largest difference from one single call, relative to the largest logit (at least 1). A restored state must "
+        "continue with the same bits.</p>" + table(f"<tr><th>read</th>{head}</tr>{rows}", "num")
     )
 
 
@@ -97,19 +97,25 @@ def _gates(record: Record) -> str:
         "gate",
     )
     names = [f"layer {g['layer']}" for g in gates]
-    entropy = bars(
-        names, [g["entropy"] for g in gates], [g["entropy_limit"] for g in gates], "Entropy of the routing", "bits a token"
-    )
+    entropies, limits = [g["entropy"] for g in gates], [g["entropy_limit"] for g in gates]
+
+    def entropy(size: svg.Size) -> str:
+        return bars(names, entropies, limits, "Entropy of the routing", "bits a token", size)
+
     saturated = _rows(gates, "saturated", "saturated_by_head")
-    stuck = heat([n for n, _ in saturated], ["saturated"], [[v] for _, v in saturated], "Saturated gates", "share", HALF[0])
+
+    def stuck(size: svg.Size) -> str:
+        shares = [[share] for _, share in saturated]
+        return heat([name for name, _ in saturated], ["saturated"], shares, "Saturated gates", "share", size[0])
+
     return (
         f"<h2>The gates of the caches</h2><p>Over {record.facts['tokens']['gates']:,} tokens, read one at a time. A gate is "
         "saturated below 0.02 or above 0.98; of softmax gates, where the largest weight is above 0.98.</p>"
         + figure(histogram, "The first and the last column are saturated.")
         + figure(_use(gates), _use_caption(gates))
         + pair(
-            figure(entropy, "Bars: mean entropy of one token's gates. Rule: the most that it could be, log2 of their number."),
-            figure(stuck, "Share of saturated gates, by head where heads are few."),
+            figure(entropy, "Bars: mean entropy of one token's gates. Line: its maximum, log2 of their number.", HALF),
+            figure(stuck, "Share of saturated gates, by head where heads are few.", HALF),
         )
     )
 
@@ -155,15 +161,18 @@ def _gradient(record: Record) -> str:
             xs = [(b["from"] * (b["to"] - 1)) ** 0.5 for b in some]
             lines.append(svg.Line(name, xs, [max(b[key], FLOOR) for b in some], colour))
     marks = [(facts["window"], "window"), (facts["window"] + facts["segment"], "and segment")]
-    drawing = svg.plot(
-        lines,
-        "Norm of d loss / d input by distance, relative to the token just before",
-        "distance n, tokens",
-        log_x=True,
-        log_y=True,
-        marks=marks if "memory" in {line.name for line in lines} else marks[:1],
-        size=FULL,
-    )
+
+    def drawing(size: svg.Size) -> str:
+        return svg.plot(
+            lines,
+            "Norm of d loss / d input by distance, n = 1 is 1",
+            "distance n, tokens",
+            log_x=True,
+            log_y=True,
+            marks=marks if "memory" in {line.name for line in lines} else marks[:1],
+            size=size,
+        )
+
     rows = "".join(
         f"<tr><td>{b['from']:,} to {b['to'] - 1:,}</td>"
         + "".join(f"<td>{_number(b[k])}</td>" for k in ("all", "memory"))
@@ -174,8 +183,9 @@ def _gradient(record: Record) -> str:
         "<h2>How far gradients reach</h2><p>The loss of a token, differentiated by the embedded input n tokens before, averaged "
         f"over {len(found['places'])} tokens. “Memory” leaves out what passes through exact attention.</p>"
         + figure(drawing, f"Mean of each doubling of n; below {FLOOR:g} drawn there. At n = 1 the norm is {found['first']:.3g}.")
-        + f'<details><summary>The figures</summary><table class="num"><tr><th>n</th><th>all paths</th><th>memory</th></tr>{rows}'
-        "</table></details>"
+        + "<details><summary>The figures</summary>"
+        + table(f"<tr><th>n</th><th>all paths</th><th>memory</th></tr>{rows}", "num")
+        + "</details>"
     )
 
 
@@ -189,7 +199,7 @@ def _facts(facts: dict[str, Any]) -> str:
         for name, value in facts.items()
         if name not in ("model", "text", "machine")
     )
-    return f"<details><summary>The facts</summary><table>{rows}</table></details>"
+    return f"<details><summary>The facts</summary>{table(rows)}</details>"
 
 
 def _fact(value: Any) -> str:
@@ -197,4 +207,4 @@ def _fact(value: Any) -> str:
         return escape(", ".join(f"{key} {number:,}" for key, number in value.items()))
     if isinstance(value, list):
         return "<br>".join(escape(str(v)) for v in value)
-    return escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+    return said(value)

@@ -55,7 +55,7 @@ class Reader:
     errors      "strict": bytes that are no UTF-8 text, and zero bytes, are refused; "replace": they are read as U+FFFD, and
                 each costs 8 bits more, which tell what it was: bits per byte stay those of a code that gives all bytes back
 
-    `save` keeps all this in the session's notes, so that `Reader(Session.load(...))` goes on where it was.
+    `save` keeps all this in the session's notes, so that `Reader(Session.load(...))` resumes there.
     """
 
     def __init__(self, session: Session, errors: str = "strict") -> None:

@@ -133,7 +133,7 @@ class Mixer(Placed):
         return self.out(taking_part(seen, self._memory_parameters()).flatten(2)), after
 
     def _memory_parameters(self) -> Iterator[nn.Parameter]:
-        """Those that only tokens which see a memory, or checkpoints, have a use for."""
+        """Those that only tokens use which see a memory or checkpoints."""
         yield self.norm
         for part in (self.memory, self.compress, self.cache, self.router):
             if part is not None:

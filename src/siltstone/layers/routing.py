@@ -64,7 +64,7 @@ class Routing:
             each = _first(each, (u[:, 0] @ before.to(u.dtype).transpose(-1, -2)).unsqueeze(1))
         start, place = plan.places()
         count = held(place, start[..., None], router.block, router.blocks)
-        count = np.where(count.sum(-1, keepdims=True) > 0, count, 1)  # slots that hold no write of theirs are asked in vain
+        count = np.where(count.sum(-1, keepdims=True) > 0, count, 1)  # padding slots: no writes, and nothing to divide by
         counts = plan.host(np.repeat(count, rate, 2))
         return router.best((each / counts.clamp(min=1)).flatten(0, 1), (counts == 0).flatten(0, 1)).unflatten(0, u.shape[:2])
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from .svg import STYLE
+from .svg import STYLE, Size
 
 FULL, HALF = (980, 320), (490, 300)  # sizes of a plot alone in its row, and beside another one
+NARROW = (350, 270)  # the size of either on a telephone
 PAGE_STYLE = """
 :root { color-scheme: light dark; --paper: #fbfbfa; --card: #ffffff; --ink: #1c2026; --soft: #5d6673; --edge: #e1e4e8;
   --good: #2d7a45; --warn: #96660a; --bad: #b3261e; }
@@ -24,8 +25,9 @@ p { margin: 0 0 12px; max-width: 74ch; } p.soft, figcaption, td.soft, span.soft,
 .card, figure, .box { background: var(--card); border: 1px solid var(--edge); border-radius: 10px; }
 .card { padding: 14px 16px; } .card b { display: block; font-size: 23px; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .card span { font-size: 13.5px; line-height: 1.4; display: block; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 14px; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(476px, 100%), 1fr)); gap: 14px; }
 figure { margin: 14px 0 0; padding: 10px 12px 12px; } figure svg { width: 100%; height: auto; display: block; }
+.narrow { display: none; }
 figcaption { font-size: 14px; padding: 6px 6px 0; }
 .box { padding: 14px 18px; margin-top: 14px; } .box h3 { margin: 0 0 6px; font-size: 15px; }
 .box .text { white-space: pre-wrap; font-family: Georgia, "Times New Roman", serif; overflow-wrap: anywhere; }
@@ -36,7 +38,10 @@ th, td { text-align: left; padding: 5px 14px 5px 0; border-bottom: 1px solid var
 th { font-weight: 600; } th, td.short { white-space: nowrap; } .num td + td, .num th + th { text-align: right; }
 code { font: 13px ui-monospace, SFMono-Regular, Menlo, monospace; } .good { color: var(--good); } .warn { color: var(--warn); }
 .bad { color: var(--bad); }
-details { margin-top: 14px; } summary { cursor: pointer; color: var(--soft); } .wide { overflow-x: auto; }
+details { margin-top: 14px; } summary { cursor: pointer; color: var(--soft); }
+.wide { overflow-x: auto; max-width: 100%; } .wide td { min-width: 7em; } .wide.num td, .wide.num th { white-space: nowrap; }
+@media (max-width: 640px) { body { padding: 22px 12px 40px; } h1 { font-size: 24px; } th { white-space: normal; min-width: 6em; }
+  .broad { display: none; } .narrow { display: block; } figure { padding: 8px 8px 10px; } .box { padding: 12px 14px; } }
 """
 
 
@@ -58,9 +63,30 @@ def cards(pairs: Sequence[tuple[str, str]]) -> str:
     return f'<div class="cards">{inner}</div>'
 
 
-def figure(drawing: str, caption: str) -> str:
-    """A drawing over its caption (HTML); nothing without a drawing."""
-    return f"<figure>{drawing}<figcaption>{caption}</figcaption></figure>" if drawing else ""
+def table(rows: str, kind: str = "") -> str:
+    """Rows (HTML) as a table that scrolls inside itself where the page is too narrow; kind "num": figures, on the right."""
+    return f'<div class="wide {kind}"><table class="{kind}">{rows}</table></div>'
+
+
+def said(value: object) -> str:
+    """A value for readers, as HTML: whole numbers with separators, floats with four digits."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return escape(f"{value:,.4g}" if isinstance(value, float) else str(value))
+
+
+def figure(drawing: str | Callable[[Size], str], caption: str, size: Size = FULL) -> str:
+    """A drawing over its caption (HTML); nothing without a drawing.
+
+    A function of a size draws twice, at `size` and at NARROW, and the page shows what fits. A drawing that is
+    wider than its place scrolls, so that its text keeps 11 pixels.
+    """
+    if callable(drawing):
+        shown = [("wide broad", drawing(size)), ("wide narrow", drawing(NARROW))]
+    else:
+        shown = [("wide", drawing)]
+    inner = "".join(f'<div class="{kind}">{each}</div>' for kind, each in shown if each)
+    return f"<figure>{inner}<figcaption>{caption}</figcaption></figure>" if inner else ""
 
 
 def pair(*figures: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 Size = tuple[int, int]
+LEGIBLE = 11  # pixels that text of 12 may shrink to
 STYLE = """
 svg.plot, svg.picture { --paper: #ffffff; --ink: #1c2026; --soft: #6b7280; --grid: #e3e6ea;
   --a: #0b6e99; --b: #c2571a; --c: #6a7f1f;
@@ -111,10 +112,11 @@ def _spread(wanted: list[float], least: float, low: float, high: float) -> list[
 
 
 def head(title: str, size: Size, place: str = "") -> list[str]:
-    """The beginning of a plot: its element, without the end, and its title."""
+    """The beginning of a plot: its element, without the end, and its title. Without a place it keeps its text legible."""
     width, height = size
+    least = f'style="min-width: {math.ceil(width * LEGIBLE / 12)}px"'
     return [
-        f'<svg class="plot" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {place} role="img">',
+        f'<svg class="plot" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {place or least} role="img">',
         f"<title>{escape(title)}</title>",
         f'<text class="title" x="8" y="20">{escape(title)}</text>',
     ]
@@ -177,10 +179,12 @@ def plot(
     return "".join([*out, "</svg>"])
 
 
-def picture(plots: Sequence[Callable[[str], str]], width: int, height: int) -> str:
-    """One SVG file with `plots` in a row; each is called with its place."""
-    step = width // len(plots)
-    inner = "".join(draw(f'x="{i * step}" y="0" width="{step}" height="{height}"') for i, draw in enumerate(plots))
+def picture(plots: Sequence[Callable[[str], str]], size: Size, across: int) -> str:
+    """One SVG file with `plots` of one size, `across` of them in a row; each is called with its place."""
+    wide, tall = size
+    places = [f'x="{i % across * wide}" y="{i // across * tall}" width="{wide}" height="{tall}"' for i in range(len(plots))]
+    inner = "".join(draw(place) for draw, place in zip(plots, places, strict=True))
+    width, height = wide * across, tall * -(-len(plots) // across)
     box = f'width="{width}" height="{height}"'
     start = f'<svg class="picture" xmlns="http://www.w3.org/2000/svg" {box} viewBox="0 0 {width} {height}">'
     return f'{start}<style>{STYLE}</style><rect class="paper" {box} rx="8"/>{inner}</svg>\n'
