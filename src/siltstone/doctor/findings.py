@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config.model import LMConfig
-from ..config.registry import member
 from .equality import Check
 
 STUCK = 0.9  # share of saturated gates
@@ -91,7 +90,7 @@ def all_findings(
 def recent(cfg: LMConfig) -> int:
     """Tokens of the window and a segment, beyond which only what was sealed or lasts in a memory can be felt."""
     layer = cfg.layer
-    return layer.window + (layer.segment if member("cache", layer.cache).keeps else max(layer.window, 16))
+    return layer.window + (layer.segment if layer.members.cache.cls.keeps else max(layer.window, 16))
 
 
 def _equality(checks: Sequence[Check]) -> Iterator[Finding]:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..config import registry
 from ..config.model import LMConfig
 from ..core.machine import threads_said
 from ..core.version import VERSION
@@ -118,7 +117,7 @@ def _layer(cfg: LMConfig, number: int, kind: str) -> str:
     if kind != "memory":
         return f"layer {number}: {kind}, no memory"
     layer = cfg.layer_configs[number]
-    gates = "" if registry.member("cache", layer.cache).routed else ", no gates"
+    gates = "" if layer.members.cache.cls.routed else ", no gates"
     return f"layer {number}: {layer.memory} memory, {layer.cache} cache{gates}"
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from torch import Tensor
 
 from ..config.model import LMConfig
-from ..config.registry import member
 from ..errors import SessionCorrupt
 from ..io.parse import is_count
 from ..models.stream_state import read_cuts
@@ -51,7 +50,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     for block, (kind, layer) in enumerate(zip(cfg.kinds, cfg.layer_configs, strict=True)):
         if kind == "memory":
             kept = None
-            if layer.bounded and member("cache", layer.cache).keeps:
+            if layer.bounded and layer.members.cache.cls.keeps:
                 names = (f"{_PREFIX}layers.{block}.bank.{leaf}" for leaf in ("last", "span"))
                 last, span = (tensors[name].flatten().tolist() if name in tensors else [] for name in names)
                 kept = list(zip(last, span, strict=False))

@@ -10,7 +10,6 @@ import numpy as np
 
 from ..config.layer import LayerConfig
 from ..config.model import LMConfig
-from ..config.registry import member
 from ..core.words import counted
 from ..schedule.segments import Cuts, Segments
 
@@ -90,7 +89,7 @@ def growth(cfg: LMConfig) -> str:
     if "attention" in cfg.kinds:
         return "O(t): the pattern has full attention layers"
     bound = " (train with max_checkpoints or max_bytes to bound it)"
-    sealing = [layer for layer in cfg.memory_layers if member("cache", layer.cache).keeps]
+    sealing = [layer for layer in cfg.memory_layers if layer.members.cache.cls.keeps]
     constant = [layer.segment for layer in sealing if layer.segments == "constant" and not layer.bounded]
     if constant:
         return f"O(t/C): one checkpoint every C = {min(constant)} tokens{bound}"
@@ -113,7 +112,7 @@ def _tokens(cfg: LayerConfig, phase: int, cuts: Cuts, edges: list[int]) -> list[
 
 def sealed(cfg: LayerConfig, position: int, phase: int = 0, cuts: Cuts = UNCUT) -> int:
     """Segments that a memory layer has sealed at a position."""
-    if not member("cache", cfg.cache).keeps:
+    if not cfg.members.cache.cls.keeps:
         return 0
     writes = max(0, position - cfg.delay - cfg.sinks) // cfg.every
     return int(_segments(cfg, phase, cuts).sealed(np.array([writes]))[0])

@@ -150,7 +150,7 @@ def described(path: str | os.PathLike[str], header: dict[str, Any]) -> None:
 def theirs(path: str | os.PathLike[str], header: dict[str, Any]) -> LMConfig:
     """The configuration of the model that wrote a file. Raises SessionMismatch where this Siltstone cannot build it."""
     try:
-        return LMConfig.from_dict(header["model"]["config"])
+        return LMConfig.from_dict(header["model"]["config"], stored=True)
     except (ConfigError, TypeError, ValueError, RecursionError) as error:
         said = str(error)[:300]
         raise SessionMismatch(f"{path} was written by a model that this Siltstone cannot build: {said}") from None

@@ -173,7 +173,7 @@ def _member(folder: Path, name: str, hashes: dict[str, Any]) -> tuple[bytes, boo
 
 def _config(text: str | bytes, name: str) -> LMConfig:
     try:
-        return LMConfig.from_dict(parse_object(text))
+        return LMConfig.from_dict(parse_object(text), stored=True)
     except ConfigError as error:
         raise CheckpointError(f"{name} describes no model that this version knows: {error}") from error
     except (ValueError, TypeError, RecursionError) as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config.keys import chosen
 from ..config.model import LMConfig
 from ..errors import InputError
 from ..io.tensors import tensor_bytes
@@ -95,8 +93,8 @@ def _plain(x: Any) -> Any:
 
 
 def config_text(cfg: LMConfig) -> str:
-    """A key that a later version adds leaves older fingerprints as they are."""
-    return json.dumps(chosen(cfg), sort_keys=True, separators=(",", ":"))
+    """What a configuration is known by; see `LMConfig.fingerprint`."""
+    return cfg.fingerprint
 
 
 def fingerprint_of(cfg: LMConfig, weights: dict[str, Tensor]) -> str:
