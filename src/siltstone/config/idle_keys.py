@@ -62,7 +62,7 @@ USES = dict.fromkeys(("router", "router_dim", "routing", "gate", "temperature", 
     "checkpoint_dtype": Use(
         lambda layer: _policy(layer).keeps,
         "with cache={cache}, which keeps no checkpoints",
-        "a cache that keeps them, for example cache='gated'",
+        "a cache that keeps checkpoints, for example cache='gated'",
     ),
     "cut_at": Use(
         lambda layer: layer.content and _policy(layer).keeps,
@@ -72,7 +72,7 @@ USES = dict.fromkeys(("router", "router_dim", "routing", "gate", "temperature", 
     "segments": Use(
         lambda layer: layer.content and _policy(layer).keeps,
         "with cache={cache}, which keeps no checkpoints, so that cuts end nothing",
-        "a cache that keeps them, for example cache='gated'",
+        "a cache that keeps checkpoints, for example cache='gated'",
         ("content",),  # presets set "logarithmic"
     ),
     "compress": Use(

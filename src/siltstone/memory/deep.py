@@ -141,7 +141,7 @@ class Deep(Memory):
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: DeepOptions) -> None:
-        """M(q) = q + ... needs values as wide as keys."""
+        """M(q) = q + ...: `value_dim` must equal `head_dim`; `inner_batch` must be a multiple of `compress_every / rate`."""
         if cfg.val_dim != cfg.key_dim:
             raise ConfigError(
                 f"memory={cls.name!r} adds its output to its input, so value_dim={cfg.val_dim} must equal "

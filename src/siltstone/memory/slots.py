@@ -87,7 +87,7 @@ class Slots(Memory):
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: SlotOptions) -> None:
-        """At least one slot and one write, and a known gate."""
+        """`inner_batch` must be a multiple of `compress_every / rate`."""
         for key in ("number", "inner_batch"):
             whole(f"memory_options {key}", getattr(options, key), 1, MOST)
         whole_updates(cfg, options.inner_batch)
