@@ -82,8 +82,17 @@ class Finding:
 def all_findings(
     cfg: LMConfig, checks: Sequence[Check], gates: Sequence[dict[str, Any]], gradient: dict[str, Any]
 ) -> list[Finding]:
-    """The findings on a model, the worst first."""
-    found = [*_equality(checks), *_short(checks), *_gates(cfg, gates), *_gradient(cfg, gradient)]
+    """The findings on an `LM`, the worst first."""
+    return _sorted([*_equality(checks), *_short(checks), *_gates(cfg, gates), *_gradient(cfg, gradient)])
+
+
+def equality_findings(checks: Sequence[Check]) -> list[Finding]:
+    """Those on the ways of reading alone, which every `StreamingModel` has."""
+    return _sorted([*_equality(checks), *_short(checks)])
+
+
+def _sorted(found: Sequence[Finding]) -> list[Finding]:
+    """The worst first."""
     return sorted(found, key=lambda f: ("failure", "warning", "ok").index(f.level))
 
 

@@ -31,14 +31,15 @@ def described_model(cfg: LMConfig) -> str:
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a session file says of its session, ready for JSON; no model is needed. Raises as `Session.load` does."""
     blank: dict[str, Tensor] = {}
+    built: list[LMConfig] = []
 
     def check(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         blank.update(tensors)
         described(path, header)
-        theirs(path, header)
+        built.append(theirs(path, header))
 
     header, tensors = silt.read(path, check, lambda name: name.endswith((".cuts", ".bank.last", ".bank.span")))
-    cfg, size = theirs(path, header), os.path.getsize(path)
+    cfg, size = built[0], os.path.getsize(path)
     stream, version = header["notes"].get("stream"), header.get("written_by")
     position, memories = header["position"], cfg.memory_layers
     first, cuts = _segmented(path, header, tensors, cfg)

@@ -9,7 +9,7 @@ import weakref
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,13 +18,10 @@ from ..core.interrupt import shielded
 from ..errors import BusyError, InputError, PositionError, TokenizerError
 from ..io.place import Stamp
 from ..models.fingerprint import Seen, check_pair
+from ..models.streaming import StreamingModel, StreamingState
 from ..text import StreamDecoder, Tokenizer, cut_table
 from .receipt import Counters
 from .sampling import StopStrings, check_options, sample
-
-if TYPE_CHECKING:
-    from ..models.lm import LM
-    from ..models.stream_state import LMState
 
 CHUNK = 512  # tokens a call of the model at most: an append of any length needs no more memory than this
 
@@ -33,9 +30,9 @@ class Mark:
     """A moment of a session, from `Session.snapshot`. It costs one copy of the session's small parts, until nobody
     refers to it any more or `release()` is called; from the oldest live mark on, the session keeps its ids."""
 
-    def __init__(self, position: int, state: LMState, logits: Tensor | None, sampler: Tensor) -> None:
+    def __init__(self, position: int, state: StreamingState, logits: Tensor | None, sampler: Tensor) -> None:
         self.position = position
-        self._state: LMState | None = state
+        self._state: StreamingState | None = state
         self._logits = logits
         self._sampler = sampler
 
@@ -53,7 +50,7 @@ class Mark:
 
 
 class Session:
-    """`s = Session(model, tokenizer)`; device and dtype follow the model.
+    """`s = Session(model, tokenizer)`; device and dtype follow the model, an `LM` or any other `StreamingModel`.
 
     Text goes in by `append`; `logits` are those after its last token. Calls are cut in chunks of 512 tokens and nothing
     else depends on how a text was cut (up to rounding). Ctrl-C never tears a step: it takes effect between two calls.
@@ -67,7 +64,7 @@ class Session:
     notes       a dictionary of the caller's own, ready for JSON, saved with the session
     """
 
-    def __init__(self, model: LM, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: StreamingModel, tokenizer: Tokenizer) -> None:
         model = check_pair(model, tokenizer)
         if tokenizer.vocab_size > model.cfg.vocab_size:
             raise TokenizerError(
@@ -77,7 +74,7 @@ class Session:
         self.model, self.tokenizer = model, tokenizer
         self.counters = Counters()
         self.notes: dict[str, Any] = {}
-        self._state: LMState = model.init_state(1)
+        self._state: StreamingState = model.init_state(1)
         self._cuts = cut_table(model.cfg, tokenizer)
         self._logits: Tensor | None = None
         self._sampler = torch.Generator("cpu").manual_seed(0)
@@ -276,7 +273,7 @@ class Session:
             save(self, path, overwrite)
 
     @staticmethod
-    def load(path: str | os.PathLike[str], model: LM, tokenizer: Tokenizer) -> Session:
+    def load(path: str | os.PathLike[str], model: StreamingModel, tokenizer: Tokenizer) -> Session:
         """The session of a file, as it was: in the same calls it goes on bit for bit, with nothing recomputed.
 
         Raises SessionCorrupt, SessionVersion, SessionMismatch (another model, configuration, dtype or tokenizer),
@@ -309,7 +306,9 @@ class Session:
             )
         return ids
 
-    def _call(self, ids: Tensor, state: LMState, scored: bool = True, donate: bool = False) -> tuple[Tensor, LMState]:
+    def _call(
+        self, ids: Tensor, state: StreamingState, scored: bool = True, donate: bool = False
+    ) -> tuple[Tensor, StreamingState]:
         """Logits [tokens, vocab_size] (only the last one's unless scored) and the state after."""
         batch = ids[None].to(self.model.like.device)
         cut = None if self._cuts is None else self._cuts[ids][None]
