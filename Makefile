@@ -36,6 +36,7 @@ torture: .venv/dev.stamp
 
 docs: .venv/dev.stamp
 	$(BIN)/python tools/cli_page.py
+	$(BIN)/python tools/configuration_page.py
 	$(BIN)/python tools/family_toys.py
 	$(BIN)/python tools/family_page.py
 

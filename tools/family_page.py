@@ -49,7 +49,7 @@ Letters: H heads, J of keys and values in exact attention (`kv_heads`), K and V 
 model, F hidden width of an MLP memory, U width of a routing key, m slots a head (`slots`) or tokens of a sub-block (`router`),
 C writes of a segment, P numbers of a checkpoint (a checkpoint keeps [part of a state](family/merged.md)), X places of a
 budget; x is a token, c a write's token or compressed tokens. Two words have several meanings: `gated` is a rule, a compressor
-and a policy; `rate` is the number of tokens a write, and, among the options of `deep` and `titans`, the size of an inner step.
+and a policy; `top_k` is a number of checkpoints, and in `generate` a number of tokens.
 *State* is for one layer and one row. *Cost* is in multiply-adds a token for writing and reading one after the other; the
 projections of keys, values and gates are left out.
 
@@ -106,7 +106,7 @@ Why `deep` and `titans` stand near `linear` here: a write takes its gradient at 
 (`inner_batch`, 16 writes), so that each half of a stream of {writes} writes is written without a look at its own writes.
 With `inner_batch=1`, one write after the other, `titans` comes from {titans} to {titans_1}, as far as `gated_delta`
 ({gated_delta}). `deep` hardly gains by it ({deep} and {deep_1}; its seeds differ by more): its writes add up, and none
-replaces. Neither the limit on their norms (the same figures with `limit=null`) nor a larger `rate` matters; five times the
+replaces. Neither the limit on their norms (the same figures with `limit=null`) nor a larger `inner_lr` matters; five times the
 steps of training bring `deep` to 0.56 and `titans` to 0.59, `linear` nowhere. `slots` has 16 slots for 12 keys.
 """
 

@@ -19,7 +19,7 @@
     └── OutputError            standard output cannot be written, or nobody reads it      (OSError)
 
 Messages name the argument, what was given, what was expected and the mend. `FormatWarning` is no error: a file of an early
-version was read, and lacks a proof that later ones carry.
+version was read, and lacks a proof that later ones carry. `RenamedKeyWarning` is a DeprecationWarning: a key has its older name.
 """
 
 from __future__ import annotations
@@ -105,6 +105,10 @@ class OutputError(SiltstoneError, OSError):
     """
 
     closed = False
+
+
+class RenamedKeyWarning(DeprecationWarning):
+    """A configuration has a key under its older name, which still works; said once a process for each key."""
 
 
 class FormatWarning(UserWarning):

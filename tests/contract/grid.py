@@ -65,17 +65,17 @@ def options(memory: str, variant: int) -> dict[str, Any]:
         "gated": dict(decay=["head", "channel", "channel"][variant]),
         "delta": dict(negative=variant > 0),
         "gated_delta": dict(negative=variant > 0),
-        "deep": dict(inner_batch=1 + variant, expansion=2, rate=0.7, limit=[1.0, None, 1.0][variant]),
-        "titans": dict(inner_batch=1 + variant, expansion=2, rate=0.3, limit=[2.0, 1.0, 1.0][variant]),
+        "deep": dict(inner_batch=1 + variant, expansion=2, inner_lr=0.7, limit=[1.0, None, 1.0][variant]),
+        "titans": dict(inner_batch=1 + variant, expansion=2, inner_lr=0.3, limit=[2.0, 1.0, 1.0][variant]),
         "slots": dict(inner_batch=1 + variant, number=[3, 2, 3][variant], gate=["lstm", "gru", "lstm"][variant]),
     }.get(memory, {})
 
 
-def inner(memory: str, batch: int = 2, expansion: int = 2, rate: float = 0.5) -> dict[str, Any]:
+def inner(memory: str, batch: int = 2, expansion: int = 2, inner_lr: float = 0.5) -> dict[str, Any]:
     """Options of an update rule with an inner batch; empty for the others."""
     if memory == "slots":
         return dict(inner_batch=batch, number=3, gate="lstm")
-    return dict(inner_batch=batch, expansion=expansion, rate=rate) if memory in INNER else {}
+    return dict(inner_batch=batch, expansion=expansion, inner_lr=inner_lr) if memory in INNER else {}
 
 
 @dataclass(frozen=True)

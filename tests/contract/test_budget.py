@@ -114,7 +114,7 @@ def test_reads_are_counted_without_end(cache: str, dtype: torch.dtype) -> None:
 def test_merged_weights_are_held_to_their_limit(memory: str, kind: str) -> None:
     """As the oracle's; and in a long text, where the changes of many segments add up, no larger than online weights may be."""
     cfg = config(memory, max_checkpoints=2, evict="merge", checkpoint_dtype=kind)
-    cfg["memory_options"] = cfg["memory_options"] | dict(limit=0.7, rate=2.0)
+    cfg["memory_options"] = cfg["memory_options"] | dict(limit=0.7, inner_lr=2.0)
     layer = make_layer(cfg)
     agrees(layer, STREAM, PROBE, oracles(cfg, layer, STREAM, PROBE))
     rule, reached = layer.mix.memory, 0.0

@@ -108,7 +108,7 @@ def test_a_line_longer_than_a_segment_ends_when_it_is_full_and_cuts_count_once_a
 @pytest.mark.parametrize("memory", ["gated", "deep"])
 def test_many_cuts_in_long_calls(memory: str) -> None:
     """Lines of 1 to 40 writes, in segments of at most 33; rows cut at different places, in calls of any size."""
-    cfg = config(memory, segment=33, memory_options=inner(memory, batch=16, expansion=1, rate=0.3))
+    cfg = config(memory, segment=33, memory_options=inner(memory, batch=16, expansion=1, inner_lr=0.3))
     layer, x = make_layer(cfg), randn(140, 8, seed=4)
     lines = [[3, 4, 44, 61, 62, 90, 131], [20, 57, 139], []]
     cut = torch.cat([flags(*ends, length=140) for ends in lines])

@@ -44,7 +44,7 @@ def test_a_call_of_many_blocks(case: Case, monkeypatch: pytest.MonkeyPatch) -> N
     test_layer.test_rows_padding_resets_and_gradients_through_calls(case)
 
 
-DEEP = dict(memory="deep", memory_options=dict(inner_batch=4, expansion=2, rate=0.5))
+DEEP = dict(memory="deep", memory_options=dict(inner_batch=4, expansion=2, inner_lr=0.5))
 
 
 MEAN = dict(rate=3, compress="mean", segment=6, sinks=2)

@@ -18,7 +18,7 @@ from .grid import inner, used
 from .models import IDS, VOCAB, make_model, model_config
 
 LAYER: dict[str, Any] = dict(d_model=8, heads=2, head_dim=4, window=4, sinks=1, memory="gated", cache="gated", segment=4)
-DEEP = dict(memory="deep", memory_options=dict(inner_batch=2, expansion=2, rate=0.5))
+DEEP = dict(memory="deep", memory_options=dict(inner_batch=2, expansion=2, inner_lr=0.5))
 LED = dict(routing="shared", gate="softmax")
 SHAPES: list[dict[str, Any]] = [
     dict(pattern="m", mlp="swiglu", tie=True),
@@ -47,7 +47,7 @@ SHAPES: list[dict[str, Any]] = [
     dict(
         pattern="mw am", depth=5, position="alibi", kv_heads=1, segment=8, memory_options=dict(decay="channel"),
         layers={
-            "0": dict(memory="titans", memory_options=dict(inner_batch=2, expansion=2, rate=0.3), window=3, start="carry"),
+            "0": dict(memory="titans", memory_options=dict(inner_batch=2, expansion=2, inner_lr=0.3), window=3, start="carry"),
             "1": dict(window=7, sinks=0, short_conv=3),
             "2": dict(position="rope", heads=4, qk_norm=True),
             "-1": dict(memory="delta", cache="sparse", top_k=1, window=2, rate=2, compress="mean", write_delay=0, kv_heads=2),

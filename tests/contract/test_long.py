@@ -20,7 +20,7 @@ LONG: dict[str, Any] = dict(
 @pytest.mark.parametrize("memory,rate", [*((memory, 1) for memory in MEMORIES), ("gated", 3), *((memory, 2) for memory in INNER)])
 def test_many_writes_in_a_segment(memory: str, rate: int) -> None:
     """Several blocks of writes in a segment, and a segment longer than one."""
-    cfg = LONG | dict(memory=memory, memory_options=inner(memory, batch=16, expansion=1, rate=0.3))
+    cfg = LONG | dict(memory=memory, memory_options=inner(memory, batch=16, expansion=1, inner_lr=0.3))
     if rate > 1:
         cfg |= dict(rate=rate, compress="mean", segment=33 * rate, start="restart")
     cfg |= dict(position=["rope", "alibi", "none"][MEMORIES.index(memory) % 3])

@@ -25,7 +25,7 @@ from siltstone.models.stream_state import LMState
 from .conftest import IDS, make
 
 TOK = st.ByteTokenizer()
-SLOW = {"inner_batch": 4, "rate": 0.05}
+SLOW = {"inner_batch": 4, "inner_lr": 0.05}
 QUIET = {"first": 1.0, "buckets": [{"from": 1, "to": 2, "all": 1.0, "memory": None}]}
 
 

@@ -45,7 +45,7 @@ BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, 
         ({"router": "subblock:\u0664"}, ["router='subblock:", "subblock:8"]),
         ({"max_checkpoints": 2, "cache": "residual", "evict": "use"}, ["evict='use'", "cache='residual'", "cache='gated'"]),
         ({"max_checkpoints": 2, "cache": "residul"}, ["cache='residul'", "did you mean 'residual'"]),
-        ({"memory": "deep", "memory_options": {"rate": float("inf")}}, ["rate=inf", "finite", "0.5"]),
+        ({"memory": "deep", "memory_options": {"inner_lr": float("inf")}}, ["inner_lr=inf", "finite", "0.5"]),
         ({"heads": 5}, ["d_model=8", "heads=5", "heads=4", "head_dim=2"]),
         ({"write_delay": 3}, ["write_delay=3", "'window' or 0"]),
         ({"compress": "mean", "rate": 3}, ["segment=8", "rate=3", "segment=6"]),
@@ -62,7 +62,7 @@ BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, 
         ({"cache": "sparse", "top_k": 0}, ["top_k=0", "at least 1"]),
         ({"memory": "deep", "value_dim": 6}, ["value_dim=6", "head_dim=4"]),
         ({"memory": "deep", "memory_options": {"inner_batch": 0}}, ["inner_batch=0"]),
-        ({"memory": "deep", "memory_options": {"rate": True}}, ["rate=True", "above 0"]),
+        ({"memory": "deep", "memory_options": {"inner_lr": True}}, ["inner_lr=True", "above 0"]),
         ({"memory": "slots", "memory_options": {"number": 0}}, ["number=0", "from 1 to 4096"]),
         ({"memory": "slots", "memory_options": {"inner_batch": True}}, ["inner_batch=True", "whole number"]),
         ({"memory": "slots", "memory_options": {"gate": "fixed"}}, ["gate='fixed'", "'lstm' or 'gru'"]),
@@ -167,7 +167,7 @@ def test_missing_keys_and_foreign_shapes() -> None:
 
 
 def test_a_configuration_survives_its_dictionary() -> None:
-    cfg = LMConfig.from_dict(BASE | {"memory": "deep", "memory_options": {"rate": 0.25}, "pattern": "mw", "tie": False})
+    cfg = LMConfig.from_dict(BASE | {"memory": "deep", "memory_options": {"inner_lr": 0.25}, "pattern": "mw", "tie": False})
     assert LMConfig.from_dict(cfg.to_dict()) == cfg
     assert cfg.replace(window=6).layer == LayerConfig(**{**vars(cfg.layer), "window": 6})
     assert cfg.kinds == ["memory", "window"]
@@ -280,10 +280,10 @@ def test_the_layer_refuses_what_it_does_not_know() -> None:
 
 
 def test_a_configuration_can_be_a_key() -> None:
-    keys = BASE | {"memory": "deep", "memory_options": {"rate": 0.5}}
+    keys = BASE | {"memory": "deep", "memory_options": {"inner_lr": 0.5}}
     a, b = LMConfig.from_dict(keys), LMConfig.from_dict(dict(keys))
     assert a == b and hash(a) == hash(b)
-    assert {a: 1}[b] == 1 and a != a.replace(memory_options={"rate": 0.25})
+    assert {a: 1}[b] == 1 and a != a.replace(memory_options={"inner_lr": 0.25})
 
 
 def test_the_package_lists_its_names() -> None:
@@ -293,7 +293,7 @@ def test_the_package_lists_its_names() -> None:
 
 def test_every_member_is_listed_with_its_options() -> None:
     found = {family: {m["name"]: m for m in registry.described(family)} for family in registry.FAMILIES}
-    assert found["memory"]["deep"]["options"] == {"expansion": 4, "inner_batch": 16, "rate": 0.5, "limit": 2.0}
+    assert found["memory"]["deep"]["options"] == {"expansion": 4, "inner_batch": 16, "inner_lr": 0.5, "limit": 2.0}
     assert found["cache"]["sparse"]["options"] == {} and set(found["compress"]) >= {"identity", "mean", "conv"}
     assert all(m["about"] for members in found.values() for m in members.values())
     assert all(set(found[family]) == set(registry.members(family)) for family in registry.FAMILIES)

@@ -113,7 +113,7 @@ def test_swla(rule: str, start: str) -> None:
 
 @pytest.mark.parametrize("rule", ["deep", "titans"])
 def test_mlp_memories_write_for_write(rule: str) -> None:
-    options = {"inner_batch": 1, "expansion": 2, "rate": 1.0}
+    options = {"inner_batch": 1, "expansion": 2, "inner_lr": 1.0}
     made = layer(rule, options)
     memory, step, momentum, keep = made.mix.memory, 0.05, 0.6, 0.97
     sizes = {"memory_width": 2 * made.cfg.key_dim, "step_size": step}

@@ -70,7 +70,7 @@ def their_memory(made: Any, batch: int, rate: float) -> tuple[Any, dict[str, Ten
 
 @pytest.mark.parametrize("batch", [1, 4, 16])
 def test_titans_is_that_of_titans_pytorch(batch: int) -> None:
-    options = {"inner_batch": batch, "expansion": 2, "rate": 0.1}
+    options = {"inner_batch": batch, "expansion": 2, "inner_lr": 0.1}
     made = layer("titans", options)
     theirs, weights = their_memory(made, batch, options["rate"])
 

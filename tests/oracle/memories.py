@@ -154,7 +154,7 @@ class Deep(Matrix):
             w_in, w_out = self.limited(w_in, self.w["memory.w_in"]), self.limited(w_out, self.w["memory.w_out"])
             base_in, base_out = w_in, w_out
         k, v = self.key_value(c_D)
-        eta = options["rate"] * torch.sigmoid(self.gates(c_D))[:, None, None]
+        eta = options["inner_lr"] * torch.sigmoid(self.gates(c_D))[:, None, None]
         with torch.enable_grad():
             at_in = base_in if base_in.requires_grad else base_in.detach().requires_grad_()
             at_out = base_out if base_out.requires_grad else base_out.detach().requires_grad_()
@@ -192,8 +192,8 @@ class Titans(Deep):
             at_out = base_out if base_out.requires_grad else base_out.detach().requires_grad_()
             loss = (self.apply(at_in, at_out, k) - v).square().sum()
             grad_in, grad_out = torch.autograd.grad(loss, (at_in, at_out), create_graph=True)
-        s_in = eta * s_in - options["rate"] * theta * grad_in
-        s_out = eta * s_out - options["rate"] * theta * grad_out
+        s_in = eta * s_in - options["inner_lr"] * theta * grad_in
+        s_out = eta * s_out - options["inner_lr"] * theta * grad_out
         return (1 - alpha) * w_in + s_in, (1 - alpha) * w_out + s_out, base_in, base_out, count + 1, s_in, s_out
 
 

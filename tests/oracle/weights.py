@@ -11,7 +11,7 @@ BASE: Config = dict(
     compress="identity", rate=1, memory="linear", cache="gated", segment=4, segments="constant", start="restart",
     gate="softmax", top_k=2, router="mean", router_dim=4, memory_options={},
 )  # fmt: skip
-DEEP = dict(memory="deep", memory_options=dict(inner_batch=2, expansion=2, rate=0.5))
+DEEP = dict(memory="deep", memory_options=dict(inner_batch=2, expansion=2, inner_lr=0.5))
 SLOTS = dict(memory="slots", memory_options=dict(inner_batch=2, number=3, gate="lstm"))
 INNER = {"deep": DEEP, "titans": DEEP | dict(memory="titans"), "slots": SLOTS}  # rules with an inner batch
 

@@ -20,7 +20,7 @@ from .test_train_command import QUICK, here
 from .test_trainer import trainer
 
 ROOT = Path(__file__).parents[2]
-SLOW = {"inner_batch": 4, "rate": 0.1}
+SLOW = {"inner_batch": 4, "inner_lr": 0.1}
 CASES: list[dict[str, Any]] = [
     {"cache": "gated", "segments": "constant"},
     {"cache": "gated", "segments": "constant", "start": "carry", "gate": "softmax"},

@@ -226,7 +226,7 @@ def test_minutes(texts: Path, tmp_path: Path) -> None:
         (["{texts}/0.txt", "--set", "windw=3"], "did you mean 'window'"),
         (["{texts}/0.txt", "--set", "window"], "key=value"),
         (["{texts}/0.txt", "--set", "vocab_size=100"], "less than the tokenizer's 259"),
-        (["{texts}/0.txt", "--set", "window=0"], "write delay"),
+        (["{texts}/0.txt", "--set", "window=0"], "write_delay='window' requires window >= 1"),
         (["{texts}/0.txt", "--set", "segments=constant", "--set", "max_bytes=1000"], "max_bytes=1000 holds no checkpoint"),
         (["{texts}/0.txt", "--set", "window=99999999999999"], "window=99999999999999 must be a whole number of at most"),
         (["{texts}/0.txt", "--steps", "0"], "steps=0"),

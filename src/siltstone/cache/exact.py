@@ -46,7 +46,7 @@ class Exact(CachePolicy):
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: ExactOptions) -> None:
-        """A number of writes, a window, and a rule that predicts values."""
+        """Requires `window >= 1`, and a memory with keys and values (no recurrent network)."""
         whole("cache_options writes", options.writes, 1, SEEN)
         if not cfg.window:
             raise ConfigError("cache='exact' needs window attention to attend with; set a window of at least 1, or cache='none'")

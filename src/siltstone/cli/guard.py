@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core.interrupt import ForcedStop, Interrupts, exit_code, shielded, stopping
 from ..core.terminal import careful_streams, say
-from ..errors import OutputError, SiltstoneError
+from ..errors import OutputError, RenamedKeyWarning, SiltstoneError
 
 ERROR, CLOSED = 2, 141  # 141: the reader of standard output went away
 OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory|Storage size calculation overflowed|bad_alloc|bad allocation")
@@ -84,6 +84,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., None]:
         with guard(), ExitStack() as _held, warnings.catch_warnings():
             with shielded():
                 import torch  # noqa: F401
+            warnings.simplefilter("default", RenamedKeyWarning)
             usual = warnings.showwarning
             warnings.showwarning = functools.partial(_warn, usual)
             command(*args, **keys)

@@ -121,8 +121,13 @@ def train(
     given = {key: value for key, value in given.items() if value is not None}
     keys = (_config_file(config) if config else {}) | dict(map(parse_setting, settings or []))
 
+    built: list[Any] = []
+
     def configure(vocab: int) -> Any:
-        return _configure(preset, {"vocab_size": vocab, **keys}, bool(config))
+        """The configuration, which is built once: a number of token ids that is known later is put into it."""
+        if not built:
+            built.append(_configure(preset, {"vocab_size": vocab, **keys}, bool(config)))
+        return built[0] if "vocab_size" in keys else built[0].sized(vocab)
 
     def sized(vocab: int) -> Any:
         """The configuration; the process takes threads to its size."""

@@ -52,7 +52,7 @@ class AttentionPool(Compress):
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: Any) -> None:
-        """The queries share the width evenly."""
+        """`queries` must divide `d_model`; `context=true` requires `write_delay='window'`."""
         number = options.queries
         if not isinstance(number, int) or isinstance(number, bool) or number < 1 or cfg.d_model % number:
             wanted = number if isinstance(number, int) else AttentionOptions.queries

@@ -26,7 +26,7 @@ class Identity(Compress):
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: Any) -> None:
-        """Only rate 1."""
+        """Requires `rate=1`."""
         if cfg.rate != 1:
             raise ConfigError(
                 f"compress='identity' writes every token, so rate={cfg.rate} must be 1; or choose another, as compress='mean'"

@@ -1,6 +1,6 @@
-"""Keys that cannot have an effect are refused, where they are not at their defaults.
+"""Unused keys raise ConfigError, where they are not at their defaults.
 
-A key of the whole model is idle where none of its memory layers uses it, and one that `layers` names where that block does not.
+A key of the whole model is unused where none of its memory layers uses it, and one that `layers` names where that block does not.
 A model without any memory may have such keys: it is the twin of one that uses them, `cfg.replace(pattern="w")`.
 """
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..errors import ConfigError
-from . import registry
+from .checks import require
 from .keys import flat, usual
-from .layer import LayerConfig, require
+from .layer import LayerConfig
 
 
 class Blocks(Protocol):
@@ -24,6 +24,9 @@ class Blocks(Protocol):
 
     @property
     def layers(self) -> dict[str, dict[str, Any]]: ...
+
+    @property
+    def layer_configs(self) -> Any: ...
 
     @property
     def memory_layers(self) -> list[LayerConfig]: ...
@@ -44,7 +47,7 @@ class Use:
 
 
 def _policy(layer: LayerConfig) -> Any:
-    return registry.member("cache", layer.cache)
+    return layer.members.cache.cls
 
 
 _GATES = Use(
@@ -59,7 +62,7 @@ USES = dict.fromkeys(("router", "router_dim", "routing", "gate", "temperature", 
     "checkpoint_dtype": Use(
         lambda layer: _policy(layer).keeps,
         "with cache={cache}, which keeps no checkpoints",
-        "a cache that keeps them, for example cache='gated'",
+        "a cache that keeps checkpoints, for example cache='gated'",
     ),
     "cut_at": Use(
         lambda layer: layer.content and _policy(layer).keeps,
@@ -69,7 +72,7 @@ USES = dict.fromkeys(("router", "router_dim", "routing", "gate", "temperature", 
     "segments": Use(
         lambda layer: layer.content and _policy(layer).keeps,
         "with cache={cache}, which keeps no checkpoints, so that cuts end nothing",
-        "a cache that keeps them, for example cache='gated'",
+        "a cache that keeps checkpoints, for example cache='gated'",
         ("content",),  # presets set "logarithmic"
     ),
     "compress": Use(
@@ -83,7 +86,7 @@ OF_DEMO = "router_dim"  # the model that ships sets it, and must take any other 
 
 
 def check_layer(layer: LayerConfig) -> None:
-    """ConfigError for an idle key of a layer that stands alone."""
+    """ConfigError for an unused key of a layer that stands alone."""
     require(
         layer.routing == "own",
         "routing='shared' takes the routing of a memory layer before this one, and a layer that stands alone has none before it; "
@@ -94,10 +97,10 @@ def check_layer(layer: LayerConfig) -> None:
 
 
 def check_model(cfg: Blocks) -> None:
-    """ConfigError for an idle key of a model, or of a block's."""
+    """ConfigError for an unused key of a model, or of a block."""
     default = usual(cfg)
     for block, keys in cfg.layers.items():
-        layer, owner = cfg.layer.changed(keys), f"layers[{block!r}]: "
+        layer, owner = cfg.layer_configs[int(block)], f"layers[{block!r}]: "
         _check({key: (value, default[key]) for key, value in keys.items()}, [layer], owner)
         follows = layer.routing == "shared" and cfg.followers[int(block)]
         require(
@@ -121,7 +124,7 @@ def check_model(cfg: Blocks) -> None:
 
 
 def _check(given: dict[str, tuple[Any, Any]], layers: list[LayerConfig], owner: str = "") -> None:
-    """given: values and defaults. A null stands for nothing at all, and has its way anywhere."""
+    """given: values and defaults. None means unset."""
     for key, use in USES.items():
         value, usual = given.get(key, (None, None))
         if value is None or value == usual or use.values and value not in use.values or any(map(use.by, layers)):

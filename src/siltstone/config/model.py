@@ -6,97 +6,133 @@ On disk and on the command line the keys of both are flat: `{"vocab_size": 512, 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import json
 import re
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
 from ..errors import ConfigError
-from . import idle_keys, registry
-from .layer import SEEN, LayerConfig, known, one_of, require, whole
+from . import aliases, constraints, idle_keys, kinds
+from .checks import SEEN, known, number_between, require
+from .constraints import Constraint
+from .keys import chosen
+from .kinds import Choice, Custom, Flag, Whole, about, check_values, documented
+from .layer import LayerConfig
+from .registry import FAMILIES
 
 EXACT_KEYS = {"heads", "head_dim", "value_dim", "kv_heads", "window", "sinks", "position", "qk_norm", "short_conv", "write_delay"}
 KINDS = {"m": "memory", "w": "window", "a": "attention"}
 MOST_BLOCKS = 10_000  # checks look at every block, and a file that says more must not keep a process busy
 
+PATTERN = Custom(
+    "string",
+    "letters `m`, `w`, `a`",
+    lambda x: isinstance(x, str) and bool(x.replace(" ", "")) and set(x.replace(" ", "")) <= set(KINDS),
+    "must be made of the letters m (memory), w (window) and a (attention), which stand together, with or without spaces, "
+    "for example 'mmw'",
+)
+EPSILON = Custom("number", "0 to 1", lambda x: number_between(x, 0, 1), "must be a number between 0 and 1, for example 1e-6")
+CUT_AT = Custom(
+    "string or null",
+    "any text",
+    lambda x: x is None or isinstance(x, str) and x.encode("utf-8", "ignore").decode("utf-8") == x != "",
+    "must be a text, for example '\\n', or null for no cuts",
+)
+BLOCKS = Custom(
+    "object",
+    "number of a block -> keys",
+    lambda x: isinstance(x, dict) and all(isinstance(keys, dict) for keys in x.values()),
+    'must map numbers of blocks to keys of their layers, for example {"0": {"window": 64}}',
+)
+SHAPE = (
+    Constraint(
+        ("depth",),
+        f"`depth` may be at most {MOST_BLOCKS:,}",
+        lambda c: c.depth <= MOST_BLOCKS,
+        f"depth={{depth}} is more than the {MOST_BLOCKS} blocks that a model may have",
+        f"set depth={MOST_BLOCKS} at most",
+    ),
+    Constraint(
+        ("pattern", "depth"),
+        "`pattern` may have at most `depth` letters",
+        lambda c: len(c.letters) <= c.depth,
+        lambda c: f"pattern={c.pattern!r} has {len(c.letters)} letters, and depth={c.depth} as many blocks",
+        lambda c: f"shorten it, or set depth={len(c.letters)}",
+    ),
+)
+MODEL = (
+    Constraint(
+        ("pattern", "window"),
+        "a block `w` of `pattern` requires `window >= 1`",
+        lambda c: all(layer.window for kind, layer in zip(c.kinds, c.layer_configs, strict=True) if kind == "window"),
+        "window=0 leaves a window layer (w) with nothing to see",
+        "set a window of at least 1, or another pattern",
+    ),
+)
 
+
+@documented
 @dataclass(frozen=True)
 class LMConfig:
     """A language model: pre-norm blocks of a mixing layer and an MLP, RMSNorm, tied embeddings.
 
-    vocab_size   number of token ids
-    depth        number of blocks
-    pattern      one letter a block, repeated to the depth: m = window + memory, w = window only, a = full attention
-    mlp          "swiglu" or "gelu"
-    mlp_dim      hidden width of the MLP (default: 8/3 d_model for swiglu, 4 d_model for gelu, rounded up to 16)
-    tie          the output layer shares the embedding's weights
-    norm_eps     epsilon of RMSNorm
-    cut_at       with segments="content": sessions and training cut at every token that holds this text (None: at none)
-    layer        the keys of every mixing layer
-    layers       the number of a block (from 0, or from -1 backwards; text, as in JSON) -> keys that differ in its layer
+    `layer` has the keys of every mixing layer; files and the command line name them beside the model's own.
     """
 
-    vocab_size: int
+    vocab_size: int = field(metadata=about(Whole(1, SEEN), "number of token ids"))
     layer: LayerConfig
-    depth: int = 4
-    pattern: str = "m"
-    mlp: str = "swiglu"
-    mlp_dim: int | None = None
-    tie: bool = True
-    norm_eps: float = 1e-6
-    layers: dict[str, dict[str, Any]] = field(default_factory=dict, hash=False)
-    cut_at: str | None = "\n"
+    depth: int = field(default=4, metadata=about(Whole(1), "number of blocks"))
+    pattern: str = field(
+        default="m",
+        metadata=about(
+            PATTERN, "one letter a block, repeated to the depth: m = window + memory, w = window only, a = full attention"
+        ),
+    )
+    mlp: str = field(default="swiglu", metadata=about(Choice("swiglu", "gelu"), "activation of the MLP"))
+    mlp_dim: int | None = field(
+        default=None,
+        metadata=about(
+            Whole(1, SEEN, True),
+            "hidden width of the MLP",
+            "`8/3 d_model` for `swiglu`, `4 d_model` for `gelu`, rounded up to a multiple of 16",
+        ),
+    )
+    tie: bool = field(default=True, metadata=about(Flag(), "the output layer shares the embedding's weights"))
+    norm_eps: float = field(default=1e-6, metadata=about(EPSILON, "epsilon of RMSNorm"))
+    layers: dict[str, dict[str, Any]] = field(
+        default_factory=dict,
+        hash=False,
+        metadata=about(
+            BLOCKS,
+            "keys that differ in single blocks, numbered from 0, or backwards from -1; one with another `memory`, `compress` or "
+            "`cache` begins from that member's own options",
+        ),
+    )
+    cut_at: str | None = field(
+        default="\n",
+        metadata=about(CUT_AT, "with `segments=content`: sessions and training cut at tokens that hold this text; null: at none"),
+    )
 
     def __post_init__(self) -> None:
-        for key in ("vocab_size", "depth"):
-            whole(key, getattr(self, key), 1, SEEN if key == "vocab_size" else None)
-        require(self.depth <= MOST_BLOCKS, f"depth={self.depth} is more than the {MOST_BLOCKS} blocks that a model may have")
-        if self.mlp_dim is not None:
-            whole("mlp_dim", self.mlp_dim, 1, SEEN)
-        one_of("mlp", self.mlp, ["swiglu", "gelu"])
-        require(isinstance(self.tie, bool), f"tie={self.tie!r} must be true or false")
-        require(
-            self.cut_at is None
-            or isinstance(self.cut_at, str)
-            and self.cut_at.encode("utf-8", "ignore").decode("utf-8") == self.cut_at != "",
-            f"cut_at={self.cut_at!r} must be a text, for example '\\n', or null for no cuts",
-        )
-        eps = self.norm_eps
-        require(
-            isinstance(eps, int | float) and not isinstance(eps, bool) and 0 < eps < 1,
-            f"norm_eps={eps!r} must be a number between 0 and 1, for example 1e-6",
-        )
-        letters = self.pattern.replace(" ", "") if isinstance(self.pattern, str) else ""
-        require(
-            bool(letters) and set(letters) <= set(KINDS),
-            f"pattern={self.pattern!r} must be made of the letters m (memory), w (window) and a (attention), which stand "
-            "together, with or without spaces, for example 'mmw'",
-        )
-        require(
-            len(letters) <= self.depth,
-            f"pattern={self.pattern!r} has {len(letters)} letters, and depth={self.depth} as many blocks; shorten it, or set "
-            f"depth={len(letters)}",
-        )
-        object.__setattr__(self, "layers", self._checked_layers())
-        require(
-            all(layer.window > 0 for kind, layer in zip(self.kinds, self.layer_configs, strict=True) if kind == "window"),
-            "window=0 leaves a window layer (w) with nothing to see; set a window of at least 1, or another pattern",
-        )
-        if any(layer.routing == "shared" for layer in [self.layer, *self._changed.values()]):
+        check_values(self)
+        constraints.check(self, SHAPE)
+        layers, changed = self._checked_layers()
+        object.__setattr__(self, "layers", layers)
+        object.__setattr__(self, "_changed", changed)
+        constraints.check(self, MODEL)
+        if any(layer.routing == "shared" for layer in [self.layer, *changed.values()]):
             _ = self.followers
         idle_keys.check_model(self)
 
-    def _checked_layers(self) -> dict[str, dict[str, Any]]:
-        """`layers` with text for the numbers of blocks, and without blocks in which nothing differs; ConfigError."""
-        given, found, seen = self.layers, {}, {}
-        require(
-            isinstance(given, dict) and all(isinstance(keys, dict) for keys in given.values()),
-            f'layers={given!r} must map numbers of blocks to keys of their layers, for example {{"0": {{"window": 64}}}}',
-        )
+    def _checked_layers(self) -> tuple[dict[str, dict[str, Any]], dict[int, LayerConfig]]:
+        """`layers` with text for the numbers of blocks, and without blocks in which nothing differs; and the layers that do."""
+        found, seen, changed = {}, {}, {}
         names = {f.name for f in fields(LayerConfig)}
-        for number, keys in given.items():
-            block = str(number)
+        for number, given in self.layers.items():
+            block, keys = str(number), aliases.options("", None, given)
             require(
                 re.fullmatch("-?[0-9]{1,9}", block) is not None and -self.depth <= int(block) < self.depth,
                 f"layers has no block {number!r}; number them from 0 to {self.depth - 1}, or backwards from -1 to -{self.depth}",
@@ -106,30 +142,32 @@ class LMConfig:
             seen[at] = block
             require("d_model" not in keys, f"layers[{block!r}] sets d_model, which is one for all blocks; leave it out there")
             known(keys, names, f"layers[{block!r}]")
-            letters = self.pattern.replace(" ", "")
-            kind = KINDS[letters[at % len(letters)]]
+            kind = KINDS[self.letters[at % len(self.letters)]]
             without = sorted(keys.keys() - EXACT_KEYS) if kind != "memory" else []
             require(
                 not without,
                 f"layers[{block!r}] sets {', '.join(without)}, and that block has no memory (it is a {kind} layer); "
                 "leave it out, or change pattern",
             )
+            if not keys:
+                continue
             try:
-                self.layer.changed(keys)
+                changed[at] = self.layer.changed(keys)
             except ConfigError as error:
                 raise ConfigError(f"layers[{block!r}]: {error}") from None
-            if keys:
-                found[str(int(block))] = dict(keys)
-        return found
+            found[str(int(block))] = {key: getattr(changed[at], key) for key in keys}
+        return found, changed
 
-    @cached_property
-    def _changed(self) -> dict[int, LayerConfig]:
-        return {int(number) % self.depth: self.layer.changed(keys) for number, keys in self.layers.items()}
+    @property
+    def letters(self) -> str:
+        """The pattern without spaces."""
+        return self.pattern.replace(" ", "")
 
     @cached_property
     def layer_configs(self) -> tuple[LayerConfig, ...]:
         """The layer of each block: `layer`, with what `layers` changes."""
-        return tuple(self._changed.get(i, self.layer) for i in range(self.depth))
+        changed: dict[int, LayerConfig] = vars(self)["_changed"]
+        return tuple(changed.get(i, self.layer) for i in range(self.depth))
 
     @property
     def memory_layers(self) -> list[LayerConfig]:
@@ -156,7 +194,7 @@ class LMConfig:
         """Which blocks take their routing from an earlier one; ConfigError where that one's checkpoints are not theirs."""
         found, lead = [], None
         for i, (kind, layer) in enumerate(zip(self.kinds, self.layer_configs, strict=True)):
-            routed = kind == "memory" and registry.member("cache", layer.cache).routed
+            routed = kind == "memory" and layer.members.cache.cls.routed
             found.append(routed and layer.routing == "shared" and lead is not None)
             if found[-1]:
                 theirs, ours = (_cuts(x) for x in (self.layer_configs[lead or 0], layer))
@@ -184,8 +222,7 @@ class LMConfig:
     @property
     def kinds(self) -> list[str]:
         """What each block mixes with: "memory", "window" or "attention"."""
-        letters = self.pattern.replace(" ", "")
-        return [KINDS[letters[i % len(letters)]] for i in range(self.depth)]
+        return [KINDS[self.letters[i % len(self.letters)]] for i in range(self.depth)]
 
     @property
     def hidden(self) -> int:
@@ -200,11 +237,22 @@ class LMConfig:
         out = dataclasses.asdict(self)
         return out | out.pop("layer")
 
+    @property
+    def fingerprint(self) -> str:
+        """The choices as text, which fingerprints of models are made of: keys that are not at their defaults, under their oldest
+        names. A key that a later version adds or renames leaves it as it is."""
+        keys = aliases.older(chosen(self), {family: getattr(self.layer, family) for family in FAMILIES})
+        return json.dumps(keys, sort_keys=True, separators=(",", ":"))
+
     @classmethod
-    def from_dict(cls, keys: dict[str, Any]) -> LMConfig:
-        """The inverse of `to_dict`; missing keys take their defaults, unknown ones raise ConfigError."""
+    def from_dict(cls, keys: dict[str, Any], stored: bool = False) -> LMConfig:
+        """The inverse of `to_dict`; missing keys take their defaults, unknown ones raise ConfigError.
+
+        stored   the keys are those of a file that Siltstone wrote: older names of keys are no reason for a warning
+        """
         if not isinstance(keys, dict):
             raise ConfigError(f"a configuration must be a mapping of keys to values, and this is {type(keys).__name__}")
+        keys = aliases.current(keys, warn=not stored)
         layer_names = {f.name for f in fields(LayerConfig)}
         model_names = {f.name for f in fields(cls)} - {"layer"}
         known(keys, layer_names | model_names, "the configuration")
@@ -213,6 +261,13 @@ class LMConfig:
                 raise ConfigError(f"the configuration lacks {name!r}")
         layer = LayerConfig(**{k: v for k, v in keys.items() if k in layer_names})
         return cls(layer=layer, **{k: v for k, v in keys.items() if k in model_names})
+
+    def sized(self, vocab_size: int) -> LMConfig:
+        """The same with another number of token ids, on which nothing else depends: the rest is not built again."""
+        kinds.keys(LMConfig)["vocab_size"].kind.check("vocab_size", vocab_size)
+        twin = copy.copy(self)
+        object.__setattr__(twin, "vocab_size", vocab_size)
+        return twin
 
     def replace(self, **keys: Any) -> LMConfig:
         """A copy with some keys changed, of the model or of its layers: `cfg.replace(window=64, depth=2)`."""

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..models.lm import LM
+from ..models.streaming import StreamingModel
 from ..text import Tokenizer, cut_table
 
 
 @contextmanager
-def cut_as_sessions_do(model: LM, tokenizer: Tokenizer) -> Iterator[None]:
+def cut_as_sessions_do(model: StreamingModel, tokenizer: Tokenizer) -> Iterator[None]:
     """Inside the block calls of the model without `cut` cut where a session would; of other models nothing changes."""
     table = cut_table(model.cfg, tokenizer)
     if table is None:

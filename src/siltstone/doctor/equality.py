@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from ..cache.sparse import in_steps
 from ..inference import Session
 from ..layers.mixer import Mixer
 from ..models.lm import LM
-from ..models.stream_state import LMState
+from ..models.streaming import StreamingModel, StreamingState, logits
 from ..text import Tokenizer
 from .gates import Call, watched
 
@@ -65,7 +66,7 @@ class Check:
 class Reading:
     """What the ways read, ids [1, T], and what they have: a generator of their choices, a tokenizer for session files."""
 
-    model: LM
+    model: StreamingModel
     tokenizer: Tokenizer
     ids: Tensor
     random: np.random.Generator
@@ -79,13 +80,15 @@ class Reading:
 Way = Callable[[Reading], tuple[Tensor, bool | None]]
 
 
-def feed(model: LM, ids: Tensor, state: LMState | None, cuts: Sequence[int], donate: bool = False) -> tuple[Tensor, LMState]:
+def feed(
+    model: StreamingModel, ids: Tensor, state: StreamingState | None, cuts: Sequence[int], donate: bool = False
+) -> tuple[Tensor, StreamingState]:
     """Logits [B, T, V] of several calls, cut before the given columns, and the state after."""
     edges, outs = [0, *sorted(cuts), ids.shape[1]], []
     now = model.init_state(len(ids)) if state is None else state
     for a, b in zip(edges, edges[1:], strict=False):
-        logits, now = model(ids[:, a:b], now, donate=donate)
-        outs.append(logits)
+        out, now = logits(model, ids[:, a:b], now, donate=donate)
+        outs.append(out)
     return torch.cat(outs, 1), now
 
 
@@ -110,8 +113,8 @@ def steps(r: Reading) -> tuple[Tensor, None]:
 def batch(r: Reading) -> tuple[Tensor, None]:
     """As one row among others that stand at other positions and read other text."""
     other, length = r.ids.flip(1), r.ids.shape[1]
-    starts = [r.model(other[:, :n])[1] for n in (min(5, length), length // 3)]
-    state = LMState.cat([starts[0], r.model.init_state(1), starts[1]])
+    starts = [logits(r.model, other[:, :n])[1] for n in (min(5, length), length // 3)]
+    state = starts[0].cat([starts[0], r.model.init_state(1), starts[1]])
     rows = torch.cat([other, r.ids, r.ids.roll(length // 2, 1)])
     return feed(r.model, rows, state, _cuts(r.random, length))[0][1:2], None
 
@@ -126,8 +129,8 @@ def padded(r: Reading, left: int = 0, right: int = 0, inside: float = 0.0) -> tu
         place = torch.from_numpy(at).to(part.device)
         ids, mask = part[:, :1].expand(1, width).clone(), torch.zeros(1, width, dtype=torch.bool, device=part.device)
         ids[0, place], mask[0, place] = part[0], True
-        logits, state = r.model(ids, state, mask=mask)
-        outs.append(logits[:, place])
+        out, state = logits(r.model, ids, state, mask=mask)
+        outs.append(out[:, place])
     return torch.cat(outs, 1), None
 
 
@@ -137,7 +140,7 @@ def packed(r: Reading) -> tuple[Tensor, None]:
     ids = torch.cat([before, r.ids], 1)
     reset = torch.zeros_like(ids, dtype=torch.bool)
     reset[:, before.shape[1]] = True
-    return r.model(ids, reset=reset)[0][:, before.shape[1] :], None
+    return logits(r.model, ids, reset=reset)[0][:, before.shape[1] :], None
 
 
 def forked(r: Reading) -> tuple[Tensor, None]:
@@ -145,9 +148,9 @@ def forked(r: Reading) -> tuple[Tensor, None]:
     first, original = feed(r.model, r.ids[:, : r.half], None, _cuts(r.random, r.half))
     fork, other, outs = original.fork(), r.ids.flip(1), [first]
     for t in range(r.half, r.ids.shape[1]):
-        _, original = r.model(other[:, t : t + 1], original, donate=True)
-        logits, fork = r.model(r.ids[:, t : t + 1], fork, donate=True)
-        outs.append(logits)
+        _, original = logits(r.model, other[:, t : t + 1], original, donate=True)
+        out, fork = logits(r.model, r.ids[:, t : t + 1], fork, donate=True)
+        outs.append(out)
     return torch.cat(outs, 1), None
 
 
@@ -170,14 +173,14 @@ def through_tensors(r: Reading) -> tuple[Tensor, bool]:
     return _both(r, state, r.model.load_state(tensors, json.loads(json.dumps(state.meta()))), True)
 
 
-def _both(r: Reading, kept: LMState, back: LMState, same: bool) -> tuple[Tensor, bool]:
+def _both(r: Reading, kept: StreamingState, back: StreamingState, same: bool) -> tuple[Tensor, bool]:
     """The second half from two states in the same calls: its logits behind those of one call over the first, bits compared."""
     rest = r.ids[:, r.half :]
     cuts = sorted({*range(min(8, rest.shape[1])), *_cuts(r.random, rest.shape[1])})
     (a, one), (b, two) = (feed(r.model, rest, s.fork(), cuts) for s in (kept, back))
     x, y = one.tensors(), two.tensors()
     same = same and torch.equal(a, b) and x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
-    return torch.cat([r.model(r.ids[:, : r.half])[0], b], 1), same and one.meta() == two.meta()
+    return torch.cat([logits(r.model, r.ids[:, : r.half])[0], b], 1), same and one.meta() == two.meta()
 
 
 WAYS: dict[str, Way] = {
@@ -195,14 +198,15 @@ WAYS: dict[str, Way] = {
 
 
 @torch.no_grad()
-def compare(model: LM, tokenizer: Tokenizer, ids: Tensor, seed: int) -> Iterator[Check]:
+def compare(model: StreamingModel, tokenizer: Tokenizer, ids: Tensor, seed: int) -> Iterator[Check]:
     """Every way against one call, in the model's own dtype. ids int64 [1, T], T >= 2."""
     dtype = model.like.dtype
-    want, after = model(ids)
+    want, after = logits(model, ids)
     tokens, cuts = untied(model, ids), ended(model, after)
     tolerance = TOLERANCE[dtype]
     if dtype == torch.float32:
-        tolerance = max(tolerance, *(ROUNDED[layer.checkpoint_dtype] for layer in model.cfg.layer_configs))
+        layers = getattr(model.cfg, "layer_configs", ())
+        tolerance = max([tolerance, *(ROUNDED[layer.checkpoint_dtype] for layer in layers)])
     for number, (way, read) in enumerate(WAYS.items()):
         found, same = read(Reading(model, tokenizer, ids, np.random.default_rng([seed, number])))
         apart = (found - want).abs().amax(-1)[0, :tokens].double()
@@ -211,15 +215,19 @@ def compare(model: LM, tokenizer: Tokenizer, ids: Tensor, seed: int) -> Iterator
         yield Check(way, str(dtype).removeprefix("torch."), difference, tolerance, worst, tokens, ids.shape[1], same, cuts)
 
 
-def ended(model: LM, state: LMState) -> int | None:
+def ended(model: StreamingModel, state: Any) -> int | None:
     """Segments that a row has sealed in the layer with the fewest, of those that seal any; None where none does."""
+    if not isinstance(model, LM):
+        return None
     sealing = [block.mix.geo for block in model.blocks if isinstance(block.mix, Mixer) and block.mix.cache.keeps]
     return min((int(geo.sealed(state.clock)[0]) for geo in sealing), default=None)
 
 
-def untied(model: LM, ids: Tensor) -> int:
+def untied(model: StreamingModel, ids: Tensor) -> int:
     """How many tokens come before the first at which a sparse cache's choice hangs on rounding; all of them without one."""
     first, dtype = ids.shape[1], model.like.dtype
+    if not isinstance(model, LM):
+        return first
 
     def look(_: int, call: Call) -> None:
         nonlocal first

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config.model import LMConfig
-from ..config.registry import member
 from .equality import Check
 
 STUCK = 0.9  # share of saturated gates
@@ -83,15 +82,24 @@ class Finding:
 def all_findings(
     cfg: LMConfig, checks: Sequence[Check], gates: Sequence[dict[str, Any]], gradient: dict[str, Any]
 ) -> list[Finding]:
-    """The findings on a model, the worst first."""
-    found = [*_equality(checks), *_short(checks), *_gates(cfg, gates), *_gradient(cfg, gradient)]
+    """The findings on an `LM`, the worst first."""
+    return _sorted([*_equality(checks), *_short(checks), *_gates(cfg, gates), *_gradient(cfg, gradient)])
+
+
+def equality_findings(checks: Sequence[Check]) -> list[Finding]:
+    """Those on the ways of reading alone, which every `StreamingModel` has."""
+    return _sorted([*_equality(checks), *_short(checks)])
+
+
+def _sorted(found: Sequence[Finding]) -> list[Finding]:
+    """The worst first."""
     return sorted(found, key=lambda f: ("failure", "warning", "ok").index(f.level))
 
 
 def recent(cfg: LMConfig) -> int:
     """Tokens of the window and a segment, beyond which only what was sealed or lasts in a memory can be felt."""
     layer = cfg.layer
-    return layer.window + (layer.segment if member("cache", layer.cache).keeps else max(layer.window, 16))
+    return layer.window + (layer.segment if layer.members.cache.cls.keeps else max(layer.window, 16))
 
 
 def _equality(checks: Sequence[Check]) -> Iterator[Finding]:

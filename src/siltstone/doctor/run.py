@@ -8,12 +8,12 @@ import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..config import registry
 from ..config.model import LMConfig
 from ..core.machine import threads_said
 from ..core.version import VERSION
@@ -25,18 +25,20 @@ from ..io.atomic import check_place
 from ..memory.base import wide
 from ..models.checkpoint import load
 from ..models.lm import LM
+from ..models.streaming import StreamingModel
 from ..text import Tokenizer, read_blocks, split_text
 from ..train.precision import chosen_device
 from . import report
 from .cuts import cut_as_sessions_do
 from .equality import TOLERANCE, WAYS, compare
-from .findings import all_findings, recent
+from .findings import all_findings, equality_findings, recent
 from .gates import EXAMPLES, survey
 from .gradient import PLACES, profile
 from .progress import Steps
 from .record import Record
 
 LEAST = 16  # tokens of a text worth reading
+EQUAL = 256  # tokens that a model that is no `LM` is read on
 CUTS, SURVEYED = 4.5, 8.5  # segments that are read for equality and for the gates
 
 
@@ -51,34 +53,39 @@ def lengths(cfg: LMConfig, tokens: int | None = None) -> tuple[int, int, int]:
 
 
 def examine(
-    model: LM,
+    model: StreamingModel,
     tokenizer: Tokenizer,
     ids: Sequence[int] | np.ndarray,
     seed: int = 0,
     tokens: int | None = None,
     steps: Steps | None = None,
 ) -> Record:
-    """Examines a model on a text's ids: 16 tokens at least, and best as many as `tokens_wanted`.
+    """Examines a model on a text's ids: 16 tokens at least, and best as many as `tokens_wanted`. Of a model that is no `LM`
+    only the ways of reading are compared, as nothing is known of its layers.
 
     tokens   how many each part reads (default: see `lengths`)
     Raises InputError for a text that is too short, and for a model that is not in float32 or float64. The model itself is not
     changed.
     """
-    wanted = tokens_wanted(model.cfg, tokens)
+    wanted = tokens_wanted(model.cfg, tokens) if isinstance(model, LM) else tokens or EQUAL
     if model.like.dtype not in TOLERANCE:
         raise InputError(f"model is in {model.like.dtype}, and rounding hides what differs; examine model.float()")
     if len(ids) < LEAST:
         raise InputError(f"the text has {len(ids)} tokens; give one of {LEAST} at least, and best of {wanted:,}")
     steps, record = steps or Steps(quiet=True), Record()
-    exact = copy.deepcopy(model).double().requires_grad_(False)
+    exact: Any = copy.deepcopy(model)
+    exact.double().requires_grad_(False)
     row = torch.as_tensor(np.asarray(ids), dtype=torch.long, device=model.like.device)[None]
-    one, many, far = (min(n, row.shape[1]) for n in lengths(model.cfg, tokens))
+    most = lengths(model.cfg, tokens) if isinstance(model, LM) else (wanted, 0, 0)
+    one, many, far = (min(n, row.shape[1]) for n in most)
     with cut_as_sessions_do(model, tokenizer), cut_as_sessions_do(exact, tokenizer):
         for lm in (model, exact):
             steps.begin(f"reading {one:,} tokens in {len(WAYS)} ways, {str(lm.like.dtype).removeprefix('torch.')}", len(WAYS))
             for check in compare(lm, tokenizer, row[:, :one], seed):
                 record.checks.append(check)
                 steps.tick()
+        if not isinstance(model, LM):
+            return _of_another_kind(model, record, one, seed)
         steps.begin(f"gates, over {many:,} tokens", many)
         rows = min(EXAMPLES, row.shape[1] // many)
         record.gates = survey(model, row[0, : rows * many].view(rows, many), steps.tick)
@@ -101,6 +108,13 @@ def examine(
     return record
 
 
+def _of_another_kind(model: StreamingModel, record: Record, tokens: int, seed: int) -> Record:
+    """What is known of a model that is no `LM`: whether its ways of reading agree."""
+    record.findings = equality_findings(record.checks)
+    record.facts = {"model": type(model).__name__, "tokens": {"equality": tokens}, "seed": seed, "siltstone": VERSION}
+    return record
+
+
 def tokens_wanted(cfg: LMConfig, tokens: int | None = None) -> int:
     """Tokens of text that an examination can make use of."""
     one, many, far = lengths(cfg, tokens)
@@ -118,7 +132,7 @@ def _layer(cfg: LMConfig, number: int, kind: str) -> str:
     if kind != "memory":
         return f"layer {number}: {kind}, no memory"
     layer = cfg.layer_configs[number]
-    gates = "" if registry.member("cache", layer.cache).routed else ", no gates"
+    gates = "" if layer.members.cache.cls.routed else ", no gates"
     return f"layer {number}: {layer.memory} memory, {layer.cache} cache{gates}"
 
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..errors import DataError, InputError
+from ..models.streaming import StreamingModel
 from ..text import Tokenizer, cut_table, encode_sized
 from .stream import stream_nats
 
-if TYPE_CHECKING:
-    from ..models.lm import LM
-
 
 def by_position(
-    model: LM,
+    model: StreamingModel,
     tokenizer: Tokenizer,
     texts: Sequence[str],
     length: int | None = None,

@@ -6,19 +6,20 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from ..models.lm import LM
+from ..models import streaming
+from ..models.fingerprint import plain_model
+from ..models.streaming import StreamingModel
 
 
 def stream_nats(
-    model: LM,
+    model: StreamingModel,
     documents: Sequence[np.ndarray],
     chunk: int = 512,
     batch: int = 8,
@@ -32,7 +33,8 @@ def stream_nats(
     Yields (indices of `batch` documents or fewer, position p of the first input, nats float64 [B, n]): column c is about
     the token at position p + 1 + c, NaN where a document has ended.
     """
-    device = next(model.parameters()).device
+    model = plain_model(model)
+    device = model.like.device
     lengths = [len(d) for d in documents]
     order = sorted(range(len(documents)), key=lambda i: -lengths[i])
     for first in range(0, len(order), batch):
@@ -50,7 +52,7 @@ def stream_nats(
             with torch.no_grad(), autocast():
                 valid = None if mask.all() else torch.from_numpy(mask).to(device)
                 cut = None if cuts is None else cuts[torch.from_numpy(ids[:, :-1])]
-                logits, state = model(tokens[:, :-1], state, mask=valid, cut=cut)
+                logits, state = streaming.logits(model, tokens[:, :-1], state, mask=valid, cut=cut)
                 nats = F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
             nats = nats.view(len(rows), width).double().cpu().numpy()
             yield rows, start, np.where(mask, nats, np.nan)
@@ -71,7 +73,7 @@ class Score:
 
 
 def score_documents(
-    model: LM,
+    model: StreamingModel,
     documents: Sequence[np.ndarray],
     sizes: np.ndarray | Sequence[int],
     chunk: int = 512,

@@ -9,7 +9,6 @@ import numpy as np
 from torch import Tensor
 
 from ..config.model import LMConfig
-from ..config.registry import member
 from ..errors import SessionCorrupt
 from ..io.parse import is_count
 from ..models.stream_state import read_cuts
@@ -32,14 +31,15 @@ def described_model(cfg: LMConfig) -> str:
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a session file says of its session, ready for JSON; no model is needed. Raises as `Session.load` does."""
     blank: dict[str, Tensor] = {}
+    built: list[LMConfig] = []
 
     def check(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         blank.update(tensors)
         described(path, header)
-        theirs(path, header)
+        built.append(theirs(path, header))
 
     header, tensors = silt.read(path, check, lambda name: name.endswith((".cuts", ".bank.last", ".bank.span")))
-    cfg, size = theirs(path, header), os.path.getsize(path)
+    cfg, size = built[0], os.path.getsize(path)
     stream, version = header["notes"].get("stream"), header.get("written_by")
     position, memories = header["position"], cfg.memory_layers
     first, cuts = _segmented(path, header, tensors, cfg)
@@ -51,7 +51,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     for block, (kind, layer) in enumerate(zip(cfg.kinds, cfg.layer_configs, strict=True)):
         if kind == "memory":
             kept = None
-            if layer.bounded and member("cache", layer.cache).keeps:
+            if layer.bounded and layer.members.cache.cls.keeps:
                 names = (f"{_PREFIX}layers.{block}.bank.{leaf}" for leaf in ("last", "span"))
                 last, span = (tensors[name].flatten().tolist() if name in tensors else [] for name in names)
                 kept = list(zip(last, span, strict=False))

@@ -9,16 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import BusyError
-from ..models.stream_state import LMState
+from ..models.streaming import StreamingState
 
 
 class Mark:
     """A moment of a session, from `Session.snapshot`. It costs one copy of the session's small parts, until nobody
     refers to it any more or `release()` is called; from the oldest live mark on, the session keeps its ids."""
 
-    def __init__(self, position: int, state: LMState, logits: Tensor | None, sampler: Tensor) -> None:
+    def __init__(self, position: int, state: StreamingState, logits: Tensor | None, sampler: Tensor) -> None:
         self.position = position
-        self._state: LMState | None = state
+        self._state: StreamingState | None = state
         self._logits = logits
         self._sampler = sampler
 

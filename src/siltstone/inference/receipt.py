@@ -10,7 +10,6 @@ import numpy as np
 
 from ..config.layer import LayerConfig
 from ..config.model import LMConfig
-from ..config.registry import member
 from ..core.words import counted
 from ..schedule.segments import Cuts, Segments
 
@@ -90,7 +89,7 @@ def growth(cfg: LMConfig) -> str:
     if "attention" in cfg.kinds:
         return "O(t): the pattern has full attention layers"
     bound = " (train with max_checkpoints or max_bytes to bound it)"
-    sealing = [layer for layer in cfg.memory_layers if member("cache", layer.cache).keeps]
+    sealing = [layer for layer in cfg.memory_layers if layer.members.cache.cls.keeps]
     constant = [layer.segment for layer in sealing if layer.segments == "constant" and not layer.bounded]
     if constant:
         return f"O(t/C): one checkpoint every C = {min(constant)} tokens{bound}"
@@ -113,7 +112,7 @@ def _tokens(cfg: LayerConfig, phase: int, cuts: Cuts, edges: list[int]) -> list[
 
 def sealed(cfg: LayerConfig, position: int, phase: int = 0, cuts: Cuts = UNCUT) -> int:
     """Segments that a memory layer has sealed at a position."""
-    if not member("cache", cfg.cache).keeps:
+    if not cfg.members.cache.cls.keeps:
         return 0
     writes = max(0, position - cfg.delay - cfg.sinks) // cfg.every
     return int(_segments(cfg, phase, cuts).sealed(np.array([writes]))[0])
@@ -155,7 +154,8 @@ def peak_rss() -> int | None:
 @dataclass(frozen=True)
 class Receipt:
     """A stream's costs. What was read, and the bits per byte of what was scored, all but a session's first token, are the whole
-    stream's, over all its runs; times and memory are this process's; sizes in bytes. Replaced bytes were no text."""
+    stream's, over all its runs; times and memory are this process's; sizes in bytes. Replaced bytes were no text.
+    kv_cache_bytes, growth: None for a model that is no `LM`, of which they are not known."""
 
     position: int
     bytes_read: int
@@ -170,8 +170,8 @@ class Receipt:
     ms_per_token_last: float | None
     peak_rss: int | None
     session_bytes: int
-    kv_cache_bytes: int
-    growth: str
+    kv_cache_bytes: int | None
+    growth: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""
@@ -180,22 +180,24 @@ class Receipt:
     def rows(self) -> list[tuple[str, str]]:
         """Names and values for people."""
         bpb = "-" if self.bits_per_byte is None else f"{self.bits_per_byte:.4f}"
-        ratio = self.kv_cache_bytes / max(1, self.session_bytes)
         read = f"{counted(self.bytes_read, 'byte')}, {counted(self.tokens_read, 'token')}"
         if self.bytes_scored < self.bytes_read:
             read += f", {counted(self.bytes_scored, 'byte')} scored (the session's first token is not)"
         if self.bytes_replaced:
             read += f", {counted(self.bytes_replaced, 'byte')} replaced (no text; 8 bits more for each)"
-        return [
+        rows = [
             ("read", f"{read}, {bpb} bits per byte"),
             ("position", f"{self.position:,}"),
             ("tokens", f"{self.appended:,} appended, {self.restored:,} restored, {self.recomputed:,} recomputed"),
             ("ms a token", f"first 10 %: {_ms(self.ms_per_token_first)}, last 10 %: {_ms(self.ms_per_token_last)}"),
             ("peak memory", "not known here" if self.peak_rss is None else f"{human(self.peak_rss)} (whole process)"),
             ("session", human(self.session_bytes)),
-            ("KV cache", f"{human(self.kv_cache_bytes)} for a transformer of the same shape ({ratio:,.1f} x the session)"),
-            ("state grows", self.growth),
         ]
+        if self.kv_cache_bytes is not None and self.growth is not None:
+            ratio = f"{self.kv_cache_bytes / max(1, self.session_bytes):,.1f} x the session"
+            rows.append(("KV cache", f"{human(self.kv_cache_bytes)} for a transformer of the same shape ({ratio})"))
+            rows.append(("state grows", self.growth))
+        return rows
 
 
 def receipt(
@@ -224,8 +226,8 @@ def receipt(
         ms_per_token_last=timeline.ms_per_token(last=True),
         peak_rss=peak_rss(),
         session_bytes=session.nbytes,
-        kv_cache_bytes=kv_cache_bytes(cfg, session.position, element),
-        growth=growth(cfg),
+        kv_cache_bytes=kv_cache_bytes(cfg, session.position, element) if isinstance(cfg, LMConfig) else None,
+        growth=growth(cfg) if isinstance(cfg, LMConfig) else None,
     )
 
 

@@ -9,7 +9,7 @@ import weakref
 from array import array
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,19 +18,16 @@ from ..core.interrupt import shielded
 from ..errors import BusyError, InputError, PositionError, TokenizerError
 from ..io.place import Stamp
 from ..models.fingerprint import Seen, check_pair
+from ..models.streaming import StreamingModel, StreamingState
 from ..text import StreamDecoder, Tokenizer, cut_table
 from .mark import Mark, Pieces
 from .receipt import Counters
 from .sampling import StopStrings, check_options, sample
 from .tokens import CHUNK, chunks, encoded, log_probabilities
 
-if TYPE_CHECKING:
-    from ..models.lm import LM
-    from ..models.stream_state import LMState
-
 
 class Session:
-    """`s = Session(model, tokenizer)`; device and dtype follow the model.
+    """`s = Session(model, tokenizer)`; device and dtype follow the model, an `LM` or any other `StreamingModel`.
 
     Text goes in by `append`; `logits` are those after its last token. Calls are cut in chunks of 512 tokens and nothing
     else depends on how a text was cut (up to rounding). Ctrl-C never tears a step: it takes effect between two calls.
@@ -44,7 +41,7 @@ class Session:
     notes       a dictionary of the caller's own, ready for JSON, saved with the session
     """
 
-    def __init__(self, model: LM, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: StreamingModel, tokenizer: Tokenizer) -> None:
         model = check_pair(model, tokenizer)
         if tokenizer.vocab_size > model.cfg.vocab_size:
             raise TokenizerError(
@@ -54,7 +51,7 @@ class Session:
         self.model, self.tokenizer = model, tokenizer
         self.counters = Counters()
         self.notes: dict[str, Any] = {}
-        self._state: LMState = model.init_state(1)
+        self._state: StreamingState = model.init_state(1)
         self._cuts = cut_table(model.cfg, tokenizer)
         self._logits: Tensor | None = None
         self._sampler = torch.Generator("cpu").manual_seed(0)
@@ -282,7 +279,7 @@ class Session:
             save(self, path, overwrite)
 
     @staticmethod
-    def load(path: str | os.PathLike[str], model: LM, tokenizer: Tokenizer) -> Session:
+    def load(path: str | os.PathLike[str], model: StreamingModel, tokenizer: Tokenizer) -> Session:
         """The session of a file, as it was: in the same calls it goes on bit for bit, with nothing recomputed.
 
         Raises SessionCorrupt, SessionVersion, SessionMismatch (another model, configuration, dtype or tokenizer),
@@ -295,7 +292,9 @@ class Session:
     def _encode(self, text: str | Sequence[int] | Tensor) -> Tensor:
         return encoded(text, self.tokenizer, self.model.cfg.vocab_size)
 
-    def _call(self, ids: Tensor, state: LMState, scored: bool = True, donate: bool = False) -> tuple[Tensor, LMState]:
+    def _call(
+        self, ids: Tensor, state: StreamingState, scored: bool = True, donate: bool = False
+    ) -> tuple[Tensor, StreamingState]:
         """Logits [tokens, vocab_size] (only the last one's unless scored) and the state after."""
         batch = ids[None].to(self.model.like.device)
         cut = None if self._cuts is None else self._cuts[ids][None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -20,12 +21,12 @@ from ..io.parse import parse_object
 from ..io.place import named
 from ..io.regular import given_path
 from ..models.fingerprint import Seen, with_tokenizer
-from ..models.stream_state import LMState
 from . import silt
 from .session import Session
 
 if TYPE_CHECKING:
-    from ..models.lm import LM
+    from ..models.streaming import StreamingModel as Model
+    from ..models.streaming import StreamingState as State
     from ..text import Tokenizer
 
 PREFIX = "state."
@@ -58,7 +59,7 @@ def save(session: Session, path: str | os.PathLike[str], overwrite: bool) -> Non
         "tokenizer": session.tokenizer.fingerprint,
         "dtype": _dtype(model),
         "state": state.meta(),
-        "parts": state.parts(),
+        "parts": getattr(state, "parts", dict)(),
         "notes": session.notes,
         "written_by": {"siltstone": VERSION, "torch": str(torch.__version__)},
     }
@@ -73,7 +74,7 @@ def save(session: Session, path: str | os.PathLike[str], overwrite: bool) -> Non
     session._file = None if written is None else (place, written)
 
 
-def load(path: str | os.PathLike[str], model: LM, tokenizer: Tokenizer) -> Session:
+def load(path: str | os.PathLike[str], model: Model, tokenizer: Tokenizer) -> Session:
     """See `Session.load`. Nothing of the session exists before all of the file is found to fit."""
     session, path = Session(model, tokenizer), given_path(path)
 
@@ -99,7 +100,9 @@ def load(path: str | os.PathLike[str], model: LM, tokenizer: Tokenizer) -> Sessi
     return session
 
 
-def _check(path: Any, header: dict[str, Any], tensors: dict[str, Tensor], model: LM, tokenizer: Tokenizer, weights: Seen) -> None:
+def _check(
+    path: Any, header: dict[str, Any], tensors: dict[str, Tensor], model: Model, tokenizer: Tokenizer, weights: Seen
+) -> None:
     """Raise unless the header is one of this model's sessions, and the tensors (without data) fit it."""
     described(path, header)
     _check_fits(path, header, model, tokenizer, weights)
@@ -113,7 +116,7 @@ def _check(path: Any, header: dict[str, Any], tensors: dict[str, Tensor], model:
             raise ValueError("position, state and logits do not belong together")
 
 
-def _restored(path: Any, header: dict[str, Any], tensors: dict[str, Tensor], model: LM) -> tuple[LMState, Tensor | None, Tensor]:
+def _restored(path: Any, header: dict[str, Any], tensors: dict[str, Tensor], model: Model) -> tuple[State, Tensor | None, Tensor]:
     """State, logits and sampler of a file whose header fits."""
     with _own(path):
         state = _state(header, tensors, model)
@@ -123,7 +126,7 @@ def _restored(path: Any, header: dict[str, Any], tensors: dict[str, Tensor], mod
         return state, None if logits is None else logits.to(model.like.device), checked_state(tensors["sampler"])
 
 
-def _state(header: dict[str, Any], tensors: dict[str, Tensor], model: LM) -> LMState:
+def _state(header: dict[str, Any], tensors: dict[str, Tensor], model: Model) -> State:
     return model.load_state({k[len(PREFIX) :]: x for k, x in tensors.items() if k.startswith(PREFIX)}, header["state"])
 
 
@@ -154,19 +157,28 @@ def described(path: str | os.PathLike[str], header: dict[str, Any]) -> None:
 def theirs(path: str | os.PathLike[str], header: dict[str, Any]) -> LMConfig:
     """The configuration of the model that wrote a file. Raises SessionMismatch where this Siltstone cannot build it."""
     try:
-        return LMConfig.from_dict(header["model"]["config"])
+        return LMConfig.from_dict(header["model"]["config"], stored=True)
     except (ConfigError, TypeError, ValueError, RecursionError) as error:
         said = str(error)[:300]
         raise SessionMismatch(f"{path} was written by a model that this Siltstone cannot build: {said}") from None
 
 
-def _dtype(model: LM) -> str:
+def _text(config: dict[str, Any]) -> str:
+    return json.dumps(config, sort_keys=True)
+
+
+def _dtype(model: Model) -> str:
     return str(model.like.dtype).removeprefix("torch.")
 
 
-def _check_fits(path: str | os.PathLike[str], header: dict[str, Any], model: LM, tokenizer: Tokenizer, weights: Seen) -> None:
-    given, ours = theirs(path, header).to_dict(), model.cfg.to_dict()
-    differ = [f"{key} is {given[key]!r:.60} there and {ours[key]!r:.60} here" for key in ours if given[key] != ours[key]]
+def _check_fits(path: str | os.PathLike[str], header: dict[str, Any], model: Model, tokenizer: Tokenizer, weights: Seen) -> None:
+    given, ours = header["model"]["config"], model.cfg.to_dict()
+    if _text(given) == _text(ours):
+        given = ours
+    elif isinstance(model.cfg, LMConfig):  # it may be of another version, with fewer keys or older names
+        given = theirs(path, header).to_dict()
+    apart = [key for key in ours | given if given.get(key) != ours.get(key)]
+    differ = [f"{key} is {given.get(key)!r:.60} there and {ours.get(key)!r:.60} here" for key in apart]
     if differ:
         raise SessionMismatch(
             f"{path} was written by a model of another configuration: {'; '.join(differ[:4])}; "

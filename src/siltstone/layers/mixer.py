@@ -19,7 +19,6 @@ from ..bank.logarithmic import Slots
 from ..cache.base import CachePolicy, Router
 from ..cache.exact import Exact
 from ..compress.base import Compress
-from ..config import registry
 from ..config.layer import LayerConfig
 from ..errors import ConfigError
 from ..memory.base import Memory, Written
@@ -44,14 +43,11 @@ class Mixer(Placed):
     def __init__(self, cfg: LayerConfig, follows: bool = False):
         super().__init__()
         self.cfg = cfg
-        rule = registry.member("memory", cfg.memory)
-        options = registry.options(rule, cfg.memory_options)
+        rule, options = cfg.members.memory.cls, cfg.members.memory.options
         self.memory: Memory = rule(cfg, options)
         self.memory.chunk = max(1, self.memory.chunk // cfg.group) * cfg.group
-        pooling = registry.member("compress", cfg.compress)
-        self.compress: Compress = pooling(cfg, registry.options(pooling, cfg.compress_options))
-        policy = registry.member("cache", cfg.cache)
-        self.cache: CachePolicy = policy(cfg, registry.options(policy, cfg.cache_options))
+        self.compress: Compress = cfg.members.compress.cls(cfg, cfg.members.compress.options)
+        self.cache: CachePolicy = cfg.members.cache.cls(cfg, cfg.members.cache.options)
         self.router = Router(cfg, follows) if self.cache.routed else None
         self.geo = Geometry(
             window=cfg.window,

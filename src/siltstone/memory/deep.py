@@ -2,7 +2,7 @@
 
 A write takes one gradient step of size eta on a Hebbian loss:
 
-    L = -<M(k), v>,   W <- W - eta grad L for W_in and W_out,   eta = rate * sigmoid(c W_e + b_e), one a head, which is
+    L = -<M(k), v>,   W <- W - eta grad L for W_in and W_out,   eta = inner_lr * sigmoid(c W_e + b_e), one a head, which is
     W_out <- W_out + eta h^T v,   W_in <- W_in + eta k^T ((v W_out^T) * gelu'(k W_in)),   h = gelu(k W_in)
 
 with the gradient taken at the weights in force at the last multiple of `inner_batch` writes since the segment's cut
@@ -28,7 +28,8 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from ..config.layer import LayerConfig, whole
+from ..config.checks import whole, whole_updates
+from ..config.layer import LayerConfig
 from ..errors import ConfigError
 from ..ops import deep, mlp
 from ..ops.norm import l2
@@ -39,7 +40,8 @@ from .base import MOST, Inputs, Memory, Written, logits
 
 @dataclass(frozen=True)
 class DeepOptions:
-    """expansion: F / K. inner_batch: writes that share one base for their gradients. rate: largest step eta.
+    """expansion: F / K. inner_batch: writes that share one base for their gradients. inner_lr: largest step
+    eta.
 
     limit: how many times its first norm a matrix may have when a batch begins, and merged ones; None: no limit, as the paper
     writes it.
@@ -47,7 +49,7 @@ class DeepOptions:
 
     expansion: int = 4
     inner_batch: int = 16
-    rate: float = 0.5
+    inner_lr: float = 0.5
     limit: float | None = 2.0
 
 
@@ -71,7 +73,7 @@ class Deep(Memory):
 
     def __init__(self, cfg: LayerConfig, options: DeepOptions):
         super().__init__(cfg, options)
-        self.batch, self.eta = options.inner_batch, options.rate
+        self.batch, self.eta = options.inner_batch, options.inner_lr
         heads, key, hidden = self.heads, self.key_dim, self.key_dim * options.expansion
         self.query = nn.Linear(cfg.d_model, heads * key, bias=False)
         self.write = nn.Linear(cfg.d_model, 2 * heads * key, bias=False)
@@ -81,7 +83,7 @@ class Deep(Memory):
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: DeepOptions) -> None:
-        """M(q) = q + ... needs values as wide as keys."""
+        """M(q) = q + ...: `value_dim` must equal `head_dim`; `inner_batch` must be a multiple of `compress_every / rate`."""
         if cfg.val_dim != cfg.key_dim:
             raise ConfigError(
                 f"memory={cls.name!r} adds its output to its input, so value_dim={cfg.val_dim} must equal "
@@ -89,7 +91,8 @@ class Deep(Memory):
             )
         for key in ("expansion", "inner_batch"):
             whole(f"memory_options {key}", getattr(options, key), 1, MOST)
-        for key in ("rate", "limit"):
+        whole_updates(cfg, options.inner_batch)
+        for key in ("inner_lr", "limit"):
             value, default = getattr(options, key), getattr(cls.Options(), key)
             number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
             if not number and (key, value) != ("limit", None):

@@ -85,7 +85,7 @@ class Gated(GatedMatrixMemory):
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: GatedOptions) -> None:
-        """A known kind of decay, and with one a channel no more writes an update than a chunk of its scan may have."""
+        """`decay="channel"` requires `compress_every / rate` of at most 32 (two chunks of its scan)."""
         if options.decay not in ("head", "channel"):
             raise ConfigError(f"memory_options decay={options.decay!r} is not known; choose 'head' or 'channel'")
         if options.decay == "channel" and cfg.group > 2 * CHANNELS:

@@ -45,7 +45,7 @@ class GatedDelta(GatedMatrixMemory):
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: DeltaOptions) -> None:
-        """Options of the right kind."""
+        """`negative` must be true or false."""
         if not isinstance(options.negative, bool):
             raise ConfigError(f"memory_options negative={options.negative!r} must be true or false")
 

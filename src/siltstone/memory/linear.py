@@ -51,7 +51,7 @@ class Linear(MatrixMemory):
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: LinearOptions) -> None:
-        """A known feature map, and a positive one under a quotient."""
+        """`normalise=true` requires `feature` to be `elu` or `softmax`, which are positive."""
         if options.feature not in [*linear.FEATURES]:
             raise ConfigError(f"memory_options feature={options.feature!r} is not known; choose one of {list(linear.FEATURES)}")
         if not isinstance(options.normalise, bool) or options.normalise and options.feature == "identity":

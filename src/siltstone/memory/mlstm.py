@@ -58,7 +58,7 @@ class Mlstm(MatrixMemory):
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: Any) -> None:
-        """No blended states: each is scaled by an e^-m of its own."""
+        """Excludes `cache='soup'`, which blends states: each is scaled by an e^-m of its own."""
         if registry.member("cache", cfg.cache).blends:
             raise ConfigError(
                 f"cache={cfg.cache!r} blends states, and with memory='mlstm' each state has a scale of its own; "

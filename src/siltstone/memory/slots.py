@@ -30,7 +30,8 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from ..config.layer import LayerConfig, whole
+from ..config.checks import whole, whole_updates
+from ..config.layer import LayerConfig
 from ..errors import ConfigError
 from ..ops import slots
 from ..ops.norm import l2
@@ -86,9 +87,10 @@ class Slots(Memory):
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: SlotOptions) -> None:
-        """At least one slot and one write, and a known gate."""
+        """`inner_batch` must be a multiple of `compress_every / rate`."""
         for key in ("number", "inner_batch"):
             whole(f"memory_options {key}", getattr(options, key), 1, MOST)
+        whole_updates(cfg, options.inner_batch)
         if options.gate not in [*GATES]:
             raise ConfigError(f"memory_options gate={options.gate!r} is not known; choose 'lstm' or 'gru'")
 

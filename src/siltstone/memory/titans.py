@@ -3,7 +3,7 @@
 A write takes a step on the loss L, with rates read from the token, one of each a head:
 
     L = |M(k) - v|^2,   S <- eta S - theta grad L,   W <- (1 - alpha) W + S        for W_in and W_out alike
-    alpha = sigmoid(c W_a),   eta = sigmoid(c W_e),   theta = rate * sigmoid(c W_t)        each with a bias
+    alpha = sigmoid(c W_a),   eta = sigmoid(c W_e),   theta = inner_lr * sigmoid(c W_t)        each with a bias
 
 with the gradient taken at the weights in force at the last multiple of `inner_batch` writes since the segment's cut, and
 weights held to `limit` times their first norm when such a batch begins, as in `deep`. Inside
@@ -16,7 +16,7 @@ For: more pairs a head than K in principle, that change (in the toy of docs/fami
 of a token matters less.
 Can: recall through a nonlinear map; correct what a key holds, a step at a time; forget; go on writing after a surprise.
 Cannot: replace in one write; follow parity, which it learns in the toy of docs/family.md at no setting. It sees no write of
-its own inner batch when it takes a gradient, so that a key that comes often in one batch is overshot where `rate` times
+its own inner batch when it takes a gradient, so that a key that comes often in one batch is overshot where `inner_lr` times
 `inner_batch` is large.
 """
 
@@ -39,9 +39,9 @@ from .deep import Deep, DeepOptions, DeepState
 
 @dataclass(frozen=True)
 class TitansOptions(DeepOptions):
-    """See DeepOptions; rate: largest theta."""
+    """See DeepOptions; inner_lr: largest theta."""
 
-    rate: float = 0.1
+    inner_lr: float = 0.1
 
 
 @dataclass

@@ -53,6 +53,8 @@ def save(model: LM, tokenizer: Tokenizer, folder: str | Path, dtype: torch.dtype
     not the configuration's, a tokenizer with more ids than the model), StorageError where the system refuses.
     """
     model = check_pair(model, tokenizer)
+    if not isinstance(model.cfg, LMConfig):
+        raise InputError(f"model is a {type(model).__name__}, and a folder holds an st.LM; save its state_dict instead")
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize > 1):
         raise InputError(f"dtype={dtype} is none that weights can be kept in; give one such as torch.bfloat16, or leave it out")
     cfg, config = model.cfg, json.dumps(model.cfg.to_dict(), indent=1) + "\n"
@@ -178,7 +180,7 @@ def _member(folder: Path, name: str, hashes: dict[str, Any]) -> tuple[bytes, boo
 
 def _config(text: str | bytes, name: str) -> LMConfig:
     try:
-        return LMConfig.from_dict(parse_object(text))
+        return LMConfig.from_dict(parse_object(text), stored=True)
     except ConfigError as error:
         raise CheckpointError(f"{name} describes no model that this version knows: {error}") from error
     except (ValueError, TypeError, RecursionError) as error:

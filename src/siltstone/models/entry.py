@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config import aliases
 from ..config.keys import flat, usual
 from ..config.layer import LayerConfig
 from ..core.given import numbers, whole
@@ -46,7 +47,8 @@ def load_state(cfg: Any, mixers: Sequence[Any], tensors: dict[str, Tensor], meta
     if not isinstance(meta.get("counts"), dict):
         raise InputError("the state's description lacks 'counts'; give what state.meta() returned")
     if isinstance(meta.get("keys"), dict):
-        check_keys(flat(cfg), usual(cfg) | meta["keys"], owner(cfg))
+        keys = usual(cfg) | meta["keys"]
+        check_keys(flat(cfg), aliases.current(keys, warn=False), owner(cfg))
     return restore(init_state(cfg, mixers, len(rows), None), tensors, meta, cfg, mixers)
 
 

@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..config.keys import chosen
-from ..config.model import LMConfig
 from ..errors import InputError
 from ..io.tensors import tensor_bytes
 from ..text import Tokenizer
-
-if TYPE_CHECKING:
-    from .lm import LM
+from .streaming import StreamingConfig, is_streaming
 
 ROW = 1024
 SMALL, STRIDE = 8192, 61
 FROZEN = "_frozen"
+Model = TypeVar("Model")
 Sums = dict[str, tuple[Any, ...]]
 _KNOWN: weakref.WeakKeyDictionary[Any, tuple[Sums, str]] = weakref.WeakKeyDictionary()
 
@@ -36,7 +32,7 @@ def plain_model(model: Any) -> Any:
     """The model itself, of one that `torch.compile` or `DistributedDataParallel` wraps."""
     for name in ("_orig_mod", "module"):
         inner = getattr(model, name, None)
-        if isinstance(inner, torch.nn.Module) and isinstance(getattr(inner, "cfg", None), LMConfig):
+        if is_streaming(inner):
             return plain_model(inner)
     return model
 
@@ -45,7 +41,7 @@ def check_pair(model: Any, tokenizer: Any) -> Any:
     """The model itself (see `plain_model`); InputError unless they are a model and a tokenizer."""
     model = plain_model(model)
     for name, given, ok, makers in (
-        ("model", model, isinstance(getattr(model, "cfg", None), LMConfig), "st.LM(cfg)"),
+        ("model", model, is_streaming(model), "st.LM(cfg)"),
         ("tokenizer", tokenizer, isinstance(tokenizer, Tokenizer), "st.ByteTokenizer(), st.train_bpe(paths, vocab_size)"),
     ):
         if not ok:
@@ -53,7 +49,7 @@ def check_pair(model: Any, tokenizer: Any) -> Any:
     return model
 
 
-def weights_of(model: LM) -> dict[str, Tensor]:
+def weights_of(model: Any) -> dict[str, Tensor]:
     """Every weight by its name, as the model computes with it: a parametrised one is what its parametrisation makes.
 
     Of modules that torch has quantised, codes and scales; modules that `torch.compile` wraps are the same as without it.
@@ -99,12 +95,12 @@ def _plain(x: Any) -> Any:
     return x if isinstance(x, Tensor) or type(x).__module__.startswith("torch") else None
 
 
-def config_text(cfg: LMConfig) -> str:
-    """A key that a later version adds leaves older fingerprints as they are."""
-    return json.dumps(chosen(cfg), sort_keys=True, separators=(",", ":"))
+def config_text(cfg: StreamingConfig) -> str:
+    """What a configuration is known by; see `LMConfig.fingerprint`."""
+    return cfg.fingerprint
 
 
-def fingerprint_of(cfg: LMConfig, weights: dict[str, Tensor]) -> str:
+def fingerprint_of(cfg: StreamingConfig, weights: dict[str, Tensor]) -> str:
     """SHA-256 of the configuration, and of every weight's name, dtype, shape and bytes, in hexadecimal."""
     digest = hashlib.sha256(config_text(cfg).encode("utf-8"))
     for name, tensor in sorted(weights.items()):
@@ -123,7 +119,7 @@ class Seen:
 
     glance: tuple[int, ...] | None = None  # of a frozen model
 
-    def __init__(self, model: LM) -> None:
+    def __init__(self, model: Any) -> None:
         frozen = model.__dict__.get(FROZEN)
         if frozen is not None and frozen.glance == _glance(model):
             self.sums, self.fingerprint = frozen.sums, frozen.fingerprint
@@ -135,13 +131,13 @@ class Seen:
             known = _KNOWN[model] = (self.sums, fingerprint_of(model.cfg, weights))
         self.fingerprint = known[1]
 
-    def changed(self, model: LM) -> list[str]:
+    def changed(self, model: Any) -> list[str]:
         """Names of the weights that are no longer as they were, or no longer there."""
         now = Seen(model).sums
         return sorted(name for name in now.keys() | self.sums.keys() if now.get(name) != self.sums.get(name))
 
 
-def freeze(model: LM) -> LM:
+def freeze(model: Model) -> Model:
     """A copy of a model whose weights are not to be changed: for servers, where many sessions share it.
 
     It is in evaluation mode, takes no gradients, and its weights are hashed once, however many sessions are made, saved and
@@ -150,17 +146,18 @@ def freeze(model: LM) -> LM:
     raises SessionMismatch.
     """
     model = plain_model(model)
-    if not isinstance(getattr(model, "cfg", None), LMConfig):
+    if not is_streaming(model):
         raise InputError(f"model is a {type(model).__name__}; give a model such as st.LM(cfg) or st.load(folder) makes")
     with torch.inference_mode():
-        twin = copy.deepcopy(model).requires_grad_(False).eval()
+        twin: Any = copy.deepcopy(model)
+        twin.requires_grad_(False).eval()
         seen = Seen(twin)
     seen.glance = _glance(twin)
     twin.__dict__[FROZEN] = seen
     return twin
 
 
-def _glance(model: LM) -> tuple[int, ...] | None:
+def _glance(model: Any) -> tuple[int, ...] | None:
     """Of a model whose weights are all torch's inference tensors, where they lie and a sum of some of their words: of all in a
     small weight, of every 61st (488 bytes) in a large one. None of another model."""
     weights = list(model.state_dict(keep_vars=True).values())

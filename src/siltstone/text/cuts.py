@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,16 +10,14 @@ from torch import Tensor
 from ..errors import TokenizerError
 from .tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from ..config.model import LMConfig
 
-
-def cut_table(cfg: LMConfig, tokenizer: Tokenizer) -> Tensor | None:
+def cut_table(cfg: Any, tokenizer: Tokenizer) -> Tensor | None:
     """bool [vocab_size], True for tokens that hold the text `cut_at`; `table[ids]` is the flag `cut` of a call.
 
+    cfg: a model's configuration; one without `content` takes no cuts.
     None where the model takes no cuts, or cut_at is null. Raises TokenizerError where no token holds it.
     """
-    if not cfg.content or cfg.cut_at is None:
+    if not getattr(cfg, "content", False) or cfg.cut_at is None:
         return None
     wanted = cfg.cut_at.encode("utf-8")
     table = torch.zeros(cfg.vocab_size, dtype=torch.bool, device="cpu")

@@ -120,7 +120,7 @@ def take_up(folder: str | Path, changes: dict[str, Any], threads: int | None = N
     try:
         record, sealed = read_checked(folder / RECORD)
         old = Recipe.from_dict(record["recipe"])
-        cfg = LMConfig.from_dict(record["model"])
+        cfg = LMConfig.from_dict(record["model"], stored=True)
         train, valid, asked = str(record["train"]["key"]), record["valid"], str(record["tokenizer"]["asked"])
         valid = None if valid is None else str(valid["key"])
         proof = str(record["tokenizer"]["sha256"])

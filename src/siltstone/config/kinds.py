@@ -1,0 +1,150 @@
+"""Kinds of keys: which values each takes, how it says so, and what it means. A field's metadata holds its `Key`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+from . import registry
+from .checks import one_of, require, whole
+
+
+class Kind(Protocol):
+    """type: the JSON type of a value; values: those that are allowed, in words for the documentation."""
+
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def values(self) -> str: ...
+
+    def check(self, key: str, value: Any) -> None:
+        """ConfigError for a value that is not allowed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number from `least` to `most`; optional: or None, which means unset."""
+
+    least: int
+    most: int | None = None
+    optional: bool = False
+
+    @property
+    def type(self) -> str:
+        return "integer or null" if self.optional else "integer"
+
+    @property
+    def values(self) -> str:
+        return f"at least {self.least}" if self.most is None else f"{self.least} to {self.most:,}"
+
+    def check(self, key: str, value: Any) -> None:
+        """See Kind."""
+        if value is not None or not self.optional:
+            whole(key, value, self.least, self.most)
+
+
+class Choice:
+    """One of some texts."""
+
+    type = "string"
+
+    def __init__(self, *allowed: str) -> None:
+        self.allowed = list(allowed)
+
+    @property
+    def values(self) -> str:
+        return ", ".join(f"`{x}`" for x in self.allowed)
+
+    def check(self, key: str, value: Any) -> None:
+        """See Kind."""
+        one_of(key, value, self.allowed)
+
+
+@dataclass(frozen=True)
+class Member:
+    """The name of a member of a family."""
+
+    family: str
+    type = "string"
+
+    @property
+    def values(self) -> str:
+        return ", ".join(f"`{x}`" for x in registry.members(self.family))
+
+    def check(self, key: str, value: Any) -> None:
+        """See Kind."""
+        registry.member(self.family, value)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the chosen member's own, which that member's dataclass checks (`members.parse`)."""
+
+    family: str
+    type = "object"
+
+    @property
+    def values(self) -> str:
+        return f"the options of the chosen `{self.family}`"
+
+    def check(self, key: str, value: Any) -> None:
+        """See Kind; checked where they are parsed."""
+
+
+class Flag:
+    """True or false."""
+
+    type, values = "boolean", "`true`, `false`"
+
+    def check(self, key: str, value: Any) -> None:
+        """See Kind."""
+        require(isinstance(value, bool), f"{key}={value!r} must be true or false")
+
+
+@dataclass(frozen=True)
+class Custom:
+    """Whatever passes `allowed`; a refusal says key, value and `expected`."""
+
+    type: str
+    values: str
+    allowed: Callable[[Any], bool]
+    expected: str
+
+    def check(self, key: str, value: Any) -> None:
+        """See Kind."""
+        require(self.allowed(value), f"{key}={value!r} {self.expected}")
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of a configuration: the kind of its values, its default where that is computed, and what it means."""
+
+    kind: Kind
+    meaning: str
+    default: str = ""
+
+
+def about(kind: Kind, meaning: str, default: str = "") -> dict[str, Any]:
+    """The metadata of a field: `window: int = field(default=128, metadata=about(Whole(0), "tokens seen exactly"))`."""
+    return {"key": Key(kind, meaning, default)}
+
+
+def keys(cls: Any) -> dict[str, Key]:
+    """The keys of a configuration's class, in order."""
+    return {f.name: f.metadata["key"] for f in fields(cls) if "key" in f.metadata}
+
+
+def check_values(cfg: Any) -> None:
+    """ConfigError for the first value that its key's kind refuses."""
+    for name, key in keys(type(cfg)).items():
+        key.kind.check(name, getattr(cfg, name))
+
+
+def documented(cls: Any) -> Any:
+    """A decorator: the meaning of every key goes into the docstring, for `help`."""
+    width = max(map(len, keys(cls))) + 2
+    cls.__doc__ = f"{cls.__doc__}\n\n" + "\n".join(f"    {name:<{width}}{key.meaning}" for name, key in keys(cls).items()) + "\n"
+    return cls

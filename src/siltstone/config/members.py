@@ -1,0 +1,41 @@
+"""The members that a layer uses, each with its options parsed, once, into the member's own dataclass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from . import aliases, registry
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A member's class, and the options that a layer gives it: an instance of `cls.Options`."""
+
+    cls: Any
+    options: Any
+
+
+@dataclass(frozen=True)
+class Members:
+    """The update rule, the compressor and the caching policy of a layer."""
+
+    memory: Chosen
+    compress: Chosen
+    cache: Chosen
+
+    def check(self, cfg: Any) -> None:
+        """ConfigError for options, and for other keys of the layer, with which a member cannot work."""
+        for chosen in (self.compress, self.memory, self.cache):
+            chosen.cls.check(cfg, chosen.options)
+
+
+def parse(cfg: Any) -> tuple[Members, dict[str, dict[str, Any]]]:
+    """The members of a layer's keys, and the keys of their options under their present names. Raises ConfigError."""
+    chosen, given = {}, {}
+    for family in registry.FAMILIES:
+        cls, key = registry.member(family, getattr(cfg, family)), f"{family}_options"
+        options = getattr(cfg, key)
+        given[key] = aliases.options(family, cls.name, options) if isinstance(options, dict) else options
+        chosen[family] = Chosen(cls, registry.options(cls, given[key]))
+    return Members(**chosen), given
