@@ -190,7 +190,7 @@ class LayerConfig:
     @property
     def content(self) -> bool:
         """Whether segments end where the caller cuts."""
-        return self.segments == "content"
+        return registry.member("segments", self.segments).cuts
 
     @property
     def subblock(self) -> int:
@@ -230,7 +230,7 @@ class LayerConfig:
             self.short_conv == 0 or 2 <= self.short_conv <= 16,
             f"short_conv={self.short_conv} must be 0 for none, or a width from 2 to 16 tokens",
         )
-        one_of("segments", self.segments, ["constant", "logarithmic", "content"])
+        registry.member("segments", self.segments)
         one_of("start", self.start, ["restart", "carry"])
         one_of("gate", self.gate, ["softmax", "sigmoid"])
         one_of("gate_distance", self.gate_distance, ["none", "alibi"])
@@ -348,6 +348,7 @@ def _check_members(cfg: LayerConfig) -> None:
     for family in registry.FAMILIES:
         cls = registry.member(family, getattr(cfg, family))
         cls.check(cfg, registry.options(cls, getattr(cfg, f"{family}_options")))
+    registry.member("segments", cfg.segments).check(cfg)
     rule = registry.member("memory", cfg.memory)
     batch = getattr(registry.options(rule, cfg.memory_options), "inner_batch", cfg.group)
     if batch % cfg.group:

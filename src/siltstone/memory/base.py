@@ -38,10 +38,11 @@ class Written:
         """
         raise NotImplementedError(f"{type(self).__name__} must define read(stage, z, group)")
 
-    def follow(self, group: slice, apart: Tensor) -> Tensor | None:
-        """What the writes of some groups (one piece each) make of a difference between two states [.., X, H, K, V].
+    def carried(self, group: slice, states: State, before: State | None, after: State) -> State | None:
+        """What the writes of some groups (one piece each) make of other states [R, X, ...].
 
-        For rules that are affine in a matrix state: T(S) - T(S'), given S - S'. None: this rule has no such way.
+        They make `after` [R, ...] of the online state `before` (None: of the rule's first state, where it is 0).
+        None: this rule has no shorter way than to write all of it again.
         """
         return None
 

@@ -150,8 +150,15 @@ class MatrixWritten(Written):
         """See Written."""
         return self.reader.read(z, group)
 
+    def carried(self, group: slice, states: State, before: State | None, after: State) -> State | None:
+        """See Written: T(S) = T(S') + (T(S) - T(S')), as the rule is affine in its matrix."""
+        if not isinstance(states, MatrixState) or not isinstance(after, MatrixState):
+            return None
+        apart = states.matrix if before is None else states.matrix - cast(MatrixState, before).matrix.unsqueeze(1)
+        return MatrixState(self.follow(group, apart) + after.matrix.unsqueeze(1))
+
     def follow(self, group: slice, apart: Tensor) -> Tensor:
-        """See Written: decayed."""
+        """T(S) - T(S') for the writes T of some groups (one piece each), given S - S' [R, X, H, K, V]: decayed."""
         if self.reader.decay is None:
             return apart
         total = self.reader.decay[group, 0, :, :, -1].sum(2)

@@ -40,7 +40,7 @@ class DeltaWritten(MatrixWritten):
         self.steps = keep, erase, to_end
 
     def follow(self, group: slice, apart: Tensor) -> Tensor:
-        """See Written."""
+        """See MatrixWritten."""
         keep, erase, to_end = (x[group, 0].unsqueeze(1).unbind(3) for x in self.steps)
         for fade, old, late_key in zip(keep, erase, to_end, strict=True):
             apart = fade * apart - late_key @ (old @ apart)
