@@ -17,7 +17,6 @@ import family_spans
 import torch
 
 import siltstone as st
-from siltstone.bank.constant import Bank
 from siltstone.config import registry
 from siltstone.layers.mixer import Mixer
 
@@ -103,8 +102,6 @@ def _following(keys: dict[str, Any]) -> tuple[int, int]:
 def _held(mixer: Any, state: Any, layer: int) -> tuple[int, int]:
     assert isinstance(mixer, Mixer)
     bank = state.layers[layer].bank
-    if isinstance(bank, Bank):
-        return int(bank.store.count[0]), bank.nbytes
     view = bank.now(mixer.router, int(mixer.geo.sealed(state.clock)[0]), mixer.geo.segments(state.clock))
     return view.number - (0 if view.hidden is None else int(view.hidden.sum())), bank.nbytes
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import siltstone as st
-from siltstone.bank.constant import Bank
+from siltstone.bank.constant import ConstantBank
 
 WIDTH, SEGMENT, PLACES, LONGEST = 16, 8, 4, 32
 CUTS = (9, 13, 24, 30, 33, 41, 98, 105, 121, 126, 140)  # the last token of a segment; the longest stretch is cut by `segment`
@@ -109,7 +109,7 @@ def run(keys: dict[str, Any], cuts: tuple[int, ...]) -> tuple[tuple[int, ...], l
 
 def spans(bank: Any, x: torch.Tensor) -> list[tuple[int, int]]:
     """First and last token that each checkpoint holds; one gap between them would be an error."""
-    matrices = bank.store.views()[0] if isinstance(bank, Bank) else bank.stages[0]
+    matrices = bank.store.views()[0] if isinstance(bank, ConstantBank) else bank.stages[0]
     out = []
     for n in range(matrices.shape[2]):
         if not matrices[:, :, n].requires_grad:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from siltstone.bank import constant as bank
-from siltstone.bank import read
+from siltstone.bank import read, view
 from siltstone.bank.codec import unpack
 from siltstone.layers import reading
 from siltstone.schedule.segments import Segments
@@ -73,7 +73,7 @@ class Counter:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, layer: Any):
         self.number, inside = 0, layer.cfg.heads * layer.cfg.key_dim * layer.cfg.val_dim
-        for module in (bank, read):
+        for module in (bank, read, view):
             unpack = module.unpack
 
             def counted(leaves: tuple[Tensor, ...], *rest: Any, unpack: Any = unpack) -> tuple[Tensor, ...]:

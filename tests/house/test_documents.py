@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import itertools
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ import siltstone as st
 from siltstone.cli.app import app
 from siltstone.config import registry
 from siltstone.demo import text
+from siltstone.inference.describe import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.S | re.M)
@@ -162,7 +165,7 @@ def test_all_decisions_are_listed() -> None:
 def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The files that CONTRIBUTING.md shows, as if they stood in their folders."""
     code = [content for language, content in blocks("CONTRIBUTING.md") if language == "python"]
-    for family, name, content in zip(("memory", "cache"), ("retention", "average"), code, strict=True):
+    for family, name, content in zip(("memory", "cache", "bank"), ("retention", "average", "doubling"), code, strict=True):
         (tmp_path / family).mkdir()
         (tmp_path / family / f"{name}.py").write_text(content, "utf-8")
         package = importlib.import_module(f"siltstone.{family}")
@@ -170,7 +173,7 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     registry.members.cache_clear()
     yield
     registry.members.cache_clear()
-    for name in ("siltstone.memory.retention", "siltstone.cache.average"):
+    for name in ("siltstone.memory.retention", "siltstone.cache.average", "siltstone.bank.doubling"):
         sys.modules.pop(name, None)
 
 
@@ -201,3 +204,72 @@ def test_the_retention_of_the_example_is_its_equation(examples: None) -> None:
         wanted = decay[:, None, None] * wanted + inputs["key"][0, t, :, :, None] * inputs["value"][0, t, :, None, :]
     (found,) = [x for x in state.tensors().values() if x.shape == (1, 2, 4, 4)]
     torch.testing.assert_close(found[0], wanted, rtol=1e-13, atol=1e-13)
+
+
+KINDS: list[dict[str, Any]] = [
+    {}, {"start": "carry", "gate": "softmax"}, {"cache": "sparse", "top_k": 2, "checkpoint_dtype": "bfloat16"},
+    {"memory": "deep", "cache": "soup"}, {"router": "subblock:2", "gate": "softmax", "rate": 2, "compress": "mean"},
+    {"max_checkpoints": 3, "evict": "use"}, {"max_checkpoints": 3, "evict": "merge", "router": "subblock:4"},
+]  # fmt: skip
+
+
+def doubling(segments: str = "doubling", **keys: Any) -> Any:
+    torch.manual_seed(0)
+    return st.MemoryCaching(d_model=8, heads=2, segment=8, segments=segments, window=3, **keys).double()
+
+
+@pytest.mark.parametrize("keys", KINDS, ids=str)
+def test_a_kind_of_segment_is_one_file(examples: None, keys: dict[str, Any]) -> None:
+    """In any split, with padding, resets and phases."""
+    layer = doubling(**keys)
+    x, mask = torch.randn(3, 36, 8, dtype=torch.float64), torch.rand(3, 36) < 0.8
+    reset = torch.zeros(3, 36, dtype=torch.bool)
+    reset[1, 20] = True
+    parts, start = [], layer.init_state(3, phase=[0, 2, 3])
+    whole, after = layer(x, start, mask=mask, reset=reset)
+    for cuts in (range(37), (0, 11, 12, 30, 36)):
+        state, parts = start, []
+        for a, b in itertools.pairwise(cuts):
+            y, state = layer(x[:, a:b], state, mask=mask[:, a:b], reset=reset[:, a:b])
+            parts.append(y)
+        torch.testing.assert_close(torch.cat(parts, 1)[mask], whole[mask], rtol=1e-9, atol=1e-9)
+        assert [n.tolist() for n in state.checkpoints()] == [n.tolist() for n in after.checkpoints()]
+    loaded = layer.load_state(after.tensors(), after.meta())
+    assert torch.equal(layer(x, loaded)[0], layer(x, after)[0])
+
+
+@pytest.mark.parametrize("keys", KINDS, ids=str)
+def test_the_lengths_of_the_example_are_those_of_cuts(examples: None, keys: dict[str, Any]) -> None:
+    """As with segments that end where the caller cuts, at the writes 1, 3 and 7: the same numbers, and gradients."""
+    x = torch.randn(1, 48, 8, dtype=torch.float64, requires_grad=True)
+    rate, found = keys.get("rate", 1), []
+    for segments in ("doubling", "content"):
+        cut = torch.zeros(1, 48, dtype=torch.bool)
+        cut[0, [n * rate - 1 for n in (1, 3, 7)]] = True
+        y, state = doubling(segments, **keys)(x, cut=cut if segments == "content" else None)
+        found.append((y, state.checkpoints()[0], torch.autograd.grad(y.square().sum(), x)[0]))
+    (a, n, da), (b, m, db) = found
+    assert torch.equal(a, b) and torch.equal(da, db) and n.tolist() == m.tolist() and n[0] > 2
+
+
+def test_sessions_know_the_lengths_of_the_example(examples: None, tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"depth": 1, "d_model": 16, "heads": 2, "window": 4, "segment": 8, "router_dim": 4}
+    model = st.LM(st.presets.nano(259, segments="doubling", **keys))
+    session = st.Session(model, st.ByteTokenizer())
+    session.append("a" * 40)
+    session.save(tmp_path / "a.silt")
+    found = describe(tmp_path / "a.silt")
+    assert found["checkpoints"] == [(0, 1), (1, 3), (3, 7), (7, 15), (15, 23), (23, 31)]
+    assert [len(found["checkpoints"])] == session._state.checkpoints()[0].tolist()
+    assert found["growth"].startswith("O(t/C): one checkpoint every C = 8 tokens, and log C more")
+    again = st.Session.load(tmp_path / "a.silt", model, st.ByteTokenizer())
+    for each in (session, again):
+        each.append("b" * 9)
+    assert session.logits is not None and again.logits is not None and torch.equal(session.logits, again.logits)
+
+
+def test_a_kind_of_segment_is_a_value_of_its_key(examples: None) -> None:
+    with pytest.raises(st.errors.ConfigError, match="segments='doublin' is not known.*'doubling'.*did you mean 'doubling'"):
+        doubling("doublin")
+    with pytest.raises(st.errors.InputError, match="cut was given"):
+        doubling()(torch.zeros(1, 4, 8, dtype=torch.float64), cut=torch.ones(1, 4, dtype=torch.bool))

@@ -3,123 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..cache.base import Router
-from ..memory.base import Inputs, Memory, Written
-from ..schedule.plan import Plan
+from ..cache.base import Mix, Router
+from ..memory.base import Memory
 from ..schedule.segments import Segments
-from ..state.tree import State, Store
+from ..state.tree import Store
+from .base import Bank
 from .codec import pack, rounded, unpack
+from .sealing import Sealing
+from .view import View
 
 
 @dataclass
-class View:
-    """The checkpoints that the queries of one piece see.
+class ConstantBank(Bank):
+    """store: packed matrices of each stage [B, H, N, in, out] and, where routed, mean routing keys [B, N, J, U].
 
-    leaves       packed matrices [R, H, N, in, out] of each stage; `stages` are the matrices
-    summary      [R, N, J, U] mean routing keys of sub-blocks, or None
-    empty        bool [R, N, J] sub-blocks that no write fell into, or None: every one has some
-    hidden       bool [R, N], True where a row sees less than N; None: all see all
-    sealed       [R] segments sealed so far (of all pieces: [R, S])
-    last         [R, N] the last segment that each checkpoint holds; None: checkpoint n is segment n
-    newest_last  checkpoints stand in order of time
-    seen         [R, S] how many checkpoints each piece sees, for a view of all pieces at once (`hidden` is None then)
+    Inside a call, what it seals is in the store from the beginning, and pieces see the first so many of the checkpoints.
     """
 
-    leaves: tuple[Tensor, ...]
-    summary: Tensor | None
-    empty: Tensor | None
-    hidden: Tensor | None
-    sealed: np.ndarray
-    last: np.ndarray | Tensor | None = None
-    newest_last: bool = True
-    seen: np.ndarray | None = None
-
-    @property
-    def number(self) -> int:
-        """N."""
-        return self.leaves[0].shape[2]
-
-    @cached_property
-    def stages(self) -> tuple[Tensor, ...]:
-        """Matrices [R, H, N, in, out] of each stage."""
-        return unpack(self.leaves)
-
-    def age(self) -> Tensor:
-        """[R, 1, N] segments from each checkpoint's last to the online one: 1 for the newest."""
-        device, last = self.leaves[0].device, np.arange(self.number)[None] if self.last is None else self.last
-        sealed = torch.from_numpy(np.ascontiguousarray(self.sealed)).to(device).unsqueeze(-1)
-        return (sealed - (torch.from_numpy(last).to(device) if isinstance(last, np.ndarray) else last)).unsqueeze(1)
-
-
-@dataclass
-class Sealing:
-    """What a call seals, and into what: states `ends` [R, S, ...] and routing sums [R, S, J, U] after each piece.
-
-    inputs, valid, skip are the call's writes [R, S, ...]; `before` is the online state at the call's start; `written` is the
-    scan of the pieces, group r * S + s (where segments restart); `budget` is the most checkpoints a row may keep.
-    """
-
-    plan: Plan
-    memory: Memory
-    router: Router | None
-    ends: State
-    sums: Tensor | None
-    before: State
-    sum_before: Tensor | None
-    inputs: Inputs
-    valid: Tensor | None
-    skip: Tensor
-    written: Written
-    budget: int
-
-    @property
-    def width(self) -> int:
-        """The most checkpoints that a run seals in this call."""
-        return int(self.plan.pieces.max(initial=1)) - 1
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What states are computed in."""
-        return next(iter(self.before.leaves()))[1].dtype
-
-    def sealed_ends(self) -> State:
-        """[R, width, ...] states in the order they are sealed."""
-        if not self.plan.dropped:
-            return self.ends.map(lambda x: x[:, : self.width])
-        return type(self.ends)(
-            **{n: _before(getattr(self.before, n), getattr(self.ends, n), self.width) for n in vars(self.ends)}
-        )
-
-    def sealed_sums(self) -> Tensor | None:
-        """[R, width, J, U]."""
-        if self.sums is None or self.sum_before is None:
-            return None
-        return _before(self.sum_before, self.sums, self.width) if self.plan.dropped else self.sums[:, : self.width]
-
-
-def _before(first: Tensor, rest: Tensor, width: int) -> Tensor:
-    return torch.cat([first.unsqueeze(1), rest], 1)[:, :width]
-
-
-@dataclass
-class Bank(State):
-    """store: packed matrices of each stage [B, H, N, in, out] and, where routed, mean routing keys [B, N, J, U]."""
+    name: ClassVar[str] = "constant"
 
     store: Store
 
     def __post_init__(self) -> None:
         self._found: dict[int, Tensor | None] = {}  # what `_empty` says of so many checkpoints, once for all tokens until a seal
+        self._shown = self.store  # what the pieces of a call see
+        self._none: Tensor | None = None  # what `_empty` says of it
 
     @classmethod
-    def empty(cls, memory: Memory, batch: int, routing: tuple[int, int] | None) -> Bank:
-        """No checkpoints. routing: (J, U)."""
+    def empty(cls, memory: Memory, batch: int, routing: tuple[int, int] | None) -> Self:
+        """See Bank."""
         first = tuple(s.unsqueeze(2) for s in memory.stages(memory.init(batch)))
         stages = pack(memory.cfg.checkpoint_dtype, first, memory.divisors)
         axes = (2,) * len(stages)
@@ -128,11 +46,17 @@ class Bank(State):
         like = memory.stages(memory.init(1))[0]
         return cls(Store.empty((*stages, like.new_zeros(batch, 1, *routing)), (*axes, 1)))
 
-    def advance(self, call: Sealing, whole: bool) -> tuple[list[View], Bank]:
-        """Seal what the call seals; the views of its pieces (one view for all if `whole`), and the bank after it.
+    @property
+    def places(self) -> np.ndarray:
+        """See Bank."""
+        return self.store.count
 
-        Packed checkpoints pass gradients on inside the call that seals them, and none to later calls.
-        """
+    def sized(self, sealed: np.ndarray, budget: int) -> Self:
+        """See Bank."""
+        return type(self)(self.store.sized(sealed))
+
+    def begin(self, call: Sealing) -> Self:
+        """See Bank. Packed checkpoints pass gradients on inside the call that seals them, and none to later calls."""
         plan, store, kind = call.plan, self.store, call.memory.cfg.checkpoint_dtype
         shown = store
         if call.width:
@@ -148,20 +72,39 @@ class Bank(State):
                 wide = unpack(self.store.leaves[:kept], call.dtype) + self.store.leaves[kept:]
                 shown = Store(wide, self.store.axes[: len(new)] + self.store.axes[kept:], self.store.count)
                 shown = shown.append((*rounded(kind, new, call.memory.divisors), *means), plan.pieces - 1)
-        empty = self._empty(plan.segments, int(plan.seen.max(initial=0)), call.router)
-        if whole:
-            return [self._view(shown, plan.seen, call.router, empty)], Bank(store)
-        return [self._view(shown, seen, call.router, empty) for seen in plan.seen.T], Bank(store)
+        bank = type(self)(store)
+        bank._shown, bank._none = shown, self._empty(plan.segments, int(plan.seen.max(initial=0)), call.router)
+        return bank
+
+    def view(self, call: Sealing, j: int) -> View:
+        """See Bank."""
+        return self._view(self._shown, call.plan.seen[:, j], call.router, self._none)
+
+    def whole(self, call: Sealing) -> View:
+        """See Bank."""
+        return self._view(self._shown, call.plan.seen, call.router, self._none)
+
+    def append(self, call: Sealing, j: int, mix: Mix | None) -> Self:
+        """See Bank."""
+        return self
+
+    def end(self, call: Sealing) -> Self:
+        """See Bank."""
+        return type(self)(self.store)
 
     def now(self, router: Router | None, number: int, segments: Segments) -> View:
-        """What rows that all hold `number` checkpoints see."""
+        """See Bank."""
         if number not in self._found:
             self._found[number] = self._empty(segments, number, router)
         return self._view(self.store, np.array([number]), router, self._found[number])
 
-    def used(self, mix: Any, asked: Tensor | None, queries: int) -> Bank:
-        """Every checkpoint stays, however it is read."""
-        return self
+    def fits(self, sealed: np.ndarray, budget: int) -> bool:
+        """See Bank."""
+        return bool((self.store.count == sealed).all())
+
+    def may_fit(self, sealed: np.ndarray, budget: int) -> bool:
+        """See Bank."""
+        return bool((self.store.count <= sealed).all())
 
     def _empty(self, segments: Segments, number: int, router: Router | None) -> Tensor | None:
         """bool [R, number, J], sub-blocks that no write fell into; None: there are none, or another layer routes."""

@@ -14,9 +14,9 @@ Source: arXiv 2602.24281, section 3.4; arXiv 2506.04761 (Fenwick tree of states)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -24,12 +24,15 @@ from torch import Tensor
 
 from ..cache.base import Mix, Router
 from ..memory.base import Inputs, Memory
-from ..memory.chunked import MatrixState
 from ..schedule.segments import Segments
-from ..state.tree import State, padded
-from .bounded import Ask
+from ..state.tree import State
+from .base import Spans
 from .codec import pack, rounded, unpack
-from .constant import Sealing, View
+from .places import PlacesBank
+from .sealing import Sealed, Sealing
+from .view import View
+
+MOST = 63  # bits of a number of segments
 
 
 @dataclass
@@ -41,12 +44,16 @@ class Fades(State):
 
 
 @dataclass
-class Slots(State):
+class LogarithmicBank(PlacesBank):
     """stages: packed matrices [B, H, X, in, out]; sums [B, X, J, U] of routing keys, or None.
 
     To merge with, where segments restart: runners, leaves [B, X, ...], or fades.
-    A span of 2^l segments has J sub-blocks like a segment, each 2^l times as long.
+    A span of 2^l segments has J sub-blocks like a segment, each 2^l times as long; all segments but the first are full.
     """
+
+    name: ClassVar[str] = "logarithmic"
+    grows: ClassVar[bool] = False
+    growth: ClassVar[str] = "O(log t): logarithmic segments"
 
     stages: tuple[Tensor, ...]
     sums: Tensor | None
@@ -54,9 +61,9 @@ class Slots(State):
     fades: Fades | None = None
 
     @classmethod
-    def empty(cls, memory: Memory, batch: int, routing: tuple[int, int] | None, restart: bool) -> Slots:
-        """No slots yet. routing: (J, U)."""
-        start = memory.init(batch)
+    def empty(cls, memory: Memory, batch: int, routing: tuple[int, int] | None) -> Self:
+        """See Bank."""
+        start, restart = memory.init(batch), memory.cfg.start == "restart"
         first = memory.stages(start)
         stages = pack(memory.cfg.checkpoint_dtype, tuple(s.unsqueeze(2)[:, :, :0] for s in first), memory.divisors)
         sums = None if routing is None else first[0].new_zeros(batch, 0, *routing)
@@ -65,71 +72,68 @@ class Slots(State):
             return cls(stages, sums, None, Fades(zero, zero.new_zeros(batch, *memory.merges)))
         return cls(stages, sums, start.map(lambda x: x.unsqueeze(1)[:, :0]) if restart else None)
 
-    @property
-    def width(self) -> int:
-        """X, the slots there are."""
-        return self.stages[0].shape[2]
+    def open_axis(self, name: str) -> int | None:
+        """See Bank."""
+        return None if name == "fades.online" else super().open_axis(name)
 
-    def grown(self, width: int) -> Slots:
-        """With at least `width` slots."""
-        if width <= self.width:
-            return self
-        sums = None if self.sums is None else padded(self.sums, 1, width)
-        runners = None if self.runners is None else self.runners.map(lambda x: padded(x, 1, width))
-        fades = None if self.fades is None else Fades(padded(self.fades.spans, 1, width), self.fades.online)
-        return Slots(tuple(padded(s, 2, width) for s in self.stages), sums, runners, fades)
+    def sized(self, sealed: np.ndarray, budget: int) -> Self:
+        """See Bank."""
+        return self.grown(_bits(sealed))
 
-    @classmethod
-    def cat(cls, states: Sequence[Self]) -> Self:
-        """Rows of several banks, with as many slots as the largest."""
-        width = max(s.width for s in states)
-        return super().cat([s.grown(width) for s in states])  # type: ignore[misc]
-
-    def advance(self, call: Sealing, ask: Ask) -> tuple[list[View], list[Mix | None], Slots]:
-        """Seal what the call seals; the views of its pieces, the gates over them, and the slots after it."""
-        plan, kind = call.plan, call.memory.cfg.checkpoint_dtype
+    def begin(self, call: Sealing) -> Self:
+        """See Bank."""
         bank = dataclasses.replace(self, stages=unpack(self.stages, call.dtype))
-        number = plan.sealed0.copy()
-        views: list[View] = []
-        if plan.dropped:
-            bank, number = bank._seal(call, number, np.ones_like(number, bool), call.before, call.sum_before)
-        fading = bank._fading(call)
-        for j in range(plan.shape[1]):
-            views.append(bank._view(number, call.router, plan.segments))
-            if bank.runners is not None and bank.width:
-                bank = bank._run(call, j)
-            if bank.fades is not None and fading is not None:
-                going = torch.from_numpy(j < plan.pieces - plan.dropped).to(fading.device).view(-1, *(1,) * (fading.dim() - 2))
-                bank.fades = Fades(bank.fades.spans, torch.where(going, fading[:, j], bank.fades.online))
-            now = plan.dropped + j < plan.pieces - 1
-            if now.any():
-                sums = None if call.sums is None else call.sums[:, j]
-                bank, number = bank._seal(call, number, now, call.ends.map(lambda x, j=j: x[:, j]), sums)
-        mixes = [ask(j, view) for j, view in enumerate(views)]
-        return views, mixes, dataclasses.replace(bank, stages=pack(kind, bank.stages, call.memory.divisors))
+        return bank if call.dropped is None else bank._seal(call, call.dropped)
 
-    def _fading(self, call: Sealing) -> Tensor | None:
-        """[R, S, ...] log decay of the online segment after each piece."""
-        if self.fades is None:
-            return None
-        each = call.memory.fading(call.inputs)
-        if call.valid is not None:
-            each = each * call.valid.view(*call.valid.shape, *(1,) * (each.dim() - 3))
-        total = each.sum(2)
-        if call.plan.dropped:
-            return total
-        return torch.cat([total[:, :1] + self.fades.online.unsqueeze(1), total[:, 1:]], 1)
+    def view(self, call: Sealing, j: int) -> View:
+        """See Bank."""
+        return self._view(call.plan.seen[:, j], call.router, call.plan.segments)
+
+    def append(self, call: Sealing, j: int, mix: Mix | None) -> Self:
+        """See Bank."""
+        bank, sealed = self, call.after(j)
+        if bank.runners is not None and bank.width:
+            bank = bank._run(call, j)
+        if bank.fades is not None:
+            bank = dataclasses.replace(bank, fades=bank._faded(bank.fades, call, j))
+        return bank if sealed is None else bank._seal(call, sealed)
+
+    def end(self, call: Sealing) -> Self:
+        """See Bank."""
+        return dataclasses.replace(self, stages=pack(call.memory.cfg.checkpoint_dtype, self.stages, call.memory.divisors))
+
+    @staticmethod
+    def _faded(fades: Fades, call: Sealing, j: int) -> Fades:
+        """After piece j."""
+        faded = call.fading[:, j]
+        if j == 0 and not call.plan.dropped:
+            faded = faded + fades.online
+        going = torch.from_numpy(j < call.plan.pieces - call.plan.dropped).to(faded.device)
+        return Fades(fades.spans, torch.where(going.view(-1, *(1,) * (faded.dim() - 1)), faded, fades.online))
 
     def now(self, router: Router | None, number: int, segments: Segments) -> View:
-        """What rows that all hold `number` segments see."""
+        """See Bank."""
         return self._view(np.array([number]), router, segments)
 
-    def used(self, mix: Mix | None, asked: Tensor | None, queries: int) -> Slots:
-        """Spans follow from the number of segments, not from how they are read."""
-        return self
+    def fits(self, sealed: np.ndarray, budget: int) -> bool:
+        """See Bank."""
+        return self.even(MOST) and _bits(sealed) <= self.width
+
+    def may_fit(self, sealed: np.ndarray, budget: int) -> bool:
+        """See Bank."""
+        return self.even(MOST)
+
+    @classmethod
+    def spans(cls, number: int, told: Mapping[str, Sequence[int]]) -> Spans:
+        """See Bank: the binary digits of the number."""
+        edges = [0]
+        for bit in reversed(range(number.bit_length())):
+            if number >> bit & 1:
+                edges.append(edges[-1] + (1 << bit))
+        return list(zip(edges[:-1], edges[1:], strict=True))
 
     def _view(self, number: np.ndarray, router: Router | None, segments: Segments) -> View:
-        width = max((int(n).bit_length() for n in number), default=0)
+        width = _bits(number)
         level = np.arange(width)[None]
         live = (number[:, None] >> level) & 1 == 1
         stages = tuple(s[:, :, :width] for s in self.stages)
@@ -146,16 +150,14 @@ class Slots(State):
         last = first + (1 << level) - 1
         return View(stages, summary, empty, hidden, number, last, newest_last=False)
 
-    def _run(self, call: Sealing, j: int) -> Slots:
+    def _run(self, call: Sealing, j: int) -> Self:
         """Write piece j into every runner."""
         assert self.runners is not None
         width, first = self.width, j == 0 and not call.plan.dropped
-        group = slice(j, None, call.plan.shape[1])
-        if isinstance(self.runners, MatrixState) and isinstance(call.ends, MatrixState) and isinstance(call.before, MatrixState):
-            apart = self.runners.matrix - call.before.matrix.unsqueeze(1) if first else self.runners.matrix
-            moved = call.written.follow(group, apart)
-            if moved is not None:
-                return dataclasses.replace(self, runners=MatrixState(moved + call.ends.matrix[:, j].unsqueeze(1)))
+        group, after = slice(j, None, call.plan.shape[1]), call.ends.map(lambda x: x[:, j])
+        carried = call.written.carried(group, self.runners, call.before if first else None, after)
+        if carried is not None:
+            return dataclasses.replace(self, runners=carried)
 
         def each(x: Tensor) -> Tensor:
             return x[:, j : j + 1].unsqueeze(1).expand(-1, width, *(-1,) * (x.dim() - 1)).flatten(0, 1)
@@ -165,8 +167,8 @@ class Slots(State):
         written = call.memory.scan(inputs, valid, each(call.skip), self.runners.map(lambda x: x.flatten(0, 1)))
         return dataclasses.replace(self, runners=written.ends.map(lambda x: x[:, 0].unflatten(0, (-1, width))))
 
-    def step(self, memory: Memory, inputs: Inputs, shift: int) -> Slots:
-        """One write, inputs [B, ...], into every runner, or what it fades."""
+    def step(self, memory: Memory, inputs: Inputs, shift: int) -> Self:
+        """See Bank: into every runner, or what it fades."""
         if self.fades is not None:
             return dataclasses.replace(self, fades=Fades(self.fades.spans, self.fades.online + memory.fading(inputs)))
         if self.runners is None or not self.width:
@@ -176,10 +178,9 @@ class Slots(State):
         runners = memory.step(each, shift, self.runners.map(lambda x: x.flatten(0, 1)))
         return dataclasses.replace(self, runners=runners.map(lambda x: x.unflatten(0, (-1, width))))
 
-    def _seal(
-        self, call: Sealing, number: np.ndarray, now: np.ndarray, state: State, sums: Tensor | None
-    ) -> tuple[Slots, np.ndarray]:
-        """Seal the online `state` of the rows where `now`; rows' numbers of sealed segments go up by one there."""
+    def _seal(self, call: Sealing, sealed: Sealed) -> Self:
+        """With a segment more in some rows."""
+        number, now, state, sums = sealed.number, sealed.now, sealed.state, sealed.sums
         merged = np.array([(~int(n) & (int(n) + 1)).bit_length() - 1 for n in number], np.int64)
         bank = self.grown(int(np.where(now, merged + 1, 0).max()))
         slot = np.arange(bank.width)[None]
@@ -229,4 +230,9 @@ class Slots(State):
                 both = torch.cat([bank.sums[:, level], folded[-1]], 1)
                 folded.append(both.unflatten(1, (-1, 2)).sum(2))
             total = put(bank.sums, at(folded), 1)
-        return Slots(stages, total, runners, fades), number + now
+        return type(self)(stages, total, runners, fades)
+
+
+def _bits(number: np.ndarray) -> int:
+    """The digits of the largest number."""
+    return max((int(n).bit_length() for n in number), default=0)

@@ -48,7 +48,8 @@ def against_package(threads: int, rounds: int, tokens: int) -> Iterator[Row]:
             ms["ours"],
             ms["peer"],
             ms["peer"] / ms["ours"],
-            *forward,
+            target=forward[0],
+            prototype=forward[1],
         )
         both = {"ours": lambda m=layer: m(x)[0].sum().backward(), "peer": lambda m=peer: m(x).sum().backward()}
         ms = interleaved(both, max(2, rounds // 2))
@@ -59,7 +60,8 @@ def against_package(threads: int, rounds: int, tokens: int) -> Iterator[Row]:
             ms["ours"],
             ms["peer"],
             ms["peer"] / ms["ours"],
-            *backward,
+            target=backward[0],
+            prototype=backward[1],
         )
 
 
@@ -87,7 +89,7 @@ def against_attention(threads: int, rounds: int, dtype: torch.dtype, prefill: in
         contenders = {cache: lambda c=cache: run(c, x) for cache in targets} | {"sdpa": lambda: sdpa(*qkv)}
         ms = interleaved(contenders, max(2, rounds // 2))
     for cache, (fp32, bf16, _) in targets.items():
-        want = bf16 if name == "bf16" else fp32
+        want = (bf16 if name == "bf16" else fp32) if prefill >= 32768 else (None, None)
         yield Row(
             f"mixer prefill at {prefill}, {cache} + window: against SDPA",
             threads,
@@ -95,7 +97,8 @@ def against_attention(threads: int, rounds: int, dtype: torch.dtype, prefill: in
             ms[cache],
             ms["sdpa"],
             ms["sdpa"] / ms[cache],
-            *(want if prefill >= 32768 else (None, None)),
+            target=want[0],
+            prototype=want[1],
         )
     if name == "bf16":
         return
@@ -104,6 +107,7 @@ def against_attention(threads: int, rounds: int, dtype: torch.dtype, prefill: in
     contenders = {cache: lambda c=cache: run(c, x).sum().backward() for cache in targets}
     ms = interleaved(contenders | {"sdpa": lambda: sdpa(*qkv).sum().backward()}, max(2, rounds // 2))
     for cache, (_, _, both) in targets.items():
+        want = both if training >= 8192 else (None, None)
         yield Row(
             f"mixer forward + backward at {training}, {cache} + window: against SDPA",
             threads,
@@ -111,5 +115,6 @@ def against_attention(threads: int, rounds: int, dtype: torch.dtype, prefill: in
             ms[cache],
             ms["sdpa"],
             ms["sdpa"] / ms[cache],
-            *(both if training >= 8192 else (None, None)),
+            target=want[0],
+            prototype=want[1],
         )

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..bank.constant import Bank
-from ..bank.logarithmic import Slots
 from ..config.presets import small
-from ..layers.attention import AttentionState
 from ..models.lm import LM
 from ..models.stream_state import LMState
 from ..schedule.runs import Clock
@@ -39,27 +35,14 @@ def at_position(model: LM, position: int, scale: float = 0.02) -> LMState:
     state = model.init_state(1)
     clock = Clock(np.array([position]), np.zeros(1, np.int64))
     mixers: list[Any] = [cast(Any, b).mix for b in model.blocks]
-    layers: list[Any] = []
-    for layer, mix in zip(state.layers, mixers, strict=True):
-        if isinstance(layer, AttentionState):
-            leaves = tuple(torch.randn(*x.shape[:2], position, x.shape[3], dtype=x.dtype) * scale for x in layer.cache.leaves)
-            layers.append(replace(layer, cache=Store(leaves, (2, 2), np.array([position]))))
-            continue
-        filled: Any = layer.map(lambda x: x if isinstance(x, Store) else torch.randn_like(x) * scale)
-        bank = getattr(filled, "bank", None)
-        if isinstance(bank, Bank):
-            number = int(mix.geo.sealed(clock)[0])
-            shapes = [
-                (x, a, [number if i == a else n for i, n in enumerate(x.shape)])
-                for x, a in zip(bank.store.leaves, bank.store.axes, strict=True)
-            ]
-            leaves = tuple(torch.randn(shape, dtype=x.dtype) * scale for x, _, shape in shapes)
-            filled.bank = Bank(Store(leaves, bank.store.axes, np.array([number])))
-        elif isinstance(bank, Slots):
-            grown = bank.grown(int(mix.geo.sealed(clock)[0]).bit_length())
-            filled.bank = grown.map(lambda x: torch.randn_like(x) * scale)
-        layers.append(filled)
-    return LMState(clock, tuple(layers), model.cfg)
+
+    def noise(x: Any) -> Any:
+        if isinstance(x, Store):
+            return x.map(noise)
+        return torch.randn_like(x) * scale if x.is_floating_point() else x
+
+    layers = tuple(layer.sized(mix, clock).map(noise) for layer, mix in zip(state.layers, mixers, strict=True))
+    return LMState(clock, layers, model.cfg)
 
 
 def prefill(threads: int, rounds: int, dtype: torch.dtype, tokens: int) -> Iterator[Row]:
@@ -77,7 +60,7 @@ def prefill(threads: int, rounds: int, dtype: torch.dtype, tokens: int) -> Itera
     if tokens >= 32768:
         want = (10.0, None) if name == "bf16" else (5.0, 4.5)
     claim = f"model prefill at {tokens}, sparse: against a transformer of the same size"
-    yield Row(claim, threads, name, ms["ours"], ms["peer"], ms["peer"] / ms["ours"], *want)
+    yield Row(claim, threads, name, ms["ours"], ms["peer"], ms["peer"] / ms["ours"], target=want[0], prototype=want[1])
 
 
 def training(threads: int, rounds: int, dtype: torch.dtype, tokens: int) -> Iterator[Row]:
@@ -95,7 +78,7 @@ def training(threads: int, rounds: int, dtype: torch.dtype, tokens: int) -> Iter
     ms = interleaved({"ours": lambda: step(ours), "peer": lambda: step(peer)}, max(2, rounds // 3))
     want = {"fp32": ((0.9, 1.0), (2.0, None)), "bf16": ((1.1, None), (3.5, None))}[name][tokens > 1024]
     claim = f"training, rows of {tokens}, sparse: tokens/s against a transformer of the same size"
-    yield Row(claim, threads, name, ms["ours"], ms["peer"], ms["peer"] / ms["ours"], *want)
+    yield Row(claim, threads, name, ms["ours"], ms["peer"], ms["peer"] / ms["ours"], target=want[0], prototype=want[1])
 
 
 def decoding(threads: int, rounds: int, positions: tuple[int, ...] = (1024, 8192, 32768, 131072)) -> Iterator[Row]:
@@ -116,23 +99,22 @@ def decoding(threads: int, rounds: int, positions: tuple[int, ...] = (1024, 8192
         took[position] = ms["ours"]
         want = (25.0, 17.0 if threads > 1 else 28.0) if position >= 131072 else (None, None)
         claim = f"decoding at {position}, sparse: against a key-value cache"
-        yield Row(claim, threads, "fp32", ms["ours"], ms["peer"], ms["peer"] / ms["ours"], *want, unit="ms/token")
+        ratio, (target, prototype) = ms["peer"] / ms["ours"], want
+        yield Row(claim, threads, "fp32", ms["ours"], ms["peer"], ratio, target, prototype=prototype, unit="ms/token")
         if position == positions[-1]:
             keys = 2.0 * 6 * position * 384 * 4
             speed = _bandwidth()
             floor = keys / speed * 1e3
             claim = f"decoding at {position}, sparse: against the time to read the key-value cache once"
-            yield Row(claim, threads, "fp32", ms["ours"], floor, floor / ms["ours"], 20.0, 13.0, unit="ms/token")
+            yield Row(claim, threads, "fp32", ms["ours"], floor, floor / ms["ours"], 20.0, prototype=13.0, unit="ms/token")
             least = weights / speed * 1e3
             claim = "decoding, sparse: time over the time to read the weights once"
-            note = f"reading at {speed / 1e9:.1f} GB/s here"
-            yield Row(
-                claim, threads, "fp32", ms["ours"], least, ms["ours"] / least, 1.5, 3.0, unit="ms/token", at_most=True, note=note
-            )
+            more: dict[str, Any] = {"at_most": True, "note": f"reading at {speed / 1e9:.1f} GB/s here"}
+            yield Row(claim, threads, "fp32", ms["ours"], least, ms["ours"] / least, 1.5, prototype=3.0, unit="ms/token", **more)
         del states
     first, last = positions[0], positions[-1]
     claim = f"decoding speed at {last} over that at {first}, sparse"
-    yield Row(claim, threads, "fp32", took[last], took[first], took[first] / took[last], 0.95, 0.87, unit="ms/token")
+    yield Row(claim, threads, "fp32", took[last], took[first], took[first] / took[last], 0.95, prototype=0.87, unit="ms/token")
 
 
 def _bandwidth() -> float:

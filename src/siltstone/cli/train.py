@@ -147,7 +147,8 @@ def train(
             say(f"{out} holds no run to resume; a new one begins there")
         if steps is None and minutes is None:
             given["steps"] = 1000
-        run = begin(out, paths or [], sized, Recipe(**given), tokenizer or "bytes", valid or [], device or "auto", overwrite)
+        text, device = tokenizer or "bytes", device or "auto"
+        run = begin(out, paths or [], sized, Recipe(**given), text, valid or [], device, overwrite=overwrite)
         hold(contextlib.closing(run))
     keep_freed_memory()
     receipt = fit(run, Display(quiet))

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from . import aliases, constraints
+from . import aliases, constraints, registry
 from .checks import LONGEST, SEEN, WIDEST, divisors, known, nearest, number_between, whole
 from .kinds import Choice, Custom, Flag, Member, Options, Whole, about, check_values, documented
 from .members import Members, parse
@@ -100,7 +100,7 @@ class LayerConfig(Parsed):
     segments: str = field(
         default="constant",
         metadata=about(
-            Choice("constant", "logarithmic", "content"),
+            Member("segments"),
             "`constant`: every checkpoint is kept; `logarithmic`: O(log t) of them are; `content`: every one, and segments end "
             "where the caller cuts, or when they have C tokens",
         ),
@@ -223,7 +223,7 @@ class LayerConfig(Parsed):
     @property
     def content(self) -> bool:
         """Whether segments end where the caller cuts."""
-        return self.segments == "content"
+        return registry.member("segments", self.segments).cuts
 
     @property
     def subblock(self) -> int:

@@ -28,6 +28,7 @@ class Members:
         """ConfigError for options, and for other keys of the layer, with which a member cannot work."""
         for chosen in (self.compress, self.memory, self.cache):
             chosen.cls.check(cfg, chosen.options)
+        registry.member("segments", cfg.segments).check(cfg)
 
 
 def parse(cfg: Any) -> tuple[Members, dict[str, dict[str, Any]]]:

@@ -1,6 +1,7 @@
 """Finds the members of each family by looking into its folder: a new member is one new file.
 
-`members("memory")` maps the names of the update rules to their classes; likewise `"compress"` and `"cache"`.
+`members("memory")` maps the names of the update rules to their classes; likewise `"compress"`, `"cache"`, and `"segments"` for
+the kinds of segment, which are banks.
 A module offers a member by defining a class with its own `name`.
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 from ..errors import ConfigError
 
 FAMILIES = ("compress", "memory", "cache")
+FOLDERS = {"segments": "bank"}
 FACTS = ("about", "equations", "source", "state", "cost", "for", "can", "cannot")
 
 
@@ -32,7 +34,7 @@ class NoOptions:
 @cache
 def members(family: str) -> Mapping[str, type]:
     """Name -> class of every member of a family, in alphabetical order; it is shared, and cannot be changed."""
-    package = importlib.import_module(f"siltstone.{family}")
+    package = importlib.import_module(f"siltstone.{FOLDERS.get(family, family)}")
     found: dict[str, type] = {}
     for info in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{info.name}")

@@ -212,7 +212,10 @@ def compare(model: StreamingModel, tokenizer: Tokenizer, ids: Tensor, seed: int)
         apart = (found - want).abs().amax(-1)[0, :tokens].double()
         worst = int(apart.nan_to_num(torch.inf).argmax())
         difference = float(apart[worst] / max(1.0, float(want.abs().max())))
-        yield Check(way, str(dtype).removeprefix("torch."), difference, tolerance, worst, tokens, ids.shape[1], same, cuts)
+        yield Check(
+            way=way, dtype=str(dtype).removeprefix("torch."), difference=difference, tolerance=tolerance, token=worst,
+            tokens=tokens, of=ids.shape[1], same_bits=same, cuts=cuts,
+        )  # fmt: skip
 
 
 def ended(model: StreamingModel, state: Any) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ..bank import kinds
 from ..config.model import LMConfig
 from ..errors import SessionCorrupt
 from ..io.parse import is_count
@@ -38,26 +39,25 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         described(path, header)
         built.append(theirs(path, header))
 
-    header, tensors = silt.read(path, check, lambda name: name.endswith((".cuts", ".bank.last", ".bank.span")))
+    wanted = (".cuts", *(f".bank.{leaf}" for leaf in kinds.telling()))
+    header, tensors = silt.read(path, check, lambda name: name.endswith(wanted))
     cfg, size = built[0], os.path.getsize(path)
     stream, version = header["notes"].get("stream"), header.get("written_by")
     position, memories = header["position"], cfg.memory_layers
     first, cuts = _segmented(path, header, tensors, cfg)
     element = {"float64": 8, "float32": 4}.get(header["dtype"], 2)
-    growing = [layer for layer in memories if layer.segments != "logarithmic" and not layer.bounded]
+    growing = [layer for layer in memories if kinds.bank(layer).grows]
     if any(sealed(layer, position, first, cuts) > size for layer in growing):
         raise SessionCorrupt(f"{path} claims position {position}, and its {size} bytes cannot hold the checkpoints of that")
     banks: dict[tuple[tuple[int, int], ...], list[int]] = {}
     for block, (kind, layer) in enumerate(zip(cfg.kinds, cfg.layer_configs, strict=True)):
         if kind == "memory":
-            kept = None
-            if layer.bounded and layer.members.cache.cls.keeps:
-                names = (f"{_PREFIX}layers.{block}.bank.{leaf}" for leaf in ("last", "span"))
-                last, span = (tensors[name].flatten().tolist() if name in tensors else [] for name in names)
-                kept = list(zip(last, span, strict=False))
-                if not all(is_count(n) for pair in kept for n in pair):
-                    raise SessionCorrupt(f"{path} describes no session: the checkpoints of block {block} hold no segments")
-            banks.setdefault(tuple(spans(layer, position, first, cuts, kept)), []).append(block)
+            leaves = kinds.bank(layer).tells if layer.members.cache.cls.keeps else ()
+            names = {leaf: f"{_PREFIX}layers.{block}.bank.{leaf}" for leaf in leaves}
+            told = {leaf: tensors[name].flatten().tolist() if name in tensors else [] for leaf, name in names.items()}
+            if not all(is_count(n) for numbers in told.values() for n in numbers):
+                raise SessionCorrupt(f"{path} describes no session: the checkpoints of block {block} hold no segments")
+            banks.setdefault(tuple(spans(layer, position, first, cuts, told)), []).append(block)
     parts = {str(k)[:40]: v for k, v in list(header["parts"].items())[:16] if is_count(v)}
     parts["logits and sampler"] = sum(x.nbytes for name, x in blank.items() if not name.startswith(_PREFIX))
     return {

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from ..bank import kinds
+from ..bank.base import Bank
 from ..config.layer import LayerConfig
 from ..config.model import LMConfig
 from ..core.words import counted
@@ -88,26 +91,25 @@ def growth(cfg: LMConfig) -> str:
     """How a session's state grows with its position t (C tokens a segment)."""
     if "attention" in cfg.kinds:
         return "O(t): the pattern has full attention layers"
-    bound = " (train with max_checkpoints or max_bytes to bound it)"
-    sealing = [layer for layer in cfg.memory_layers if layer.members.cache.cls.keeps]
-    constant = [layer.segment for layer in sealing if layer.segments == "constant" and not layer.bounded]
-    if constant:
-        return f"O(t/C): one checkpoint every C = {min(constant)} tokens{bound}"
-    content = [layer.segment for layer in sealing if layer.content and not layer.bounded]
-    if content:
-        return f"O(cuts + t/C): one checkpoint a cut, and every C = {min(content)} tokens where there is none{bound}"
-    if any(layer.segments == "logarithmic" for layer in sealing):
-        return "O(log t): logarithmic segments"
-    return "O(1): a budget of checkpoints" if sealing else "O(1): nothing is sealed"
+    banks: dict[type[Bank], list[LayerConfig]] = {}
+    for layer in cfg.memory_layers:
+        if layer.members.cache.cls.keeps:
+            banks.setdefault(kinds.bank(layer), []).append(layer)
+    if not banks:
+        return "O(1): nothing is sealed"
+    most = min(banks, key=lambda bank: (not bank.grows, any(layer.bounded for layer in banks[bank]), bank.__name__))
+    words = most.growth.format(segment=min(layer.segment for layer in banks[most]))
+    return words + " (train with max_checkpoints or max_bytes to bound it)" * most.grows
 
 
 def _segments(cfg: LayerConfig, phase: int, cuts: Cuts) -> Segments:
-    return Segments(cfg.updates, np.array([phase]), (cuts,) if cfg.content else (), cfg.sinks, cfg.every)
+    cut, lengths = (cuts,) if cfg.content else (), kinds.kind(cfg).lengths(cfg.updates)
+    return Segments(cfg.updates, np.array([phase]), cut, cfg.sinks, cfg.every, lengths)
 
 
 def _tokens(cfg: LayerConfig, phase: int, cuts: Cuts, edges: list[int]) -> list[int]:
     """The token at which each of these segments begins."""
-    return [cfg.sinks + int(m) * cfg.every for m in _segments(cfg, phase, cuts).opens(np.array([edges]))[0]]
+    return [cfg.sinks + int(m) * cfg.every for m in _segments(cfg, phase, cuts).opens(np.array([edges], np.int64))[0]]
 
 
 def sealed(cfg: LayerConfig, position: int, phase: int = 0, cuts: Cuts = UNCUT) -> int:
@@ -119,26 +121,16 @@ def sealed(cfg: LayerConfig, position: int, phase: int = 0, cuts: Cuts = UNCUT) 
 
 
 def spans(
-    cfg: LayerConfig, position: int, phase: int = 0, cuts: Cuts = UNCUT, kept: list[tuple[int, int]] | None = None
+    cfg: LayerConfig, position: int, phase: int = 0, cuts: Cuts = UNCUT, told: Mapping[str, Sequence[int]] | None = None
 ) -> list[tuple[int, int]]:
     """Tokens [first, end) that each live checkpoint of a memory layer covers, oldest first.
 
-    kept: with a budget, the last segment of each checkpoint and how many it holds, which depend on the text.
+    told: what the leaves in `Bank.tells` say, where it depends on the text which segments are held.
     """
     number = sealed(cfg, position, phase, cuts)
-    if kept is not None:
-        whole = [(max(0, last + 1 - held), last + 1) for last, held in kept[:number]]
-        tokens = [_tokens(cfg, phase, cuts, list(pair)) for pair in whole]
-        return [(first, end) for first, end in tokens]
-    if cfg.segments != "logarithmic":
-        edges = list(range(number + 1))
-    else:  # the binary digits of the number
-        edges = [0]
-        for bit in reversed(range(number.bit_length())):
-            if number >> bit & 1:
-                edges.append(edges[-1] + (1 << bit))
-    tokens = _tokens(cfg, phase, cuts, edges)
-    return list(zip(tokens[:-1], tokens[1:], strict=True))
+    held = (kinds.bank(cfg) if told else kinds.kind(cfg)).spans(number, told or {})
+    tokens = _tokens(cfg, phase, cuts, [edge for span in held for edge in span])
+    return list(zip(tokens[::2], tokens[1::2], strict=True))
 
 
 def peak_rss() -> int | None:

@@ -5,8 +5,8 @@ Source: arXiv 1706.03762, eq. 1; rotary positions or linear biases.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -15,21 +15,35 @@ from ..ops import attention, rope
 from ..ops.eager import eagerly
 from ..schedule.context import Context
 from ..schedule.plan import Geometry
-from ..state.tree import State, Store
+from ..schedule.runs import Clock
+from ..state.tree import Store
 from .heads import Heads
 from .short_conv import ShortConv
+from .state import MixState
 
 PLAIN = Geometry(window=1, sinks=0, delay=1, rate=1)
 
 
 @dataclass
-class AttentionState(State):
+class AttentionState(MixState):
     """cache: key [B, J, N, K] (rotated) and value [B, J, N, V] of every token so far; conv [B, width - 1, D]."""
 
     narrow: ClassVar[tuple[str, ...]] = ("cache", "conv")
 
     cache: Store
     conv: Tensor | None = None
+
+    def parts(self) -> dict[str, int]:
+        """See MixState."""
+        return {"attention": self.cache.nbytes, "window": self.nbytes - self.cache.nbytes}
+
+    def sized(self, mixer: Any, clock: Clock) -> Self:
+        """See MixState."""
+        return replace(self, cache=self.cache.sized(clock.position))
+
+    def fits(self, mixer: Any, clock: Clock) -> bool:
+        """See MixState."""
+        return bool((self.cache.count == clock.position).all())
 
 
 class Attention(nn.Module):

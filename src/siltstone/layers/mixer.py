@@ -13,14 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..bank.bounded import Bounded
-from ..bank.constant import Bank, Sealing
-from ..bank.logarithmic import Slots
+from ..bank import kinds
+from ..bank.sealing import Sealing
 from ..cache.base import CachePolicy, Router
 from ..cache.exact import Exact
 from ..compress.base import Compress
 from ..config.layer import LayerConfig
-from ..errors import ConfigError
 from ..memory.base import Memory, Written
 from ..ops.eager import eagerly
 from ..ops.norm import rms
@@ -31,7 +29,7 @@ from ..schedule.plan import ENDLESS, Geometry, Plan
 from ..schedule.window import Ring
 from ..state.tree import State
 from . import exact, one, reading
-from .parts import AnyBank, LayerState
+from .parts import LayerState
 from .routing import Lead, Routing
 from .short_conv import ShortConv
 from .window import Further, WindowAttention
@@ -58,27 +56,14 @@ class Mixer(Placed):
             align=max(1, rule.align(options) // cfg.group),
             chunk=max(1, self.memory.chunk // cfg.group),
             content=cfg.content and self.cache.keeps,
+            lengths=tuple(kinds.kind(cfg).lengths(cfg.updates)) if self.cache.keeps else (),
         )
         self.conv = ShortConv(cfg)
         self.window = WindowAttention(cfg, self.geo) if cfg.window else None
         self.norm = nn.Parameter(torch.ones(cfg.heads, cfg.val_dim))
         self.out = nn.Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
-        self.budget = self._budget()
-
-    def _budget(self) -> int:
-        """The most checkpoints that a row keeps.
-
-        max_bytes counts all that a place of the bank takes in a model of float32 or narrower, so that the number follows from
-        the configuration alone. A layer that follows another's routing counts routing sums too, to keep as many as that one.
-        """
-        cfg = self.cfg
-        if cfg.max_bytes is None:
-            return ENDLESS if cfg.max_checkpoints is None else cfg.max_checkpoints
         routing = None if self.router is None else (self.router.blocks, cfg.router_dim)
-        each = Bounded.empty(self.memory, 1, routing).grown(1).to(dtype=torch.float32).nbytes
-        if cfg.max_bytes < each:
-            raise ConfigError(f"max_bytes={cfg.max_bytes} holds no checkpoint of this layer; give at least {each}")
-        return cfg.max_bytes // each
+        self.budget = kinds.budget(self.memory, routing)  # the most checkpoints that a row keeps
 
     @property
     def _routing(self) -> tuple[int, int] | None:
@@ -89,13 +74,7 @@ class Mixer(Placed):
         """Nothing seen."""
         cfg, like = self.cfg, self.like
         routing = self._routing
-        bank: AnyBank | None = None
-        if self.cache.keeps and cfg.bounded:
-            bank = Bounded.empty(self.memory, batch, routing)
-        elif self.cache.keeps and cfg.segments != "logarithmic":
-            bank = Bank.empty(self.memory, batch, routing)
-        elif self.cache.keeps:
-            bank = Slots.empty(self.memory, batch, routing, cfg.start == "restart")
+        bank = kinds.bank(cfg).empty(self.memory, batch, routing) if self.cache.keeps else None
         online = self.memory.init(batch)
         summary = None if routing is None else self.memory.stages(online)[0].new_zeros(batch, *routing)
         window = self.window.init(batch) if self.window is not None else None
@@ -168,8 +147,10 @@ class Mixer(Placed):
             out = reading.online(self, written, z)
         else:
             sums = None if route is None or state.summary is None else route.sums
-            before, router = (state.online, state.summary), self.router
-            call = Sealing(plan, self.memory, router, ends, sums, *before, inputs, valid, skip, written, self.budget)
+            call = Sealing(
+                plan=plan, memory=self.memory, router=self.router, ends=ends, sums=sums, before=state.online,
+                sum_before=state.summary, inputs=inputs, valid=valid, skip=skip, written=written, budget=self.budget,
+            )  # fmt: skip
             out, after.bank = reading.with_bank(self, written, z, state.bank, call, route)
         back, sees = plan.query_back
         tokens = back(out.transpose(2, 3).flatten(1, 2))

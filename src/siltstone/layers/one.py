@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..bank.constant import View
-from ..bank.logarithmic import Slots
 from ..bank.read import stage_sum
+from ..bank.view import View
 from ..cache.base import Asked, Mix, Router
 from ..schedule.context import Context, Token
 from ..schedule.segments import held
@@ -42,7 +41,7 @@ def memory(
                 surprise, number = exact.surprise(rule, inputs, after.online), before * mixer.cfg.group + i
                 after.kept = exact.one_more(mixer.window, after.kept, surprise, number, block[:, i])
             after.online = rule.step(inputs, shift, after.online)
-            if isinstance(after.bank, Slots):
+            if after.bank is not None:
                 after.bank = after.bank.step(rule, inputs, shift)
         if mixer.router is not None and state.summary is not None:
             key, block = mixer.router.keys(c), token.place // mixer.router.block
@@ -91,7 +90,7 @@ def _read(mixer: Parts, x: Tensor, after: LayerState, token: Token, context: Con
             if router.leads:
                 context.lead.views.append(view)
             else:
-                follow([view], context.lead, 0)
+                follow(view, context.lead, 0)
             mix = mixer.cache.mix(router, _asked(router, context.lead, view, token.place))
             after.bank = after.bank.used(mix, None, 1)
     gate = None if mix.online is None else mix.online.transpose(1, 2).unsqueeze(-1).to(z.dtype)

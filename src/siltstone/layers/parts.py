@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, Self
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from ..bank.bounded import Bounded
-from ..bank.constant import Bank
-from ..bank.logarithmic import Slots
+from ..bank.base import Bank
 from ..cache.base import CachePolicy, Router
 from ..cache.exact import Kept
 from ..compress.base import Compress
 from ..config.layer import LayerConfig
 from ..memory.base import Memory
 from ..schedule.plan import Geometry
+from ..schedule.runs import Clock
 from ..state.tree import State
+from .state import MixState
 from .window import WindowAttention, WindowState
-
-AnyBank = Bank | Slots | Bounded
 
 
 @dataclass
-class LayerState(State):
+class LayerState(MixState):
     """window: rings; input [B, delay + rate - 1, D]: tokens still to be written; online: the memory; bank: sealed states;
     summary [B, J, U]: sums of the online segment's routing keys, a sub-block each; conv [B, width - 1, D]: what a short
     convolution still reaches; kept: writes that the window still sees."""
@@ -33,10 +33,47 @@ class LayerState(State):
     window: WindowState | None
     input: Tensor
     online: State
-    bank: AnyBank | None
+    bank: Bank | None
     summary: Tensor | None
     conv: Tensor | None = None
     kept: Kept | None = None
+
+    def parts(self) -> dict[str, int]:
+        """See MixState; checkpoints are the bank, or the writes that are kept as they are."""
+        out = {"memory": self.online.nbytes, "routing": 0 if self.summary is None else self.summary.nbytes}
+        out["checkpoints"] = sum(0 if x is None else x.nbytes for x in (self.bank, self.kept))
+        return out | {"window": self.nbytes - sum(out.values())}
+
+    def checkpoints(self) -> np.ndarray | None:
+        """See MixState."""
+        return None if self.bank is None else self.bank.places
+
+    def open_axis(self, name: str) -> int | None:
+        """See MixState."""
+        return self.bank.open_axis(name.removeprefix("bank.")) if self.bank is not None and name.startswith("bank.") else None
+
+    def sized(self, mixer: Any, clock: Clock) -> Self:
+        """See MixState."""
+        return self if self.bank is None else replace(self, bank=self.bank.sized(mixer.geo.sealed(clock), mixer.budget))
+
+    def fits(self, mixer: Any, clock: Clock) -> bool:
+        """See MixState."""
+        if self.kept is not None:
+            return _ordered(self.kept, mixer.geo.written(clock.position) * mixer.cfg.group)
+        return self.bank is None or self.bank.fits(mixer.geo.sealed(clock), mixer.budget)
+
+    def may_fit(self, mixer: Any, clock: Clock, cuts: int) -> bool:
+        """See MixState."""
+        return self.bank is None or self.bank.may_fit(mixer.geo.sealed(clock) + cuts, mixer.budget)
+
+
+def _ordered(kept: Kept, written: np.ndarray) -> bool:
+    """Whether as many of the writes [B] are kept as there is room for, in order."""
+    number, nothing = kept.number.cpu().numpy(), (kept.surprise == -torch.inf).cpu().numpy()
+    full = ((number >= 0) & (number < written[:, None])).sum(1) == np.minimum(written, number.shape[1])
+    ordered = (number[:, :-1] < number[:, 1:]) | nothing[:, :-1]
+    sane = nothing | ((kept.surprise >= 0) & kept.surprise.isfinite()).cpu().numpy()
+    return bool(full.all() and ordered.all() and ((number < 0) == nothing).all() and sane.all())
 
 
 class Parts(Protocol):

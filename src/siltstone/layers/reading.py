@@ -1,7 +1,7 @@
 """What memory and bank answer to the queries of a call: [R, S, H, Q, V].
 
-With a constant bank and a matrix that is read as it is, all pieces share one view of the bank and are answered
-together; otherwise (logarithmic slots, memories of several stages) each piece asks the checkpoints that it sees.
+Where the bank has one view for all pieces, and a matrix is read as it is, they are answered together; otherwise (logarithmic
+segments, a budget, memories of several stages) each piece asks the checkpoints that it sees, and then what it ends is sealed.
 """
 
 from __future__ import annotations
@@ -10,46 +10,50 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bank.constant import Bank, Sealing, View
+from ..bank.base import Bank
 from ..bank.read import by_piece, chosen, dense, stage_sum
+from ..bank.sealing import Sealing
+from ..bank.view import View
 from ..cache.base import Asked, Mix
 from ..memory.base import Written
-from .parts import AnyBank, Parts
+from .parts import Parts
 from .routing import Routing, follow
 
 FEW = 32  # checkpoints up to which the gates of all pieces are made at once, though half of them are hidden
 
 
-def with_bank(
-    mixer: Parts, written: Written, z: Tensor, bank: AnyBank, call: Sealing, route: Routing | None
-) -> tuple[Tensor, AnyBank]:
+def with_bank(mixer: Parts, written: Written, z: Tensor, bank: Bank, call: Sealing, route: Routing | None) -> tuple[Tensor, Bank]:
     """The answers to z [R, S, H, Q, in], and the bank after the call."""
-    together = isinstance(bank, Bank) and (mixer.memory.read_is_linear or mixer.cache.sparse)
-    if isinstance(bank, Bank):
-        views, after = bank.advance(call, together)
-        _led(mixer, views, route)
-        mixes = [] if together else [_mix(mixer, v, route, j) for j, v in enumerate(views)]
-    else:
-        views, mixes, after = bank.advance(call, lambda j, view: _mix(mixer, _led(mixer, [view], route, j)[0], route, j))
-    if not together:
-        return _apart(mixer, written, z, views, mixes), after
-    own, view = online(mixer, written, z), views[0]
+    bank = bank.begin(call)
+    view = bank.whole(call) if mixer.memory.read_is_linear or mixer.cache.sparse else None
+    if view is not None:
+        _led(mixer, view, route, 0)
+        return _together(mixer, online(mixer, written, z), z, view, route), bank.end(call)
+    views: list[View] = []
+    mixes: list[Mix | None] = []
+    for j in range(z.shape[1]):
+        views.append(bank.view(call, j))
+        _led(mixer, views[j], route, j)
+        mixes.append(_mix(mixer, views[j], route, j))
+        bank = bank.append(call, j, mixes[j])
+    return _apart(mixer, written, z, views, mixes), bank.end(call)
+
+
+def _together(mixer: Parts, own: Tensor, z: Tensor, view: View, route: Routing | None) -> Tensor:
+    """All pieces with one view; own [R, S, H, Q, V] is what the memory itself answers."""
     if not view.number:
-        return own, after
+        return own
     if route is None:
-        return own + z @ _sums(view).to(z.dtype), after
-    if mixer.cache.sparse:
-        return _picked(mixer, own, z, view, route), after
-    return _gated(mixer, own, z, view, route), after
+        return own + z @ _sums(view).to(z.dtype)
+    return (_picked if mixer.cache.sparse else _gated)(mixer, own, z, view, route)
 
 
-def _led(mixer: Parts, views: list[View], route: Routing | None, first: int = 0) -> list[View]:
-    """Views of pieces from `first` on: kept for the layers that follow this one, or shown what the layer before keeps."""
+def _led(mixer: Parts, view: View, route: Routing | None, j: int) -> None:
+    """The view of piece j is kept for the layers that follow this one, or shown what the layer before keeps."""
     if route is not None and mixer.router is not None and mixer.router.leads:
-        route.lead.views += views
+        route.lead.views.append(view)
     elif route is not None:
-        follow(views, route.lead, first)
-    return views
+        follow(view, route.lead, j)
 
 
 def online(mixer: Parts, written: Written, z: Tensor) -> Tensor:

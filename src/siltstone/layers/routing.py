@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bank.constant import View
+from ..bank.view import View
 from ..cache.base import Router
 from ..schedule.plan import Plan
 from ..schedule.segments import held
@@ -74,10 +74,9 @@ def _first(x: Tensor, more: Tensor) -> Tensor:
     return torch.cat([x[:, :1] + more, x[:, 1:]], 1)
 
 
-def follow(views: list[View], lead: Lead, first: int) -> None:
-    """Let the views of pieces from `first` on, of a layer without routing keys, show those of the layer that it follows."""
-    for j, view in enumerate(views, first):
-        shown = lead.views[-1] if view.seen is not None else lead.views[min(j, len(lead.views) - 1)]
-        if shown.summary is not None:
-            view.summary = shown.summary[:, : view.number]
-            view.empty = None if shown.empty is None else shown.empty[:, : view.number]
+def follow(view: View, lead: Lead, j: int) -> None:
+    """Let the view of piece j (or of all pieces), of a layer without routing keys, show those of the layer that it follows."""
+    shown = lead.views[-1] if view.seen is not None else lead.views[min(j, len(lead.views) - 1)]
+    if shown.summary is not None:
+        view.summary = shown.summary[:, : view.number]
+        view.empty = None if shown.empty is None else shown.empty[:, : view.number]

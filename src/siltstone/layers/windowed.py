@@ -11,13 +11,13 @@ from ..config.layer import LayerConfig
 from ..ops.eager import eagerly
 from ..schedule.context import Context
 from ..schedule.plan import Geometry
-from ..state.tree import State
 from .short_conv import ShortConv
+from .state import MixState
 from .window import WindowAttention, WindowState
 
 
 @dataclass
-class WindowedState(State):
+class WindowedState(MixState):
     """window: the rings; conv [B, width - 1, D]: what a short convolution still reaches."""
 
     narrow: ClassVar[tuple[str, ...]] = ("conv",)

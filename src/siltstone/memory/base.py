@@ -38,9 +38,18 @@ class Written:
         """z [G, S, H, L*rate, in] through the matrices of one stage, as they stand at each query: [..., out]."""
         return self.readers[stage].read(z, group)
 
-    def follow(self, group: slice, apart: Tensor) -> Tensor | None:
-        """What writes make of a difference between two states: see `Reader.follow`. None: this rule has no such way."""
-        return self.readers[0].follow(group, apart) if len(self.readers) == 1 else None
+    def carried(self, group: slice, states: State, before: State | None, after: State) -> State | None:
+        """What the writes of some groups (one piece each) make of other states [R, X, ...].
+
+        They make `after` [R, ...] of the online state `before` (None: of the rule's first state, where it is 0).
+        None: this rule has no shorter way than to write all of it again.
+        """
+        mine, now = list(vars(states).values()), list(vars(after).values())
+        if len(self.readers) != 1 or len(mine) != 1:
+            return None
+        apart = mine[0] if before is None else mine[0] - next(iter(vars(before).values())).unsqueeze(1)
+        moved = self.readers[0].follow(group, apart)
+        return None if moved is None else type(states)(*[moved + now[0].unsqueeze(1)])
 
 
 class Memory(Placed):

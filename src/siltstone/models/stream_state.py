@@ -11,19 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bank.bounded import Bounded
-from ..bank.constant import Bank
-from ..bank.logarithmic import Slots
 from ..config.keys import chosen, flat
 from ..core.given import row_numbers
 from ..errors import InputError
 from ..io.parse import is_count
-from ..layers.attention import AttentionState
-from ..layers.parts import LayerState
-from ..layers.windowed import WindowedState
+from ..layers.state import MixState
 from ..schedule.runs import Clock
 from ..schedule.segments import Cuts
-from ..state.tree import State, Store
+from ..state.tree import Store
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,7 @@ class LMState:
     """
 
     clock: Clock
-    layers: tuple[State, ...]
+    layers: tuple[MixState, ...]
     of: Any
     inference: bool = field(default_factory=torch.is_inference_mode_enabled, repr=False, compare=False)
 
@@ -109,7 +104,7 @@ class LMState:
             return self
         return dataclasses.replace(self, layers=tuple(x.normal() for x in self.layers), inference=False)
 
-    def _with(self, clock: Clock, layers: Iterable[State]) -> LMState:
+    def _with(self, clock: Clock, layers: Iterable[MixState]) -> LMState:
         return LMState(clock, tuple(layers), self.of, self.inference or torch.is_inference_mode_enabled())
 
     @property
@@ -127,18 +122,8 @@ class LMState:
         out: dict[str, int] = {part: 0 for part in ("window", "memory", "checkpoints", "routing", "attention")}
         out["checkpoints"] = self._cut_bytes
         for layer in self.layers:
-            if isinstance(layer, AttentionState):
-                out["attention"] += layer.cache.nbytes
-                out["window"] += layer.nbytes - layer.cache.nbytes
-            elif isinstance(layer, WindowedState):
-                out["window"] += layer.nbytes
-            elif isinstance(layer, LayerState):
-                routing = 0 if layer.summary is None else layer.summary.nbytes
-                bank = sum(0 if x is None else x.nbytes for x in (layer.bank, layer.kept))
-                out["routing"] += routing
-                out["memory"] += layer.online.nbytes
-                out["checkpoints"] += bank
-                out["window"] += layer.nbytes - routing - bank - layer.online.nbytes
+            for part, size in layer.parts().items():
+                out[part] += size
         return out
 
     def checkpoints(self) -> list[np.ndarray]:
@@ -146,13 +131,7 @@ class LMState:
 
         With constant segments all are filled; with logarithmic ones those of the bits of the number of segments.
         """
-        out = []
-        for layer in self.layers:
-            if isinstance(layer, LayerState) and isinstance(layer.bank, Bank):
-                out.append(layer.bank.store.count)
-            elif isinstance(layer, LayerState) and isinstance(layer.bank, Slots | Bounded):
-                out.append(np.full(len(self), layer.bank.width))
-        return out
+        return [places for layer in self.layers if (places := layer.checkpoints()) is not None]
 
     def tensors(self) -> dict[str, Tensor]:
         """Every live tensor by name, contiguous; stores are cut to the entries of the longest row.
@@ -236,12 +215,11 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
             raise InputError(f"tensor {name!r} is {x.dtype}, expected {like.dtype}")
         return x if x.is_meta else x.to(like.device, like.dtype)
 
-    def layer(i: int, state: State) -> State:
-        names = iter(list(state.leaves(f"layers.{i}.")))
-        slots = isinstance(state, LayerState) and isinstance(state.bank, Slots | Bounded)
+    def layer(i: int, state: MixState) -> MixState:
+        names = iter([name for name, _ in state.leaves()])
 
         def leaf(x: Any) -> Any:
-            name, _ = next(names)
+            axis, name = state.open_axis(own := next(names)), f"layers.{i}.{own}"
             if isinstance(x, Store):
                 counted = meta["counts"].get(name)
                 if not isinstance(counted, list) or not all(map(is_count, counted)):
@@ -252,9 +230,6 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
                 if count.shape != (rows,) or count.min(initial=0) < 0 or width != {int(count.max(initial=0))}:
                     raise InputError(f"the counts of {name!r} do not fit its tensors")
                 return Store(leaves, x.axes, count)
-            axis = None
-            if slots and ".bank." in name and not name.endswith(".fades.online"):
-                axis = 2 if ".stages." in name else 1
             return fill(name, x, axis)
 
         return state.map(leaf)
@@ -268,8 +243,9 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
         cuts = tuple(Cuts() for _ in range(rows)) if blank else read_cuts(tensors["cuts"], meta["cuts"], clock[0])
     out = LMState(Clock(clock[0], clock[1], cuts), tuple(layer(i, s) for i, s in enumerate(empty.layers)), cfg)
     out = dataclasses.replace(out, inference=out.inference or any(x.is_inference() for x in tensors.values()))
+    cut = len(tensors["cuts"]) if "cuts" in used else 0
     for i, (state, mixer) in enumerate(zip(out.layers, mixers, strict=True)):
-        if not (_may_agree(state, mixer, out.clock, tensors.get("cuts")) if blank else _agrees(state, mixer, out.clock)):
+        if not (state.may_fit(mixer, out.clock, cut) if blank else state.fits(mixer, out.clock)):
             raise InputError(f"layer {i} does not hold what position {out.position.tolist()} implies")
     extra = set(tensors) - used
     if extra:
@@ -292,53 +268,3 @@ def _check_cuts(tokens: Any, counts: Any, rows: int) -> None:
     fits = fits and isinstance(counts, list) and len(counts) == rows and all(map(is_count, counts))
     if not fits or sum(counts) != len(tokens):
         raise InputError(f"cuts must be whole numbers in one row, with the count of each of {rows} rows")
-
-
-def _may_agree(state: State, mixer: Any, clock: Clock, cuts: Tensor | None) -> bool:
-    """`_agrees` as far as shapes say it: a layer keeps no more than rows at these positions, cut so often, may have."""
-    if isinstance(state, AttentionState):
-        return bool((state.cache.count == clock.position).all())
-    if not isinstance(state, LayerState) or state.bank is None:
-        return True
-    if isinstance(state.bank, Bank):
-        return bool((state.bank.store.count <= mixer.geo.sealed(clock) + (0 if cuts is None else len(cuts))).all())
-    leaves = [(name, x) for name, x in state.bank.leaves() if not name.endswith("fades.online")]
-    width = state.bank.width
-    same = all(x.shape[2 if name.startswith("stages") else 1] == width for name, x in leaves)
-    return same and width <= (mixer.budget if isinstance(state.bank, Bounded) else 63)
-
-
-def _agrees(state: State, mixer: Any, clock: Clock) -> bool:
-    """Whether a layer keeps as many checkpoints, or keys and values, as rows at these positions have."""
-    if isinstance(state, AttentionState):
-        return bool((state.cache.count == clock.position).all())
-    if isinstance(state, LayerState) and state.kept is not None:
-        number, nothing = state.kept.number.cpu().numpy(), (state.kept.surprise == -torch.inf).cpu().numpy()
-        written = mixer.geo.written(clock.position) * mixer.cfg.group
-        full = ((number >= 0) & (number < written[:, None])).sum(1) == np.minimum(written, number.shape[1])
-        ordered = (number[:, :-1] < number[:, 1:]) | nothing[:, :-1]
-        sane = nothing | ((state.kept.surprise >= 0) & state.kept.surprise.isfinite()).cpu().numpy()
-        return bool(full.all() and ordered.all() and ((number < 0) == nothing).all() and sane.all())
-    if not isinstance(state, LayerState) or state.bank is None:
-        return True
-    sealed = mixer.geo.sealed(clock)
-    if isinstance(state.bank, Bank):
-        return bool((state.bank.store.count == sealed).all())
-    leaves = [(name, x) for name, x in state.bank.leaves() if not name.endswith("fades.online")]
-    if any(x.shape[2 if name.startswith("stages") else 1] != state.bank.width for name, x in leaves):
-        return False
-    if isinstance(state.bank, Bounded):
-        return _holds(state.bank, np.minimum(sealed, mixer.budget), sealed, mixer.budget)
-    return max((int(n).bit_length() for n in sealed), default=0) <= state.bank.width <= 63
-
-
-def _holds(bank: Bounded, count: np.ndarray, sealed: np.ndarray, budget: int) -> bool:
-    """Whether a bank with a budget has `count` checkpoints of some of the `sealed` segments, in order of time."""
-    if not count.max(initial=0) <= bank.width <= budget:
-        return False
-    filled = np.arange(bank.width) < count[:, None]
-    last, span = (np.where(filled, x.cpu().numpy(), y) for x, y in ((bank.last, 0), (bank.span, 1)))
-    fine = (last >= 0) & (last < np.maximum(sealed, 1)[:, None]) & (span >= 1) & (span <= last + 1)
-    rising = (last[:, :-1] < last[:, 1:]) | ~filled[:, 1:]
-    counted = [x for x in (bank.writes, bank.mass, bank.reads) if x is not None]
-    return bool(fine.all() and rising.all() and all(((x >= 0) & x.isfinite()).all() for x in counted))

@@ -40,6 +40,7 @@ class Geometry:
     align: int = 1
     chunk: int = 64
     content: bool = False
+    lengths: tuple[int, ...] = ()
 
     @property
     def ring(self) -> int:
@@ -57,7 +58,8 @@ class Geometry:
 
     def segments(self, clock: Clock) -> Segments:
         """Which writes of rows belong together."""
-        return Segments(self.per_segment, clock.phase, clock.cuts if self.content else (), self.sinks, self.rate)
+        cuts = clock.cuts if self.content else ()
+        return Segments(self.per_segment, clock.phase, cuts, self.sinks, self.rate, self.lengths)
 
     def sealed(self, clock: Clock) -> np.ndarray:
         """[R] checkpoints that rows have sealed."""

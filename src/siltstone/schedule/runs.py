@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from ..errors import InputError
 from ..ops.transforms import at_work, batched
 from ..state.tree import State
 from .segments import Cuts
+
+S = TypeVar("S", bound=State)
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Runs:
         both = type(state).cat([state, empty(1)])
         return both.select(np.where(self.fresh, rows, self.row))
 
-    def leave(self, before: State, after: State) -> State:
+    def leave(self, before: S, after: S) -> S:
         """Runs' states after the call -> rows' states; rows without a token keep theirs."""
         if self.take is None:
             return after

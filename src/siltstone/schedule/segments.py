@@ -5,10 +5,15 @@ segments are `full` writes long up to the next anchor. Write m with a_i <= m < a
 and n_{i+1} = n_i + ceil((a_{i+1} - a_i) / full). The first anchor is (-phase, 0). A cut at token t, part of write m, makes
 m + 1 an anchor: the write that ends a segment leaves it online, and the following one begins the next. A cut counts from the
 write after its token's, so that cuts of later tokens change nothing for earlier ones. Rows without cuts have one anchor.
+
+Where the first segments have lengths of their own, each of them begins at an anchor, and so does the first full one. A row of
+phase p begins where p writes would have been made.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,15 +91,39 @@ def held(place: np.ndarray, start: np.ndarray, block: int, blocks: int) -> np.nd
     return np.clip(np.minimum(place[..., None] + 1, to) - np.maximum(from_, start[..., None]), 0, None)
 
 
-class Segments:
-    """The segments of some rows. full: writes of a whole one; phase [R]; cuts: each row's, () where segments are constant.
+@lru_cache(maxsize=4096)
+def opening(lengths: tuple[int, ...], full: int, phase: int) -> np.ndarray:
+    """The anchors [2, n] of a row whose first segments have these lengths, and all later ones `full`; not to be changed."""
+    if not all(1 <= n <= full for n in lengths):
+        raise ValueError(f"the lengths {lengths} of segments must be from 1 to {full} writes")
+    writes = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]) - phase
+    writes = writes[max(0, int(writes.searchsorted(0, "right")) - 1) :]
+    writes[0] = -(-writes[0] % full) if len(writes) == 1 else writes[0]
+    return np.stack([writes, np.arange(len(writes))])
 
-    Numbers of writes and segments are arrays [R, ...], or are broadcast against [R, 1, ...].
+
+class Segments:
+    """The segments of some rows. full: writes of a whole one; phase [R]; cuts: each row's, () where the caller cuts none;
+    lengths: writes of the first segments, where these have others (then there are no cuts).
+
+    Numbers of writes and segments are arrays [R, ...], or are broadcast against [R, 1, ...]. After it is made, `phase` says how
+    many writes the first segment lacks of a whole one.
     """
 
-    def __init__(self, full: int, phase: np.ndarray, cuts: tuple[Cuts, ...] = (), sinks: int = 0, rate: int = 1):
+    def __init__(
+        self,
+        full: int,
+        phase: np.ndarray,
+        cuts: tuple[Cuts, ...] = (),
+        sinks: int = 0,
+        rate: int = 1,
+        lengths: Sequence[int] = (),
+    ):
         self.full, self.phase = full, phase
         rows = [c.anchors(Layout(sinks, rate, full, int(p))) for c, p in zip(cuts, phase, strict=True)] if cuts else []
+        if lengths:
+            rows = [opening(tuple(lengths), full, int(p)) for p in phase]
+            self.phase = np.array([-a[0, 0] for a in rows], np.int64)
         self._anchors = rows if any(x.shape[1] > 1 for x in rows) else []
 
     def _anchor(self, key: int, x: np.ndarray) -> tuple[Any, Any]:

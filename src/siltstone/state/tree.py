@@ -216,6 +216,16 @@ class Store:
         index = torch.from_numpy(np.clip(index, 0, both.shape[axis] - 1)).to(x.device)
         return torch.stack([row.index_select(axis - 1, i) for row, i in zip(both, index, strict=True)])
 
+    def sized(self, count: np.ndarray) -> Store:
+        """With so many entries a row, no fewer than there are; what new ones hold is not said."""
+        width = int(count.max(initial=0))
+        leaves = tuple(padded(x, a, width, self.width) for x, a in zip(self.leaves, self.axes, strict=True))
+        return Store(leaves, self.axes, count)
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Store:
+        """The same entries with `f` applied to each leaf; memory of their own."""
+        return Store(tuple(f(x) for x in self.leaves), self.axes, self.count)
+
     def select(self, rows: Any) -> Store:
         """The given rows, as in `State.select`; memory of their own."""
         rows, width = row_numbers(rows, self.rows), self.width

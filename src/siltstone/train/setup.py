@@ -104,7 +104,10 @@ def begin(
         cut_table(cfg, found)  # a text that no token holds is refused before any work is done
         train = build_corpus(files, found, folder / DATA)
         checked = build_corpus(held_out, found, folder / DATA) if held_out else None
-        run = Run(folder, cfg, found, train, checked, recipe, torch.get_num_threads(), device, str(tokenizer), claimed)
+        run = Run(
+            folder=folder, cfg=cfg, tokenizer=found, train=train, valid=checked, recipe=recipe,
+            threads=torch.get_num_threads(), device=device, asked=str(tokenizer), claim=claimed,
+        )  # fmt: skip
         write_text(folder / DATA / TOKENIZER, found.to_json())  # the model's own files come with its first checkpoint, together
         _record(run)
     return run
@@ -147,7 +150,10 @@ def take_up(folder: str | Path, changes: dict[str, Any], threads: int | None = N
             raise CheckpointError(f"{folder} holds another tokenizer than its run was begun with; put that one back")
         corpus = open_corpus(train, tokenizer, folder / DATA)
         checked = open_corpus(valid, tokenizer, folder / DATA) if valid else None
-        run = Run(folder, cfg, tokenizer, corpus, checked, dataclasses.replace(old, **changes), cores, where, asked, claimed)
+        run = Run(
+            folder=folder, cfg=cfg, tokenizer=tokenizer, train=corpus, valid=checked, recipe=dataclasses.replace(old, **changes),
+            threads=cores, device=where, asked=asked, claim=claimed,
+        )  # fmt: skip
         if run.recipe != old:
             _record(run)
     return run

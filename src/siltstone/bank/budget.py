@@ -10,26 +10,27 @@ ones too. How many checkpoints a row holds follows from its position; which ones
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..cache.base import Mix, Router
+from ..errors import ConfigError
 from ..memory.base import Memory
 from ..schedule.segments import Segments
-from ..state.tree import State, padded
+from .base import Spans
 from .codec import pack, rounded, unpack
-from .constant import Sealing, View
-
-Ask = Callable[[int, View], Mix | None]
+from .places import PlacesBank
+from .sealing import Sealed, Sealing
+from .view import View
 
 
 @dataclass
-class Bounded(State):
+class BudgetBank(PlacesBank):
     """stages: packed matrices [B, H, X, in, out]; last, span int64 [B, X]: the last segment of each, and how many it holds.
 
     sums [B, X, J, U] of routing keys, writes int64 [B, X, J] under them, or None; mass, reads float64 [B, X]: its gates summed,
@@ -37,6 +38,9 @@ class Bounded(State):
     """
 
     fixed: ClassVar[tuple[str, ...]] = ("mass", "reads")
+    grows: ClassVar[bool] = False
+    growth: ClassVar[str] = "O(1): a budget of checkpoints"
+    tells: ClassVar[tuple[str, ...]] = ("last", "span")
 
     stages: tuple[Tensor, ...]
     last: Tensor
@@ -47,8 +51,8 @@ class Bounded(State):
     reads: Tensor | None
 
     @classmethod
-    def empty(cls, memory: Memory, batch: int, routing: tuple[int, int] | None) -> Bounded:
-        """No places yet. routing: (J, U)."""
+    def empty(cls, memory: Memory, batch: int, routing: tuple[int, int] | None) -> Self:
+        """See Bank."""
         cfg, like = memory.cfg, memory.stages(memory.init(batch))
         stages = pack(cfg.checkpoint_dtype, tuple(s.unsqueeze(2)[:, :, :0] for s in like), memory.divisors)
 
@@ -60,56 +64,38 @@ class Bounded(State):
         used = [numbers(dtype=torch.float64) if cfg.evict == "use" else None for _ in range(2)]
         return cls(stages, numbers(), numbers(), sums, writes, *used)
 
-    @property
-    def width(self) -> int:
-        """X, the places there are."""
-        return self.last.shape[1]
+    def sized(self, sealed: np.ndarray, budget: int) -> Self:
+        """See Bank."""
+        bank = self.grown(min(budget, int(sealed.max(initial=0))))
+        first = np.maximum(sealed - bank.width, 0)[:, None] + np.arange(bank.width)
+        return dataclasses.replace(bank, last=torch.from_numpy(first).to(bank.last), span=torch.ones_like(bank.span))
 
-    def _each(self, f: Callable[[Tensor, int], Tensor]) -> Bounded:
-        """f(leaf, its axis of places) of every leaf."""
-
-        def one(x: Tensor | None) -> Any:
-            return None if x is None else f(x, 1)
-
-        named = {n.name: getattr(self, n.name) for n in dataclasses.fields(self)}
-        stages = tuple(f(x, 2) for x in named.pop("stages"))
-        return Bounded(stages, **{name: one(x) for name, x in named.items()})
-
-    def grown(self, width: int) -> Bounded:
-        """With at least `width` places."""
-        return self._each(lambda x, axis: padded(x, axis, width)) if width > self.width else self
-
-    @classmethod
-    def cat(cls, states: Sequence[Self]) -> Self:
-        """Rows of several banks, with as many places as the largest."""
-        width = max(s.width for s in states)
-        return super().cat([s.grown(width) for s in states])  # type: ignore[misc]
-
-    def advance(self, call: Sealing, ask: Ask) -> tuple[list[View], list[Mix | None], Bounded]:
-        """Seal what the call seals; the views of its pieces, the gates over them, and the bank after it."""
-        plan, number, kind = call.plan, call.plan.sealed0.copy(), call.memory.cfg.checkpoint_dtype
+    def begin(self, call: Sealing) -> Self:
+        """See Bank."""
         bank = dataclasses.replace(self, stages=unpack(self.stages, call.dtype))
-        views: list[View] = []
-        mixes: list[Mix | None] = []
-        if plan.dropped:
-            bank, number = bank._seal(call, number, np.ones_like(number, bool), call.before, call.sum_before)
-        for j in range(plan.shape[1]):
-            views.append(bank._view(number, call.router, call.budget))
-            mixes.append(ask(j, views[-1]))
-            asked = None if plan.asked is None else plan.asked[:, j]
-            bank = bank.used(mixes[-1], asked, plan.slots * plan.geo.rate)
-            now = plan.dropped + j < plan.pieces - 1
-            if now.any():
-                sums = None if call.sums is None else call.sums[:, j]
-                bank, number = bank._seal(call, number, now, call.ends.map(lambda x, j=j: x[:, j]), sums)
-        return views, mixes, dataclasses.replace(bank, stages=pack(kind, bank.stages, call.memory.divisors))
+        return bank if call.dropped is None else bank._seal(call, call.dropped)
+
+    def view(self, call: Sealing, j: int) -> View:
+        """See Bank."""
+        return self._view(np.ascontiguousarray(call.plan.seen[:, j]), call.router, call.budget)
+
+    def append(self, call: Sealing, j: int, mix: Mix | None) -> Self:
+        """See Bank."""
+        plan, sealed, bank = call.plan, call.after(j), self
+        if bank.mass is not None:
+            bank = bank.used(mix, None if plan.asked is None else plan.asked[:, j], plan.slots * plan.geo.rate)
+        return bank if sealed is None else bank._seal(call, sealed)
+
+    def end(self, call: Sealing) -> Self:
+        """See Bank."""
+        return dataclasses.replace(self, stages=pack(call.memory.cfg.checkpoint_dtype, self.stages, call.memory.divisors))
 
     def now(self, router: Router | None, number: int, segments: Segments) -> View:
-        """What rows that all hold as many checkpoints see after `number` segments."""
+        """See Bank; the rows hold as many checkpoints."""
         return self._view(np.array([number]), router, self.width)
 
-    def used(self, mix: Mix | None, asked: Tensor | None, queries: int) -> Bounded:
-        """After queries were answered under `mix`; asked bool [R, Q], which of them count (None: all of `queries`)."""
+    def used(self, mix: Mix | None, asked: Tensor | None, queries: int) -> Self:
+        """See Bank."""
         if self.mass is None or self.reads is None or mix is None or mix.gates is None:
             return self
         gates = mix.gates.detach().mean(2)
@@ -123,6 +109,28 @@ class Bounded(State):
         more = torch.full((len(gates), 1), queries, device=gates.device) if asked is None else asked.sum(1, keepdim=True)
         mass = torch.nn.functional.pad(mass, (0, self.width - mass.shape[1]))
         return dataclasses.replace(self, mass=self.mass + mass, reads=self.reads + more)
+
+    def fits(self, sealed: np.ndarray, budget: int) -> bool:
+        """See Bank: as many checkpoints as there may be, of some of the segments, in order of time."""
+        count = np.minimum(sealed, budget)
+        if not self.even(budget) or count.max(initial=0) > self.width:
+            return False
+        filled = np.arange(self.width) < count[:, None]
+        last, span = (np.where(filled, x.cpu().numpy(), y) for x, y in ((self.last, 0), (self.span, 1)))
+        fine = (last >= 0) & (last < np.maximum(sealed, 1)[:, None]) & (span >= 1) & (span <= last + 1)
+        rising = (last[:, :-1] < last[:, 1:]) | ~filled[:, 1:]
+        counted = [x for x in (self.writes, self.mass, self.reads) if x is not None]
+        return bool(fine.all() and rising.all() and all(((x >= 0) & x.isfinite()).all() for x in counted))
+
+    def may_fit(self, sealed: np.ndarray, budget: int) -> bool:
+        """See Bank."""
+        return self.even(budget)
+
+    @classmethod
+    def spans(cls, number: int, told: Mapping[str, Sequence[int]]) -> Spans:
+        """See Bank."""
+        held = list(zip(told.get("last", ()), told.get("span", ()), strict=False))
+        return [(max(0, last + 1 - span), last + 1) for last, span in held[:number]]
 
     def _view(self, number: np.ndarray, router: Router | None, budget: int) -> View:
         width = min(int(number.max(initial=0)), self.width)
@@ -138,12 +146,10 @@ class Bounded(State):
         stages = tuple(s[:, :, :width] for s in self.stages)
         return View(stages, summary, empty, hidden, number, self.last[:, :width])
 
-    def _seal(
-        self, call: Sealing, number: np.ndarray, now: np.ndarray, state: State, sums: Tensor | None
-    ) -> tuple[Bounded, np.ndarray]:
-        """Seal the online `state` of the rows where `now`; rows' numbers of sealed segments go up by one there."""
+    def _seal(self, call: Sealing, sealed: Sealed) -> Self:
+        """With a segment more in some rows."""
         cfg, device, budget = call.memory.cfg, self.last.device, call.budget
-        new = self._new(call, number, state, sums)
+        new, number, now = self._new(call, sealed), sealed.number, sealed.now
         bank = self.grown(min(budget, int(np.where(now, number + 1, 0).max(initial=0))))
         full, width = now & (number >= budget), bank.width
         both = bank._joined(new)
@@ -165,10 +171,11 @@ class Bounded(State):
             index = source.view(len(source), *[width if i == axis else 1 for i in range(1, x.dim())])
             return x.gather(axis, index.expand(*[width if i == axis else n for i, n in enumerate(x.shape)]))
 
-        return both._each(pick), number + now
+        return both.each(pick)
 
-    def _new(self, call: Sealing, number: np.ndarray, state: State, sums: Tensor | None) -> Bounded:
+    def _new(self, call: Sealing, sealed: Sealed) -> Self:
         """One place with the state that is sealed."""
+        number, state, sums = sealed.number, sealed.state, sealed.sums
         stages = rounded(call.memory.cfg.checkpoint_dtype, call.memory.stages(state), call.memory.divisors)
         last = torch.from_numpy(number).to(self.last.device).unsqueeze(1)
         writes = None
@@ -177,14 +184,14 @@ class Bounded(State):
             writes = call.plan.host(count).unsqueeze(1)
         fresh = None if self.mass is None else torch.zeros(last.shape, dtype=torch.float64, device=last.device)
         routing = None if sums is None else sums.unsqueeze(1)
-        return Bounded(tuple(s.unsqueeze(2) for s in stages), last, torch.ones_like(last), routing, writes, fresh, fresh)
+        return type(self)(tuple(s.unsqueeze(2) for s in stages), last, torch.ones_like(last), routing, writes, fresh, fresh)
 
-    def _joined(self, new: Bounded) -> Bounded:
+    def _joined(self, new: Self) -> Self:
         """These places, and then the new one's."""
-        theirs = iter([*new.stages, *(x for n, x in vars(new).items() if n != "stages" and x is not None)])
-        return self._each(lambda x, axis: torch.cat([x, next(theirs).to(x.dtype)], axis))
+        theirs = (x for _, x in new.leaves())
+        return self.each(lambda x, axis: torch.cat([x, next(theirs).to(x.dtype)], axis))
 
-    def _merged(self, call: Sealing, at: Tensor, rows: Tensor) -> Bounded:
+    def _merged(self, call: Sealing, at: Tensor, rows: Tensor) -> Self:
         """With places `at` and `at + 1` [R] merged into the latter, in the given rows."""
         memory, carry = call.memory, call.memory.cfg.start == "carry"
 
@@ -213,3 +220,19 @@ class Bounded(State):
 
             out.sums, out.writes = put(self.sums, halved(self.sums), 1), put(self.writes, halved(self.writes), 1)
         return out
+
+
+def places(memory: Memory, routing: tuple[int, int] | None) -> int:
+    """The most checkpoints that a row keeps.
+
+    max_bytes counts all that a place of the bank takes in a model of float32 or narrower, so that the number follows from
+    the configuration alone. A layer that follows another's routing counts routing sums too, to keep as many as that one.
+    """
+    cfg = memory.cfg
+    if cfg.max_checkpoints is not None:
+        return cfg.max_checkpoints
+    assert cfg.max_bytes is not None
+    each = BudgetBank.empty(memory, 1, routing).grown(1).to(dtype=torch.float32).nbytes
+    if cfg.max_bytes < each:
+        raise ConfigError(f"max_bytes={cfg.max_bytes} holds no checkpoint of this layer; give at least {each}")
+    return cfg.max_bytes // each

@@ -1,0 +1,57 @@
+"""A bank with a number of places, in tensors that grow with it: the logarithmic one, and the one with a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Self
+
+import numpy as np
+from torch import Tensor
+
+from ..state.tree import padded
+from .base import Bank
+
+
+class PlacesBank(Bank):
+    """Subclasses have a field `stages`: packed matrices of each stage [B, H, X, in, out]; other leaves are [B, X, ...]."""
+
+    stages: tuple[Tensor, ...]
+
+    @property
+    def width(self) -> int:
+        """X, the places there are."""
+        return self.stages[0].shape[2]
+
+    @property
+    def places(self) -> np.ndarray:
+        """See Bank."""
+        return np.full(self.rows, self.width)
+
+    def open_axis(self, name: str) -> int | None:
+        """See Bank."""
+        return 2 if name.startswith("stages.") else 1
+
+    def each(self, f: Callable[[Tensor, int], Tensor]) -> Self:
+        """f(leaf, its axis of places) in the place of every leaf that has places."""
+        names = iter([name for name, _ in self.leaves()])
+
+        def one(x: Tensor) -> Tensor:
+            axis = self.open_axis(next(names))
+            return x if axis is None else f(x, axis)
+
+        return self.map(one)
+
+    def grown(self, width: int) -> Self:
+        """With at least `width` places."""
+        return self.each(lambda x, axis: padded(x, axis, width)) if width > self.width else self
+
+    @classmethod
+    def cat(cls, states: Sequence[Self]) -> Self:
+        """Rows of several banks, with as many places as the largest."""
+        width = max(s.width for s in states)
+        return super().cat([s.grown(width) for s in states])
+
+    def even(self, most: int) -> bool:
+        """Whether all leaves have the same number of places, `most` at most."""
+        axes = [(x, self.open_axis(name)) for name, x in self.leaves()]
+        return self.width <= most and all(axis is None or x.shape[axis] == self.width for x, axis in axes)

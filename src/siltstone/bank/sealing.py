@@ -1,0 +1,100 @@
+"""What a call seals, and what a bank may need of the call to keep it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..cache.base import Router
+from ..memory.base import Inputs, Memory, Written
+from ..schedule.plan import Plan
+from ..state.tree import State
+
+
+@dataclass
+class Sealed:
+    """What some rows seal at once: the rows `now` bool [R], which had sealed `number` [R] segments before, seal the online
+    memory `state` [R, ...] with its sums of routing keys [R, J, U] (None: it has none)."""
+
+    number: np.ndarray
+    now: np.ndarray
+    state: State
+    sums: Tensor | None
+
+
+@dataclass
+class Sealing:
+    """What a call seals, and into what: states `ends` [R, S, ...] and routing sums [R, S, J, U] after each piece.
+
+    inputs, valid, skip are the call's writes [R, S, ...]; `before` is the online state at the call's start; `written` is the
+    scan of the pieces, group r * S + s (where segments restart); `budget` is the most checkpoints a row may keep.
+    """
+
+    plan: Plan
+    memory: Memory
+    router: Router | None
+    ends: State
+    sums: Tensor | None
+    before: State
+    sum_before: Tensor | None
+    inputs: Inputs
+    valid: Tensor | None
+    skip: Tensor
+    written: Written
+    budget: int
+
+    @property
+    def width(self) -> int:
+        """The most checkpoints that a run seals in this call."""
+        return int(self.plan.pieces.max(initial=1)) - 1
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What states are computed in."""
+        return next(iter(self.before.leaves()))[1].dtype
+
+    @property
+    def dropped(self) -> Sealed | None:
+        """What all rows seal before the first piece, if anything."""
+        plan = self.plan
+        if not plan.dropped:
+            return None
+        return Sealed(plan.sealed0, np.ones_like(plan.sealed0, bool), self.before, self.sum_before)
+
+    def after(self, j: int) -> Sealed | None:
+        """What is sealed after piece j, if anything."""
+        plan, now = self.plan, self.plan.dropped + j < self.plan.pieces - 1
+        if not now.any():
+            return None
+        number, sums = np.ascontiguousarray(plan.seen[:, j]), None if self.sums is None else self.sums[:, j]
+        return Sealed(number, now, self.ends.map(lambda x: x[:, j]), sums)
+
+    @cached_property
+    def fading(self) -> Tensor:
+        """[R, S, ...] the log decay of each piece's writes, for rules that merge."""
+        each = self.memory.fading(self.inputs)
+        if self.valid is not None:
+            each = each * self.valid.view(*self.valid.shape, *(1,) * (each.dim() - 3))
+        return each.sum(2)
+
+    def sealed_ends(self) -> State:
+        """[R, width, ...] states in the order they are sealed."""
+        if not self.plan.dropped:
+            return self.ends.map(lambda x: x[:, : self.width])
+        return type(self.ends)(
+            **{n: _before(getattr(self.before, n), getattr(self.ends, n), self.width) for n in vars(self.ends)}
+        )
+
+    def sealed_sums(self) -> Tensor | None:
+        """[R, width, J, U]."""
+        if self.sums is None or self.sum_before is None:
+            return None
+        return _before(self.sum_before, self.sums, self.width) if self.plan.dropped else self.sums[:, : self.width]
+
+
+def _before(first: Tensor, rest: Tensor, width: int) -> Tensor:
+    return torch.cat([first.unsqueeze(1), rest], 1)[:, :width]

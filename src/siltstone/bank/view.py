@@ -1,0 +1,52 @@
+"""What the queries of a piece see of a bank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .codec import unpack
+
+
+@dataclass
+class View:
+    """The checkpoints that the queries of one piece see.
+
+    leaves       packed matrices [R, H, N, in, out] of each stage; `stages` are the matrices
+    summary      [R, N, J, U] mean routing keys of sub-blocks, or None
+    empty        bool [R, N, J] sub-blocks that no write fell into, or None: every one has some
+    hidden       bool [R, N], True where a row sees less than N; None: all see all
+    sealed       [R] segments sealed so far (of all pieces: [R, S])
+    last         [R, N] the last segment that each checkpoint holds; None: checkpoint n is segment n
+    newest_last  checkpoints stand in order of time
+    seen         [R, S] how many checkpoints each piece sees, for a view of all pieces at once (`hidden` is None then)
+    """
+
+    leaves: tuple[Tensor, ...]
+    summary: Tensor | None
+    empty: Tensor | None
+    hidden: Tensor | None
+    sealed: np.ndarray
+    last: np.ndarray | Tensor | None = None
+    newest_last: bool = True
+    seen: np.ndarray | None = None
+
+    @property
+    def number(self) -> int:
+        """N."""
+        return self.leaves[0].shape[2]
+
+    @cached_property
+    def stages(self) -> tuple[Tensor, ...]:
+        """Matrices [R, H, N, in, out] of each stage."""
+        return unpack(self.leaves)
+
+    def age(self) -> Tensor:
+        """[R, 1, N] segments from each checkpoint's last to the online one: 1 for the newest."""
+        device, last = self.leaves[0].device, np.arange(self.number)[None] if self.last is None else self.last
+        sealed = torch.from_numpy(np.ascontiguousarray(self.sealed)).to(device).unsqueeze(-1)
+        return (sealed - (torch.from_numpy(last).to(device) if isinstance(last, np.ndarray) else last)).unsqueeze(1)
