@@ -12,7 +12,10 @@ from ..errors import CheckpointError, InputError
 
 
 def check_options(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """InputError unless temperature >= 0, top_k is None or >= 1, top_p is None or in (0, 1]."""
+    """InputError unless temperature >= 0, top_k is None or >= 1, top_p is None or in (0, 1].
+
+    They are the sampler's: `top_k` counts tokens, and `top_k` and `temperature` of a configuration are other things.
+    """
     if not (isinstance(temperature, (int, float)) and 0 <= temperature < math.inf):
         raise InputError(f"temperature={temperature!r} must be a number of at least 0 (0 takes the likeliest token)")
     if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
