@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from siltstone.layers import window
+from siltstone.schedule import window
 
 from . import test_layer
 from .common import STREAM, agrees, close, differ, feed, gradients, make_layer, named, oracles, randn

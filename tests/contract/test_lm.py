@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import siltstone as st
-from siltstone.layers import attention, window
+from siltstone.ops import attention
+from siltstone.schedule import window
 
 from ..oracle import lm
 from .common import close, cutting, feed, gradients, named, weights

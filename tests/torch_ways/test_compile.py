@@ -54,7 +54,7 @@ def test_a_compiled_model_trains_and_decodes_as_the_eager_one(keys: dict[str, An
 
 
 def test_it_is_told_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    from siltstone.models import eager
+    from siltstone.ops import eager
 
     monkeypatch.setattr(eager, "_known", {})
     layer = st.MemoryCaching(8, heads=2)
