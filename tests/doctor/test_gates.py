@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import siltstone as st
-from siltstone.cache.base import Asked, Mix
+from siltstone.cache.base import ReadWeights, RouterScores
 from siltstone.doctor.findings import all_findings
 from siltstone.doctor.gates import EDGES, Call, survey, watched
 from siltstone.layers.mixer import Mixer
@@ -55,9 +55,9 @@ def test_ages_are_counted_from_the_end_of_what_a_checkpoint_holds() -> None:
     """Gates that say which checkpoint they belong to: each comes out in the bucket of its age."""
     model = blank()
 
-    def mix(router: Any, asked: Asked) -> Mix:
+    def mix(router: Any, asked: RouterScores) -> ReadWeights:
         number = torch.arange(asked.scores.shape[-1]) / 100  # checkpoint n gets n / 100
-        return Mix(None, number.expand(len(asked.scores), 1, 2, -1).clone())
+        return ReadWeights(None, number.expand(len(asked.scores), 1, 2, -1).clone())
 
     model.blocks[0].mix.cache.mix = mix  # type: ignore[union-attr]
     (found,) = survey(model, ROWS)
@@ -74,10 +74,10 @@ def test_ages_are_counted_from_the_end_of_what_a_checkpoint_holds() -> None:
 def test_logarithmic_checkpoints_have_their_ages_too() -> None:
     model = blank(segments="logarithmic")
 
-    def mix(router: Any, asked: Asked) -> Mix:
+    def mix(router: Any, asked: RouterScores) -> ReadWeights:
         assert not asked.newest_last
         level = torch.arange(asked.scores.shape[-1]) / 100  # the slot of 2^l segments gets l / 100
-        return Mix(None, level.expand(len(asked.scores), 1, 2, -1).clone())
+        return ReadWeights(None, level.expand(len(asked.scores), 1, 2, -1).clone())
 
     model.blocks[0].mix.cache.mix = mix  # type: ignore[union-attr]
     (found,) = survey(model, ROWS)
@@ -167,7 +167,7 @@ def test_watching_changes_nothing_and_passes_everything_through() -> None:
     first = mixers[0].cache
     original = first.mix
 
-    def extended(router: Any, asked: Asked, weight: Any = None) -> Mix:
+    def extended(router: Any, asked: RouterScores, weight: Any = None) -> ReadWeights:
         assert weight == 3
         return original(router, asked)
 
@@ -179,6 +179,6 @@ def test_watching_changes_nothing_and_passes_everything_through() -> None:
     assert all("mix" not in vars(m.cache) for m in mixers) and torch.equal(model(ROWS)[0], want) and len(calls) == len(seen)
     first.mix = extended  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError), watched(model, lambda layer, call: calls.append((layer, call))):
-        first.mix(mixers[0].router, asked=Asked(torch.zeros(1, 1, 2), newest_last=False), weight=3)
+        first.mix(mixers[0].router, asked=RouterScores(torch.zeros(1, 1, 2), newest_last=False), weight=3)
         raise ZeroDivisionError
     assert first.mix is extended and calls[-1][1].asked.newest_last is False

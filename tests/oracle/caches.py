@@ -14,7 +14,7 @@ from .window import Config, Token, Weights
 
 
 @dataclass
-class Asked:
+class RouterScores:
     """What scores are made of: the router's weights, the token, and what it asks. A layer may follow another's."""
 
     w: Weights
@@ -23,7 +23,7 @@ class Asked:
     bank: list[Entry]
 
 
-def read(cfg: Config, w: Weights, memory: Matrix, x_D: Tensor, online: Entry, bank: list[Entry], lead: Asked) -> Tensor:
+def read(cfg: Config, w: Weights, memory: Matrix, x_D: Tensor, online: Entry, bank: list[Entry], lead: RouterScores) -> Tensor:
     """The mixed memory read of one token -> [H, V]."""
     if cfg["cache"] in ("none", "exact"):
         return memory.read(online.leaves, x_D)
@@ -69,7 +69,7 @@ class Store:
         return [token for _, _, tokens in self.kept for token in tokens if token[0] not in shown]
 
 
-def score(cfg: Config, lead: Asked, entries: list[Entry]) -> list[Tensor]:
+def score(cfg: Config, lead: RouterScores, entries: list[Entry]) -> list[Tensor]:
     """s_n = <u, mean key>, shared by heads; with sub-blocks of m writes, log(sum over them of exp(b s)) / b, b = 8 sqrt(m)."""
     u = l2(lead.w["router.query.weight"] @ lead.x_D)
     router, found = cfg.get("router", "mean"), []
@@ -90,7 +90,7 @@ def kept(scores: list[Tensor], top_k: int) -> list[int]:
     return sorted(best[:top_k])
 
 
-def gate(cfg: Config, w: Weights, lead: Asked, scores: list[Tensor], bank: list[Entry]) -> list[Tensor]:
+def gate(cfg: Config, w: Weights, lead: RouterScores, scores: list[Tensor], bank: list[Entry]) -> list[Tensor]:
     """[g_online, g_1, ...], each [H]. sigmoid leaves the online memory at 1. alibi: less by slope_h for every segment away."""
     router, H = cfg.get("router", "mean"), cfg["heads"]
     summed = cfg["segment"] if router == "mean" else int(router.split(":")[1])

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from .caches import Asked, Store, read
+from .caches import RouterScores, Store, read
 from .compressors import pool
 from .memories import MEMORIES
 from .rule import rms
@@ -25,7 +25,7 @@ class Row:
         self.w, self.kind = w, kind
         self.t = 0
         self.lead: Row | None = None  # the row whose routing this one follows
-        self.asked: Asked | None = None
+        self.asked: RouterScores | None = None
         self.sinks: list[Token] = []
         self.window: list[Token] = []
         self.recent: list[Tensor] = []  # inputs that the short convolution still reaches, the newest first
@@ -96,7 +96,7 @@ class Row:
             out_HV = torch.zeros(self.memory.H, self.memory.V, dtype=x_D.dtype)
             if self.bank.count > 0:
                 online, bank = self.bank.entries()
-                self.asked = Asked(self.w, x_D, online, bank) if self.lead is None else self.lead.asked
+                self.asked = RouterScores(self.w, x_D, online, bank) if self.lead is None else self.lead.asked
                 assert self.asked is not None
                 out_HV = read(self.cfg, self.w, self.memory, x_D, online, bank, self.asked)
             heads_HV = heads_HV + rms(out_HV, self.w["norm"], 1e-6)

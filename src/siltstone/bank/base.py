@@ -20,7 +20,7 @@ from typing import ClassVar, Self
 import numpy as np
 from torch import Tensor
 
-from ..cache.base import Mix, Router
+from ..cache.base import ReadWeights, Router
 from ..config.layer import LayerConfig
 from ..memory.base import Inputs, Memory
 from ..schedule.segments import Segments
@@ -83,7 +83,7 @@ class Bank(State, ABC):
         return None
 
     @abstractmethod
-    def append(self, call: Sealing, j: int, mix: Mix | None) -> Self:
+    def append(self, call: Sealing, j: int, mix: ReadWeights | None) -> Self:
         """After piece j, which was read under `mix` (None: there was nothing to see): what ends with it is sealed."""
 
     @abstractmethod
@@ -98,7 +98,7 @@ class Bank(State, ABC):
         """After one write, inputs [B, ...], into the online memory."""
         return self
 
-    def used(self, mix: Mix | None, asked: Tensor | None, queries: int) -> Self:
+    def used(self, mix: ReadWeights | None, asked: Tensor | None, queries: int) -> Self:
         """After queries were answered under `mix`; asked bool [R, Q], which of them count (None: all of `queries`)."""
         return self
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cache.base import Mix, Router
+from ..cache.base import ReadWeights, Router
 from ..errors import ConfigError
 from ..memory.base import Memory
 from ..schedule.segments import Segments
@@ -79,7 +79,7 @@ class BudgetBank(PlacesBank):
         """See Bank."""
         return self._view(np.ascontiguousarray(call.plan.seen[:, j]), call.router, call.budget)
 
-    def append(self, call: Sealing, j: int, mix: Mix | None) -> Self:
+    def append(self, call: Sealing, j: int, mix: ReadWeights | None) -> Self:
         """See Bank."""
         plan, sealed, bank = call.plan, call.after(j), self
         if bank.mass is not None:
@@ -94,7 +94,7 @@ class BudgetBank(PlacesBank):
         """See Bank; the rows hold as many checkpoints."""
         return self._view(np.array([number]), router, self.width)
 
-    def used(self, mix: Mix | None, asked: Tensor | None, queries: int) -> Self:
+    def used(self, mix: ReadWeights | None, asked: Tensor | None, queries: int) -> Self:
         """See Bank."""
         if self.mass is None or self.reads is None or mix is None or mix.gates is None:
             return self

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cache.base import Mix, Router
+from ..cache.base import ReadWeights, Router
 from ..memory.base import Memory
 from ..schedule.segments import Segments
 from ..state.tree import Store
@@ -84,7 +84,7 @@ class ConstantBank(Bank):
         """See Bank."""
         return self._view(self._shown, call.plan.seen, call.router, self._none)
 
-    def append(self, call: Sealing, j: int, mix: Mix | None) -> Self:
+    def append(self, call: Sealing, j: int, mix: ReadWeights | None) -> Self:
         """See Bank."""
         return self
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cache.base import Mix, Router
+from ..cache.base import ReadWeights, Router
 from ..memory.base import Inputs, Memory
 from ..schedule.segments import Segments
 from ..state.tree import State
@@ -89,7 +89,7 @@ class LogarithmicBank(PlacesBank):
         """See Bank."""
         return self._view(call.plan.seen[:, j], call.router, call.plan.segments)
 
-    def append(self, call: Sealing, j: int, mix: Mix | None) -> Self:
+    def append(self, call: Sealing, j: int, mix: ReadWeights | None) -> Self:
         """See Bank."""
         bank, sealed = self, call.after(j)
         if bank.runners is not None and bank.width:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..cache.base import Mix
+from ..cache.base import ReadWeights
 from ..memory.base import Memory
 from ..ops import bank_read
 from ..ops.bank_read import by_piece, stage_sum
@@ -18,7 +18,7 @@ def dense(memory: Memory, z: Tensor, stages: tuple[Tensor, ...], gates: Tensor) 
     return bank_read.dense(z, stages, gates, None if memory.read_is_linear else memory.join)
 
 
-def chosen(memory: Memory, rows: Tensor, leaves: tuple[Tensor, ...], mix: Mix) -> Tensor:
+def chosen(memory: Memory, rows: Tensor, leaves: tuple[Tensor, ...], mix: ReadWeights) -> Tensor:
     """sum_j gates_j M_{index_j}(z) for rows [R, Q, H, in] and index [R, Q, k]: [R, Q, H, V]; leaves are packed."""
     assert mix.gates is not None and mix.index is not None
     join = None if memory.read_is_linear else memory.join

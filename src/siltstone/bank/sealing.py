@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..cache.base import Router
-from ..memory.base import Inputs, Memory, Written
-from ..schedule.plan import Plan
+from ..memory.base import Inputs, Memory, ScanOutput
+from ..schedule.plan import CallSchedule
 from ..state.tree import State
 
 
@@ -34,7 +34,7 @@ class Sealing:
     scan of the pieces, group r * S + s (where segments restart); `budget` is the most checkpoints a row may keep.
     """
 
-    plan: Plan
+    plan: CallSchedule
     memory: Memory
     router: Router | None
     ends: State
@@ -44,7 +44,7 @@ class Sealing:
     inputs: Inputs
     valid: Tensor | None
     skip: Tensor
-    written: Written
+    written: ScanOutput
     budget: int
 
     @property

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from ..config.presets import small
 from ..models.lm import LM
 from ..models.stream_state import LMState
-from ..schedule.runs import Clock
+from ..schedule.runs import RowPositions
 from ..state.tree import Store
 from .timing import Row, interleaved
 
@@ -33,7 +33,7 @@ def pair(dtype: torch.dtype, **keys: object) -> tuple[LM, LM]:
 def at_position(model: LM, position: int, scale: float = 0.02) -> LMState:
     """A state as after `position` tokens, its checkpoints and caches filled with noise instead of a text's."""
     state = model.init_state(1)
-    clock = Clock(np.array([position]), np.zeros(1, np.int64))
+    clock = RowPositions(np.array([position]), np.zeros(1, np.int64))
     mixers: list[Any] = [cast(Any, b).mix for b in model.blocks]
 
     def noise(x: Any) -> Any:

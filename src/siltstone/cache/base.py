@@ -26,7 +26,7 @@ from ..ops.norm import l2
 
 
 @dataclass
-class Mix:
+class ReadWeights:
     """With what weights memories are read.
 
     online  [R, Q, H] gate of the online memory, or None: 1
@@ -40,7 +40,7 @@ class Mix:
 
 
 @dataclass
-class Asked:
+class RouterScores:
     """What a policy makes gates of.
 
     scores       [R, Q, N] of the checkpoints
@@ -56,14 +56,16 @@ class Asked:
     age: Callable[[], Tensor] | None = None
     newest_last: bool = True
 
-    def at(self, index: Tensor) -> Asked:
+    def at(self, index: Tensor) -> RouterScores:
         """The same of the checkpoints at index [R, Q, k]."""
 
         def pick(x: Tensor) -> Tensor:
             return x.expand_as(self.scores).gather(-1, index)
 
         hidden, age = None if self.hidden is None else pick(self.hidden), self.age
-        return Asked(pick(self.scores), self.online, hidden, None if age is None else lambda: pick(age()), self.newest_last)
+        return RouterScores(
+            pick(self.scores), self.online, hidden, None if age is None else lambda: pick(age()), self.newest_last
+        )
 
 
 class Router(nn.Module):
@@ -105,7 +107,7 @@ class Router(nn.Module):
         """Scores of sub-blocks [..., J], some of them empty -> of the checkpoints [...]."""
         return routing.best(each, self.spread, empty)
 
-    def gates(self, asked: Asked) -> tuple[Tensor | None, Tensor]:
+    def gates(self, asked: RouterScores) -> tuple[Tensor | None, Tensor]:
         """-> online gate [R, Q, H] (None: 1) and gates [R, Q, H, N]."""
         own = far = None
         if self.softmax:
@@ -141,5 +143,5 @@ class CachePolicy(nn.Module):
         """Raise ConfigError where this policy cannot work with the layer's other keys."""
 
     @abstractmethod
-    def mix(self, router: Router, asked: Asked) -> Mix:
+    def mix(self, router: Router, asked: RouterScores) -> ReadWeights:
         """The gates under which the online memory and the checkpoints are read."""

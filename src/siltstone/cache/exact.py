@@ -26,7 +26,7 @@ from ..config.layer import SEEN, LayerConfig, whole
 from ..errors import ConfigError
 from ..memory.base import Memory, wide
 from ..state.tree import State
-from .base import Asked, CachePolicy, Mix, Router
+from .base import CachePolicy, ReadWeights, Router, RouterScores
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Exact(CachePolicy):
                 "choose memory='gated_delta', or cache='gated'"
             )
 
-    def mix(self, router: Router, asked: Asked) -> Mix:
+    def mix(self, router: Router, asked: RouterScores) -> ReadWeights:
         """Never asked."""
-        return Mix()
+        return ReadWeights()
 
     def empty(self, batch: int, like: Tensor) -> Kept:
         """Nothing kept; `like`: a parameter."""

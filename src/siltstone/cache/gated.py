@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from .base import Asked, CachePolicy, Mix, Router
+from .base import CachePolicy, ReadWeights, Router, RouterScores
 
 
 class GatedCache(CachePolicy):
@@ -20,6 +20,6 @@ class GatedCache(CachePolicy):
 
     name: ClassVar[str] = "gated"
 
-    def mix(self, router: Router, asked: Asked) -> Mix:
+    def mix(self, router: Router, asked: RouterScores) -> ReadWeights:
         """See CachePolicy."""
-        return Mix(*router.gates(asked))
+        return ReadWeights(*router.gates(asked))

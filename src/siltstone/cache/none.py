@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from .base import Asked, CachePolicy, Mix, Router
+from .base import CachePolicy, ReadWeights, Router, RouterScores
 
 
 class NoCache(CachePolicy):
@@ -22,6 +22,6 @@ class NoCache(CachePolicy):
     keeps: ClassVar[bool] = False
     routed: ClassVar[bool] = False
 
-    def mix(self, router: Router, asked: Asked) -> Mix:
+    def mix(self, router: Router, asked: RouterScores) -> ReadWeights:
         """Never asked."""
-        return Mix()
+        return ReadWeights()

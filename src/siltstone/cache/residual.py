@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from .base import Asked, CachePolicy, Mix, Router
+from .base import CachePolicy, ReadWeights, Router, RouterScores
 
 
 class Residual(CachePolicy):
@@ -21,6 +21,6 @@ class Residual(CachePolicy):
     name: ClassVar[str] = "residual"
     routed: ClassVar[bool] = False
 
-    def mix(self, router: Router, asked: Asked) -> Mix:
+    def mix(self, router: Router, asked: RouterScores) -> ReadWeights:
         """Ones."""
-        return Mix()
+        return ReadWeights()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from .base import Asked, CachePolicy, Mix, Router
+from .base import CachePolicy, ReadWeights, Router, RouterScores
 
 
 class Soup(CachePolicy):
@@ -22,6 +22,6 @@ class Soup(CachePolicy):
     name: ClassVar[str] = "soup"
     blends: ClassVar[bool] = True
 
-    def mix(self, router: Router, asked: Asked) -> Mix:
+    def mix(self, router: Router, asked: RouterScores) -> ReadWeights:
         """See CachePolicy."""
-        return Mix(*router.gates(asked))
+        return ReadWeights(*router.gates(asked))

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..ops.routing import in_steps, top
-from .base import Asked, CachePolicy, Mix, Router
+from .base import CachePolicy, ReadWeights, Router, RouterScores
 
 
 class Sparse(CachePolicy):
@@ -24,7 +24,7 @@ class Sparse(CachePolicy):
     name: ClassVar[str] = "sparse"
     sparse: ClassVar[bool] = True
 
-    def mix(self, router: Router, asked: Asked) -> Mix:
+    def mix(self, router: Router, asked: RouterScores) -> ReadWeights:
         """See CachePolicy."""
         k = min(self.cfg.top_k, asked.scores.shape[-1])
         ranked = in_steps(asked.scores)
@@ -32,4 +32,4 @@ class Sparse(CachePolicy):
             ranked = ranked.masked_fill(asked.hidden, float("-inf"))
         index = top(ranked, k, asked.newest_last)
         online, gates = router.gates(asked.at(index))
-        return Mix(online, gates, index)
+        return ReadWeights(online, gates, index)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache.base import Asked, Mix
+from ..cache.base import ReadWeights, RouterScores
 from ..inference.receipt import sealed
 from ..layers.mixer import Mixer
 from ..models.lm import LM
@@ -31,8 +31,8 @@ EXAMPLES = 4  # rows read side by side
 class Call:
     """One answer of a caching policy: what it was asked, and the mix it made of that."""
 
-    asked: Asked
-    mix: Mix
+    asked: RouterScores
+    mix: ReadWeights
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def watched(model: LM, look: Callable[[int, Call], None]) -> Iterator[None]:
         original = cache.mix
         names = inspect.signature(original)
 
-        def mix(*args: Any, **keys: Any) -> Mix:
+        def mix(*args: Any, **keys: Any) -> ReadWeights:
             made = original(*args, **keys)
             look(layer, Call(names.bind(*args, **keys).arguments["asked"], made))
             return made

@@ -15,7 +15,7 @@ from ..ops import attention, rope
 from ..ops.eager import eagerly
 from ..schedule.context import Context
 from ..schedule.plan import Geometry
-from ..schedule.runs import Clock
+from ..schedule.runs import RowPositions
 from ..state.tree import Store
 from .heads import Heads
 from .short_conv import ShortConv
@@ -37,11 +37,11 @@ class AttentionState(MixState):
         """See MixState."""
         return {"attention": self.cache.nbytes, "window": self.nbytes - self.cache.nbytes}
 
-    def sized(self, mixer: Any, clock: Clock) -> Self:
+    def sized(self, mixer: Any, clock: RowPositions) -> Self:
         """See MixState."""
         return replace(self, cache=self.cache.sized(clock.position))
 
-    def fits(self, mixer: Any, clock: Clock) -> bool:
+    def fits(self, mixer: Any, clock: RowPositions) -> bool:
         """See MixState."""
         return bool((self.cache.count == clock.position).all())
 

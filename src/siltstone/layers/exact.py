@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ..cache.exact import Kept, select
-from ..memory.base import Inputs, Memory, Written, wide
-from ..schedule.plan import Geometry, Plan
+from ..memory.base import Inputs, Memory, ScanOutput, wide
+from ..schedule.plan import CallSchedule, Geometry
 from ..state.tree import State
-from .window import Further, WindowAttention, WindowPlan
+from .window import ExtraKV, WindowAttention, WindowPlan
 
 
 def surprise(memory: Memory, inputs: Inputs, before: State) -> Tensor:
@@ -19,7 +19,7 @@ def surprise(memory: Memory, inputs: Inputs, before: State) -> Tensor:
     return _apart(value.unsqueeze(-2), _asked(memory, before, query.unsqueeze(-2))).squeeze(-1)
 
 
-def surprises(memory: Memory, inputs: Inputs, written: Written, before: State) -> Tensor:
+def surprises(memory: Memory, inputs: Inputs, written: ScanOutput, before: State) -> Tensor:
     """The same [R, L] of every write slot of runs of one piece, each by the memory as the slot before left it."""
     query, value = (x.transpose(2, 3) for x in _predicted(memory, inputs))  # [R, 1, H, L, ...]
     first = _asked(memory, before, query[:, 0, :, :1])
@@ -54,7 +54,7 @@ def one_more(window: WindowAttention, kept: Kept, surprise: Tensor, number: int,
     return kept.and_one(Kept(surprise.unsqueeze(1), torch.full_like(kept.number[:, :1], number), key, value))
 
 
-def now(geo: Geometry, kept: Kept, position: int) -> Further:
+def now(geo: Geometry, kept: Kept, position: int) -> ExtraKV:
     """What the token at a position sees of what is kept, where all rows stand at the same place."""
     seen = (kept.surprise > -torch.inf)[:, None, None].expand(-1, -1, 1, -1)
     at = torch.full((1, 1, 1, 1), position, device=seen.device)
@@ -62,8 +62,8 @@ def now(geo: Geometry, kept: Kept, position: int) -> Further:
 
 
 def planned(
-    window: WindowAttention, kept: Kept, surprise: Tensor, tokens: Tensor, plan: Plan, by: WindowPlan
-) -> tuple[Further, Kept]:
+    window: WindowAttention, kept: Kept, surprise: Tensor, tokens: Tensor, plan: CallSchedule, by: WindowPlan
+) -> tuple[ExtraKV, Kept]:
     """What the queries of a call see of what is kept, in the window's blocks; and what is kept after it.
 
     surprise [R, L] of the write slots, tokens [R, M, rate, D] of the writes; the plan counts updates, each of some writes.
@@ -88,7 +88,7 @@ def planned(
     return _further(geo, every.at(found.flatten(1)), seen, at, by.blocks), every.at(held)
 
 
-def _further(geo: Geometry, writes: Kept, seen: Tensor, at: Tensor, blocks: int) -> Further:
+def _further(geo: Geometry, writes: Kept, seen: Tensor, at: Tensor, blocks: int) -> ExtraKV:
     """writes [R, n * C], seen bool [R, n, Q, C], at [R or 1, n, Q, 1] positions of the queries: tokens beyond the window."""
     key, value = (x.unflatten(1, (blocks, -1)).flatten(2, 3).transpose(2, 3) for x in (writes.key, writes.value))
     rate = writes.key.shape[2]
@@ -97,4 +97,4 @@ def _further(geo: Geometry, writes: Kept, seen: Tensor, at: Tensor, blocks: int)
     if not geo.delay:  # what was written may still be in the window
         token = geo.sinks + writes.number.unsqueeze(-1) * rate + torch.arange(rate, device=at.device)
         seen = seen & (token.flatten(1).unflatten(1, (blocks, 1, -1)) <= at - geo.window)
-    return Further(key, value, seen.unsqueeze(2))
+    return ExtraKV(key, value, seen.unsqueeze(2))

@@ -19,20 +19,20 @@ from ..cache.base import CachePolicy, Router
 from ..cache.exact import Exact
 from ..compress.base import Compress
 from ..config.layer import LayerConfig
-from ..memory.base import Memory, Written
+from ..memory.base import Memory, ScanOutput
 from ..ops.eager import eagerly
 from ..ops.norm import rms
 from ..ops.taking_part import taking_part
 from ..ops.widely import Placed
 from ..schedule.context import Context
-from ..schedule.plan import ENDLESS, Geometry, Plan
+from ..schedule.plan import ENDLESS, CallSchedule, Geometry
 from ..schedule.window import Ring
 from ..state.tree import State
 from . import exact, one, reading
 from .parts import LayerState
 from .routing import Lead, Routing
 from .short_conv import ShortConv
-from .window import Further, WindowAttention
+from .window import ExtraKV, WindowAttention
 
 
 class Mixer(Placed):
@@ -88,7 +88,7 @@ class Mixer(Placed):
         x, conv = self.conv(x, state.conv, context.runs)
         seen: Tensor | None = None
         read: Tensor | None = None
-        further: Further | None = None
+        further: ExtraKV | None = None
         after = LayerState(None, state.input, state.online, state.bank, state.summary, conv, state.kept)
         if token := context.token(self.geo):
             read, further = one.memory(self, x, state, after, context, token)
@@ -115,8 +115,8 @@ class Mixer(Placed):
                 yield from part.parameters()
 
     def _memory(
-        self, x: Tensor, both: Tensor, state: LayerState, after: LayerState, plan: Plan, context: Context
-    ) -> tuple[Tensor, Further | None]:
+        self, x: Tensor, both: Tensor, state: LayerState, after: LayerState, plan: CallSchedule, context: Context
+    ) -> tuple[Tensor, ExtraKV | None]:
         """Write what leaves the window, seal, read: [R, T, H, V], and what the window sees besides. Fills in `after`."""
         runs, pieces = plan.shape
         group = self.cfg.group
@@ -162,14 +162,16 @@ class Mixer(Placed):
         further, after.kept = exact.planned(self.window, state.kept, surprises, block, plan, by)
         return tokens, further
 
-    def _compressed(self, block: Tensor, plan: Plan, both: Tensor) -> Tensor:
+    def _compressed(self, block: Tensor, plan: CallSchedule, both: Tensor) -> Tensor:
         """block [R, M, rate, D] -> [R, M, D]; compressors that ask for it see the mean of the window at each write."""
         if not self.compress.sees_window:
             return self.compress(block)
         means = F.avg_pool1d(both.transpose(1, 2), self.cfg.window, 1).transpose(1, 2)
         return self.compress(block, plan.update_window(means).repeat_interleave(self.cfg.group, 1))
 
-    def _scan(self, inputs: dict[str, Tensor], valid: Tensor | None, online: State, plan: Plan, skip: Tensor) -> Written:
+    def _scan(
+        self, inputs: dict[str, Tensor], valid: Tensor | None, online: State, plan: CallSchedule, skip: Tensor
+    ) -> ScanOutput:
         """Pieces that restart are written side by side, pieces that carry on one after the other."""
         runs, pieces = plan.shape
         if self.cfg.start == "carry" or pieces == 1 and not plan.dropped:

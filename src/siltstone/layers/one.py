@@ -12,19 +12,19 @@ from torch import Tensor
 
 from ..bank.read import stage_sum
 from ..bank.view import View
-from ..cache.base import Asked, Mix, Router
+from ..cache.base import ReadWeights, Router, RouterScores
 from ..schedule.context import Context, Token
 from ..schedule.segments import held
 from . import exact
 from .parts import LayerState, Parts
 from .reading import cached
 from .routing import Lead, follow
-from .window import Further, put
+from .window import ExtraKV, put
 
 
 def memory(
     mixer: Parts, x: Tensor, state: LayerState, after: LayerState, context: Context, token: Token
-) -> tuple[Tensor | None, Further | None]:
+) -> tuple[Tensor | None, ExtraKV | None]:
     """x [B, 1, D] -> what memory and bank say [B, 1, H, V], and what the window sees besides; None before the first write.
 
     Fills in `after`.
@@ -81,7 +81,7 @@ def _read(mixer: Parts, x: Tensor, after: LayerState, token: Token, context: Con
     rule, router = mixer.memory, mixer.router
     z = rule.queries(x).transpose(1, 2)
     own = rule.stages(after.online)
-    mix, view = Mix(), None
+    mix, view = ReadWeights(), None
     if router is not None and after.summary is not None:
         context.lead = Lead(router, router.queries(x), x, after.summary)
     if after.bank is not None and token.segment:
@@ -105,7 +105,7 @@ def _read(mixer: Parts, x: Tensor, after: LayerState, token: Token, context: Con
     return out.transpose(1, 2)
 
 
-def _asked(router: Router, lead: Lead, view: View, place: int) -> Asked:
+def _asked(router: Router, lead: Lead, view: View, place: int) -> RouterScores:
     assert view.summary is not None
     keys, online = lead.router, None
     if router.softmax:
@@ -116,4 +116,4 @@ def _asked(router: Router, lead: Lead, view: View, place: int) -> Asked:
             empty = torch.from_numpy(count == 0).to(lead.u.device)[None, None] if (count == 0).any() else None
         online = keys.scores(lead.u, means.unsqueeze(1), empty).squeeze(-1)
     hidden = None if view.hidden is None else view.hidden.unsqueeze(1)
-    return Asked(keys.scores(lead.u, view.summary, view.empty), online, hidden, view.age, view.newest_last)
+    return RouterScores(keys.scores(lead.u, view.summary, view.empty), online, hidden, view.age, view.newest_last)

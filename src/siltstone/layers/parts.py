@@ -16,7 +16,7 @@ from ..compress.base import Compress
 from ..config.layer import LayerConfig
 from ..memory.base import Memory
 from ..schedule.plan import Geometry
-from ..schedule.runs import Clock
+from ..schedule.runs import RowPositions
 from ..state.tree import State
 from .state import MixState
 from .window import WindowAttention, WindowState
@@ -52,17 +52,17 @@ class LayerState(MixState):
         """See MixState."""
         return self.bank.open_axis(name.removeprefix("bank.")) if self.bank is not None and name.startswith("bank.") else None
 
-    def sized(self, mixer: Any, clock: Clock) -> Self:
+    def sized(self, mixer: Any, clock: RowPositions) -> Self:
         """See MixState."""
         return self if self.bank is None else replace(self, bank=self.bank.sized(mixer.geo.sealed(clock), mixer.budget))
 
-    def fits(self, mixer: Any, clock: Clock) -> bool:
+    def fits(self, mixer: Any, clock: RowPositions) -> bool:
         """See MixState."""
         if self.kept is not None:
             return _ordered(self.kept, mixer.geo.written(clock.position) * mixer.cfg.group)
         return self.bank is None or self.bank.fits(mixer.geo.sealed(clock), mixer.budget)
 
-    def may_fit(self, mixer: Any, clock: Clock, cuts: int) -> bool:
+    def may_fit(self, mixer: Any, clock: RowPositions, cuts: int) -> bool:
         """See MixState."""
         return self.bank is None or self.bank.may_fit(mixer.geo.sealed(clock) + cuts, mixer.budget)
 

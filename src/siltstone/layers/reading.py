@@ -14,15 +14,17 @@ from ..bank.base import Bank
 from ..bank.read import by_piece, chosen, dense, stage_sum
 from ..bank.sealing import Sealing
 from ..bank.view import View
-from ..cache.base import Asked, Mix
-from ..memory.base import Written
+from ..cache.base import ReadWeights, RouterScores
+from ..memory.base import ScanOutput
 from .parts import Parts
 from .routing import Routing, follow
 
 FEW = 32  # checkpoints up to which the gates of all pieces are made at once, though half of them are hidden
 
 
-def with_bank(mixer: Parts, written: Written, z: Tensor, bank: Bank, call: Sealing, route: Routing | None) -> tuple[Tensor, Bank]:
+def with_bank(
+    mixer: Parts, written: ScanOutput, z: Tensor, bank: Bank, call: Sealing, route: Routing | None
+) -> tuple[Tensor, Bank]:
     """The answers to z [R, S, H, Q, in], and the bank after the call."""
     bank = bank.begin(call)
     view = bank.whole(call) if mixer.memory.read_is_linear or mixer.cache.sparse else None
@@ -30,7 +32,7 @@ def with_bank(mixer: Parts, written: Written, z: Tensor, bank: Bank, call: Seali
         _led(mixer, view, route, 0)
         return _together(mixer, online(mixer, written, z), z, view, route), bank.end(call)
     views: list[View] = []
-    mixes: list[Mix | None] = []
+    mixes: list[ReadWeights | None] = []
     for j in range(z.shape[1]):
         views.append(bank.view(call, j))
         _led(mixer, views[j], route, j)
@@ -56,7 +58,7 @@ def _led(mixer: Parts, view: View, route: Routing | None, j: int) -> None:
         follow(view, route.lead, j)
 
 
-def online(mixer: Parts, written: Written, z: Tensor) -> Tensor:
+def online(mixer: Parts, written: ScanOutput, z: Tensor) -> Tensor:
     """What the memory itself answers."""
     out = z
     for i in range(mixer.memory.stages_count):
@@ -64,7 +66,7 @@ def online(mixer: Parts, written: Written, z: Tensor) -> Tensor:
     return out
 
 
-def cached(mixer: Parts, z: Tensor, view: View, mix: Mix) -> Tensor:
+def cached(mixer: Parts, z: Tensor, view: View, mix: ReadWeights) -> Tensor:
     """Checkpoints' part of one piece: [R, H, Q, V]."""
     memory = mixer.memory
     if mix.index is not None:
@@ -79,14 +81,14 @@ def cached(mixer: Parts, z: Tensor, view: View, mix: Mix) -> Tensor:
     return dense(memory, z, view.stages, ones.expand(z.shape[0], z.shape[2], z.shape[1], view.number))
 
 
-def _stage(mixer: Parts, written: Written, stage: int, z: Tensor) -> Tensor:
+def _stage(mixer: Parts, written: ScanOutput, stage: int, z: Tensor) -> Tensor:
     """One stage of the online memory, whatever way its pieces were scanned: [R, S, H, Q, ...]."""
     groups = next(iter(written.ends.leaves()))[1].shape[:2]
     answers = written.read(stage, z.flatten(0, 1).unflatten(0, groups), mixer.cfg.group)
     return answers.flatten(0, 1).unflatten(0, z.shape[:2])
 
 
-def _mix(mixer: Parts, view: View, route: Routing | None, piece: slice | int) -> Mix | None:
+def _mix(mixer: Parts, view: View, route: Routing | None, piece: slice | int) -> ReadWeights | None:
     """Gates over a view's checkpoints, for all pieces of a slice (rows and pieces are one axis [R * S]) or for one.
 
     None: there is none to see.
@@ -94,14 +96,14 @@ def _mix(mixer: Parts, view: View, route: Routing | None, piece: slice | int) ->
     if not view.number:
         return None
     if mixer.router is None or route is None:
-        return Mix()
+        return ReadWeights()
     assert view.summary is not None
     router = mixer.router
     if isinstance(piece, int):
         scores = route.lead.router.scores(route.u[:, piece], view.summary, view.empty)
         hidden = None if view.hidden is None else view.hidden.unsqueeze(1)
         own = None if route.online is None else route.online[:, piece]
-        return mixer.cache.mix(router, Asked(scores, own, hidden, view.age, view.newest_last))
+        return mixer.cache.mix(router, RouterScores(scores, own, hidden, view.age, view.newest_last))
     assert view.seen is not None
     u, seen = route.u[:, piece], view.seen[:, piece]
     width = int(seen.max())
@@ -115,7 +117,7 @@ def _mix(mixer: Parts, view: View, route: Routing | None, piece: slice | int) ->
         return torch.from_numpy(seen.reshape(-1, 1, 1) - np.arange(width)).to(u.device)
 
     own = None if route.online is None else route.online[:, piece].flatten(0, 1)
-    return mixer.cache.mix(router, Asked(scores.unflatten(1, u.shape[1:3]).flatten(0, 1), own, hidden, age))
+    return mixer.cache.mix(router, RouterScores(scores.unflatten(1, u.shape[1:3]).flatten(0, 1), own, hidden, age))
 
 
 def _added(found: Tensor, gate: Tensor | None, own: Tensor) -> Tensor:
@@ -130,7 +132,7 @@ def _picked(mixer: Parts, own: Tensor, z: Tensor, view: View, route: Routing) ->
     shape = (z.shape[0], z.shape[1] * z.shape[3])
     mix = _mix(mixer, view, route, slice(None))
     assert mix is not None and mix.index is not None and mix.gates is not None
-    flat = Mix(None, mix.gates.reshape(*shape, *mix.gates.shape[2:]), mix.index.reshape(*shape, -1))
+    flat = ReadWeights(None, mix.gates.reshape(*shape, *mix.gates.shape[2:]), mix.index.reshape(*shape, -1))
     found = chosen(mixer.memory, z.transpose(2, 3).flatten(1, 2), view.leaves, flat)
     return _added(found.unflatten(1, (z.shape[1], -1)).transpose(2, 3), mix.online, own)
 
@@ -168,7 +170,7 @@ def _sums(view: View) -> Tensor:
     return running[torch.arange(len(seen), device=matrices.device)[:, None], index]
 
 
-def _apart(mixer: Parts, written: Written, z: Tensor, views: list[View], mixes: list[Mix | None]) -> Tensor:
+def _apart(mixer: Parts, written: ScanOutput, z: Tensor, views: list[View], mixes: list[ReadWeights | None]) -> Tensor:
     """Each piece with a view of its own."""
     memory = mixer.memory
     if not mixer.cache.blends or memory.read_is_linear:

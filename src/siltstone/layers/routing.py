@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..bank.view import View
 from ..cache.base import Router
-from ..schedule.plan import Plan
+from ..schedule.plan import CallSchedule
 from ..schedule.segments import held
 
 
@@ -29,7 +29,7 @@ class Lead:
 class Routing:
     """Queries u [R, S, Q, U], scores `online` [R, S, Q] (softmax gates only) and key sums [R, S, J, U] of a call's pieces."""
 
-    def __init__(self, lead: Lead, plan: Plan, softmax: bool):
+    def __init__(self, lead: Lead, plan: CallSchedule, softmax: bool):
         router, before, pieces = lead.router, lead.before, plan.shape[1]
         self.lead = lead
         self.u = plan.query_take(lead.u).unflatten(1, (pieces, -1))
@@ -55,7 +55,7 @@ class Routing:
         if goes_on:
             self.sums = _first(self.sums, before.unsqueeze(1))
 
-    def _best(self, router: Router, keys: Tensor, member: Tensor, before: Tensor | None, plan: Plan) -> Tensor:
+    def _best(self, router: Router, keys: Tensor, member: Tensor, before: Tensor | None, plan: CallSchedule) -> Tensor:
         """The online segment's score at each query: its sub-blocks as far as they are written compete."""
         rate, u = plan.geo.rate, self.u
         late = torch.ones(plan.slots, plan.slots, dtype=torch.bool, device=u.device).triu(1).repeat_interleave(rate, 0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
-from ..schedule.runs import Runs
+from ..schedule.runs import PackedBatch
 
 
 class ShortConv(nn.Module):
@@ -31,7 +31,7 @@ class ShortConv(nn.Module):
         """[batch, width - 1, D]: zeros before the first token."""
         return None if self.taps is None else self.taps.new_zeros(batch, self.width - 1, self.d_model)
 
-    def forward(self, x: Tensor, before: Tensor | None, runs: Runs) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, before: Tensor | None, runs: PackedBatch) -> tuple[Tensor, Tensor | None]:
         """One call over runs."""
         if self.taps is None or before is None:
             return x, None

@@ -37,7 +37,7 @@ class WindowState(State):
 
 
 @dataclass(frozen=True)
-class Further:
+class ExtraKV:
     """Tokens besides those of the window, for each block of queries, seen at the distance of the last sink.
 
     key [R, n, J, N, K] (not rotated), value [R, n, J, N, V], seen bool [R, n, 1, Q, N].
@@ -84,7 +84,7 @@ class WindowAttention(Heads):
         return asked[..., self.cfg.heads :, :], v
 
     def forward(
-        self, x: Tensor, state: WindowState, context: Context, further: Further | None = None
+        self, x: Tensor, state: WindowState, context: Context, further: ExtraKV | None = None
     ) -> tuple[Tensor, WindowState]:
         """One call over runs."""
         cfg, plan = self.cfg, context.window(self.geo, x.dtype)
@@ -130,7 +130,7 @@ class WindowAttention(Heads):
         values: Tensor,
         sinks: WindowState,
         plan: WindowPlan,
-        further: Further | None,
+        further: ExtraKV | None,
     ) -> Tensor:
         n, rope_on = plan.blocks, self.cfg.position == "rope"
         far = [] if further is None else [(self._placed(further.key, plan), further.value.to(values.dtype))]

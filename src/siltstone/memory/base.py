@@ -24,7 +24,7 @@ Inputs = dict[str, Tensor]
 MOST = 4096  # writes of an inner batch, slots, hidden units over those of a key
 
 
-class Written:
+class ScanOutput:
     """A memory during a call: readable after every write, and its states at the pieces' ends.
 
     ends      State with leaves [G, S, ...]: after each piece
@@ -104,7 +104,7 @@ class Memory(Placed):
         """Compressed tokens [R, M, D] -> the rule's own keys, values, gates, each [R, M, ...]."""
 
     @abstractmethod
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """Write S pieces one after the other into G independent states.
 
         inputs [G, S, L, ...], valid bool [G, S, L] (None: all), skip int [G, S] empty slots before a piece's first

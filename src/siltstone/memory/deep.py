@@ -35,7 +35,7 @@ from ..ops import deep, mlp
 from ..ops.norm import l2
 from ..ops.widely import wide
 from ..state.tree import State
-from .base import MOST, Inputs, Memory, Written, logits
+from .base import MOST, Inputs, Memory, ScanOutput, logits
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,9 @@ class Deep(Memory):
             return None
         return self.options.limit * mlp.norms(mlp.pair(wide(self.w_in).unsqueeze(0), wide(self.w_out).unsqueeze(0)))
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan; one chunk is one inner batch."""
         now, given = cast(DeepState, state), (inputs[name] for name in ("key", "value", "eta"))
         leaves = now.w_in, now.w_out, now.base_in, now.base_out
         readers, ends = deep.chunk(leaves, *given, most=self.most(), valid=valid, skip=skip, size=self.batch)
-        return Written(DeepState(*ends), *readers)
+        return ScanOutput(DeepState(*ends), *readers)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..ops import delta
 from ..state.tree import State
-from .base import Inputs, Written
+from .base import Inputs, ScanOutput
 from .chunked import MatrixState
 from .gated_delta import GatedDelta
 
@@ -31,11 +31,11 @@ class Delta(GatedDelta):
     name: ClassVar[str] = "delta"
     decays = False
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan."""
         key, value, _, strength = self.given(inputs)
         reader, ends = delta.chunk(self.matrix(state), key, value, strength, valid=valid, size=self.chunk)
-        return Written(MatrixState(ends), reader)
+        return ScanOutput(MatrixState(ends), reader)
 
     def step(self, inputs: Inputs, shift: int, state: State) -> MatrixState:
         """See Memory.step."""

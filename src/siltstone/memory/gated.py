@@ -27,7 +27,7 @@ from ..errors import ConfigError
 from ..ops import gated
 from ..ops.gated import CHANNELS
 from ..state.tree import State
-from .base import Inputs, Written, logits
+from .base import Inputs, ScanOutput, logits
 from .chunked import MatrixMemory, MatrixState
 
 
@@ -107,10 +107,10 @@ class Gated(GatedMatrixMemory):
         """log a."""
         return inputs["decay"]
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan."""
         reader, ends = gated.chunk(self.matrix(state), *self.given(inputs), valid=valid, size=self.chunk)
-        return Written(MatrixState(ends), reader)
+        return ScanOutput(MatrixState(ends), reader)
 
     def step(self, inputs: Inputs, shift: int, state: State) -> MatrixState:
         """See Memory.step."""

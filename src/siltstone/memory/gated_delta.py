@@ -24,7 +24,7 @@ from ..config.layer import LayerConfig
 from ..errors import ConfigError
 from ..ops import gated_delta
 from ..state.tree import State
-from .base import Inputs, Written
+from .base import Inputs, ScanOutput
 from .chunked import MatrixState
 from .gated import GatedMatrixMemory
 
@@ -54,10 +54,10 @@ class GatedDelta(GatedMatrixMemory):
         found = super().inputs(c)
         return found | {"strength": 2 * found["strength"]} if self.options.negative else found
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan."""
         reader, ends = gated_delta.chunk(self.matrix(state), *self.given(inputs), valid=valid, size=self.chunk)
-        return Written(MatrixState(ends), reader)
+        return ScanOutput(MatrixState(ends), reader)
 
     def step(self, inputs: Inputs, shift: int, state: State) -> MatrixState:
         """See Memory.step."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..config.layer import LayerConfig
 from ..ops import gru
 from ..state.tree import State
-from .base import Inputs, Written
+from .base import Inputs, ScanOutput
 from .vector import FusedMemory, VectorState, whole
 
 
@@ -38,8 +38,8 @@ class GRU(FusedMemory):
         with torch.no_grad():  # heads remember from about twenty to some hundred writes, and gradients reach as far
             self.gru.get_parameter("bias_ih_l0")[len(keep) : 2 * len(keep)] = keep
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan."""
         whole(inputs["token"])
         reader, ends = gru.chunk(self.gru, cast(VectorState, state).hidden, inputs["token"], valid=valid, skip=skip)
-        return Written(VectorState(ends), reader)
+        return ScanOutput(VectorState(ends), reader)

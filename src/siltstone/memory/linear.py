@@ -24,7 +24,7 @@ from ..errors import ConfigError
 from ..ops import linear
 from ..ops.widely import wide
 from ..state.tree import State
-from .base import Inputs, Written
+from .base import Inputs, ScanOutput
 from .chunked import MatrixMemory, MatrixState
 
 
@@ -89,10 +89,10 @@ class Linear(MatrixMemory):
         """With `normalise` divided by f(q) z."""
         return linear.normalised(z) if self.options.normalise else z
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan."""
         reader, ends = linear.chunk(self.matrix(state), inputs["key"], inputs["value"], valid=valid, size=self.chunk)
-        return Written(MatrixState(ends), reader)
+        return ScanOutput(MatrixState(ends), reader)
 
     def step(self, inputs: Inputs, shift: int, state: State) -> MatrixState:
         """See Memory.step."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..config.layer import LayerConfig
 from ..ops import lstm
 from ..state.tree import State
-from .base import Inputs, Written
+from .base import Inputs, ScanOutput
 from .vector import FusedMemory, VectorState, whole
 
 
@@ -52,9 +52,9 @@ class LSTM(FusedMemory):
         """Zeros."""
         return CellState(self._zeros(batch), self._zeros(batch))
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan."""
         whole(inputs["token"])
         now = cast(CellState, state)
         reader, ends = lstm.chunk(self.lstm, (now.hidden, now.cell), inputs["token"], valid=valid, skip=skip)
-        return Written(CellState(*ends), reader)
+        return ScanOutput(CellState(*ends), reader)

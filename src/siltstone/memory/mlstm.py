@@ -29,7 +29,7 @@ from ..errors import ConfigError
 from ..ops import mlstm
 from ..ops.widely import wide
 from ..state.tree import State
-from .base import Inputs, Written, logits
+from .base import Inputs, ScanOutput, logits
 from .chunked import MatrixMemory
 
 
@@ -96,10 +96,10 @@ class Mlstm(MatrixMemory):
         """q C / max(|q n|, e^-m)."""
         return mlstm.divided(z)
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan."""
         reader, ends = mlstm.chunk(_leaves(state), *_given(inputs), valid=valid, size=self.chunk)
-        return Written(MlstmState(*ends), reader)
+        return ScanOutput(MlstmState(*ends), reader)
 
     def step(self, inputs: Inputs, shift: int, state: State) -> MlstmState:
         """See Memory.step."""

@@ -37,7 +37,7 @@ from ..ops import slots
 from ..ops.norm import l2
 from ..ops.widely import wide
 from ..state.tree import State
-from .base import MOST, Inputs, Memory, Written
+from .base import MOST, Inputs, Memory, ScanOutput
 
 GATES = {"lstm": 3, "gru": 2}
 
@@ -131,11 +131,11 @@ class Slots(Memory):
         """softmax over the slots between the matrices."""
         return slots.activation(stage, z)
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan; one chunk is one inner batch."""
         given = _leaves(state), inputs["key"], inputs["value"], self.weights()
         readers, ends = slots.chunk(*given, valid=valid, skip=skip, size=self.batch)
-        return Written(SlotState(*ends), *readers)
+        return ScanOutput(SlotState(*ends), *readers)
 
     def step(self, inputs: Inputs, shift: int, state: State) -> SlotState:
         """See Memory.step."""

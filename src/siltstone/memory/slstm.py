@@ -25,7 +25,7 @@ from ..config.layer import LayerConfig
 from ..ops import slstm
 from ..ops.slstm import NOTHING
 from ..state.tree import State
-from .base import Inputs, Written, logits
+from .base import Inputs, ScanOutput, logits
 from .vector import FusedMemory, VectorState
 
 
@@ -62,9 +62,9 @@ class SLSTM(FusedMemory):
         """token [R, M, 4*H*V]: the gates' part that depends on the token."""
         return {"token": logits(self.write, self.norm(c))}
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan."""
         now = cast(ScalarState, state)
         leaves = now.hidden, now.cell, now.total, now.level
         reader, ends = slstm.chunk(self.recurrent, leaves, inputs["token"], valid=valid, skip=skip)
-        return Written(ScalarState(*ends), reader)
+        return ScanOutput(ScalarState(*ends), reader)

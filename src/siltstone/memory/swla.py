@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..config.layer import LayerConfig
 from ..ops import swla
 from ..state.tree import State
-from .base import Inputs, Written, logits
+from .base import Inputs, ScanOutput, logits
 from .chunked import MatrixMemory
 
 
@@ -62,10 +62,10 @@ class Swla(MatrixMemory):
         decay, again, strength = logits(self.gates, c).chunk(3, -1)
         return super().inputs(c) | {"decay": F.logsigmoid(decay), "again": again.sigmoid(), "strength": strength.sigmoid()}
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan."""
         reader, ends = swla.chunk(_leaves(state), *_given(inputs), valid=valid, size=self.chunk)
-        return Written(SwlaState(*ends), reader)
+        return ScanOutput(SwlaState(*ends), reader)
 
     def step(self, inputs: Inputs, shift: int, state: State) -> SwlaState:
         """See Memory.step."""

@@ -33,7 +33,7 @@ from ..config.layer import LayerConfig
 from ..ops import titans
 from ..ops.widely import wide
 from ..state.tree import State
-from .base import Inputs, Written, logits
+from .base import Inputs, ScanOutput, logits
 from .deep import Deep, DeepOptions, DeepState
 
 
@@ -75,10 +75,10 @@ class Titans(Deep):
         found = self.key_and_value(c)
         return found | {"keep": F.logsigmoid(-alpha), "momentum": F.logsigmoid(eta), "theta": self.eta * theta.sigmoid()}
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan; one chunk is one inner batch."""
         now, gates = cast(TitansState, state), (inputs[name] for name in ("keep", "momentum", "theta"))
         leaves = now.w_in, now.w_out, now.base_in, now.base_out, now.moment_in, now.moment_out
         more: dict[str, Any] = {"most": self.most(), "valid": valid, "skip": skip, "size": self.batch}
         readers, ends = titans.chunk(leaves, inputs["key"], inputs["value"], *gates, **more)
-        return Written(TitansState(*ends), *readers)
+        return ScanOutput(TitansState(*ends), *readers)

@@ -18,7 +18,7 @@ from ..ops.norm import RMSNorm
 from ..ops.transforms import batched
 from ..ops.widely import wide
 from ..state.tree import State
-from .base import Inputs, Memory, Written, logits
+from .base import Inputs, Memory, ScanOutput, logits
 
 
 @dataclass
@@ -92,11 +92,11 @@ class DiagonalMemory(VectorMemory):
         """log keep, of each channel."""
         return inputs["keep"].clamp(min=torch.finfo(inputs["keep"].dtype).tiny).log().unsqueeze(-2)
 
-    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> Written:
+    def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan."""
         hidden = cast(VectorState, state).hidden
         reader, ends = vector.chunk(hidden, inputs["keep"], inputs["new"], valid=valid, size=self.chunk)
-        return Written(VectorState(ends), reader)
+        return ScanOutput(VectorState(ends), reader)
 
     def step(self, inputs: Inputs, shift: int, state: State) -> VectorState:
         """See Memory.step."""

@@ -14,12 +14,12 @@ from ..config.layer import LayerConfig
 from ..core.given import numbers, whole
 from ..errors import InputError
 from ..ops.widely import autocast_on
-from ..schedule.runs import Clock, Runs, plan_runs
+from ..schedule.runs import PackedBatch, RowPositions, plan_runs
 from ..state.tree import State, Store
 from .stream_state import LMState, check_keys, check_same, restore
 
 
-def start_clock(batch: int, phase: Any, limit: int, content: bool) -> Clock:
+def start_clock(batch: int, phase: Any, limit: int, content: bool) -> RowPositions:
     """A clock at position 0, its phases checked: 0 <= phase < limit. content: it keeps cuts."""
     batch, given = whole("batch", batch, "of rows"), None
     if phase is not None:
@@ -28,7 +28,7 @@ def start_clock(batch: int, phase: Any, limit: int, content: bool) -> Clock:
             raise InputError(
                 f"phase must be {batch} whole numbers from 0 to {limit - 1} (writes a segment, less one), and {phase!r} was given"
             )
-    return Clock.start(batch, given, content)
+    return RowPositions.start(batch, given, content)
 
 
 def init_state(cfg: Any, mixers: Sequence[Any], batch: int, phase: Any) -> LMState:
@@ -85,7 +85,7 @@ def narrow(layer: State) -> torch.dtype | None:
 
 def enter(
     cfg: Any, shape: tuple[int, int], state: LMState, mask: Tensor | None, reset: Tensor | None, cut: Tensor | None
-) -> Runs:
+) -> PackedBatch:
     """The call's runs; InputError where the state has another number of rows, and for cuts that these segments do not take."""
     if cut is not None and not cfg.content:
         raise InputError(

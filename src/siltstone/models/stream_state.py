@@ -16,7 +16,7 @@ from ..core.given import row_numbers
 from ..errors import InputError
 from ..io.parse import is_count
 from ..layers.state import MixState
-from ..schedule.runs import Clock
+from ..schedule.runs import RowPositions
 from ..schedule.segments import Cuts
 from ..state.tree import Store
 
@@ -28,7 +28,7 @@ class LMState:
     A value: calls return a new one. inference: it may hold tensors of torch's inference mode.
     """
 
-    clock: Clock
+    clock: RowPositions
     layers: tuple[MixState, ...]
     of: Any
     inference: bool = field(default_factory=torch.is_inference_mode_enabled, repr=False, compare=False)
@@ -64,7 +64,7 @@ class LMState:
             if not isinstance(other, LMState):
                 raise InputError(f"states must be what calls returned, and {type(other).__name__} is among them")
             check_same(states[0].of, other, "the first of the states to be put together")
-        clock = Clock.cat([s.clock for s in states])
+        clock = RowPositions.cat([s.clock for s in states])
         layers = zip(*(s.layers for s in states), strict=True)
         cat = LMState(clock, tuple(type(x[0]).cat(x) for x in layers), states[0].of)
         return dataclasses.replace(cat, inference=cat.inference or any(s.inference for s in states))
@@ -104,7 +104,7 @@ class LMState:
             return self
         return dataclasses.replace(self, layers=tuple(x.normal() for x in self.layers), inference=False)
 
-    def _with(self, clock: Clock, layers: Iterable[MixState]) -> LMState:
+    def _with(self, clock: RowPositions, layers: Iterable[MixState]) -> LMState:
         return LMState(clock, tuple(layers), self.of, self.inference or torch.is_inference_mode_enabled())
 
     @property
@@ -241,7 +241,7 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
         used.add("cuts")
         _check_cuts(tensors.get("cuts"), meta.get("cuts"), rows)
         cuts = tuple(Cuts() for _ in range(rows)) if blank else read_cuts(tensors["cuts"], meta["cuts"], clock[0])
-    out = LMState(Clock(clock[0], clock[1], cuts), tuple(layer(i, s) for i, s in enumerate(empty.layers)), cfg)
+    out = LMState(RowPositions(clock[0], clock[1], cuts), tuple(layer(i, s) for i, s in enumerate(empty.layers)), cfg)
     out = dataclasses.replace(out, inference=out.inference or any(x.is_inference() for x in tensors.values()))
     cut = len(tensors["cuts"]) if "cuts" in used else 0
     for i, (state, mixer) in enumerate(zip(out.layers, mixers, strict=True)):

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .plan import Geometry, Plan
-from .runs import Runs
+from .plan import CallSchedule, Geometry
+from .runs import PackedBatch
 from .segments import Segments
 from .window import WindowPlan
 
@@ -32,10 +32,10 @@ class Token(NamedTuple):
 class Context:
     """Plans, made on first use. donate: rings may be updated in place."""
 
-    def __init__(self, runs: Runs, device: torch.device, donate: bool = False):
+    def __init__(self, runs: PackedBatch, device: torch.device, donate: bool = False):
         self.runs, self.device, self.donate = runs, device, donate
         self.lead: Any = None  # the routing (a `Lead`) that layers with routing="shared" follow
-        self._plans: dict[Geometry, Plan] = {}
+        self._plans: dict[Geometry, CallSchedule] = {}
         self._segments: dict[Geometry, Segments] = {}
         self._tokens: dict[Geometry, Token | None] = {}
         self._windows: dict[tuple[Geometry, torch.dtype], WindowPlan] = {}
@@ -72,10 +72,10 @@ class Context:
         place = int(segments.phase[0]) * (number == 0) + since - 1
         return Token(self.tick, before, writes, number, since, place)
 
-    def plan(self, geo: Geometry) -> Plan:
+    def plan(self, geo: Geometry) -> CallSchedule:
         """Which token is written when, and read by whom."""
         if geo not in self._plans:
-            self._plans[geo] = Plan(self.runs, geo, self.device)
+            self._plans[geo] = CallSchedule(self.runs, geo, self.device)
         return self._plans[geo]
 
     def window(self, geo: Geometry, dtype: torch.dtype) -> WindowPlan:

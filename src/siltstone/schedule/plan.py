@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .runs import Clock, Runs
+from .runs import PackedBatch, RowPositions
 from .segments import Segments
 
 ENDLESS = 1 << 60
@@ -56,12 +56,12 @@ class Geometry:
         """M(n), the writes made after n tokens."""
         return np.maximum(0, seen - self.delay - self.sinks) // self.rate
 
-    def segments(self, clock: Clock) -> Segments:
+    def segments(self, clock: RowPositions) -> Segments:
         """Which writes of rows belong together."""
         cuts = clock.cuts if self.content else ()
         return Segments(self.per_segment, clock.phase, cuts, self.sinks, self.rate, self.lengths)
 
-    def sealed(self, clock: Clock) -> np.ndarray:
+    def sealed(self, clock: RowPositions) -> np.ndarray:
         """[R] checkpoints that rows have sealed."""
         return self.segments(clock).sealed(self.written(clock.position))
 
@@ -69,7 +69,7 @@ class Geometry:
 class Take:
     """Picks positions along axis 1, for each run its own; a plain slice where all runs pick the same stretch."""
 
-    def __init__(self, index: np.ndarray, plan: Plan):
+    def __init__(self, index: np.ndarray, plan: CallSchedule):
         self.length, self._plan, self._host = index.shape[1], plan, index
         start = int(index[0, 0]) if index.size else 0
         self._slice = start if bool((index == start + np.arange(self.length)).all()) else None
@@ -86,7 +86,7 @@ class Take:
         return x.flatten(0, 1).index_select(0, (self._index + offset).flatten()).unflatten(0, (x.shape[0], self.length))
 
 
-class Plan:
+class CallSchedule:
     """Indices for one call of one geometry. Arrays are [R, S] unless said otherwise.
 
     start, stop      token range of each piece in its run
@@ -102,7 +102,7 @@ class Plan:
     segments         which writes of the runs belong together
     """
 
-    def __init__(self, runs: Runs, geo: Geometry, device: torch.device):
+    def __init__(self, runs: PackedBatch, geo: Geometry, device: torch.device):
         self.runs, self.geo, self.device = runs, geo, device
         self.segments = segments = geo.segments(runs.clock)
         pos, n, r = runs.clock.position, runs.length, geo.rate

@@ -25,7 +25,7 @@ S = TypeVar("S", bound=State)
 
 
 @dataclass(frozen=True)
-class Clock:
+class RowPositions:
     """Where each row stands: `position` tokens of its life so far, `phase` writes by which its first segment ends early.
 
     cuts   where each row's life was cut, () unless segments end by content
@@ -36,26 +36,26 @@ class Clock:
     cuts: tuple[Cuts, ...] = ()
 
     @classmethod
-    def start(cls, batch: int, phase: Any = None, content: bool = False) -> Clock:
+    def start(cls, batch: int, phase: Any = None, content: bool = False) -> RowPositions:
         """Rows at position 0."""
         zero = np.zeros(batch, np.int64)
         phase = zero.copy() if phase is None else np.asarray(phase, np.int64).reshape(batch).copy()
         return cls(zero, phase, (Cuts(),) * batch if content else ())
 
-    def select(self, rows: Any) -> Clock:
+    def select(self, rows: Any) -> RowPositions:
         """The given rows, as in `State.select`."""
         index = row_numbers(rows, len(self.position))
-        return Clock(self.position[index], self.phase[index], tuple(self.cuts[i] for i in index) if self.cuts else ())
+        return RowPositions(self.position[index], self.phase[index], tuple(self.cuts[i] for i in index) if self.cuts else ())
 
     @staticmethod
-    def cat(clocks: Sequence[Clock]) -> Clock:
+    def cat(clocks: Sequence[RowPositions]) -> RowPositions:
         """Rows of several clocks, one after the other."""
         position, phase = (np.concatenate([getattr(c, name) for c in clocks]) for name in ("position", "phase"))
-        return Clock(position, phase, tuple(cut for c in clocks for cut in c.cuts))
+        return RowPositions(position, phase, tuple(cut for c in clocks for cut in c.cuts))
 
 
 @dataclass(frozen=True)
-class Runs:
+class PackedBatch:
     """The runs of one call, and the way there and back.
 
     row       [R] the row that each run belongs to
@@ -69,7 +69,7 @@ class Runs:
 
     row: np.ndarray
     fresh: np.ndarray
-    clock: Clock
+    clock: RowPositions
     length: np.ndarray
     take: np.ndarray | None
     last: np.ndarray
@@ -113,7 +113,7 @@ class Runs:
         both = type(after).cat([before, after])
         return both.select(np.where(self.last >= 0, rows + self.last, np.arange(rows)))
 
-    def clock_after(self, before: Clock) -> Clock:
+    def clock_after(self, before: RowPositions) -> RowPositions:
         """Where the rows stand after the call."""
         end = self.clock.position + self.length
         position = before.position.copy()
@@ -122,10 +122,12 @@ class Runs:
         cuts = self.clock.cuts
         if self.take is not None:
             cuts = tuple(c if r < 0 else cuts[r] for c, r in zip(before.cuts, self.last, strict=True)) if before.cuts else ()
-        return Clock(position, before.phase, cuts)
+        return RowPositions(position, before.phase, cuts)
 
 
-def plan_runs(shape: tuple[int, int], clock: Clock, mask: Tensor | None, reset: Tensor | None, cut: Tensor | None = None) -> Runs:
+def plan_runs(
+    shape: tuple[int, int], clock: RowPositions, mask: Tensor | None, reset: Tensor | None, cut: Tensor | None = None
+) -> PackedBatch:
     """Split a call into runs."""
     rows, tokens = shape
     valid, begins, ends = _host("mask", mask, shape), _host("reset", reset, shape), _host("cut", cut, shape)
@@ -140,8 +142,8 @@ def plan_runs(shape: tuple[int, int], clock: Clock, mask: Tensor | None, reset: 
         length = np.full(rows, tokens, np.int64)
         if ends is not None:
             added = zip(clock.cuts, clock.position, ends, strict=True)
-            clock = Clock(clock.position, clock.phase, tuple(c.add(p + np.flatnonzero(e)) for c, p, e in added))
-        return Runs(every, np.zeros(rows, bool), clock, length, None, every if tokens else np.full(rows, -1), shape)
+            clock = RowPositions(clock.position, clock.phase, tuple(c.add(p + np.flatnonzero(e)) for c, p, e in added))
+        return PackedBatch(every, np.zeros(rows, bool), clock, length, None, every if tokens else np.full(rows, -1), shape)
     valid = np.ones(shape, bool) if valid is None else valid
     row, fresh, pieces = [], [], []
     last = np.full(rows, -1)
@@ -169,8 +171,8 @@ def plan_runs(shape: tuple[int, int], clock: Clock, mask: Tensor | None, reset: 
     if ends is not None:
         flags = (ends.reshape(-1)[piece] for piece in pieces)
         known = tuple(c.add(p + np.flatnonzero(e)) for c, p, e in zip(known, position, flags, strict=True))
-    start = Clock(position, clock.phase[row_], known)
-    return Runs(row_, fresh_, start, length, take, last, shape)
+    start = RowPositions(position, clock.phase[row_], known)
+    return PackedBatch(row_, fresh_, start, length, take, last, shape)
 
 
 def _host(name: str, flag: Tensor | None, shape: tuple[int, int]) -> np.ndarray | None:

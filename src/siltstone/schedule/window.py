@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..ops import alibi, rope
 from .plan import Geometry
-from .runs import Runs
+from .runs import PackedBatch
 
 BLOCK = 128  # queries that attend together
 
@@ -18,7 +18,7 @@ BLOCK = 128  # queries that attend together
 class Ring:
     """Reading and writing rings of `entries` slots in one call: history [R, E, ...] in order of time, and back."""
 
-    def __init__(self, runs: Runs, entries: int, device: torch.device):
+    def __init__(self, runs: PackedBatch, entries: int, device: torch.device):
         self.runs, self.entries, self.device = runs, entries, device
 
     @cached_property
@@ -56,7 +56,7 @@ class WindowPlan:
     these are added.
     """
 
-    def __init__(self, runs: Runs, geo: Geometry, device: torch.device, dtype: torch.dtype):
+    def __init__(self, runs: PackedBatch, geo: Geometry, device: torch.device, dtype: torch.dtype):
         self.runs, self.geo, self.device, self.dtype = runs, geo, device, dtype
         self.ring = Ring(runs, geo.ring, device)
         self.block = max(1, min(runs.width, BLOCK))
@@ -87,7 +87,7 @@ class WindowPlan:
         return rope.rotation(np.array([[self.geo.sinks - 1 + moved]]), width, self.dtype, self.device)
 
     def further(self, seen: Tensor, linear: int = 0) -> Tensor:
-        """What a `Further` sees, bool [R, n, 1, Q, N] -> biases [R, n, H or 1, Q, N]."""
+        """What a `ExtraKV` sees, bool [R, n, 1, Q, N] -> biases [R, n, H or 1, Q, N]."""
         bias = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
         if linear:
             at = self.pos[:, None] + np.arange(seen.shape[1] * seen.shape[3])[None]
