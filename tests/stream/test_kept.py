@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 import siltstone as st
+from siltstone.errors import SessionCorrupt
+from siltstone.inference import silt
 from siltstone.inference.describe import describe
 from siltstone.text import ByteTokenizer
 
@@ -65,3 +67,17 @@ def test_made_up_banks_are_refused(make_model: Any, tok: ByteTokenizer) -> None:
         (found,) = [n for n in tensors if n == f"layers.0.{name}"]
         with pytest.raises(ValueError):
             model.load_state(tensors | {found: wrong(tensors[found])}, meta)
+
+
+@pytest.mark.parametrize("change", [{"span": (1, 5)}, {"span": (0, 60)}, {"last": (1, 0)}, {"writes": (0, 2**62)}])
+def test_checkpoints_that_overlap_are_refused(change: dict[str, tuple[int, int]], make_model: Any, tmp_path: Path) -> None:
+    model, tok = make_model(max_checkpoints=3, evict="merge", memory="linear"), ByteTokenizer()
+    session = st.Session(model, tok)
+    session.append("Some words, and then some more of the same, to the very end of it.")
+    session.save(tmp_path / "a.silt")
+    header, tensors = silt.read(tmp_path / "a.silt")
+    for name, (place, value) in change.items():
+        tensors[f"state.layers.0.bank.{name}"][0, place] = value
+    silt.write(tmp_path / "a.silt", header, tensors)
+    with pytest.raises(SessionCorrupt, match="does not hold"):
+        st.Session.load(tmp_path / "a.silt", model, tok)

@@ -28,6 +28,8 @@ from .places import PlacesBank
 from .sealing import Sealed, Sealing
 from .view import View
 
+FARTHEST = 1 << 60  # writes: sums of them stay in 64 bits
+
 
 @dataclass
 class BudgetBank(PlacesBank):
@@ -111,16 +113,18 @@ class BudgetBank(PlacesBank):
         return dataclasses.replace(self, mass=self.mass + mass, reads=self.reads + more)
 
     def fits(self, sealed: np.ndarray, budget: int) -> bool:
-        """See Bank: as many checkpoints as there may be, of some of the segments, in order of time."""
+        """See Bank: as many checkpoints as there may be, of some of the segments, in order of time, none in two of them."""
         count = np.minimum(sealed, budget)
         if not self.even(budget) or count.max(initial=0) > self.width:
             return False
         filled = np.arange(self.width) < count[:, None]
         last, span = (np.where(filled, x.cpu().numpy(), y) for x, y in ((self.last, 0), (self.span, 1)))
         fine = (last >= 0) & (last < np.maximum(sealed, 1)[:, None]) & (span >= 1) & (span <= last + 1)
-        rising = (last[:, :-1] < last[:, 1:]) | ~filled[:, 1:]
-        counted = [x for x in (self.writes, self.mass, self.reads) if x is not None]
-        return bool(fine.all() and rising.all() and all(((x >= 0) & x.isfinite()).all() for x in counted))
+        apart = (last[:, 1:] - last[:, :-1] >= span[:, 1:]) | ~filled[:, 1:]
+        counted = [x for x in (self.mass, self.reads) if x is not None]
+        sane = all(((x >= 0) & x.isfinite()).all() for x in counted)
+        some = self.writes is None or bool(((self.writes >= 0) & (self.writes < FARTHEST)).all())
+        return bool(fine.all() and apart.all() and sane and some)
 
     def may_fit(self, sealed: np.ndarray, budget: int) -> bool:
         """See Bank."""
