@@ -17,6 +17,7 @@ import siltstone as st
 from siltstone.schedule.segments import Cuts, Growing, Layout
 from siltstone.state.claims import Claims
 from siltstone.state.tree import Store
+from tests.torture.factor import FACTOR
 
 
 def at_once(*works: Callable[[], Any]) -> list[Any]:
@@ -172,7 +173,7 @@ def test_forks_in_threads_read_what_they_read_alone(keys: dict[str, Any]) -> Non
 
     with torch.no_grad():
         _, start = lm(ids[:1], cut=None if cut is None else cut[:1])
-        for _ in range(2):
+        for _ in range(round(2 * FACTOR)):
             _, start = lm(ids[:1], start, cut=None if cut is None else cut[:1])
             alone = [reads(copy.deepcopy(start), row) for row in range(4)]
             forks = [start.fork() for _ in range(4)]
@@ -183,7 +184,7 @@ def test_forks_in_threads_read_what_they_read_alone(keys: dict[str, Any]) -> Non
 def test_many_threads_append_to_one_store() -> None:
     """Eight holders of one memory, sixty times: each reads back what it has written."""
     with torch.no_grad():
-        for _ in range(60):
+        for _ in range(round(60 * FACTOR)):
             store = Store.empty((torch.zeros(1, 1, 64),), (1,)).append((torch.zeros(1, 3, 64),), np.array([3]))
             store = store.append((torch.zeros(1, 1, 64),), np.array([1]))
 

@@ -14,6 +14,8 @@ import pytest
 import siltstone as st
 from siltstone.errors import CheckpointError
 from siltstone.text import ByteTokenizer
+from siltstone.train import Recipe, begin, can_resume, fit, take_up
+from tests.train.conftest import configure, write_texts
 
 from .injector import FACTOR, power_cuts, torture
 from .models import is_new_model, is_new_session, model, session
@@ -66,6 +68,28 @@ def test_a_model_that_is_new(tmp_path: Path, run: Callable[..., int]) -> None:
 
     keys = {"single": False} if run is torture else {}
     assert run(lambda place: st.save(new, ByteTokenizer(), place / "deep" / "run"), check, tmp_path, most=10, **keys) >= 10
+
+
+@pytest.mark.parametrize("run", [torture, power_cuts])
+def test_a_training_run(tmp_path: Path, run: Callable[..., int]) -> None:
+    """Begun, or resumed where there is one: whatever fails, the same command given again ends with a model."""
+    texts = write_texts(tmp_path / "texts", (300,))
+
+    def train(place: Path) -> None:
+        out, recipe = place / "run", Recipe(steps=2, batch=2, length=16, save_every=1)
+        fit(take_up(out, {}) if can_resume(out) else begin(out, [texts], configure, recipe, overwrite=True))
+
+    def check(place: Path) -> bool:
+        """Whether the run is done; what there is of a model loads."""
+        try:
+            st.load(place / "run")
+        except CheckpointError as error:
+            assert "is not (yet) a trained model's folder" in str(error) or "is not a folder" in str(error)
+            return False
+        return (place / "run" / "receipt.json").exists()
+
+    keys = {"single": False} if run is torture else {}
+    assert run(train, check, tmp_path, most=6, **keys) >= 6
 
 
 def test_kills(tmp_path: Path) -> None:
