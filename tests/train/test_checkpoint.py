@@ -12,7 +12,8 @@ import torch
 from siltstone.errors import CheckpointError, ConfigError, InputError, StorageError
 from siltstone.inference.session import Session
 from siltstone.io import read_tensors, write_tensors
-from siltstone.models.checkpoint import _config_text, load, model_fingerprint, save
+from siltstone.models.checkpoint import load, model_fingerprint, save
+from siltstone.models.fingerprint import config_text
 from siltstone.models.lm import LM
 from siltstone.text import ByteTokenizer, train_bpe
 
@@ -55,8 +56,8 @@ def test_the_same_model_gives_the_same_files(model: LM, folder: Path, tmp_path: 
 def test_the_fingerprint_sees_weights_and_configuration(model: LM) -> None:
     first = model_fingerprint(model)
     named = {"kv_heads": None, "qk_norm": False, "short_conv": 0, "layers": {"0": {}}}  # keys at their defaults do not count
-    assert json.loads(_config_text(model.cfg.replace(**named))) == json.loads(_config_text(model.cfg))
-    assert "layers" in _config_text(model.cfg.replace(layers={"0": {"window": 4}})) != _config_text(model.cfg)
+    assert json.loads(config_text(model.cfg.replace(**named))) == json.loads(config_text(model.cfg))
+    assert "layers" in config_text(model.cfg.replace(layers={"0": {"window": 4}})) != config_text(model.cfg)
     assert len(first) == len(hashlib.sha256().hexdigest())
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1

@@ -24,14 +24,13 @@ from ..io.regular import given_path, is_folder, reason
 from ..io.sets import read_member, write_set
 from ..io.tensor_file import DTYPES, TensorFile, open_tensors
 from ..text import Tokenizer, tokenizer_from_json
-from .fingerprint import Seen, check_pair, config_text, fingerprint_of, weights_of, with_tokenizer
+from .fingerprint import Seen, check_pair, fingerprint_of, weights_of, with_tokenizer
 
 if TYPE_CHECKING:
     from .lm import LM
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 VERSION = 1
-_config_text = config_text
 
 
 def model_fingerprint(model: LM) -> str:

@@ -12,7 +12,7 @@ import tokenizers as hf
 
 from ..errors import InputError, TokenizerError
 from .files import find_files, read_blocks, split_text
-from .library import failure, plain, read_json
+from .library import failure, quoted, read_json
 from .pipeline import Pipeline, byte_letters
 from .proof import prove
 from .seams import joins
@@ -69,7 +69,7 @@ class BPETokenizer:
         for token, i in added.items():
             if vocab.get(token) != i:
                 raise TokenizerError(
-                    f"added token {plain(token, 40)} has the id {i}, and the library gives it {vocab.get(token)}: "
+                    f"added token {quoted(token, 40)} has the id {i}, and the library gives it {vocab.get(token)}: "
                     "ids of model.vocab must leave no gaps; take an intact tokenizer.json"
                 )
         table = [b""] * (max(vocab.values(), default=-1) + 1)

@@ -10,7 +10,7 @@ from ..io.parse import parse_object
 LARGEST = 64 << 20  # characters, or bytes, of a tokenizer.json
 
 
-def plain(text: object, length: int = 200) -> str:
+def quoted(text: object, length: int = 200) -> str:
     """Foreign text for a message: in quotes, at most about `length` characters, nothing that would command a terminal."""
     text = str(text)
     return ascii(text if len(text) <= length else text[: length - 1] + "…")[: 2 * length]
@@ -23,7 +23,7 @@ def failure(error: BaseException, words: str) -> TokenizerError:
     """
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
         raise error
-    return TokenizerError(f"{words}: {plain(error)}")
+    return TokenizerError(f"{words}: {quoted(error)}")
 
 
 def read_json(text: str) -> dict[str, Any]:
@@ -33,4 +33,4 @@ def read_json(text: str) -> dict[str, Any]:
     try:
         return parse_object(text)
     except (ValueError, MemoryError) as error:
-        raise TokenizerError(f"the tokenizer's JSON cannot be read: {plain(error)}") from None
+        raise TokenizerError(f"the tokenizer's JSON cannot be read: {quoted(error)}") from None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import TokenizerError
 from ..io.regular import is_folder, read_limited, reason
-from .library import LARGEST, plain, read_json
+from .library import LARGEST, quoted, read_json
 from .tokenizer import ByteTokenizer, Tokenizer
 
 
@@ -51,5 +51,5 @@ def load_tokenizer(spec: str | Path, paths: Iterable[str | Path] = ()) -> Tokeni
     except FileNotFoundError as error:
         raise TokenizerError(f"tokenizer {name!r} is not known; choose 'bytes', 'bpe:8192', or a tokenizer.json file") from error
     except (OSError, ValueError) as error:
-        raise TokenizerError(f"tokenizer file {path} cannot be read: {plain(reason(error))}") from error
+        raise TokenizerError(f"tokenizer file {path} cannot be read: {quoted(reason(error))}") from error
     return tokenizer_from_json(text)

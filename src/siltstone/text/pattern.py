@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 
 from ..errors import TokenizerError
-from .library import plain
+from .library import quoted
 
 LONGEST = 4096  # characters of a pattern
 WAYS = (1000, 40)  # bounded choices at one place, without and with an unbounded repetition there
@@ -82,7 +82,7 @@ def check_pattern(pattern: str, where: str) -> None:
             raise _Unsafe(f"it can be tried in more than {WAYS[runs]:,} ways at one place")
     except _Unsafe as why:
         raise TokenizerError(
-            f"{where} has the regular expression {plain(pattern, 80)}, which is not accepted because {why}; "
+            f"{where} has the regular expression {quoted(pattern, 80)}, which is not accepted because {why}; "
             "use one of the published patterns (GPT-2, cl100k, o200k, Llama 3, Qwen), or one without nested repetitions"
         ) from None
 
@@ -135,7 +135,7 @@ class _Reader:
         return found
 
     def unknown(self) -> _Unsafe:
-        return _Unsafe(f"{plain(self.text[self.at : self.at + 8])} at character {self.at} is not understood")
+        return _Unsafe(f"{quoted(self.text[self.at : self.at + 8])} at character {self.at} is not understood")
 
     def take(self, what: re.Pattern[str]) -> re.Match[str] | None:
         found = what.match(self.text, self.at)

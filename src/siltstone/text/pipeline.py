@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import TokenizerError
-from .library import plain
+from .library import quoted
 from .pattern import check_pattern
 from .seams import CONTEXT
 
@@ -72,8 +72,8 @@ class Pipeline:
             or not any(_kind(part) == "ByteLevel" for part in _parts(pre, "pretokenizers"))
         ):
             raise TokenizerError(
-                f"only byte-level BPE tokenizers can be used, and this one is {plain(_kind(model), 40)} with "
-                f"pre-tokenizer {plain(_kind(pre), 40)}; "
+                f"only byte-level BPE tokenizers can be used, and this one is {quoted(_kind(model), 40)} with "
+                f"pre-tokenizer {quoted(_kind(pre), 40)}; "
                 "train one with bpe:8192, or use 'bytes'"
             )
         vocab = model.get("vocab")
@@ -98,7 +98,7 @@ class Pipeline:
         for key in ("continuing_subword_prefix", "end_of_word_suffix"):
             if model.get(key):
                 raise TokenizerError(
-                    f"model.{key}={plain(model[key], 40)} writes into tokens what the text does not hold; "
+                    f"model.{key}={quoted(model[key], 40)} writes into tokens what the text does not hold; "
                     "use a tokenizer without it, for example one that bpe:8192 trains"
                 )
         if model.get("dropout"):
@@ -109,7 +109,9 @@ class Pipeline:
         for part in _sequence(normalizer, "normalizers"):
             kind = _kind(part)
             if kind not in _LOSSES:
-                raise TokenizerError(f"the normalizer {plain(kind, 40)} changes text; accepted are {', '.join(_LOSSES)}, or none")
+                raise TokenizerError(
+                    f"the normalizer {quoted(kind, 40)} changes text; accepted are {', '.join(_LOSSES)}, or none"
+                )
             self.losses.append(_LOSSES[kind])
 
     def _pre_tokenizer(self, pre: Any) -> None:
@@ -126,14 +128,14 @@ class Pipeline:
                 self._keeps(part)
                 pattern = part.get("pattern")
                 if not isinstance(pattern, dict) or not any(isinstance(pattern.get(k), str) for k in ("String", "Regex")):
-                    raise TokenizerError(f"pre_tokenizer Split has the pattern {plain(pattern, 80)}; give a String or a Regex")
+                    raise TokenizerError(f"pre_tokenizer Split has the pattern {quoted(pattern, 80)}; give a String or a Regex")
                 if "Regex" in pattern:
                     check_pattern(str(pattern["Regex"]), "pre_tokenizer Split")
             elif kind == "Punctuation":
                 self._keeps(part)
             elif kind != "Digits":
                 raise TokenizerError(
-                    f"the pre-tokenizer {plain(kind, 40)} drops or changes text, and cannot be used; "
+                    f"the pre-tokenizer {quoted(kind, 40)} drops or changes text, and cannot be used; "
                     "accepted are ByteLevel, Split, Digits and Punctuation"
                 )
 
@@ -145,7 +147,7 @@ class Pipeline:
             return
         if str(behavior).lower() not in _KEPT:
             raise TokenizerError(
-                f"pre_tokenizer {_kind(part)} has behavior={plain(behavior, 40)}, which drops text; "
+                f"pre_tokenizer {_kind(part)} has behavior={quoted(behavior, 40)}, which drops text; "
                 "accepted are Isolated, MergedWithPrevious, MergedWithNext and Contiguous"
             )
 
@@ -163,20 +165,22 @@ class Pipeline:
             content, id_ = token["content"], token["id"]
             if names.setdefault(id_, content) != content or vocab.get(content, id_) != id_:
                 raise TokenizerError(
-                    f"added token {plain(content, 40)} has another token's id {id_}, or two ids; take an intact tokenizer.json"
+                    f"added token {quoted(content, 40)} has another token's id {id_}, or two ids; take an intact tokenizer.json"
                 )
             if token.get("special"):
                 continue
             if len(content) > CONTEXT:
                 raise TokenizerError(
-                    f"added token {plain(content, 40)} has {len(content)} characters, and one that is not special {CONTEXT} at "
+                    f"added token {quoted(content, 40)} has {len(content)} characters, and one that is not special {CONTEXT} at "
                     "most, so that long texts can be cut beside it; leave it out"
                 )
             if content in vocab and bytes(letters.get(c, 0) for c in content) != content.encode("utf-8", "replace"):
-                raise TokenizerError(f"added token {plain(content, 40)} is also in the vocabulary, for other bytes; leave it out")
+                raise TokenizerError(
+                    f"added token {quoted(content, 40)} is also in the vocabulary, for other bytes; leave it out"
+                )
             if token.get("lstrip") or token.get("rstrip"):
                 token["lstrip"] = token["rstrip"] = False
-                self.off.append(f"the white space that the added token {plain(content, 40)} swallows (lstrip, rstrip)")
+                self.off.append(f"the white space that the added token {quoted(content, 40)} swallows (lstrip, rstrip)")
         found = {token["content"]: token["id"] for token in added}
         if len(found) < len(added):
             raise TokenizerError("added_tokens names a token twice; take an intact tokenizer.json")

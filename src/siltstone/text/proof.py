@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import TokenizerError
-from .library import plain
+from .library import quoted
 
 _LETTERS = (
     "".join(map(chr, range(128)))  # one byte, control characters included
@@ -55,15 +55,15 @@ def prove(
     for text, again in zip(probes, encode_many(probes), strict=True):
         ids = encode(text)
         if ids != again:
-            raise TokenizerError(f"the tokenizer gives {plain(text, 40)} other ids each time; use one without random choices")
+            raise TokenizerError(f"the tokenizer gives {quoted(text, 40)} other ids each time; use one without random choices")
         if specials.intersection(ids):
             raise TokenizerError(
-                f"the tokenizer reads the text {plain(text, 40)} as a special token, which ends or begins texts; "
+                f"the tokenizer reads the text {quoted(text, 40)} as a special token, which ends or begins texts; "
                 "take a tokenizer whose special tokens are no ordinary text"
             )
         kept = b"".join([table[i] for i in ids])
         if kept != read(text) and kept != text.encode():
             raise TokenizerError(
-                f"the tokenizer loses text: {plain(text, 40)} becomes {plain(kept.decode('utf-8', 'replace'), 40)}; "
+                f"the tokenizer loses text: {quoted(text, 40)} becomes {quoted(kept.decode('utf-8', 'replace'), 40)}; "
                 "use a byte-level BPE tokenizer, for example one that bpe:8192 trains"
             )

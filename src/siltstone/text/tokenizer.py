@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from ..errors import InputError, TokenizerError
-from .library import plain, read_json
+from .library import quoted, read_json
 
 
 @runtime_checkable
@@ -92,7 +92,7 @@ def encode_sized(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]
     sized = getattr(tokenizer, "encode_sized", None)
     if sized is None:
         raise TokenizerError(
-            f"{type(tokenizer).__name__} has losses ({plain('; '.join(lost), 80)}) and no method encode_sized(text), "
+            f"{type(tokenizer).__name__} has losses ({quoted('; '.join(lost), 80)}) and no method encode_sized(text), "
             "so that bytes cannot be counted; give it one that returns ids and the bytes of the text behind each"
         )
     return sized(text)
@@ -128,7 +128,7 @@ class ByteTokenizer:
     def from_json(cls, text: str) -> ByteTokenizer:
         """The inverse of `to_json`. Raises TokenizerError for another tokenizer's JSON or a newer version."""
         if read_json(text) != json.loads(cls().to_json()):
-            raise TokenizerError(f"this is not the byte tokenizer of this version: {plain(text, 120)}")
+            raise TokenizerError(f"this is not the byte tokenizer of this version: {quoted(text, 120)}")
         return cls()
 
     @property
