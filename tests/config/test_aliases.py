@@ -14,7 +14,8 @@ import siltstone as st
 from siltstone.config import aliases
 from siltstone.config.aliases import Alias
 from siltstone.errors import ConfigError, RenamedKeyWarning
-from siltstone.models.checkpoint import config_text, model_fingerprint
+from siltstone.models.checkpoint import model_fingerprint
+from siltstone.models.fingerprint import config_text
 
 BEFORE = Path(__file__).parent / "before"
 TEXTS = json.loads((BEFORE / "texts.json").read_text("utf-8"))
