@@ -102,7 +102,7 @@ def _following(keys: dict[str, Any]) -> tuple[int, int]:
 def _held(mixer: Any, state: Any, layer: int) -> tuple[int, int]:
     assert isinstance(mixer, Mixer)
     bank = state.layers[layer].bank
-    view = bank.now(mixer.router, int(mixer.geo.sealed(state.clock)[0]), mixer.geo.segments(state.clock))
+    view = bank.now(mixer.router, int(mixer.geo.sealed(state.positions)[0]), mixer.geo.segments(state.positions))
     return view.number - (0 if view.hidden is None else int(view.hidden.sum())), bank.nbytes
 
 

@@ -99,7 +99,7 @@ def run(keys: dict[str, Any], cuts: tuple[int, ...]) -> tuple[tuple[int, ...], l
     while at + (more := 1 if cuts or not at else SEGMENT) <= END:  # a token past a segment's end seals it
         state = layer(x[:, at : at + more], state, cut=cut[:, at : at + more] if cuts else None)[1]
         at += more
-        sealed = int(layer.mix.geo.sealed(state.clock)[0])
+        sealed = int(layer.mix.geo.sealed(state.positions)[0])
         if sealed > before:
             before = sealed
             ends.append(at - 1)
@@ -109,7 +109,7 @@ def run(keys: dict[str, Any], cuts: tuple[int, ...]) -> tuple[tuple[int, ...], l
 
 def spans(bank: Any, x: torch.Tensor) -> list[tuple[int, int]]:
     """First and last token that each checkpoint holds; one gap between them would be an error."""
-    matrices = bank.store.views()[0] if isinstance(bank, ConstantBank) else bank.stages[0]
+    matrices = bank.store.views()[0] if isinstance(bank, ConstantBank) else bank.factors[0]
     out = []
     for n in range(matrices.shape[2]):
         if not matrices[:, :, n].requires_grad:

@@ -63,8 +63,8 @@ class Alone(nn.Module):
         inputs = {name: x.unsqueeze(1) for name, x in self.rule.inputs(tokens).items()}
         written = self.rule.scan(inputs, None, torch.zeros(len(tokens), 1, dtype=torch.long), self.rule.init(len(tokens)))
         out = z
-        for stage in range(self.rule.stages_count):
-            out = self.rule.join(stage, written.read(stage, out), z)
+        for factor in range(self.rule.factors_count):
+            out = self.rule.activation(factor, written.read(factor, out), z)
         return out
 
 

@@ -1,9 +1,10 @@
 """The letters that name axes: a tensor called `x_BTD` has rows, tokens and model width, in this order.
 
-B rows of the caller's batch        R runs: stretches of one row's life inside one call (see schedule/runs.py)
+B rows of the caller's batch        R runs: stretches of one row's life inside one call (see schedule/packed.py)
 T tokens of this call               M writes of this call, about T / rate
-S pieces: a run cut at segment ends L write slots of a piece          Q query slots of a piece, L * rate
-G groups that a scan runs side by side (rows, or rows times pieces)
+S segment chunks: the parts of a run during which one segment is online
+L write slots of a segment chunk    Q query slots of a segment chunk, L * rate
+G groups that a scan runs side by side (rows, or rows times segment chunks)
 N checkpoints                       W window, tokens                  E entries of a ring
 H heads   K key width   V value width   F hidden width of a deep memory   U routing width   D model width
 J heads of the keys and values of exact attention, H / J of them share one

@@ -188,13 +188,13 @@ class Batch:
         return torch.where(mask, out, torch.full_like(out, padding))
 
 
-def feed(module: Any, x: Tensor, state: Any = None, cuts: Sequence[int] = (), donate: bool = False, **flags: Tensor) -> Any:
+def feed(module: Any, x: Tensor, state: Any = None, cuts: Sequence[int] = (), inplace: bool = False, **flags: Tensor) -> Any:
     """The module over x [B, T, ...] in several calls, cut before the given columns -> (outputs, state)."""
     edges = [0, *sorted(cuts), x.shape[1]]
     outs = []
     for a, b in zip(edges[:-1], edges[1:], strict=True):
         part = {name: flag[:, a:b] for name, flag in flags.items()}
-        y, state = module(x[:, a:b], state, **part, **(dict(donate=True) if donate else {}))
+        y, state = module(x[:, a:b], state, **part, **(dict(inplace=True) if inplace else {}))
         assert y.shape[:2] == (x.shape[0], b - a)
         outs.append(y)
     return torch.cat(outs, 1), state

@@ -51,9 +51,9 @@ def after(case: Case, n: int, row: int = 0) -> Any:
     return model(IDS[row : row + 1, :n], init_state(model, 1, case.phase))[1]
 
 
-def stepwise(model: Any, ids: Tensor, state: Any, donate: bool = False) -> tuple[Tensor, Any]:
+def stepwise(model: Any, ids: Tensor, state: Any, inplace: bool = False) -> tuple[Tensor, Any]:
     """Token by token."""
-    return feed(model, ids, state, range(1, ids.shape[1]), donate)
+    return feed(model, ids, state, range(1, ids.shape[1]), inplace)
 
 
 def through_bytes(model: Any, state: Any) -> Any:

@@ -120,7 +120,7 @@ def test_merged_weights_are_held_to_their_limit(memory: str, kind: str) -> None:
     rule, reached = layer.mix.memory, 0.0
     with torch.no_grad():
         _, state = layer(randn(2, 800, 8, seed=3))
-        for kept, first in zip(unpack(state.layers[0].bank.stages, torch.float64), (rule.w_in, rule.w_out), strict=True):
+        for kept, first in zip(unpack(state.layers[0].bank.factors, torch.float64), (rule.w_in, rule.w_out), strict=True):
             share = (kept.norm(dim=(-2, -1)) / first.norm(dim=(-2, -1)).unsqueeze(1))[:, :, 0]  # the merged one comes first
             assert bool((share <= 0.7 * 1.01).all())
             reached = max(reached, float(share.max()))
@@ -136,7 +136,7 @@ def test_int8_errs_by_half_a_step_at_every_merge() -> None:
     with torch.no_grad():
         for x in randn(60, 1, 4, 8, seed=8):
             (_, a), (_, b) = exact(x, a), rounded(x, b)
-            want, (codes, scale) = a.layers[0].bank.stages[0], b.layers[0].bank.stages
+            want, (codes, scale) = a.layers[0].bank.factors[0], b.layers[0].bank.factors
             most = most + scale / 2
             apart = (unpack((codes, scale), torch.float64)[0] - want).abs()
             assert bool((apart <= most * (1 + 1e-6) + 1e-6).all())

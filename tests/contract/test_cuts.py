@@ -86,9 +86,9 @@ def test_every_line_is_a_checkpoint(memory: str, start: str) -> None:
             if start == "carry" and memory in INNER:
                 break  # an inner batch begins anew at a cut
             _, want = alone(STREAM[None, (0 if start == "carry" else a + 1) : b + 1])
-            stages = alone.mix.memory.stages(want.layers[0].online)
-            got = layer.mix.memory.stages(state.layers[0].online) if n == 6 else [x[:, :, n] for x in bank]
-            for x, y in zip(got, stages, strict=True):
+            factors = alone.mix.memory.read_factors(want.layers[0].online)
+            got = layer.mix.memory.read_factors(state.layers[0].online) if n == 6 else [x[:, :, n] for x in bank]
+            for x, y in zip(got, factors, strict=True):
                 close(x, y, f"line {n}")
         _, state = layer(randn(1, 1, 8, seed=3), state, cut=torch.tensor([[False]]))
         assert state.checkpoints()[0].tolist() == [7]
@@ -101,7 +101,7 @@ def test_a_line_longer_than_a_segment_ends_when_it_is_full_and_cuts_count_once_a
     # 11 writes of tokens 3 4, 5 6 | 7 8, 9 10 | 11 12, 13 14, 15 16 | 17 18, 19 20 | 21 22, 23 24: the first one is full by phase
     assert state.checkpoints()[0].tolist() == [4]
     (store,) = [leaf for _, leaf in state.layers[0].leaves() if hasattr(leaf, "tide")]
-    assert layer.mix.geo.segments(state.clock).opens(torch.arange(5)[None].numpy()).tolist() == [[0, 2, 4, 7, 9]]
+    assert layer.mix.geo.segments(state.positions).opens(torch.arange(5)[None].numpy()).tolist() == [[0, 2, 4, 7, 9]]
     assert store.count.tolist() == [4]
 
 
@@ -117,7 +117,7 @@ def test_many_cuts_in_long_calls(memory: str) -> None:
         for calls in ([], [1, 67, 131], range(100, 140)):
             y, state = feed(layer, x.expand(3, -1, -1), None, calls, cut=cut)
             close(y, want)
-        assert [c.tokens.tolist() for c in state.clock.cuts] == lines
+        assert [c.tokens.tolist() for c in state.positions.cuts] == lines
 
 
 def test_cuts_far_away() -> None:
@@ -131,7 +131,7 @@ def test_cuts_far_away() -> None:
         for calls in ([], [4, 5, 11], range(1, 28)):
             y, after = feed(layer, STREAM[None], state, calls, cut=flags(3, 4, 12))
             close(y[0], want)
-            assert after.clock.cuts[0].tokens.tolist() == [far + 3, far + 4, far + 12]
+            assert after.positions.cuts[0].tokens.tolist() == [far + 3, far + 4, far + 12]
             back = layer.load_state(after.tensors(), after.meta())
             close(layer(STREAM[None], back)[0], layer(STREAM[None], after)[0])
 
@@ -144,14 +144,14 @@ def test_forks_are_cut_apart() -> None:
     for place in (9, 11, 10, 9):
         fork = state.fork()
         y, fork = feed(model, IDS[:1, 9:40], fork, [3, 4, 9], cut=flags(*range(place - 9, 31, 5), length=31))
-        assert fork.clock.cuts[0].tokens.tolist() == [2, 5, *range(place, 40, 5)]
-        assert state.clock.cuts[0].tokens.tolist() == [2, 5]
+        assert fork.positions.cuts[0].tokens.tolist() == [2, 5, *range(place, 40, 5)]
+        assert state.positions.cuts[0].tokens.tolist() == [2, 5]
         seen.append((y, fork))
     assert torch.equal(seen[0][0], seen[3][0]) and differ(seen[0][0], seen[1][0])
     same_bits(seen[0][1], seen[3][1])
     same_bits(through_bytes(model, seen[1][1]), seen[1][1])
     both = type(state).cat([seen[1][1], seen[2][1]]).select([1, 0, 1])
-    assert [c.tokens[2] for c in both.clock.cuts] == [10, 11, 10]
+    assert [c.tokens[2] for c in both.positions.cuts] == [10, 11, 10]
 
 
 @pytest.mark.parametrize("segments", ["constant", "logarithmic"])

@@ -84,5 +84,5 @@ def test_full_attention_far_away(position: str) -> None:
     """Attention depends on distances alone."""
     model = make_model(model_config(BASE, pattern="a", memory="gated", position=position))
     empty = model.init_state(3)
-    far = replace(empty, clock=replace(empty.clock, position=np.array([TEN_MILLION, 2**40, 7])))
+    far = replace(empty, positions=replace(empty.positions, position=np.array([TEN_MILLION, 2**40, 7])))
     close(feed(model, IDS, far, [3, 20])[0], model(IDS)[0])

@@ -57,14 +57,14 @@ def each(settings: list[tuple[str, dict[str, Any]]]) -> Any:
 def reads_one_matrix(memory: str, options: dict[str, Any]) -> bool:
     """Whether an answer is q S, at most divided by another: no function that is not linear comes after it."""
     rule = make_layer(config(memory, "float32", memory_options=inner(memory) | options)).mix.memory
-    return rule.stages_count == 1 and (rule.read_is_linear or rule.divisors > 0)
+    return rule.factors_count == 1 and (rule.read_is_linear or rule.normalizer > 0)
 
 
 def rule_and_state(memory: str, options: dict[str, Any]) -> tuple[Any, tuple[torch.Tensor, ...]]:
     """A rule, and the matrices of its stages after a stream."""
     layer = make_layer(config(memory, "float32", memory_options=inner(memory) | options))
     _, state = layer(STREAM[None])
-    return layer.mix.memory, layer.mix.memory.stages(state.layers[0].online)
+    return layer.mix.memory, layer.mix.memory.read_factors(state.layers[0].online)
 
 
 @torch.no_grad()
@@ -73,8 +73,8 @@ def rule_and_state(memory: str, options: dict[str, Any]) -> tuple[Any, tuple[tor
 def test_matrices_are_kept_within_the_stated_error(memory: str, options: dict[str, Any], kind: str) -> None:
     """A row differs by at most 1/254 of its largest value, what divides it not at all; in bfloat16, by 1/256 of a number."""
     rule, found = rule_and_state(memory, options)
-    for exact, kept in zip(found, unpack(pack(kind, found, rule.divisors), torch.float64), strict=True):
-        columns = exact.shape[-1] - rule.divisors if kind == "int8" else exact.shape[-1]
+    for exact, kept in zip(found, unpack(pack(kind, found, rule.normalizer), torch.float64), strict=True):
+        columns = exact.shape[-1] - rule.normalizer if kind == "int8" else exact.shape[-1]
         values = exact[..., :columns]
         bound = values.abs().amax(-1, keepdim=True) / 254 if kind == "int8" else values.abs() / 256
         assert bool(((kept - exact)[..., :columns].abs() <= bound * (1 + 1e-12)).all())
@@ -87,13 +87,13 @@ def test_matrices_are_kept_within_the_stated_error(memory: str, options: dict[st
 def test_reads_are_within_what_the_stated_error_implies(memory: str, options: dict[str, Any]) -> None:
     """|q S - q S'| <= sum_k |q_k| max|S_k| / 254, over what the read divides by."""
     rule, found = rule_and_state(memory, options)
-    (exact,), (kept,) = ((x[0],) for x in (found[0], unpack(pack("int8", found, rule.divisors))[0]))
+    (exact,), (kept,) = ((x[0],) for x in (found[0], unpack(pack("int8", found, rule.normalizer))[0]))
     query = rule.queries(STREAM[None])[0].transpose(0, 1)
-    reads = [rule.join(0, query @ matrix, query) for matrix in (exact, kept)]
-    columns = exact.shape[-1] - rule.divisors
+    reads = [rule.activation(0, query @ matrix, query) for matrix in (exact, kept)]
+    columns = exact.shape[-1] - rule.normalizer
     z = query @ exact
     z[..., :columns] = query.abs() @ exact[..., :columns].abs().amax(-1, keepdim=True) / 254
-    bound = rule.join(0, z, query)
+    bound = rule.activation(0, z, query)
     assert bool(((reads[1] - reads[0]).abs() <= bound.abs() * (1 + 1e-9) + 1e-15).all()) and differ(*reads)
 
 

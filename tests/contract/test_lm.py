@@ -113,9 +113,9 @@ def test_any_calls_with_padding_and_resets(keys: dict[str, Any]) -> None:
         mask[b, place] = True
     ids[1, 15:28], mask[1, 15:28], reset[1, 15] = IDS[0, :13], True, True
     reset[0, 10] = True  # at padding: ignored
-    for donate in (False, True):
+    for inplace in (False, True):
         for calls in ([], [3, 11, 20], range(1, 33)):
-            y, state = feed(model, ids, model.init_state(3), calls, donate, mask=mask, reset=reset)
+            y, state = feed(model, ids, model.init_state(3), calls, inplace, mask=mask, reset=reset)
             for b, place in enumerate(places):
                 close(y[b, place], want[: len(place)])
             close(y[1, 15:28], want[:13])

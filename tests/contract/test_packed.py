@@ -46,7 +46,7 @@ def test_unpacking_what_was_picked_is_picking_from_what_was_unpacked(case: Case,
 
     with torch.no_grad():
         got = outputs()
-        monkeypatch.setattr(reading, "chosen", lambda memory, rows, leaves, mix: read.chosen(memory, rows, unpack(leaves), mix))
+        monkeypatch.setattr(reading, "sparse", lambda memory, rows, leaves, mix: read.sparse(memory, rows, unpack(leaves), mix))
         for y, want in zip(got, outputs(), strict=True):
             close(y, want)
 

@@ -101,7 +101,7 @@ def test_a_state_of_different_layers_is_saved_and_goes_on_bit_by_bit() -> None:
     _, state = model(IDS[:, :21], model.init_state(3, phase=[0, 1, 2]))
     back = through_bytes(model, state)
     same_bits(back, state)
-    (y, one), (z, two) = (stepwise(model, IDS[:, 21:33], s, donate=True) for s in (state.fork(), back))
+    (y, one), (z, two) = (stepwise(model, IDS[:, 21:33], s, inplace=True) for s in (state.fork(), back))
     assert torch.equal(y, z)
     same_bits(one, two)
     with pytest.raises(ValueError, match="phase must be below 3"):
@@ -113,12 +113,12 @@ def test_a_state_of_different_layers_is_saved_and_goes_on_bit_by_bit() -> None:
 )
 def test_forks_go_on_with_texts_of_their_own(keys: dict[str, Any]) -> None:
     model = make_model(model_config(LAYER, **keys))
-    _, state = stepwise(model, IDS[:1, :9], None, donate=True)
+    _, state = stepwise(model, IDS[:1, :9], None, inplace=True)
     states, texts = [state, state.fork()], torch.cat([IDS[:1, :9].expand(2, -1), IDS[1:, 9:]], 1)
     want, at = outputs(model, texts), 9
     for size in (1, 1, 4, 1, 2, 1, 1, 9, 1):
         for b in (1, 0):
-            y, states[b] = model(texts[b : b + 1, at : at + size], states[b], donate=True)
+            y, states[b] = model(texts[b : b + 1, at : at + size], states[b], inplace=True)
             close(y, want[b : b + 1, at : at + size])
         at += size
 

@@ -30,7 +30,7 @@ def test_forward_is_pure(case: Case) -> None:
 def test_forks_are_isolated_from_decoding_in_place(case: Case) -> None:
     """An original, its fork and a fork of that go on with texts of their own, turn by turn, in place."""
     model = the_model(case)
-    _, original = stepwise(model, IDS[:1, 10:17], after(case, 10), donate=True)
+    _, original = stepwise(model, IDS[:1, 10:17], after(case, 10), inplace=True)
     fork = original.fork()
     states = [original, fork, fork.fork()]
     texts = torch.cat([IDS[:1, :17].expand(3, -1), IDS[:, 20:36]], 1)
@@ -38,7 +38,7 @@ def test_forks_are_isolated_from_decoding_in_place(case: Case) -> None:
     at = 17
     for size in (1, 1, 1, 1, 1, 6, 1, 1, 1, 1, 1):
         for b in (2, 0, 1):
-            y, states[b] = model(texts[b : b + 1, at : at + size], states[b], donate=True)
+            y, states[b] = model(texts[b : b + 1, at : at + size], states[b], inplace=True)
             close(y, want[b : b + 1, at : at + size])
         at += size
     assert [int(state.position[0]) for state in states] == [at] * 3
@@ -52,7 +52,7 @@ def test_two_streams_side_by_side(case: Case) -> None:
     at = 0
     for size in (3, 1, 1, 7, 1, 0, 1, 12, 1, 1, 1, 1, 10):
         for b in range(2):
-            y, states[b] = model(IDS[b : b + 1, at : at + size], states[b], donate=True)
+            y, states[b] = model(IDS[b : b + 1, at : at + size], states[b], inplace=True)
             outs[b].append(y)
         at += size
     for b in range(2):
@@ -67,10 +67,10 @@ def test_rows_are_taken_apart_and_put_together(case: Case) -> None:
     assert joined.position.tolist() == ends
     mixed = joined.select([2, 0, 1, 2])
     assert mixed.position.tolist() == [30, 0, 9, 30]
-    for state, rows, donate in ((joined, [0, 1, 2], False), (mixed.fork(), [2, 0, 1, 2], True)):
+    for state, rows, inplace in ((joined, [0, 1, 2], False), (mixed.fork(), [2, 0, 1, 2], True)):
         ids = torch.stack([IDS[row, ends[row] : ends[row] + 9] for row in rows])
         want = torch.stack([whole(case)[row, ends[row] : ends[row] + 9] for row in rows])
-        y, state = feed(model, ids, state, [1, 2, 6], donate)
+        y, state = feed(model, ids, state, [1, 2, 6], inplace)
         close(y, want)
         for b, row in enumerate(rows):
             y, _ = model(IDS[row : row + 1, ends[row] + 9 :][:, :1], state.select([b]))
@@ -93,9 +93,9 @@ def test_a_state_saved_and_read_again_goes_on_bit_by_bit(case: Case) -> None:
 def test_a_decoded_state_saved_and_read_again_goes_on_bit_by_bit(case: Case) -> None:
     """The same after decoding in place, where buffers may be larger than what they hold."""
     model = the_model(case)
-    _, state = stepwise(model, IDS[:1, 12:21], after(case, 12), donate=True)
+    _, state = stepwise(model, IDS[:1, 12:21], after(case, 12), inplace=True)
     back = through_bytes(model, state)
-    (y, one), (z, two) = (stepwise(model, IDS[:1, 21:35], s, donate=True) for s in (state, back))
+    (y, one), (z, two) = (stepwise(model, IDS[:1, 21:35], s, inplace=True) for s in (state, back))
     assert torch.equal(y, z)
     same_bits(one, two)
 

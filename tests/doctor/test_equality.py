@@ -15,7 +15,7 @@ from siltstone.doctor import equality, examine
 from siltstone.doctor.cuts import cut_as_sessions_do
 from siltstone.doctor.equality import WAYS, Check, compare
 from siltstone.doctor.findings import all_findings
-from siltstone.layers import one
+from siltstone.layers import decode
 from siltstone.memory.gated import Gated
 from siltstone.memory.min_gru import MinGRU
 from siltstone.models import entry
@@ -81,17 +81,17 @@ def step_without_decay(patch: pytest.MonkeyPatch) -> None:
 
 
 def single_tokens_forget_the_bank(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(one, "cached", lambda mixer, z, view, mix: torch.zeros_like(z))
+    patch.setattr(decode, "cached", lambda mixer, z, view, mix: torch.zeros_like(z))
 
 
 def padding_counts(patch: pytest.MonkeyPatch) -> None:
-    real = entry.plan_runs
-    patch.setattr(entry, "plan_runs", lambda shape, clock, mask, *rest: real(shape, clock, None, *rest))
+    real = entry.pack_batch
+    patch.setattr(entry, "pack_batch", lambda shape, positions, mask, *rest: real(shape, positions, None, *rest))
 
 
 def resets_do_not_count(patch: pytest.MonkeyPatch) -> None:
-    real = entry.plan_runs
-    patch.setattr(entry, "plan_runs", lambda shape, clock, mask, reset, *rest: real(shape, clock, mask, None, *rest))
+    real = entry.pack_batch
+    patch.setattr(entry, "pack_batch", lambda shape, positions, mask, reset, *rest: real(shape, positions, mask, None, *rest))
 
 
 def forks_share(patch: pytest.MonkeyPatch) -> None:

@@ -80,8 +80,8 @@ def test_merging_adds_what_two_segments_changed(memory: str, options: dict[str, 
         both = st.MemoryCaching(16, start=start, max_checkpoints=2, evict="merge", **keys)
         with torch.no_grad():
             (merged,), (apart,) = one(x)[1].layers, both(x)[1].layers
-        first = one.mix.memory.stages(one.mix.memory.init(1))
-        for w, each, w0 in zip(merged.bank.stages, apart.bank.stages, first, strict=True):
+        first = one.mix.memory.read_factors(one.mix.memory.init(1))
+        for w, each, w0 in zip(merged.bank.factors, apart.bank.factors, first, strict=True):
             older, newer = each.unbind(2)
             wanted = older + newer - w0 if start == "restart" else newer
             torch.testing.assert_close(w[:, :, 0], wanted)
@@ -106,7 +106,7 @@ def test_what_was_merged_is_held_to_the_limit() -> None:
         )
         with torch.no_grad():
             (state,) = layer(torch.randn(1, 81, 16))[1].layers
-            first = layer.mix.memory.stages(layer.mix.memory.init(1))
-            pairs = zip(state.bank.stages, first, strict=True)
+            first = layer.mix.memory.read_factors(layer.mix.memory.init(1))
+            pairs = zip(state.bank.factors, first, strict=True)
             found[limit] = [float((w.norm(dim=(-2, -1)).squeeze(2) / w0.norm(dim=(-2, -1))).max()) for w, w0 in pairs]
     assert max(found[1.05]) <= 1.05 * (1 + 1e-6) < max(found[None])

@@ -81,7 +81,7 @@ def owners() -> dict[str, tuple[Any, Callable[[Any], list[float]]]]:
     return {
         "LMState": (state, lambda x: [*key(x.layers[0]), *x.phase.tolist()]),
         "State": (layer, key),
-        "Clock": (state.clock, lambda x: x.phase.tolist()),
+        "Clock": (state.positions, lambda x: x.phase.tolist()),
         "Store": (store, lambda x: x.count.tolist()),
     }
 

@@ -107,11 +107,11 @@ def test_a_query_of_zeros_and_a_memory_without_writes_read_zeros() -> None:
     x[..., -1], x[..., 0] = 1.0, 2.0
     slots, skip = {k: v.unsqueeze(1) for k, v in rule.inputs(x).items()}, torch.zeros(1, 1, dtype=torch.long)
     written = rule.scan(slots, None, skip, rule.init(1))
-    after = rule.stages(written.ends.map(lambda e: e[:, 0]))[0]
+    after = rule.read_factors(written.ends.map(lambda e: e[:, 0]))[0]
     assert float(written.ends.stabiliser.min()) > 150 and float(after[..., -1, -1].max()) == 0.0
     silent = rule.queries(torch.zeros(1, 3, 8)).transpose(1, 2)
     asked = rule.queries(x).transpose(1, 2)
     for z, matrices, quiet in ((silent, after, True), (asked, after, False), (asked, torch.zeros_like(after), True)):
-        found = rule.join(0, z @ matrices, z)
+        found = rule.activation(0, z @ matrices, z)
         assert found.isfinite().all() and (found == 0).all() == quiet
-    assert (rule.join(0, written.read(0, silent.unsqueeze(1)), silent) == 0).all()
+    assert (rule.activation(0, written.read(0, silent.unsqueeze(1)), silent) == 0).all()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import siltstone as st
-from siltstone.ops.bank_read import by_piece
+from siltstone.ops.bank_read import by_segment_chunk
 from siltstone.ops.norm import l2, rms
 
 from ..contract.common import randn
@@ -47,7 +47,7 @@ def test_the_gated_product_can_be_differentiated_again() -> None:
     gates = randn(2, 3, 2, 4, 3, seed=5).requires_grad_()
 
     def product(*x: torch.Tensor) -> torch.Tensor:
-        return by_piece(*x, [0, 2, 3])
+        return by_segment_chunk(*x, [0, 2, 3])
 
     assert torch.autograd.gradcheck(product, (z, matrices, gates))
     assert torch.autograd.gradgradcheck(product, (z, matrices, gates))

@@ -167,7 +167,7 @@ def test_forks_in_threads_read_what_they_read_alone(keys: dict[str, Any]) -> Non
         with torch.no_grad():
             for t in range(ids.shape[1]):
                 flag = None if cut is None else cut[row : row + 1, t : t + 1]
-                y, state = lm(ids[row : row + 1, t : t + 1], state, donate=True, cut=flag)
+                y, state = lm(ids[row : row + 1, t : t + 1], state, inplace=True, cut=flag)
                 outs.append(y)
         return torch.cat(outs, 1)
 

@@ -22,14 +22,14 @@ Rand = Callable[..., Tensor]  # normal numbers [G, S, L, H, *tail], of states [G
 
 @dataclass(frozen=True)
 class Case:
-    """Pieces of `slots` slots, in chunks of `size`; `rate` queries a slot, writes made `group` at a time."""
+    """Segment chunks of `slots` slots, in chunks of `size`; `rate` queries a slot, writes made `group` at a time."""
 
-    pieces: int = 1
+    segment_chunks: int = 1
     slots: int = 8
     size: int = 4
     rate: int = 1
     group: int = 1
-    empty: bool = False  # some slots, before and behind a piece's writes, hold none
+    empty: bool = False  # some slots, before and behind a segment chunk's writes, hold none
 
 
 CASES = pytest.mark.parametrize(
@@ -37,10 +37,10 @@ CASES = pytest.mark.parametrize(
     [
         pytest.param(Case(slots=4), id="one_chunk"),
         pytest.param(Case(slots=12), id="chunks"),
-        pytest.param(Case(pieces=3), id="pieces"),
-        pytest.param(Case(pieces=2, empty=True), id="empty_slots"),
+        pytest.param(Case(segment_chunks=3), id="segment chunks"),
+        pytest.param(Case(segment_chunks=2, empty=True), id="empty_slots"),
         pytest.param(Case(rate=3, empty=True), id="queries"),
-        pytest.param(Case(pieces=2, rate=2, group=2), id="groups"),
+        pytest.param(Case(segment_chunks=2, rate=2, group=2), id="groups"),
     ],
 )
 CUTS = pytest.mark.parametrize("cut", [1, 4, 6, 11])
@@ -67,7 +67,7 @@ class Rule:
     inputs: Callable[[Rand], dict[str, Tensor]]
     state: Callable[[Rand], Any] = lambda rand: rand(KEY, VALUE)
     factors: Callable[..., Leaves] = lambda matrix: (matrix,)
-    join: Callable[[int, Tensor, Tensor], Tensor] = lambda stage, z, query: z
+    activation: Callable[[int, Tensor, Tensor], Tensor] = lambda factor, z, query: z
     query: Callable[[Tensor], Tensor] = unit
     asked: int = KEY
     aligned: bool = False
@@ -75,7 +75,7 @@ class Rule:
     reads_empty: bool = True
 
     def check(self, case: Case) -> None:
-        """Outputs, states after each piece, and the gradients of all that goes in."""
+        """Outputs, states after each segment chunk, and the gradients of all that goes in."""
         drawn = self.drawn(case)
         ways = [way(case, *drawn) for way in (self.slot_by_slot, self.at_once)]
         if drawn[3] is not None and not self.reads_empty:
@@ -92,7 +92,7 @@ class Rule:
             torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-10)
 
     def check_cut(self, cut: int) -> None:
-        """A piece in two calls ends in the state, and gives the answers, of one."""
+        """A segment chunk in two calls ends in the state, and gives the answers, of one."""
         case = Case(slots=12)
         state, inputs, z, valid, _ = self.drawn(case)
         whole = self.at_once(case, state, inputs, z, valid, torch.zeros(GROUPS, 1, dtype=torch.long))
@@ -122,37 +122,37 @@ class Rule:
         def taken(x: Tensor) -> Tensor:
             return x.detach().requires_grad_()
 
-        shape = GROUPS, case.pieces, case.slots
+        shape = GROUPS, case.segment_chunks, case.slots
         state = self.state(lambda *tail: rand(GROUPS, HEADS, *tail))
         state = taken(state) if isinstance(state, Tensor) else tuple(map(taken, state))
         inputs = {name: taken(x) for name, x in self.inputs(lambda *tail: rand(*shape, HEADS, *tail)).items()}
-        z = taken(rand(GROUPS, case.pieces, HEADS, case.slots * case.rate, self.asked))
+        z = taken(rand(GROUPS, case.segment_chunks, HEADS, case.slots * case.rate, self.asked))
         if not case.empty:
             return state, inputs, z, None, torch.zeros(shape[:2], dtype=torch.long)
-        skip = torch.tensor([[1, 0, 2], [2, 0, 0]])[:, : case.pieces]
-        until = torch.tensor([[7, 0, 8], [8, 5, 4]])[:, : case.pieces]
+        skip = torch.tensor([[1, 0, 2], [2, 0, 0]])[:, : case.segment_chunks]
+        until = torch.tensor([[7, 0, 8], [8, 5, 4]])[:, : case.segment_chunks]
         slot = torch.arange(case.slots)
         return state, inputs, z, (skip[..., None] <= slot) & (slot < until[..., None]), skip
 
     def at_once(self, case: Case, state: Any, inputs: dict[str, Tensor], z: Tensor, valid: Any, skip: Tensor) -> Leaves:
-        """Outputs [G, S, H, L * rate, V], and the leaves of the state after each piece [G, S, ...], by `chunk`."""
+        """Outputs [G, S, H, L * rate, V], and the leaves of the state after each segment chunk [G, S, ...], by `chunk`."""
         more = {"skip": skip} if self.aligned or self.skips else {}
         readers, ends = self.chunk(state, **inputs, valid=valid, size=case.size, **more)
         query = out = self.query(z)
-        for stage, reader in enumerate(readers if isinstance(readers, tuple) else (readers,)):
-            out = self.join(stage, reader.read(out, case.group), query)
+        for factor, reader in enumerate(readers if isinstance(readers, tuple) else (readers,)):
+            out = self.activation(factor, reader.read(out, case.group), query)
         return out, *leaves(ends)
 
     def slot_by_slot(self, case: Case, state: Any, inputs: dict[str, Tensor], z: Tensor, valid: Any, skip: Tensor) -> Leaves:
         """The same by `step`."""
         outs, ends = [], []
-        for piece in range(case.pieces):
+        for segment_chunk in range(case.segment_chunks):
             seen = []
             for slot in range(case.slots):
                 more = {"begins": slot % case.size == 0} if self.aligned else {}
-                after = self.step(state, **{name: x[:, piece, slot] for name, x in inputs.items()}, **more)
+                after = self.step(state, **{name: x[:, segment_chunk, slot] for name, x in inputs.items()}, **more)
                 if valid is not None:
-                    there = valid[:, piece, slot]
+                    there = valid[:, segment_chunk, slot]
                     pairs = zip(leaves(after), leaves(state), strict=True)
                     kept = [torch.where(there.view(-1, *(1,) * (a.dim() - 1)), a, b) for a, b in pairs]
                     after = kept[0] if isinstance(after, Tensor) else tuple(kept)
@@ -162,11 +162,11 @@ class Rule:
             for i in range(case.slots * case.rate):
                 write = i // case.rate
                 now = seen[(write // case.group + 1) * case.group - 1]
-                query = out = self.query(z[:, piece, :, i : i + 1])
-                for stage, matrix in enumerate(self.factors(*leaves(now))):
-                    out = self.join(stage, out @ matrix, query)
+                query = out = self.query(z[:, segment_chunk, :, i : i + 1])
+                for factor, matrix in enumerate(self.factors(*leaves(now))):
+                    out = self.activation(factor, out @ matrix, query)
                 outs.append(out)
-        out = torch.cat(outs, 2).unflatten(2, (case.pieces, -1)).transpose(1, 2)
+        out = torch.cat(outs, 2).unflatten(2, (case.segment_chunks, -1)).transpose(1, 2)
         return out, *(torch.stack(x, 1) for x in zip(*ends, strict=True))
 
 

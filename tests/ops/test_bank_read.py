@@ -18,11 +18,11 @@ def rand(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
 
-def one(z: Tensor, stages: list[Tensor], join: bank_read.Join | None) -> Tensor:
+def one(z: Tensor, factors: list[Tensor], activation: bank_read.Activation | None) -> Tensor:
     """A query [in] asks one state of one head."""
     out = z
-    for i, matrix in enumerate(stages):
-        out = out @ matrix if join is None else join(i, out @ matrix, z)
+    for i, matrix in enumerate(factors):
+        out = out @ matrix if activation is None else activation(i, out @ matrix, z)
     return out
 
 
@@ -40,39 +40,39 @@ def same(ways: tuple[Callable[[], Tensor], Callable[[], Tensor]], given: list[Te
 @pytest.mark.parametrize("kind", STAGES)
 def test_dense(kind: str) -> None:
     torch.manual_seed(0)
-    join = None if kind == "matrix" else mlp.activation
-    z, gates, stages = rand(R, H, Q, K), rand(R, Q, H, N), [rand(R, H, N, *shape) for shape in STAGES[kind]]
+    activation = None if kind == "matrix" else mlp.activation
+    z, gates, factors = rand(R, H, Q, K), rand(R, Q, H, N), [rand(R, H, N, *shape) for shape in STAGES[kind]]
 
     def written_out() -> Tensor:
         def at(r: int, h: int, q: int) -> Tensor:
-            return sum(gates[r, q, h, n] * one(z[r, h, q], [w[r, h, n] for w in stages], join) for n in range(N))  # type: ignore
+            return sum(gates[r, q, h, n] * one(z[r, h, q], [w[r, h, n] for w in factors], activation) for n in range(N))  # type: ignore
 
         return torch.stack([at(r, h, q) for r in range(R) for h in range(H) for q in range(Q)]).view(R, H, Q, -1)
 
-    same((lambda: bank_read.dense(z, tuple(stages), gates, join), written_out), [z, gates, *stages])
+    same((lambda: bank_read.dense(z, tuple(factors), gates, activation), written_out), [z, gates, *factors])
 
 
 @pytest.mark.parametrize(("runs", "queries"), [(R, Q), (1, 1)])
 @pytest.mark.parametrize("kind", STAGES)
 def test_sparse_is_dense_under_gates_of_zero(kind: str, runs: int, queries: int) -> None:
     torch.manual_seed(1)
-    join = None if kind == "matrix" else mlp.activation
+    activation = None if kind == "matrix" else mlp.activation
     rows, gates = rand(runs, queries, H, K), rand(runs, queries, H, 2)
-    stages = tuple(rand(runs, H, N, *shape) for shape in STAGES[kind])
+    factors = tuple(rand(runs, H, N, *shape) for shape in STAGES[kind])
     index = torch.rand(runs, queries, N).argsort(-1)[..., :2]
 
     def spread_out() -> Tensor:
         every = gates.new_zeros(runs, queries, H, N).scatter(3, index.unsqueeze(2).expand_as(gates), gates)
-        return bank_read.dense(rows.transpose(1, 2), stages, every, join).transpose(1, 2)
+        return bank_read.dense(rows.transpose(1, 2), factors, every, activation).transpose(1, 2)
 
-    same((lambda: bank_read.sparse(rows, stages, gates, index, join, lambda x: x), spread_out), [rows, gates, *stages])
+    same((lambda: bank_read.sparse(rows, factors, gates, index, activation, lambda x: x), spread_out), [rows, gates, *factors])
 
 
 def test_blended_weights_are_blended_outputs_of_one_matrix() -> None:
     torch.manual_seed(2)
     z, gates, matrices = rand(R, H, Q, K), rand(R, Q, H, N), rand(R, H, N, K, 4)
     blended = torch.einsum("rqhn,rhnkv->rhqkv", gates, matrices)
-    found = bank_read.stage_sum(z, matrices, gates)
+    found = bank_read.factor_sum(z, matrices, gates)
     torch.testing.assert_close(found, (z.unsqueeze(-2) @ blended).squeeze(-2), rtol=1e-11, atol=1e-12)
 
 
@@ -84,4 +84,4 @@ def test_pieces_see_the_first_checkpoints() -> None:
     def written_out() -> Tensor:
         return torch.einsum("rshqn,rshqk,rhnkv->rshqv", gates * seen, z, matrices)
 
-    same((lambda: bank_read.by_piece(z, matrices, gates, widths), written_out), [z, gates, matrices])
+    same((lambda: bank_read.by_segment_chunk(z, matrices, gates, widths), written_out), [z, gates, matrices])

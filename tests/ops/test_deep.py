@@ -23,7 +23,7 @@ def rule(most: torch.Tensor | None) -> Rule:
         lambda rand: {"key": unit(rand(KEY)), "value": rand(KEY), "eta": rand().sigmoid() / 2},
         state,
         factors=lambda w_in, w_out, *_: (w_in, w_out),
-        join=mlp.activation,
+        activation=mlp.activation,
         aligned=True,
     )
 
@@ -50,8 +50,8 @@ def test_a_step_is_a_gradient_step() -> None:
     now, base = ([x.detach().requires_grad_() for x in two] for two in (drawn[0][:2], drawn[0][2:]))
     key, value, eta = (x[:, 0, 0].detach() for x in drawn[1].values())
     answer = key.unsqueeze(-2)
-    for stage, matrix in enumerate(base):
-        answer = mlp.activation(stage, answer @ matrix, key.unsqueeze(-2))
+    for factor, matrix in enumerate(base):
+        answer = mlp.activation(factor, answer @ matrix, key.unsqueeze(-2))
     grads = torch.autograd.grad(-(answer.squeeze(-2) * value).sum(), base)
     found = deep.step((*now, *base), key, value, eta, most=None, begins=False)
     for w, grad, after in zip(now, grads, found[:2], strict=True):

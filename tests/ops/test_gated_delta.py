@@ -44,14 +44,14 @@ def test_a_step_is_its_equation() -> None:
 
 def test_what_writes_make_of_a_difference_of_states() -> None:
     """Two starts and the same writes: the ends differ by `follow` of how the starts differ."""
-    case, drawn = Case(pieces=2), rule(2.0).drawn(Case(pieces=2))
+    case, drawn = Case(segment_chunks=2), rule(2.0).drawn(Case(segment_chunks=2))
     start, inputs, *_ = drawn
     with torch.no_grad():
         reader, ends = gated_delta.chunk(start, **inputs, size=case.size)
         others = gated_delta.chunk(2 * start, **inputs, size=case.size)[1]
         apart = start.unsqueeze(1)
-        for piece in range(case.pieces):  # one piece a group: those of this piece
-            alone = {name: x[:, piece : piece + 1] for name, x in inputs.items()}
+        for segment_chunk in range(case.segment_chunks):  # one segment chunk a group: those of this segment chunk
+            alone = {name: x[:, segment_chunk : segment_chunk + 1] for name, x in inputs.items()}
             reader, _ = gated_delta.chunk(start, **alone, size=case.size)
-            apart = reader.follow(slice(None), apart)
-            torch.testing.assert_close(apart[:, 0], (others - ends)[:, piece], rtol=1e-10, atol=1e-11)
+            apart = reader.propagate(slice(None), apart)
+            torch.testing.assert_close(apart[:, 0], (others - ends)[:, segment_chunk], rtol=1e-10, atol=1e-11)

@@ -21,7 +21,7 @@ RULE = Rule(
     inputs,
     state=lambda rand: (rand(KEY, VALUE + 1), rand().abs()),
     factors=lambda matrix, m: (mlstm.factor(matrix, m.detach()),),
-    join=lambda stage, z, query: mlstm.divided(z),
+    activation=lambda factor, z, query: mlstm.divided(z),
     query=lambda x: pad(x, (0, 1), value=1.0),
 )
 

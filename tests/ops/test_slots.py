@@ -23,7 +23,7 @@ def rule(gates: int) -> Rule:
         lambda rand: {"key": unit(rand(KEY)), "value": rand(VALUE)},
         state=lambda rand: (*(rand(NUMBER, VALUE) for _ in range(3)), rand(NUMBER).abs()),
         factors=lambda now, *_: (slots.addresses(now, weights).transpose(-1, -2), now),
-        join=lambda stage, z, query: slots.activation(stage, z),
+        activation=lambda factor, z, query: slots.activation(factor, z),
         aligned=True,
         reads_empty=False,
     )

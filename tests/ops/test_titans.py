@@ -29,7 +29,7 @@ def rule(most: torch.Tensor | None) -> Rule:
         inputs,
         state,
         factors=lambda w_in, w_out, *_: (w_in, w_out),
-        join=mlp.activation,
+        activation=mlp.activation,
         aligned=True,
     )
 
@@ -56,8 +56,8 @@ def test_a_step_is_a_gradient_step() -> None:
     now, base, moment = ([x.detach().requires_grad_() for x in drawn[0][i : i + 2]] for i in (0, 2, 4))
     key, value, *gates = (x[:, 0, 0].detach() for x in drawn[1].values())
     answer = key.unsqueeze(-2)
-    for stage, matrix in enumerate(base):
-        answer = mlp.activation(stage, answer @ matrix, key.unsqueeze(-2))
+    for factor, matrix in enumerate(base):
+        answer = mlp.activation(factor, answer @ matrix, key.unsqueeze(-2))
     grads = torch.autograd.grad((answer.squeeze(-2) - value).square().sum(), base)
     found = titans.step((*now, *base, *moment), key, value, *gates, most=None, begins=False)
     keep, eta, theta = (x[..., None, None] for x in (gates[0].exp(), gates[1].exp(), gates[2]))

@@ -29,7 +29,7 @@ def lined(make_model: Any, tok: st.ByteTokenizer) -> st.Session:
 
 
 def cuts(session: st.Session) -> list[int]:
-    return session._state.clock.cuts[0].tokens.tolist()
+    return session._state.positions.cuts[0].tokens.tolist()
 
 
 def test_lines_are_cut_however_they_come(lined: st.Session) -> None:
@@ -114,7 +114,7 @@ def test_other_places_to_cut_at(make_model: Any, tok: st.ByteTokenizer) -> None:
         st.Session(make_model(segments="content", cut_at="ab"), tok)
     plain = st.Session(make_model(), tok)  # nothing is cut where segments are constant
     plain.append("ab\n")
-    assert plain._state.clock.cuts == ()
+    assert plain._state.positions.cuts == ()
 
 
 def test_a_stream_by_lines_is_cut_by_lines(lined: st.Session) -> None:

@@ -183,7 +183,7 @@ def test_a_session_under_autocast(model: st.LM, tok: ByteTokenizer, tmp_path: Pa
 
 def test_a_position_that_could_not_be_read_again(session: st.Session, file: Path) -> None:
     before = file.read_bytes()
-    session._state.clock.position[:] = 2**62
+    session._state.positions.position[:] = 2**62
     with pytest.raises(SessionCorrupt, match="^the session holds .*position"):
         session.save(file)
     assert file.read_bytes() == before

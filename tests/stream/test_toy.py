@@ -66,7 +66,7 @@ class Toy(nn.Module):
             raise InputError("the tensors are not those of this toy's state")
         return ToyState(np.array(meta["position"], np.int64), tensors["h"])
 
-    def features(self, ids, state=None, mask=None, reset=None, donate=False, cut=None):
+    def features(self, ids, state=None, mask=None, reset=None, inplace=False, cut=None):
         state, hidden = self.init_state(len(ids)) if state is None else state, []
         h, position = state.h, state.position.copy()
         for t in range(ids.shape[1]):

@@ -72,11 +72,11 @@ def some_ids(rows: int = 2, tokens: int = 13) -> Tensor:
     return torch.randint(0, 23, (rows, tokens), generator=torch.Generator().manual_seed(1))
 
 
-def decoded(lm: Any, ids: Tensor, state: Any = None, donate: bool = True) -> Tensor:
+def decoded(lm: Any, ids: Tensor, state: Any = None, inplace: bool = True) -> Tensor:
     """Logits of a model that reads token by token."""
     outs = []
     with torch.no_grad():
         for t in range(ids.shape[1]):
-            y, state = lm(ids[:, t : t + 1], state, donate=donate)
+            y, state = lm(ids[:, t : t + 1], state, inplace=inplace)
             outs.append(y)
     return torch.cat(outs, 1)

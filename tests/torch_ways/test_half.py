@@ -47,13 +47,13 @@ def test_a_small_divisor_has_the_gradient_of_double_precision(keys: dict[str, An
     """The square of the divisor, which its gradient is divided by, is 0 in float16 below 2e-4."""
     rule: Any = st.MemoryCaching(8, heads=2, cache="none", **keys).mix.memory
     parts = [torch.tensor([0.3, -0.7, 0.5, 0.2]) * small, torch.tensor([small])]
-    z = torch.cat([*parts, torch.tensor([small / 8])] if rule.divisors == 2 else parts).to(kind).requires_grad_()
+    z = torch.cat([*parts, torch.tensor([small / 8])] if rule.normalizer == 2 else parts).to(kind).requires_grad_()
     exact = z.detach().double().requires_grad_()
-    out, want = (rule.join(0, x, x) for x in (z, exact))
+    out, want = (rule.activation(0, x, x) for x in (z, exact))
     assert out.dtype == kind
     (got,), (grad,) = (torch.autograd.grad(y[..., 0].sum() * 1e-1, x) for y, x in ((out, z), (want, exact)))
     bound = 8 * torch.finfo(kind).eps
-    if rule.divisors == 1:  # 1e-6 beside the divisor
+    if rule.normalizer == 1:  # 1e-6 beside the divisor
         bound = max(bound, 0.02)
     assert float((out.double() - want).detach().abs().max()) <= bound
     assert float((got.double() - grad).abs().max()) <= bound * float(grad.abs().max())

@@ -37,7 +37,7 @@ def test_a_state_goes_on_in_another_mode(keys: dict[str, Any]) -> None:
     state, outs = None, []
     for (a, b), mode in zip(parts, ORDER, strict=True):
         with MODES[mode]():
-            y, state = lm(ids[:, a:b], state, donate=b == a + 1 and mode != "grad")
+            y, state = lm(ids[:, a:b], state, inplace=b == a + 1 and mode != "grad")
             if mode == "grad":
                 y.square().sum().backward()
                 state = state.detach()
@@ -64,7 +64,7 @@ def test_what_is_made_of_such_a_state_goes_on_too(keys: dict[str, Any]) -> None:
         one.sum().backward()
         with torch.no_grad():
             for _ in range(5):
-                one, after = lm(ids[:, :1], after.detach(), donate=True)
+                one, after = lm(ids[:, :1], after.detach(), inplace=True)
 
 
 def test_a_session_goes_on_outside_inference_mode() -> None:

@@ -1,11 +1,11 @@
 """What a bank is: the sealed states of some rows, and which of them are kept. A kind of segment is a bank with a `name`.
 
-A call goes through a bank piece by piece, and the layer drives:
+The layer drives the bank through the segment chunks of a call, in order:
 
     bank = bank.begin(call)
-    for j in range(pieces):
-        view = bank.view(call, j)        what the queries of piece j see; the layer makes gates of it, `mix`
-        bank = bank.append(call, j, mix) what ends with the piece is sealed
+    for j in range(segment_chunks):
+        view = bank.view(call, j)        what the queries of segment chunk j see; the layer computes gates from it, `mix`
+        bank = bank.append(call, j, mix) the segment that ends with it is sealed
     bank = bank.end(call)
 
 A bank is a value: these give a new one. One token that seals nothing takes `step` for each write, then `now`, then `used`.
@@ -72,19 +72,19 @@ class Bank(State, ABC):
 
     @abstractmethod
     def begin(self, call: Sealing) -> Self:
-        """The bank before the call's first piece; what is sealed before it is sealed."""
+        """The bank before the call's first segment chunk; what is sealed before it is sealed."""
 
     @abstractmethod
     def view(self, call: Sealing, j: int) -> View:
-        """What the queries of piece j see."""
+        """What the queries of segment chunk j see."""
 
     def whole(self, call: Sealing) -> View | None:
-        """One view for all pieces, each of which sees the first so many checkpoints of it; None: this bank has none."""
+        """One view for all segment chunks, each of which sees the first so many checkpoints of it; None: this bank has none."""
         return None
 
     @abstractmethod
     def append(self, call: Sealing, j: int, mix: ReadWeights | None) -> Self:
-        """After piece j, which was read under `mix` (None: there was nothing to see): what ends with it is sealed."""
+        """After segment chunk j, which was read under `mix` (None: there was nothing to see): what ends with it is sealed."""
 
     @abstractmethod
     def end(self, call: Sealing) -> Self:

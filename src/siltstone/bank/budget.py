@@ -33,7 +33,7 @@ FARTHEST = 1 << 60  # writes: sums of them stay in 64 bits
 
 @dataclass
 class BudgetBank(PlacesBank):
-    """stages: packed matrices [B, H, X, in, out]; last, span int64 [B, X]: the last segment of each, and how many it holds.
+    """factors: packed matrices [B, H, X, in, out]; last, span int64 [B, X]: the last segment of each, and how many it holds.
 
     sums [B, X, J, U] of routing keys, writes int64 [B, X, J] under them, or None; mass, reads float64 [B, X]: its gates summed,
     and the tokens that saw it, or None.
@@ -44,7 +44,7 @@ class BudgetBank(PlacesBank):
     growth: ClassVar[str] = "O(1): a budget of checkpoints"
     tells: ClassVar[tuple[str, ...]] = ("last", "span")
 
-    stages: tuple[Tensor, ...]
+    factors: tuple[Tensor, ...]
     last: Tensor
     span: Tensor
     sums: Tensor | None
@@ -55,8 +55,8 @@ class BudgetBank(PlacesBank):
     @classmethod
     def empty(cls, memory: Memory, batch: int, routing: tuple[int, int] | None) -> Self:
         """See Bank."""
-        cfg, like = memory.cfg, memory.stages(memory.init(batch))
-        stages = pack(cfg.checkpoint_dtype, tuple(s.unsqueeze(2)[:, :, :0] for s in like), memory.divisors)
+        cfg, like = memory.cfg, memory.read_factors(memory.init(batch))
+        factors = pack(cfg.checkpoint_dtype, tuple(s.unsqueeze(2)[:, :, :0] for s in like), memory.normalizer)
 
         def numbers(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.zeros(batch, 0, *shape, dtype=dtype, device=like[0].device)
@@ -64,7 +64,7 @@ class BudgetBank(PlacesBank):
         sums = None if routing is None else like[0].new_zeros(batch, 0, *routing)
         writes = None if routing is None else numbers(routing[0])
         used = [numbers(dtype=torch.float64) if cfg.evict == "use" else None for _ in range(2)]
-        return cls(stages, numbers(), numbers(), sums, writes, *used)
+        return cls(factors, numbers(), numbers(), sums, writes, *used)
 
     def sized(self, sealed: np.ndarray, budget: int) -> Self:
         """See Bank."""
@@ -74,23 +74,23 @@ class BudgetBank(PlacesBank):
 
     def begin(self, call: Sealing) -> Self:
         """See Bank."""
-        bank = dataclasses.replace(self, stages=unpack(self.stages, call.dtype))
+        bank = dataclasses.replace(self, factors=unpack(self.factors, call.dtype))
         return bank if call.dropped is None else bank._seal(call, call.dropped)
 
     def view(self, call: Sealing, j: int) -> View:
         """See Bank."""
-        return self._view(np.ascontiguousarray(call.plan.seen[:, j]), call.router, call.budget)
+        return self._view(np.ascontiguousarray(call.schedule.seen[:, j]), call.router, call.budget)
 
     def append(self, call: Sealing, j: int, mix: ReadWeights | None) -> Self:
         """See Bank."""
-        plan, sealed, bank = call.plan, call.after(j), self
+        schedule, sealed, bank = call.schedule, call.after(j), self
         if bank.mass is not None:
-            bank = bank.used(mix, None if plan.asked is None else plan.asked[:, j], plan.slots * plan.geo.rate)
+            bank = bank.used(mix, None if schedule.asked is None else schedule.asked[:, j], schedule.slots * schedule.geo.rate)
         return bank if sealed is None else bank._seal(call, sealed)
 
     def end(self, call: Sealing) -> Self:
         """See Bank."""
-        return dataclasses.replace(self, stages=pack(call.memory.cfg.checkpoint_dtype, self.stages, call.memory.divisors))
+        return dataclasses.replace(self, factors=pack(call.memory.cfg.checkpoint_dtype, self.factors, call.memory.normalizer))
 
     def now(self, router: Router | None, number: int, segments: Segments) -> View:
         """See Bank; the rows hold as many checkpoints."""
@@ -147,8 +147,8 @@ class BudgetBank(PlacesBank):
                 empty = empty & (writes.sum(-1, keepdim=True) > 0)
         count = np.minimum(number, budget)
         hidden = None if (count == width).all() else torch.from_numpy(np.arange(width) >= count[:, None]).to(self.last.device)
-        stages = tuple(s[:, :, :width] for s in self.stages)
-        return View(stages, summary, empty, hidden, number, self.last[:, :width])
+        factors = tuple(s[:, :, :width] for s in self.factors)
+        return View(factors, summary, empty, hidden, number, self.last[:, :width])
 
     def _seal(self, call: Sealing, sealed: Sealed) -> Self:
         """With a segment more in some rows."""
@@ -180,15 +180,15 @@ class BudgetBank(PlacesBank):
     def _new(self, call: Sealing, sealed: Sealed) -> Self:
         """One place with the state that is sealed."""
         number, state, sums = sealed.number, sealed.state, sealed.sums
-        stages = rounded(call.memory.cfg.checkpoint_dtype, call.memory.stages(state), call.memory.divisors)
+        factors = rounded(call.memory.cfg.checkpoint_dtype, call.memory.read_factors(state), call.memory.normalizer)
         last = torch.from_numpy(number).to(self.last.device).unsqueeze(1)
         writes = None
         if sums is not None and call.router is not None:
-            count = call.plan.segments.writes(number, call.router.block, call.router.blocks)
-            writes = call.plan.host(count).unsqueeze(1)
+            count = call.schedule.segments.writes(number, call.router.block, call.router.blocks)
+            writes = call.schedule.host(count).unsqueeze(1)
         fresh = None if self.mass is None else torch.zeros(last.shape, dtype=torch.float64, device=last.device)
         routing = None if sums is None else sums.unsqueeze(1)
-        return type(self)(tuple(s.unsqueeze(2) for s in stages), last, torch.ones_like(last), routing, writes, fresh, fresh)
+        return type(self)(tuple(s.unsqueeze(2) for s in factors), last, torch.ones_like(last), routing, writes, fresh, fresh)
 
     def _joined(self, new: Self) -> Self:
         """These places, and then the new one's."""
@@ -208,14 +208,14 @@ class BudgetBank(PlacesBank):
             place = (place & rows[:, None]).view(len(x), *[x.shape[axis] if i == axis else 1 for i in range(1, x.dim())])
             return torch.where(place, value, x)
 
-        stages = self.stages
+        factors = self.factors
         if not carry:
-            first = memory.stages(memory.init(1))
-            old_new = [pair(x, 2) for x in stages]
+            first = memory.read_factors(memory.init(1))
+            old_new = [pair(x, 2) for x in factors]
             sums = tuple(a + b - w.unsqueeze(2) for (a, b), w in zip(old_new, first, strict=True))
-            sums = rounded(memory.cfg.checkpoint_dtype, memory.settled(sums), memory.divisors)
-            stages = tuple(put(x, v, 2) for x, v in zip(stages, sums, strict=True))
-        out = dataclasses.replace(self, stages=stages, span=put(self.span, sum(pair(self.span, 1)), 1))  # type: ignore[arg-type]
+            sums = rounded(memory.cfg.checkpoint_dtype, memory.settled(sums), memory.normalizer)
+            factors = tuple(put(x, v, 2) for x, v in zip(factors, sums, strict=True))
+        out = dataclasses.replace(self, factors=factors, span=put(self.span, sum(pair(self.span, 1)), 1))  # type: ignore[arg-type]
         if self.sums is not None and self.writes is not None:
             blocks = self.sums.shape[2]
 

@@ -1,9 +1,9 @@
 """How checkpoints are kept: as the state is, in bfloat16, or in int8 with one scale a row.
 
 int8: code = round(w / s), s = max|w| / 127 over a row, so that |w - s code| <= s / 2: at most 1/254 of the row's largest
-value, and as much again at every merge. Columns that divide the others (`Memory.divisors`, the last of a matrix) would set the
+value, and as much again at every merge. Columns that divide the others (`Memory.normalizer`, the last of a matrix) would set the
 scale of their rows; they have scales of their own, and are kept exactly.
-Packed leaves are tensors [B, H, N, in, out], for int8 codes followed by their scales [B, H, N, in, 1 + divisors].
+Packed leaves are tensors [B, H, N, in, out], for int8 codes followed by their scales [B, H, N, in, 1 + normalizer].
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 Leaves = tuple[Tensor, ...]
 
 
-def pack(kind: str, stages: Leaves, divisors: int = 0) -> Leaves:
-    """Matrices of each stage -> what is kept of them."""
+def pack(kind: str, factors: Leaves, normalizer: int = 0) -> Leaves:
+    """Matrices of each read factor -> what is kept of them."""
     if kind == "bfloat16":
-        return tuple(x.to(torch.bfloat16) for x in stages)
-    return tuple(part for x in stages for part in _codes(x, divisors)) if kind == "int8" else stages
+        return tuple(x.to(torch.bfloat16) for x in factors)
+    return tuple(part for x in factors for part in _codes(x, normalizer)) if kind == "int8" else factors
 
 
 def unpack(leaves: Leaves, dtype: torch.dtype = torch.float32) -> Leaves:
@@ -28,16 +28,16 @@ def unpack(leaves: Leaves, dtype: torch.dtype = torch.float32) -> Leaves:
     return tuple(x.to(dtype) for x in leaves) if leaves[0].dtype == torch.bfloat16 else leaves
 
 
-def rounded(kind: str, stages: Leaves, divisors: int = 0) -> Leaves:
+def rounded(kind: str, factors: Leaves, normalizer: int = 0) -> Leaves:
     """`unpack(pack(...))`, with gradients as if nothing was rounded."""
     if kind == "float32":
-        return stages
-    found = unpack(pack(kind, stages, divisors))
-    return tuple(x + (y.to(x.dtype) - x).detach() for x, y in zip(stages, found, strict=True))
+        return factors
+    found = unpack(pack(kind, factors, normalizer))
+    return tuple(x + (y.to(x.dtype) - x).detach() for x, y in zip(factors, found, strict=True))
 
 
-def _codes(x: Tensor, divisors: int) -> tuple[Tensor, Tensor]:
-    x, columns = x.detach(), x.shape[-1] - divisors
+def _codes(x: Tensor, normalizer: int) -> tuple[Tensor, Tensor]:
+    x, columns = x.detach(), x.shape[-1] - normalizer
     largest = torch.cat([x[..., :columns].abs().amax(-1, keepdim=True), x[..., columns:].abs()], -1)
     scale = (largest / 127).clamp(min=torch.finfo(torch.float32).tiny)
     return (x / _spread(scale, x.shape[-1])).round().to(torch.int8), scale

@@ -21,9 +21,9 @@ from .view import View
 
 @dataclass
 class ConstantBank(Bank):
-    """store: packed matrices of each stage [B, H, N, in, out] and, where routed, mean routing keys [B, N, J, U].
+    """store: packed matrices of each read factor [B, H, N, in, out] and, where routed, mean routing keys [B, N, J, U].
 
-    Inside a call, what it seals is in the store from the beginning, and pieces see the first so many of the checkpoints.
+    Inside a call, what it seals is in the store from the beginning, and segment chunks see the first so many of the checkpoints.
     """
 
     name: ClassVar[str] = "constant"
@@ -32,19 +32,19 @@ class ConstantBank(Bank):
 
     def __post_init__(self) -> None:
         self._found: dict[int, Tensor | None] = {}  # what `_empty` says of so many checkpoints, once for all tokens until a seal
-        self._shown = self.store  # what the pieces of a call see
+        self._shown = self.store  # what the segment chunks of a call see
         self._none: Tensor | None = None  # what `_empty` says of it
 
     @classmethod
     def empty(cls, memory: Memory, batch: int, routing: tuple[int, int] | None) -> Self:
         """See Bank."""
-        first = tuple(s.unsqueeze(2) for s in memory.stages(memory.init(batch)))
-        stages = pack(memory.cfg.checkpoint_dtype, first, memory.divisors)
-        axes = (2,) * len(stages)
+        first = tuple(s.unsqueeze(2) for s in memory.read_factors(memory.init(batch)))
+        factors = pack(memory.cfg.checkpoint_dtype, first, memory.normalizer)
+        axes = (2,) * len(factors)
         if routing is None:
-            return cls(Store.empty(stages, axes))
-        like = memory.stages(memory.init(1))[0]
-        return cls(Store.empty((*stages, like.new_zeros(batch, 1, *routing)), (*axes, 1)))
+            return cls(Store.empty(factors, axes))
+        like = memory.read_factors(memory.init(1))[0]
+        return cls(Store.empty((*factors, like.new_zeros(batch, 1, *routing)), (*axes, 1)))
 
     @property
     def places(self) -> np.ndarray:
@@ -57,32 +57,32 @@ class ConstantBank(Bank):
 
     def begin(self, call: Sealing) -> Self:
         """See Bank. Packed checkpoints pass gradients on inside the call that seals them, and none to later calls."""
-        plan, store, kind = call.plan, self.store, call.memory.cfg.checkpoint_dtype
+        schedule, store, kind = call.schedule, self.store, call.memory.cfg.checkpoint_dtype
         shown = store
         if call.width:
-            new = tuple(s.transpose(1, 2) for s in call.memory.stages(call.sealed_ends()))
+            new = tuple(s.transpose(1, 2) for s in call.memory.read_factors(call.sealed_ends()))
             sums, means = call.sealed_sums(), ()
             if sums is not None and call.router is not None:
-                sealed = plan.sealed0[:, None] + np.arange(call.width)
-                counts = plan.segments.writes(sealed, call.router.block, call.router.blocks)
-                means = (sums / plan.host(np.maximum(counts, 1)).unsqueeze(-1),)
-            store = shown = store.append((*pack(kind, new, call.memory.divisors), *means), plan.pieces - 1)
+                sealed = schedule.sealed0[:, None] + np.arange(call.width)
+                counts = schedule.segments.writes(sealed, call.router.block, call.router.blocks)
+                means = (sums / schedule.host(np.maximum(counts, 1)).unsqueeze(-1),)
+            store = shown = store.append((*pack(kind, new, call.memory.normalizer), *means), schedule.segment_chunks - 1)
             if kind != "float32" and torch.is_grad_enabled():
                 kept = len(self.store.axes) - (call.router is not None and call.router.leads)
                 wide = unpack(self.store.leaves[:kept], call.dtype) + self.store.leaves[kept:]
                 shown = Store(wide, self.store.axes[: len(new)] + self.store.axes[kept:], self.store.count)
-                shown = shown.append((*rounded(kind, new, call.memory.divisors), *means), plan.pieces - 1)
+                shown = shown.append((*rounded(kind, new, call.memory.normalizer), *means), schedule.segment_chunks - 1)
         bank = type(self)(store)
-        bank._shown, bank._none = shown, self._empty(plan.segments, int(plan.seen.max(initial=0)), call.router)
+        bank._shown, bank._none = shown, self._empty(schedule.segments, int(schedule.seen.max(initial=0)), call.router)
         return bank
 
     def view(self, call: Sealing, j: int) -> View:
         """See Bank."""
-        return self._view(self._shown, call.plan.seen[:, j], call.router, self._none)
+        return self._view(self._shown, call.schedule.seen[:, j], call.router, self._none)
 
     def whole(self, call: Sealing) -> View:
         """See Bank."""
-        return self._view(self._shown, call.plan.seen, call.router, self._none)
+        return self._view(self._shown, call.schedule.seen, call.router, self._none)
 
     def append(self, call: Sealing, j: int, mix: ReadWeights | None) -> Self:
         """See Bank."""
@@ -114,7 +114,7 @@ class ConstantBank(Bank):
 
     @staticmethod
     def _view(store: Store, seen: np.ndarray, router: Router | None, empty: Tensor | None) -> View:
-        """seen [R], or [R, S] for all pieces at once; empty [R, at least as many, J]."""
+        """seen [R], or [R, S] for all segment chunks at once; empty [R, at least as many, J]."""
         width = int(seen.max(initial=0))
         leaves, summary, hidden = store.views(width), None, None
         device = leaves[0].device

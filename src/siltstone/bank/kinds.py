@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..config import registry
 from ..config.layer import LayerConfig
 from ..memory.base import Memory
-from ..schedule.plan import ENDLESS
+from ..schedule.call import ENDLESS
 from .base import Bank
 from .budget import BudgetBank, places
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from torch import Tensor
@@ -13,14 +13,16 @@ from .base import Bank
 
 
 class PlacesBank(Bank):
-    """Subclasses have a field `stages`: packed matrices of each stage [B, H, X, in, out]; other leaves are [B, X, ...]."""
+    """Subclasses have a field `factors`: packed matrices of each read factor [B, H, X, in, out]; other leaves are [B, X, ...]."""
 
-    stages: tuple[Tensor, ...]
+    stored: ClassVar[dict[str, str]] = {"factors": "stages"}
+
+    factors: tuple[Tensor, ...]
 
     @property
     def width(self) -> int:
         """X, the places there are."""
-        return self.stages[0].shape[2]
+        return self.factors[0].shape[2]
 
     @property
     def places(self) -> np.ndarray:

@@ -7,19 +7,16 @@ from torch import Tensor
 from ..cache.base import ReadWeights
 from ..memory.base import Memory
 from ..ops import bank_read
-from ..ops.bank_read import by_piece, stage_sum
 from .codec import unpack
 
-__all__ = ["by_piece", "chosen", "dense", "stage_sum"]
 
-
-def dense(memory: Memory, z: Tensor, stages: tuple[Tensor, ...], gates: Tensor) -> Tensor:
+def dense(memory: Memory, z: Tensor, factors: tuple[Tensor, ...], gates: Tensor) -> Tensor:
     """sum_n gates_n M_n(z) for z [R, H, Q, in] and gates [R, Q, H, N]: [R, H, Q, V]."""
-    return bank_read.dense(z, stages, gates, None if memory.read_is_linear else memory.join)
+    return bank_read.dense(z, factors, gates, None if memory.read_is_linear else memory.activation)
 
 
-def chosen(memory: Memory, rows: Tensor, leaves: tuple[Tensor, ...], mix: ReadWeights) -> Tensor:
+def sparse(memory: Memory, rows: Tensor, leaves: tuple[Tensor, ...], mix: ReadWeights) -> Tensor:
     """sum_j gates_j M_{index_j}(z) for rows [R, Q, H, in] and index [R, Q, k]: [R, Q, H, V]; leaves are packed."""
     assert mix.gates is not None and mix.index is not None
-    join = None if memory.read_is_linear else memory.join
-    return bank_read.sparse(rows, leaves, mix.gates, mix.index, join, unpack)
+    activation = None if memory.read_is_linear else memory.activation
+    return bank_read.sparse(rows, leaves, mix.gates, mix.index, activation, unpack)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..cache.base import Router
 from ..memory.base import Inputs, Memory, ScanOutput
-from ..schedule.plan import CallSchedule
+from ..schedule.call import CallSchedule
 from ..state.tree import State
 
 
@@ -28,13 +28,13 @@ class Sealed:
 
 @dataclass
 class Sealing:
-    """What a call seals, and into what: states `ends` [R, S, ...] and routing sums [R, S, J, U] after each piece.
+    """What a call seals, and into what: states `ends` [R, S, ...] and routing sums [R, S, J, U] after each segment chunk.
 
     inputs, valid, skip are the call's writes [R, S, ...]; `before` is the online state at the call's start; `written` is the
-    scan of the pieces, group r * S + s (where segments restart); `budget` is the most checkpoints a row may keep.
+    scan of the segment chunks, group r * S + s (where segments restart); `budget` is the most checkpoints a row may keep.
     """
 
-    plan: CallSchedule
+    schedule: CallSchedule
     memory: Memory
     router: Router | None
     ends: State
@@ -50,7 +50,7 @@ class Sealing:
     @property
     def width(self) -> int:
         """The most checkpoints that a run seals in this call."""
-        return int(self.plan.pieces.max(initial=1)) - 1
+        return int(self.schedule.segment_chunks.max(initial=1)) - 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -59,31 +59,31 @@ class Sealing:
 
     @property
     def dropped(self) -> Sealed | None:
-        """What all rows seal before the first piece, if anything."""
-        plan = self.plan
-        if not plan.dropped:
+        """What all rows seal before the first segment chunk, if anything."""
+        schedule = self.schedule
+        if not schedule.dropped:
             return None
-        return Sealed(plan.sealed0, np.ones_like(plan.sealed0, bool), self.before, self.sum_before)
+        return Sealed(schedule.sealed0, np.ones_like(schedule.sealed0, bool), self.before, self.sum_before)
 
     def after(self, j: int) -> Sealed | None:
-        """What is sealed after piece j, if anything."""
-        plan, now = self.plan, self.plan.dropped + j < self.plan.pieces - 1
+        """What is sealed after segment chunk j, if anything."""
+        schedule, now = self.schedule, self.schedule.dropped + j < self.schedule.segment_chunks - 1
         if not now.any():
             return None
-        number, sums = np.ascontiguousarray(plan.seen[:, j]), None if self.sums is None else self.sums[:, j]
+        number, sums = np.ascontiguousarray(schedule.seen[:, j]), None if self.sums is None else self.sums[:, j]
         return Sealed(number, now, self.ends.map(lambda x: x[:, j]), sums)
 
     @cached_property
-    def fading(self) -> Tensor:
-        """[R, S, ...] the log decay of each piece's writes, for rules that merge."""
-        each = self.memory.fading(self.inputs)
+    def log_decay(self) -> Tensor:
+        """[R, S, ...] the log decay of each segment chunk's writes, for rules that merge."""
+        each = self.memory.log_decay(self.inputs)
         if self.valid is not None:
             each = each * self.valid.view(*self.valid.shape, *(1,) * (each.dim() - 3))
         return each.sum(2)
 
     def sealed_ends(self) -> State:
         """[R, width, ...] states in the order they are sealed."""
-        if not self.plan.dropped:
+        if not self.schedule.dropped:
             return self.ends.map(lambda x: x[:, : self.width])
         return type(self.ends)(
             **{n: _before(getattr(self.before, n), getattr(self.ends, n), self.width) for n in vars(self.ends)}
@@ -93,7 +93,7 @@ class Sealing:
         """[R, width, J, U]."""
         if self.sums is None or self.sum_before is None:
             return None
-        return _before(self.sum_before, self.sums, self.width) if self.plan.dropped else self.sums[:, : self.width]
+        return _before(self.sum_before, self.sums, self.width) if self.schedule.dropped else self.sums[:, : self.width]
 
 
 def _before(first: Tensor, rest: Tensor, width: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the queries of a piece see of a bank."""
+"""What the queries of a segment chunk see of a bank."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .codec import unpack
 
 @dataclass
 class View:
-    """The checkpoints that the queries of one piece see.
+    """The checkpoints that the queries of one segment chunk see.
 
-    leaves       packed matrices [R, H, N, in, out] of each stage; `stages` are the matrices
+    leaves       packed matrices [R, H, N, in, out] of each read factor; `factors` are the matrices
     summary      [R, N, J, U] mean routing keys of sub-blocks, or None
     empty        bool [R, N, J] sub-blocks that no write fell into, or None: every one has some
     hidden       bool [R, N], True where a row sees less than N; None: all see all
-    sealed       [R] segments sealed so far (of all pieces: [R, S])
+    sealed       [R] segments sealed so far (of all segment chunks: [R, S])
     last         [R, N] the last segment that each checkpoint holds; None: checkpoint n is segment n
     newest_last  checkpoints stand in order of time
-    seen         [R, S] how many checkpoints each piece sees, for a view of all pieces at once (`hidden` is None then)
+    seen         [R, S] how many checkpoints each segment chunk sees, in a view of all of them (`hidden` is None then)
     """
 
     leaves: tuple[Tensor, ...]
@@ -41,8 +41,8 @@ class View:
         return self.leaves[0].shape[2]
 
     @cached_property
-    def stages(self) -> tuple[Tensor, ...]:
-        """Matrices [R, H, N, in, out] of each stage."""
+    def factors(self) -> tuple[Tensor, ...]:
+        """Matrices [R, H, N, in, out] of each read factor."""
         return unpack(self.leaves)
 
     def age(self) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from ..config.presets import small
 from ..models.lm import LM
 from ..models.stream_state import LMState
-from ..schedule.runs import RowPositions
+from ..schedule.packed import RowPositions
 from ..state.tree import Store
 from .timing import Row, interleaved
 
@@ -33,7 +33,7 @@ def pair(dtype: torch.dtype, **keys: object) -> tuple[LM, LM]:
 def at_position(model: LM, position: int, scale: float = 0.02) -> LMState:
     """A state as after `position` tokens, its checkpoints and caches filled with noise instead of a text's."""
     state = model.init_state(1)
-    clock = RowPositions(np.array([position]), np.zeros(1, np.int64))
+    positions = RowPositions(np.array([position]), np.zeros(1, np.int64))
     mixers: list[Any] = [cast(Any, b).mix for b in model.blocks]
 
     def noise(x: Any) -> Any:
@@ -41,8 +41,8 @@ def at_position(model: LM, position: int, scale: float = 0.02) -> LMState:
             return x.map(noise)
         return torch.randn_like(x) * scale if x.is_floating_point() else x
 
-    layers = tuple(layer.sized(mix, clock).map(noise) for layer, mix in zip(state.layers, mixers, strict=True))
-    return LMState(clock, layers, model.cfg)
+    layers = tuple(layer.sized(mix, positions).map(noise) for layer, mix in zip(state.layers, mixers, strict=True))
+    return LMState(positions, layers, model.cfg)
 
 
 def prefill(threads: int, rounds: int, dtype: torch.dtype, tokens: int) -> Iterator[Row]:
@@ -93,7 +93,7 @@ def decoding(threads: int, rounds: int, positions: tuple[int, ...] = (1024, 8192
         @torch.no_grad()
         def step(name: str, states: dict[str, LMState] = states) -> None:
             model = ours if name == "ours" else peer
-            states[name] = model(ids, states[name], donate=True)[1]
+            states[name] = model(ids, states[name], inplace=True)[1]
 
         ms = interleaved({"ours": lambda s=step: s("ours"), "peer": lambda s=step: s("peer")}, 3 * rounds, 3)
         took[position] = ms["ours"]

@@ -76,10 +76,10 @@ class Router(nn.Module):
     smooth maximum, shared by the heads. follows: the scores are those of an earlier layer, and there are no queries and keys.
     """
 
-    def __init__(self, cfg: LayerConfig, follows: bool = False):
+    def __init__(self, cfg: LayerConfig, shares_routing: bool = False):
         super().__init__()
-        self.leads = not follows
-        if not follows:
+        self.leads = not shares_routing
+        if not shares_routing:
             self.query = nn.Linear(cfg.d_model, cfg.router_dim, bias=False)
             self.key = nn.Linear(cfg.d_model, cfg.router_dim, bias=False)
         self.log_scale = nn.Parameter(torch.full((cfg.heads,), -math.log(cfg.temperature)))

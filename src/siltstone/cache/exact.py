@@ -24,7 +24,8 @@ from torch import Tensor
 from ..config import registry
 from ..config.layer import SEEN, LayerConfig, whole
 from ..errors import ConfigError
-from ..memory.base import Memory, wide
+from ..memory.base import Memory
+from ..ops.upcast import upcast
 from ..state.tree import State
 from .base import CachePolicy, ReadWeights, Router, RouterScores
 
@@ -64,7 +65,7 @@ class Exact(CachePolicy):
         """Nothing kept; `like`: a parameter."""
         cfg, n = self.cfg, self.options.writes
         return Kept(
-            wide(like.new_zeros(batch, n)) - torch.inf,
+            upcast(like.new_zeros(batch, n)) - torch.inf,
             torch.full((batch, n), -1, device=like.device),
             like.new_zeros(batch, n, cfg.rate, cfg.key_heads, cfg.key_dim),
             like.new_zeros(batch, n, cfg.rate, cfg.key_heads, cfg.val_dim),

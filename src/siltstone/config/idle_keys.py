@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ..errors import ConfigError
 from .checks import require
-from .keys import flat, usual
+from .keys import defaults, flat
 from .layer import LayerConfig
 
 
@@ -32,7 +32,7 @@ class Blocks(Protocol):
     def memory_layers(self) -> list[LayerConfig]: ...
 
     @property
-    def followers(self) -> Any: ...
+    def routing_shared(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -92,24 +92,24 @@ def check_layer(layer: LayerConfig) -> None:
         "routing='shared' takes the routing of a memory layer before this one, and a layer that stands alone has none before it; "
         "set routing='own' (the default)",
     )
-    default = usual(layer)
+    default = defaults(layer)
     _check({key: (value, default[key]) for key, value in flat(layer).items()}, [layer])
 
 
 def check_model(cfg: Blocks) -> None:
     """ConfigError for an unused key of a model, or of a block."""
-    default = usual(cfg)
+    default = defaults(cfg)
     for block, keys in cfg.layers.items():
         layer, owner = cfg.layer_configs[int(block)], f"layers[{block!r}]: "
         _check({key: (value, default[key]) for key, value in keys.items()}, [layer], owner)
-        follows = layer.routing == "shared" and cfg.followers[int(block)]
+        shares_routing = layer.routing == "shared" and cfg.routing_shared[int(block)]
         require(
-            keys.get("routing") != "shared" or follows,
+            keys.get("routing") != "shared" or shares_routing,
             f"{owner}routing='shared' has no effect, as no memory layer before this block has routing keys; "
             "set routing='own' there",
         )
         require(
-            not follows or keys.get("router_dim", default["router_dim"]) == default["router_dim"],
+            not shares_routing or keys.get("router_dim", default["router_dim"]) == default["router_dim"],
             f"{owner}router_dim={keys.get('router_dim')} has no effect with routing='shared', as the routing keys are those of "
             "an earlier block; leave it out, or set routing='own' there",
         )
@@ -117,7 +117,7 @@ def check_model(cfg: Blocks) -> None:
     if any(value != default[key] for key, value in given.items()) and cfg.memory_layers:
         _check({key: (value, default[key]) for key, value in given.items()}, cfg.memory_layers)
         require(
-            cfg.layer.routing == "own" or any(cfg.followers),
+            cfg.layer.routing == "own" or any(cfg.routing_shared),
             "routing='shared' has no effect, as no layer has another one with gates before it to take its routing from; set "
             "routing='own' (the default), or have at least two memory layers with gates",
         )
@@ -126,10 +126,10 @@ def check_model(cfg: Blocks) -> None:
 def _check(given: dict[str, tuple[Any, Any]], layers: list[LayerConfig], owner: str = "") -> None:
     """given: values and defaults. None means unset."""
     for key, use in USES.items():
-        value, usual = given.get(key, (None, None))
-        if value is None or value == usual or use.values and value not in use.values or any(map(use.by, layers)):
+        value, default = given.get(key, (None, None))
+        if value is None or value == default or use.values and value not in use.values or any(map(use.by, layers)):
             continue
         found = {name: " or ".join(sorted({repr(getattr(x, name)) for x in layers})) for name in ("cache", "segments", "rate")}
         raise ConfigError(
-            f"{owner}{key}={value!r} has no effect {use.none.format(**found)}; set {key}={usual!r} (the default), or {use.mend}"
+            f"{owner}{key}={value!r} has no effect {use.none.format(**found)}; set {key}={default!r} (the default), or {use.mend}"
         )

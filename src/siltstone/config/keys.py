@@ -12,13 +12,13 @@ def flat(cfg: Any) -> dict[str, Any]:
     return flat(keys.pop("layer")) | keys if "layer" in keys else keys
 
 
-def usual(cfg: Any) -> dict[str, Any]:
+def defaults(cfg: Any) -> dict[str, Any]:
     """The defaults of all keys; None for those that must be given."""
     found = {f.name: {} if f.default_factory is not MISSING else None if f.default is MISSING else f.default for f in fields(cfg)}
-    return usual(cfg.layer) | {key: value for key, value in found.items() if key != "layer"} if "layer" in found else found
+    return defaults(cfg.layer) | {key: value for key, value in found.items() if key != "layer"} if "layer" in found else found
 
 
-def chosen(cfg: Any) -> dict[str, Any]:
+def overrides(cfg: Any) -> dict[str, Any]:
     """The keys that are not at their defaults: one that a later version adds leaves what was written before as it is."""
-    default = usual(cfg)
+    default = defaults(cfg)
     return {key: value for key, value in flat(cfg).items() if value != default[key]}

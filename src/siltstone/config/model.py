@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from . import aliases, constraints, idle_keys, kinds
 from .checks import SEEN, known, number_between, require
 from .constraints import Constraint
-from .keys import chosen
+from .keys import overrides
 from .kinds import Choice, Custom, Flag, Whole, about, check_values, documented
 from .layer import LayerConfig
 from .registry import FAMILIES
@@ -124,7 +124,7 @@ class LMConfig:
         object.__setattr__(self, "_changed", changed)
         constraints.check(self, MODEL)
         if any(layer.routing == "shared" for layer in [self.layer, *changed.values()]):
-            _ = self.followers
+            _ = self.routing_shared
         idle_keys.check_model(self)
 
     def _checked_layers(self) -> tuple[dict[str, dict[str, Any]], dict[int, LayerConfig]]:
@@ -190,7 +190,7 @@ class LMConfig:
         return any(layer.content for layer in self.memory_layers)
 
     @cached_property
-    def followers(self) -> list[bool]:
+    def routing_shared(self) -> list[bool]:
         """Which blocks take their routing from an earlier one; ConfigError where that one's checkpoints are not theirs."""
         found, lead = [], None
         for i, (kind, layer) in enumerate(zip(self.kinds, self.layer_configs, strict=True)):
@@ -241,7 +241,7 @@ class LMConfig:
     def fingerprint(self) -> str:
         """The choices as text, which fingerprints of models are made of: keys that are not at their defaults, under their oldest
         names. A key that a later version adds or renames leaves it as it is."""
-        keys = aliases.older(chosen(self), {family: getattr(self.layer, family) for family in FAMILIES})
+        keys = aliases.older(overrides(self), {family: getattr(self.layer, family) for family in FAMILIES})
         return json.dumps(keys, sort_keys=True, separators=(",", ":"))
 
     @classmethod

@@ -59,8 +59,10 @@ def options(cls: Any, given: dict[str, Any]) -> Any:
     family = cls.__module__.split(".")[-2]
     known = [f.name for f in dataclasses.fields(cls.Options)]
     if not isinstance(given, dict):
-        usual = json.dumps(dataclasses.asdict(cls.Options()))
-        mend = f"for example {family}_options={usual}" if known else f"{family}={cls.name!r} has none: leave {family}_options out"
+        defaults = json.dumps(dataclasses.asdict(cls.Options()))
+        mend = (
+            f"for example {family}_options={defaults}" if known else f"{family}={cls.name!r} has none: leave {family}_options out"
+        )
         raise ConfigError(f"{family}_options={given!r} must be a mapping of the member's own options; {mend}")
     for key in given:
         if key not in known:
@@ -101,6 +103,6 @@ def facts(cls: type) -> dict[str, str]:
 
 def described(family: str) -> list[dict[str, Any]]:
     """Every member's name, its options with their defaults, and its `facts`."""
-    chosen = {name: getattr(cls, "Options", None) for name, cls in members(family).items()}
-    options = {name: {} if cls is None else dataclasses.asdict(cls()) for name, cls in chosen.items()}
+    overrides = {name: getattr(cls, "Options", None) for name, cls in members(family).items()}
+    options = {name: {} if cls is None else dataclasses.asdict(cls()) for name, cls in overrides.items()}
     return [{"name": name, "options": options[name], **facts(cls)} for name, cls in members(family).items()]

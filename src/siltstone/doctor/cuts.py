@@ -22,9 +22,9 @@ def cut_as_sessions_do(model: StreamingModel, tokenizer: Tokenizer) -> Iterator[
     original = model.features
 
     def features(
-        ids: Tensor, state: Any = None, mask: Any = None, reset: Any = None, donate: bool = False, cut: Tensor | None = None
+        ids: Tensor, state: Any = None, mask: Any = None, reset: Any = None, inplace: bool = False, cut: Tensor | None = None
     ) -> Any:
-        return original(ids, state, mask, reset, donate, table[ids.cpu()] if cut is None else cut)
+        return original(ids, state, mask, reset, inplace, table[ids.cpu()] if cut is None else cut)
 
     model.features = features  # type: ignore[method-assign]
     try:

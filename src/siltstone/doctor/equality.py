@@ -81,13 +81,13 @@ Way = Callable[[Reading], tuple[Tensor, bool | None]]
 
 
 def feed(
-    model: StreamingModel, ids: Tensor, state: StreamingState | None, cuts: Sequence[int], donate: bool = False
+    model: StreamingModel, ids: Tensor, state: StreamingState | None, cuts: Sequence[int], inplace: bool = False
 ) -> tuple[Tensor, StreamingState]:
     """Logits [B, T, V] of several calls, cut before the given columns, and the state after."""
     edges, outs = [0, *sorted(cuts), ids.shape[1]], []
     now = model.init_state(len(ids)) if state is None else state
     for a, b in zip(edges, edges[1:], strict=False):
-        out, now = logits(model, ids[:, a:b], now, donate=donate)
+        out, now = logits(model, ids[:, a:b], now, inplace=inplace)
         outs.append(out)
     return torch.cat(outs, 1), now
 
@@ -107,7 +107,7 @@ def chunks(r: Reading) -> tuple[Tensor, None]:
 
 def steps(r: Reading) -> tuple[Tensor, None]:
     """A token a call, states updated in place, as a session does."""
-    return feed(r.model, r.ids, None, range(1, r.ids.shape[1]), donate=True)[0], None
+    return feed(r.model, r.ids, None, range(1, r.ids.shape[1]), inplace=True)[0], None
 
 
 def batch(r: Reading) -> tuple[Tensor, None]:
@@ -148,8 +148,8 @@ def forked(r: Reading) -> tuple[Tensor, None]:
     first, original = feed(r.model, r.ids[:, : r.half], None, _cuts(r.random, r.half))
     fork, other, outs = original.fork(), r.ids.flip(1), [first]
     for t in range(r.half, r.ids.shape[1]):
-        _, original = logits(r.model, other[:, t : t + 1], original, donate=True)
-        out, fork = logits(r.model, r.ids[:, t : t + 1], fork, donate=True)
+        _, original = logits(r.model, other[:, t : t + 1], original, inplace=True)
+        out, fork = logits(r.model, r.ids[:, t : t + 1], fork, inplace=True)
         outs.append(out)
     return torch.cat(outs, 1), None
 
@@ -223,7 +223,7 @@ def ended(model: StreamingModel, state: Any) -> int | None:
     if not isinstance(model, LM):
         return None
     sealing = [block.mix.geo for block in model.blocks if isinstance(block.mix, Mixer) and block.mix.cache.keeps]
-    return min((int(geo.sealed(state.clock)[0]) for geo in sealing), default=None)
+    return min((int(geo.sealed(state.positions)[0]) for geo in sealing), default=None)
 
 
 def untied(model: StreamingModel, ids: Tensor) -> int:
@@ -242,7 +242,7 @@ def untied(model: StreamingModel, ids: Tensor) -> int:
     state = model.init_state(1)
     with watched(model, look):
         for at in range(ids.shape[1]):  # noqa: B007  # `look` reads it
-            _, state = model(ids[:, at : at + 1], state, donate=True)
+            _, state = model(ids[:, at : at + 1], state, inplace=True)
             if first <= at:
                 break
     return max(first, 1)

@@ -185,6 +185,6 @@ def survey(model: LM, ids: Tensor, tick: Callable[[], None] = lambda: None) -> l
     with watched(model, lambda layer, call: layers[layer].add(call, seen)):
         for t in range(ids.shape[1]):
             seen = t + 1
-            _, state = model.features(ids[:, t : t + 1], state, donate=True)
+            _, state = model.features(ids[:, t : t + 1], state, inplace=True)
             tick()
     return [layer.summary(i) for i, layer in layers.items()]

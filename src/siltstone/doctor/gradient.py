@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..layers.attention import Attention
 from ..layers.window import WindowAttention
-from ..memory.base import wide
 from ..models.lm import LM
+from ..ops.upcast import upcast
 from ..train import recompute
 
 PLACES = 4  # tokens t that are averaged over
@@ -54,7 +54,7 @@ def norms(model: LM, ids: Tensor, places: list[int], exact: bool = True, tick: C
     with torch.enable_grad(), hooked(model, xs, exact):
         hidden, _ = model.features(ids) if model.cfg.rounded else recompute.features(model, ids)
         inputs = xs[:]
-        logits = wide(model.head(hidden[0, [t - 1 for t in places]]))
+        logits = upcast(model.head(hidden[0, [t - 1 for t in places]]))
         losses = F.cross_entropy(logits, ids[0, places], reduction="none")
         out = []
         for i, t in enumerate(places):

@@ -22,10 +22,10 @@ from ..errors import DataError, InputError
 from ..inference.describe import described_model
 from ..io import write_text
 from ..io.atomic import check_place
-from ..memory.base import wide
 from ..models.checkpoint import load
 from ..models.lm import LM
 from ..models.streaming import StreamingModel
+from ..ops.upcast import upcast
 from ..text import Tokenizer, read_blocks, split_text
 from ..train.precision import chosen_device
 from . import report
@@ -123,7 +123,7 @@ def tokens_wanted(cfg: LMConfig, tokens: int | None = None) -> int:
 
 @torch.no_grad()
 def _bits(model: LM, ids: torch.Tensor) -> float:
-    logits = wide(model(ids)[0])
+    logits = upcast(model(ids)[0])
     return float(F.cross_entropy(logits[0, :-1], ids[0, 1:])) / math.log(2)
 
 

@@ -293,12 +293,12 @@ class Session:
         return encoded(text, self.tokenizer, self.model.cfg.vocab_size)
 
     def _call(
-        self, ids: Tensor, state: StreamingState, scored: bool = True, donate: bool = False
+        self, ids: Tensor, state: StreamingState, scored: bool = True, inplace: bool = False
     ) -> tuple[Tensor, StreamingState]:
         """Logits [tokens, vocab_size] (only the last one's unless scored) and the state after."""
         batch = ids[None].to(self.model.like.device)
         cut = None if self._cuts is None else self._cuts[ids][None]
-        hidden, state = self.model.features(batch, state, donate=donate, cut=cut)
+        hidden, state = self.model.features(batch, state, inplace=inplace, cut=cut)
         logits = self.model.head(hidden if scored else hidden[:, -1:])
         return logits[0], state
 
@@ -310,7 +310,7 @@ class Session:
             single = len(chunk) == 1  # a single token may be written into the state in place: all or nothing
             with shielded(), torch.no_grad():
                 self._torn = single
-                logits_TV, state = self._call(chunk, self._state, scored, donate=single)
+                logits_TV, state = self._call(chunk, self._state, scored, inplace=single)
                 out = log_probabilities(self._logits, logits_TV, chunk) if scored else logits_TV
                 last = logits_TV[-1].to(self.model.like.dtype, copy=True)  # under autocast they are narrower
                 self._state, self._logits, self._torn = state, last, False

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ..config.layer import LayerConfig
 from ..ops import attention, rope
 from ..ops.eager import eagerly
+from ..schedule.call import Geometry
 from ..schedule.context import Context
-from ..schedule.plan import Geometry
-from ..schedule.runs import RowPositions
+from ..schedule.packed import RowPositions
 from ..state.tree import Store
 from .heads import Heads
 from .short_conv import ShortConv
@@ -37,13 +37,13 @@ class AttentionState(MixState):
         """See MixState."""
         return {"attention": self.cache.nbytes, "window": self.nbytes - self.cache.nbytes}
 
-    def sized(self, mixer: Any, clock: RowPositions) -> Self:
+    def sized(self, mixer: Any, positions: RowPositions) -> Self:
         """See MixState."""
-        return replace(self, cache=self.cache.sized(clock.position))
+        return replace(self, cache=self.cache.sized(positions.position))
 
-    def fits(self, mixer: Any, clock: RowPositions) -> bool:
+    def fits(self, mixer: Any, positions: RowPositions) -> bool:
         """See MixState."""
-        return bool((self.cache.count == clock.position).all())
+        return bool((self.cache.count == positions.position).all())
 
 
 class Attention(nn.Module):
@@ -65,14 +65,14 @@ class Attention(nn.Module):
     @eagerly
     def forward(self, x: Tensor, state: AttentionState, context: Context) -> tuple[Tensor, AttentionState]:
         """One call over runs."""
-        cfg, runs = self.cfg, context.runs
-        x, conv = self.conv(x, state.conv, runs)
+        cfg, packed = self.cfg, context.packed
+        x, conv = self.conv(x, state.conv, packed)
         asked, v = self.window.project(x)
         if cfg.position == "rope":
             asked = rope.rotate(asked, context.window(PLAIN, x.dtype).angles(cfg.key_dim))
         q, k = asked.transpose(1, 2).split([cfg.heads, cfg.key_heads], 1)
         v = v.transpose(1, 2)
-        after = state.cache.append((k, v), runs.length)
+        after = state.cache.append((k, v), packed.length)
         start = state.cache.count
         start = start[:1] if (start == start[:1]).all() else start
         fresh = not state.cache.width
@@ -82,5 +82,5 @@ class Attention(nn.Module):
         elif fresh:
             out = self.window.attend(q, k, v, None, causal=True)
         else:
-            out = self.window.attend(q, keys, values, attention.earlier(start, runs.width, keys))
+            out = self.window.attend(q, keys, values, attention.earlier(start, packed.width, keys))
         return self.out(out.transpose(1, 2).flatten(2)), AttentionState(after, conv)

@@ -38,10 +38,10 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One layer of the model."""
 
-    def __init__(self, cfg: LMConfig, kind: str, layer: LayerConfig, follows: bool):
+    def __init__(self, cfg: LMConfig, kind: str, layer: LayerConfig, shares_routing: bool):
         super().__init__()
         self.norm_mix = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
-        self.mix = Mixer(layer, follows) if kind == "memory" else LAYERS[kind](layer)
+        self.mix = Mixer(layer, shares_routing) if kind == "memory" else LAYERS[kind](layer)
         self.norm_mlp = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
         self.mlp = MLP(cfg)
 

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from ..cache.exact import Kept, select
-from ..memory.base import Inputs, Memory, ScanOutput, wide
-from ..schedule.plan import CallSchedule, Geometry
+from ..memory.base import Inputs, Memory, ScanOutput
+from ..ops.upcast import upcast
+from ..schedule.call import CallSchedule, Geometry
 from ..state.tree import State
-from .window import ExtraKV, WindowAttention, WindowPlan
+from .window import ExtraKV, WindowAttention, WindowSchedule
 
 
 def surprise(memory: Memory, inputs: Inputs, before: State) -> Tensor:
@@ -20,12 +21,12 @@ def surprise(memory: Memory, inputs: Inputs, before: State) -> Tensor:
 
 
 def surprises(memory: Memory, inputs: Inputs, written: ScanOutput, before: State) -> Tensor:
-    """The same [R, L] of every write slot of runs of one piece, each by the memory as the slot before left it."""
+    """The same [R, L] of every write slot of runs of one segment chunk, each by the memory as the slot before left it."""
     query, value = (x.transpose(2, 3) for x in _predicted(memory, inputs))  # [R, 1, H, L, ...]
     first = _asked(memory, before, query[:, 0, :, :1])
     later = ahead = query.roll(-1, 3)
-    for i in range(memory.stages_count):
-        later = memory.join(i, written.read(i, later), ahead)
+    for i in range(memory.factors_count):
+        later = memory.activation(i, written.read(i, later), ahead)
     return _apart(value[:, 0], torch.cat([first, later[:, 0, :, :-1].to(first.dtype)], 2))
 
 
@@ -38,14 +39,14 @@ def _predicted(memory: Memory, inputs: Inputs) -> tuple[Tensor, Tensor]:
 def _asked(memory: Memory, state: State, query: Tensor) -> Tensor:
     """What a memory answers: query [B, H, Q, in] -> [B, H, Q, V]."""
     out = query
-    for i, matrices in enumerate(memory.stages(state)):
-        out = memory.join(i, out @ matrices.to(out.dtype), query)
+    for i, matrices in enumerate(memory.read_factors(state)):
+        out = memory.activation(i, out @ matrices.to(out.dtype), query)
     return out
 
 
 def _apart(value: Tensor, answer: Tensor) -> Tensor:
     """[B, H, Q, V] twice -> [B, Q]."""
-    return (wide(value) - wide(answer)).square().sum((1, 3)).detach()
+    return (upcast(value) - upcast(answer)).square().sum((1, 3)).detach()
 
 
 def one_more(window: WindowAttention, kept: Kept, surprise: Tensor, number: int, tokens: Tensor) -> Kept:
@@ -62,29 +63,31 @@ def now(geo: Geometry, kept: Kept, position: int) -> ExtraKV:
 
 
 def planned(
-    window: WindowAttention, kept: Kept, surprise: Tensor, tokens: Tensor, plan: CallSchedule, by: WindowPlan
+    window: WindowAttention, kept: Kept, surprise: Tensor, tokens: Tensor, schedule: CallSchedule, by: WindowSchedule
 ) -> tuple[ExtraKV, Kept]:
     """What the queries of a call see of what is kept, in the window's blocks; and what is kept after it.
 
-    surprise [R, L] of the write slots, tokens [R, M, rate, D] of the writes; the plan counts updates, each of some writes.
+    surprise [R, L] of the write slots, tokens [R, M, rate, D] of the writes; the schedule counts updates, each of some writes.
     """
-    geo, (most, rate) = plan.geo, tokens.shape[1:3]
+    geo, (most, rate) = schedule.geo, tokens.shape[1:3]
     group, m = geo.rate // rate, np.arange(most)[None]
-    there = plan.host(m < group * plan.writes[:, None])
-    slot = plan.host(np.minimum(group * plan.skip + m, surprise.shape[1] - 1))
+    there = schedule.host(m < group * schedule.writes[:, None])
+    slot = schedule.host(np.minimum(group * schedule.skip + m, surprise.shape[1] - 1))
     key, value = window.written(tokens)
-    new = Kept(surprise.gather(1, slot).masked_fill(~there, -torch.inf), plan.host(group * plan.writes0[:, None] + m), key, value)
-    position, query = plan.runs.clock.position[:, None], np.arange(by.blocks * by.block)[None]
-    done = np.minimum(geo.written(position + query + 1) - plan.writes0[:, None], plan.writes[:, None])
+    new = Kept(
+        surprise.gather(1, slot).masked_fill(~there, -torch.inf), schedule.host(group * schedule.writes0[:, None] + m), key, value
+    )
+    position, query = schedule.packed.positions.position[:, None], np.arange(by.blocks * by.block)[None]
+    done = np.minimum(geo.written(position + query + 1) - schedule.writes0[:, None], schedule.writes[:, None])
     done = group * done.reshape(len(done), by.blocks, by.block)
     first = np.concatenate([np.zeros_like(done[:, :1, 0]), done[:, :-1, -1]], 1)
     count, longest = done[..., -1] - first, int((done[..., -1] - first).max(initial=0))
     every, size = kept.then(new), kept.number.shape[1]
-    found, until, held = select(every.surprise, size, plan.host(first), plan.host(count), longest)
-    since = plan.host(np.maximum(np.arange(size + longest) - size + 1, 0))
-    made = plan.host(done - first[..., None]).unsqueeze(-1)  # [R, n, Q, 1] writes of the block that each query sees
+    found, until, held = select(every.surprise, size, schedule.host(first), schedule.host(count), longest)
+    since = schedule.host(np.maximum(np.arange(size + longest) - size + 1, 0))
+    made = schedule.host(done - first[..., None]).unsqueeze(-1)  # [R, n, Q, 1] writes of the block that each query sees
     seen = (since <= made) & (made < until.unsqueeze(2))
-    at = plan.host((position + query).reshape(done.shape)).unsqueeze(-1)
+    at = schedule.host((position + query).reshape(done.shape)).unsqueeze(-1)
     return _further(geo, every.at(found.flatten(1)), seen, at, by.blocks), every.at(held)
 
 

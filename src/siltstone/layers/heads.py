@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..config.layer import LayerConfig
 from ..ops import attention
 from ..ops.norm import rms
-from ..ops.widely import Placed
+from ..ops.upcast import Placed
 
 
 class Heads(Placed):

@@ -23,12 +23,12 @@ from ..memory.base import Memory, ScanOutput
 from ..ops.eager import eagerly
 from ..ops.norm import rms
 from ..ops.taking_part import taking_part
-from ..ops.widely import Placed
+from ..ops.upcast import Placed
+from ..schedule.call import ENDLESS, CallSchedule, Geometry
 from ..schedule.context import Context
-from ..schedule.plan import ENDLESS, CallSchedule, Geometry
 from ..schedule.window import Ring
 from ..state.tree import State
-from . import exact, one, reading
+from . import decode, exact, reading
 from .parts import LayerState
 from .routing import Lead, Routing
 from .short_conv import ShortConv
@@ -38,7 +38,7 @@ from .window import ExtraKV, WindowAttention
 class Mixer(Placed):
     """x [R, T, D] -> y [R, T, D], from runs' states to runs' states."""
 
-    def __init__(self, cfg: LayerConfig, follows: bool = False):
+    def __init__(self, cfg: LayerConfig, shares_routing: bool = False):
         super().__init__()
         self.cfg = cfg
         rule, options = cfg.members.memory.cls, cfg.members.memory.options
@@ -46,7 +46,7 @@ class Mixer(Placed):
         self.memory.chunk = max(1, self.memory.chunk // cfg.group) * cfg.group
         self.compress: Compress = cfg.members.compress.cls(cfg, cfg.members.compress.options)
         self.cache: CachePolicy = cfg.members.cache.cls(cfg, cfg.members.cache.options)
-        self.router = Router(cfg, follows) if self.cache.routed else None
+        self.router = Router(cfg, shares_routing) if self.cache.routed else None
         self.geo = Geometry(
             window=cfg.window,
             sinks=cfg.sinks,
@@ -76,7 +76,7 @@ class Mixer(Placed):
         routing = self._routing
         bank = kinds.bank(cfg).empty(self.memory, batch, routing) if self.cache.keeps else None
         online = self.memory.init(batch)
-        summary = None if routing is None else self.memory.stages(online)[0].new_zeros(batch, *routing)
+        summary = None if routing is None else self.memory.read_factors(online)[0].new_zeros(batch, *routing)
         window = self.window.init(batch) if self.window is not None else None
         unwritten = like.new_zeros(batch, self.geo.ring_input, cfg.d_model)
         kept = self.cache.empty(batch, like) if isinstance(self.cache, Exact) else None
@@ -85,19 +85,19 @@ class Mixer(Placed):
     @eagerly
     def forward(self, x: Tensor, state: LayerState, context: Context) -> tuple[Tensor, LayerState]:
         """One call over runs."""
-        x, conv = self.conv(x, state.conv, context.runs)
+        x, conv = self.conv(x, state.conv, context.packed)
         seen: Tensor | None = None
         read: Tensor | None = None
         further: ExtraKV | None = None
         after = LayerState(None, state.input, state.online, state.bank, state.summary, conv, state.kept)
         if token := context.token(self.geo):
-            read, further = one.memory(self, x, state, after, context, token)
+            read, further = decode.step(self, x, state, after, context, token)
         else:
-            plan, ring = context.plan(self.geo), Ring(context.runs, self.geo.ring_input, x.device)
+            schedule, ring = context.schedule(self.geo), Ring(context.packed, self.geo.ring_input, x.device)
             both = ring.extend(state.input, x)
             after.input = ring.keep(both)
-            if not plan.idle:
-                read, further = self._memory(x, both, state, after, plan, context)
+            if not schedule.idle:
+                read, further = self._memory(x, both, state, after, schedule, context)
         if self.window is not None and state.window is not None:
             seen, after.window = self.window(x, state.window, context, further)
         if read is not None:
@@ -115,69 +115,69 @@ class Mixer(Placed):
                 yield from part.parameters()
 
     def _memory(
-        self, x: Tensor, both: Tensor, state: LayerState, after: LayerState, plan: CallSchedule, context: Context
+        self, x: Tensor, both: Tensor, state: LayerState, after: LayerState, schedule: CallSchedule, context: Context
     ) -> tuple[Tensor, ExtraKV | None]:
         """Write what leaves the window, seal, read: [R, T, H, V], and what the window sees besides. Fills in `after`."""
-        runs, pieces = plan.shape
+        runs, segment_chunks = schedule.shape
         group = self.cfg.group
-        block = plan.write_source(both).unflatten(1, (-1, self.cfg.rate))
-        c = self._compressed(block, plan, both)
+        block = schedule.write_source(both).unflatten(1, (-1, self.cfg.rate))
+        c = self._compressed(block, schedule, both)
         inputs = {}
         for k, v in self.memory.inputs(c).items():
-            each = plan.write_take(v.unflatten(1, (-1, group))).unflatten(1, (pieces, plan.slots))
+            each = schedule.write_take(v.unflatten(1, (-1, group))).unflatten(1, (segment_chunks, schedule.slots))
             inputs[k] = each.flatten(2, 3)
-        skip, valid = plan.host(plan.skip) * group, plan.valid
+        skip, valid = schedule.host(schedule.skip) * group, schedule.valid
         if valid is not None and group > 1:
             valid = valid.repeat_interleave(group, 2)
-        written = self._scan(inputs, valid, state.online, plan, skip)
-        ends = written.ends.map(lambda e: e.flatten(0, 1).unflatten(0, (runs, pieces)))
-        last = plan.host(plan.pieces - 1 - plan.dropped)
+        written = self._scan(inputs, valid, state.online, schedule, skip)
+        ends = written.ends.map(lambda e: e.flatten(0, 1).unflatten(0, (runs, segment_chunks)))
+        last = schedule.host(schedule.segment_chunks - 1 - schedule.dropped)
         every = torch.arange(runs, device=x.device)
-        after.online = ends.map(lambda e: e[every, last]) if pieces > 1 else ends.map(lambda e: e[:, 0])
+        after.online = ends.map(lambda e: e[every, last]) if segment_chunks > 1 else ends.map(lambda e: e[:, 0])
         route: Routing | None = None
         if self.router is not None:
             if state.summary is not None:
                 keys = self.router.keys(c).unflatten(1, (-1, group)).mean(2)
                 context.lead = Lead(self.router, self.router.queries(x), keys, state.summary)
             assert context.lead is not None
-            route = Routing(context.lead, plan, self.router.softmax)
+            route = Routing(context.lead, schedule, self.router.softmax)
             after.summary = None if state.summary is None else route.sums[every, last]
-        z = plan.query_take(self.memory.queries(x)).unflatten(1, (pieces, -1)).transpose(2, 3)
+        z = schedule.query_take(self.memory.queries(x)).unflatten(1, (segment_chunks, -1)).transpose(2, 3)
         if state.bank is None:
             out = reading.online(self, written, z)
         else:
             sums = None if route is None or state.summary is None else route.sums
             call = Sealing(
-                plan=plan, memory=self.memory, router=self.router, ends=ends, sums=sums, before=state.online,
+                schedule=schedule, memory=self.memory, router=self.router, ends=ends, sums=sums, before=state.online,
                 sum_before=state.summary, inputs=inputs, valid=valid, skip=skip, written=written, budget=self.budget,
             )  # fmt: skip
             out, after.bank = reading.with_bank(self, written, z, state.bank, call, route)
-        back, sees = plan.query_back
+        back, sees = schedule.query_back
         tokens = back(out.transpose(2, 3).flatten(1, 2))
         tokens = tokens if sees is None else tokens * sees[..., None, None].to(tokens.dtype)
         if state.kept is None or self.window is None:
             return tokens, None
         surprises = exact.surprises(self.memory, inputs, written, state.online)
         by = context.window(self.geo, x.dtype)
-        further, after.kept = exact.planned(self.window, state.kept, surprises, block, plan, by)
+        further, after.kept = exact.planned(self.window, state.kept, surprises, block, schedule, by)
         return tokens, further
 
-    def _compressed(self, block: Tensor, plan: CallSchedule, both: Tensor) -> Tensor:
+    def _compressed(self, block: Tensor, schedule: CallSchedule, both: Tensor) -> Tensor:
         """block [R, M, rate, D] -> [R, M, D]; compressors that ask for it see the mean of the window at each write."""
         if not self.compress.sees_window:
             return self.compress(block)
         means = F.avg_pool1d(both.transpose(1, 2), self.cfg.window, 1).transpose(1, 2)
-        return self.compress(block, plan.update_window(means).repeat_interleave(self.cfg.group, 1))
+        return self.compress(block, schedule.update_window(means).repeat_interleave(self.cfg.group, 1))
 
     def _scan(
-        self, inputs: dict[str, Tensor], valid: Tensor | None, online: State, plan: CallSchedule, skip: Tensor
+        self, inputs: dict[str, Tensor], valid: Tensor | None, online: State, schedule: CallSchedule, skip: Tensor
     ) -> ScanOutput:
-        """Pieces that restart are written side by side, pieces that carry on one after the other."""
-        runs, pieces = plan.shape
-        if self.cfg.start == "carry" or pieces == 1 and not plan.dropped:
+        """Segment chunks that restart are written side by side, segment chunks that carry on one after the other."""
+        runs, segment_chunks = schedule.shape
+        if self.cfg.start == "carry" or segment_chunks == 1 and not schedule.dropped:
             return self.memory.scan(inputs, valid, skip, online)
-        fresh = self.memory.init(1).map(lambda s: s.unsqueeze(1).expand(runs, pieces, *s.shape[1:]))
-        if not plan.dropped:
+        fresh = self.memory.init(1).map(lambda s: s.unsqueeze(1).expand(runs, segment_chunks, *s.shape[1:]))
+        if not schedule.dropped:
             fresh = type(online)(
                 **{n: torch.cat([getattr(online, n).unsqueeze(1), getattr(fresh, n)[:, 1:]], 1) for n in vars(online)}
             )

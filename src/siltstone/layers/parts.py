@@ -15,8 +15,8 @@ from ..cache.exact import Kept
 from ..compress.base import Compress
 from ..config.layer import LayerConfig
 from ..memory.base import Memory
-from ..schedule.plan import Geometry
-from ..schedule.runs import RowPositions
+from ..schedule.call import Geometry
+from ..schedule.packed import RowPositions
 from ..state.tree import State
 from .state import MixState
 from .window import WindowAttention, WindowState
@@ -52,19 +52,19 @@ class LayerState(MixState):
         """See MixState."""
         return self.bank.open_axis(name.removeprefix("bank.")) if self.bank is not None and name.startswith("bank.") else None
 
-    def sized(self, mixer: Any, clock: RowPositions) -> Self:
+    def sized(self, mixer: Any, positions: RowPositions) -> Self:
         """See MixState."""
-        return self if self.bank is None else replace(self, bank=self.bank.sized(mixer.geo.sealed(clock), mixer.budget))
+        return self if self.bank is None else replace(self, bank=self.bank.sized(mixer.geo.sealed(positions), mixer.budget))
 
-    def fits(self, mixer: Any, clock: RowPositions) -> bool:
+    def fits(self, mixer: Any, positions: RowPositions) -> bool:
         """See MixState."""
         if self.kept is not None:
-            return _ordered(self.kept, mixer.geo.written(clock.position) * mixer.cfg.group)
-        return self.bank is None or self.bank.fits(mixer.geo.sealed(clock), mixer.budget)
+            return _ordered(self.kept, mixer.geo.written(positions.position) * mixer.cfg.group)
+        return self.bank is None or self.bank.fits(mixer.geo.sealed(positions), mixer.budget)
 
-    def may_fit(self, mixer: Any, clock: RowPositions, cuts: int) -> bool:
+    def may_fit(self, mixer: Any, positions: RowPositions, cuts: int) -> bool:
         """See MixState."""
-        return self.bank is None or self.bank.may_fit(mixer.geo.sealed(clock) + cuts, mixer.budget)
+        return self.bank is None or self.bank.may_fit(mixer.geo.sealed(positions) + cuts, mixer.budget)
 
 
 def _ordered(kept: Kept, written: np.ndarray) -> bool:

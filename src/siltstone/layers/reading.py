@@ -1,7 +1,8 @@
 """What memory and bank answer to the queries of a call: [R, S, H, Q, V].
 
-Where the bank has one view for all pieces, and a matrix is read as it is, they are answered together; otherwise (logarithmic
-segments, a budget, memories of several stages) each piece asks the checkpoints that it sees, and then what it ends is sealed.
+Where the bank has one view for all segment chunks and the memory has one read factor, all are answered together. Otherwise
+(logarithmic segments, a budget, memories of several read factors) they are answered one after the other: each reads the
+checkpoints that it sees, and then the segment that ends with it is sealed.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ import torch
 from torch import Tensor
 
 from ..bank.base import Bank
-from ..bank.read import by_piece, chosen, dense, stage_sum
+from ..bank.read import dense, sparse
 from ..bank.sealing import Sealing
 from ..bank.view import View
 from ..cache.base import ReadWeights, RouterScores
 from ..memory.base import ScanOutput
+from ..ops.bank_read import by_segment_chunk, factor_sum
 from .parts import Parts
-from .routing import Routing, follow
+from .routing import Routing, share_routing
 
-FEW = 32  # checkpoints up to which the gates of all pieces are made at once, though half of them are hidden
+FEW = 32  # checkpoints up to which the gates of all segment chunks are made at once, though half of them are hidden
 
 
 def with_bank(
@@ -42,7 +44,7 @@ def with_bank(
 
 
 def _together(mixer: Parts, own: Tensor, z: Tensor, view: View, route: Routing | None) -> Tensor:
-    """All pieces with one view; own [R, S, H, Q, V] is what the memory itself answers."""
+    """All segment chunks with one view; own [R, S, H, Q, V] is what the memory itself answers."""
     if not view.number:
         return own
     if route is None:
@@ -51,47 +53,47 @@ def _together(mixer: Parts, own: Tensor, z: Tensor, view: View, route: Routing |
 
 
 def _led(mixer: Parts, view: View, route: Routing | None, j: int) -> None:
-    """The view of piece j is kept for the layers that follow this one, or shown what the layer before keeps."""
+    """The view of segment chunk j is kept for the layers that follow this one, or shown what the layer before keeps."""
     if route is not None and mixer.router is not None and mixer.router.leads:
         route.lead.views.append(view)
     elif route is not None:
-        follow(view, route.lead, j)
+        share_routing(view, route.lead, j)
 
 
 def online(mixer: Parts, written: ScanOutput, z: Tensor) -> Tensor:
     """What the memory itself answers."""
     out = z
-    for i in range(mixer.memory.stages_count):
-        out = mixer.memory.join(i, _stage(mixer, written, i, out), z)
+    for i in range(mixer.memory.factors_count):
+        out = mixer.memory.activation(i, _through(mixer, written, i, out), z)
     return out
 
 
 def cached(mixer: Parts, z: Tensor, view: View, mix: ReadWeights) -> Tensor:
-    """Checkpoints' part of one piece: [R, H, Q, V]."""
+    """Checkpoints' part of one segment chunk: [R, H, Q, V]."""
     memory = mixer.memory
     if mix.index is not None:
-        return chosen(memory, z.transpose(1, 2), view.leaves, mix).transpose(1, 2)
+        return sparse(memory, z.transpose(1, 2), view.leaves, mix).transpose(1, 2)
     if mix.gates is not None:
-        return dense(memory, z, view.stages, mix.gates)
-    shown = None if view.hidden is None else (~view.hidden).to(view.stages[0].dtype)
+        return dense(memory, z, view.factors, mix.gates)
+    shown = None if view.hidden is None else (~view.hidden).to(view.factors[0].dtype)
     if memory.read_is_linear:
-        weights = view.stages[0] if shown is None else view.stages[0] * shown[:, None, :, None, None]
+        weights = view.factors[0] if shown is None else view.factors[0] * shown[:, None, :, None, None]
         return z @ weights.sum(2).to(z.dtype)
     ones = z.new_ones(1) if shown is None else shown[:, None, None]
-    return dense(memory, z, view.stages, ones.expand(z.shape[0], z.shape[2], z.shape[1], view.number))
+    return dense(memory, z, view.factors, ones.expand(z.shape[0], z.shape[2], z.shape[1], view.number))
 
 
-def _stage(mixer: Parts, written: ScanOutput, stage: int, z: Tensor) -> Tensor:
-    """One stage of the online memory, whatever way its pieces were scanned: [R, S, H, Q, ...]."""
+def _through(mixer: Parts, written: ScanOutput, factor: int, z: Tensor) -> Tensor:
+    """One read factor of the online memory, whatever way its segment chunks were scanned: [R, S, H, Q, ...]."""
     groups = next(iter(written.ends.leaves()))[1].shape[:2]
-    answers = written.read(stage, z.flatten(0, 1).unflatten(0, groups), mixer.cfg.group)
+    answers = written.read(factor, z.flatten(0, 1).unflatten(0, groups), mixer.cfg.group)
     return answers.flatten(0, 1).unflatten(0, z.shape[:2])
 
 
-def _mix(mixer: Parts, view: View, route: Routing | None, piece: slice | int) -> ReadWeights | None:
-    """Gates over a view's checkpoints, for all pieces of a slice (rows and pieces are one axis [R * S]) or for one.
+def _mix(mixer: Parts, view: View, route: Routing | None, segment_chunk: slice | int) -> ReadWeights | None:
+    """Gates over a view's checkpoints, for one segment chunk, or for a slice of them (then rows are [R * S]).
 
-    None: there is none to see.
+    None: there are no checkpoints.
     """
     if not view.number:
         return None
@@ -99,13 +101,13 @@ def _mix(mixer: Parts, view: View, route: Routing | None, piece: slice | int) ->
         return ReadWeights()
     assert view.summary is not None
     router = mixer.router
-    if isinstance(piece, int):
-        scores = route.lead.router.scores(route.u[:, piece], view.summary, view.empty)
+    if isinstance(segment_chunk, int):
+        scores = route.lead.router.scores(route.u[:, segment_chunk], view.summary, view.empty)
         hidden = None if view.hidden is None else view.hidden.unsqueeze(1)
-        own = None if route.online is None else route.online[:, piece]
+        own = None if route.online is None else route.online[:, segment_chunk]
         return mixer.cache.mix(router, RouterScores(scores, own, hidden, view.age, view.newest_last))
     assert view.seen is not None
-    u, seen = route.u[:, piece], view.seen[:, piece]
+    u, seen = route.u[:, segment_chunk], view.seen[:, segment_chunk]
     width = int(seen.max())
     empty = None if view.empty is None else view.empty[:, :width]
     scores = route.lead.router.scores(u.flatten(1, 2), view.summary[:, :width], empty)
@@ -116,7 +118,7 @@ def _mix(mixer: Parts, view: View, route: Routing | None, piece: slice | int) ->
     def age() -> Tensor:
         return torch.from_numpy(seen.reshape(-1, 1, 1) - np.arange(width)).to(u.device)
 
-    own = None if route.online is None else route.online[:, piece].flatten(0, 1)
+    own = None if route.online is None else route.online[:, segment_chunk].flatten(0, 1)
     return mixer.cache.mix(router, RouterScores(scores.unflatten(1, u.shape[1:3]).flatten(0, 1), own, hidden, age))
 
 
@@ -133,31 +135,31 @@ def _picked(mixer: Parts, own: Tensor, z: Tensor, view: View, route: Routing) ->
     mix = _mix(mixer, view, route, slice(None))
     assert mix is not None and mix.index is not None and mix.gates is not None
     flat = ReadWeights(None, mix.gates.reshape(*shape, *mix.gates.shape[2:]), mix.index.reshape(*shape, -1))
-    found = chosen(mixer.memory, z.transpose(2, 3).flatten(1, 2), view.leaves, flat)
+    found = sparse(mixer.memory, z.transpose(2, 3).flatten(1, 2), view.leaves, flat)
     return _added(found.unflatten(1, (z.shape[1], -1)).transpose(2, 3), mix.online, own)
 
 
 def _gated(mixer: Parts, own: Tensor, z: Tensor, view: View, route: Routing) -> Tensor:
-    """All checkpoints under their gates, piece after piece."""
+    """All checkpoints under their gates, one segment chunk after the other."""
     assert view.seen is not None
     widths = view.seen.max(0).tolist()
     step = z.shape[1] if view.number <= FEW else 1
     parts: list[Tensor] = []
     for j in range(0, z.shape[1], step):
-        piece = slice(j, j + step)
-        out = own[:, piece]
-        if any(widths[piece]):
-            mix = _mix(mixer, view, route, piece)
+        segment_chunk = slice(j, j + step)
+        out = own[:, segment_chunk]
+        if any(widths[segment_chunk]):
+            mix = _mix(mixer, view, route, segment_chunk)
             assert mix is not None and mix.gates is not None
             gates = mix.gates.unflatten(0, out.shape[:2]).transpose(2, 3)
-            out = _added(by_piece(z[:, piece], view.stages[0], gates, widths[piece]), mix.online, out)
+            out = _added(by_segment_chunk(z[:, segment_chunk], view.factors[0], gates, widths[segment_chunk]), mix.online, out)
         parts.append(out)
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def _sums(view: View) -> Tensor:
-    """[R, S, H, K, V]: the sum of the checkpoints that each piece sees."""
-    matrices, seen = view.stages[0], view.seen
+    """[R, S, H, K, V]: the sum of the checkpoints that each segment chunk sees."""
+    matrices, seen = view.factors[0], view.seen
     assert seen is not None
     least = int(seen.min())
     total = matrices[:, :, :least].sum(2, keepdim=True)
@@ -171,7 +173,7 @@ def _sums(view: View) -> Tensor:
 
 
 def _apart(mixer: Parts, written: ScanOutput, z: Tensor, views: list[View], mixes: list[ReadWeights | None]) -> Tensor:
-    """Each piece with a view of its own."""
+    """Each segment chunk with a view of its own."""
     memory = mixer.memory
     if not mixer.cache.blends or memory.read_is_linear:
         own, asked = online(mixer, written, z).unbind(1), z.unbind(1)
@@ -181,13 +183,13 @@ def _apart(mixer: Parts, written: ScanOutput, z: Tensor, views: list[View], mixe
         ]
         return torch.stack(parts, 1)
     out = z
-    for i in range(memory.stages_count):
-        own, asked = _stage(mixer, written, i, out).unbind(1), out.unbind(1)
+    for i in range(memory.factors_count):
+        own, asked = _through(mixer, written, i, out).unbind(1), out.unbind(1)
         parts = [
-            o if m is None or m.gates is None else _gate(m.online, o) + stage_sum(q, v.stages[i], m.gates)
+            o if m is None or m.gates is None else _gate(m.online, o) + factor_sum(q, v.factors[i], m.gates)
             for o, q, v, m in zip(own, asked, views, mixes, strict=True)
         ]
-        out = memory.join(i, torch.stack(parts, 1), z)
+        out = memory.activation(i, torch.stack(parts, 1), z)
     return out
 
 

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ..bank.view import View
 from ..cache.base import Router
-from ..schedule.plan import CallSchedule
+from ..schedule.call import CallSchedule
 from ..schedule.segments import held
 
 
 @dataclass
 class Lead:
     """What later layers need to follow a layer's routing: its router, queries u [R, T, U], keys [R, M, U], sums `before` the
-    call [R, J, U], and the views of its bank, piece by piece or one of all pieces."""
+    call [R, J, U], and the views of its bank: one of each segment chunk, or one of all."""
 
     router: Router
     u: Tensor
@@ -27,55 +27,57 @@ class Lead:
 
 
 class Routing:
-    """Queries u [R, S, Q, U], scores `online` [R, S, Q] (softmax gates only) and key sums [R, S, J, U] of a call's pieces."""
+    """Queries u [R, S, Q, U], scores `online` [R, S, Q] (softmax gates only) and key sums [R, S, J, U] of a call."""
 
-    def __init__(self, lead: Lead, plan: CallSchedule, softmax: bool):
-        router, before, pieces = lead.router, lead.before, plan.shape[1]
+    def __init__(self, lead: Lead, schedule: CallSchedule, softmax: bool):
+        router, before, segment_chunks = lead.router, lead.before, schedule.shape[1]
         self.lead = lead
-        self.u = plan.query_take(lead.u).unflatten(1, (pieces, -1))
-        keys = plan.write_take(lead.keys).unflatten(1, (pieces, plan.slots)).to(before.dtype)
-        if plan.valid is not None:
-            keys = keys * plan.valid.unsqueeze(-1)
-        goes_on = not plan.dropped and bool(plan.writes0.any())  # the first piece's segment holds writes of earlier calls
+        self.u = schedule.query_take(lead.u).unflatten(1, (segment_chunks, -1))
+        keys = schedule.write_take(lead.keys).unflatten(1, (segment_chunks, schedule.slots)).to(before.dtype)
+        if schedule.valid is not None:
+            keys = keys * schedule.valid.unsqueeze(-1)
+        goes_on = not schedule.dropped and bool(
+            schedule.writes0.any()
+        )  # the first segment chunk's segment holds writes of earlier calls
         self.online: Tensor | None = None
         if router.blocks == 1:
             running = keys.cumsum(2) if softmax else None
             self.sums = (keys.sum(2) if running is None else running[:, :, -1]).unsqueeze(2)
             if running is not None:
-                scores = (self.u.unflatten(2, (plan.slots, -1)) * running.unsqueeze(3).to(self.u.dtype)).sum(-1)
+                scores = (self.u.unflatten(2, (schedule.slots, -1)) * running.unsqueeze(3).to(self.u.dtype)).sum(-1)
                 if goes_on:
-                    asked = self.u[:, :1].unflatten(2, (plan.slots, -1))
+                    asked = self.u[:, :1].unflatten(2, (schedule.slots, -1))
                     scores = _first(scores, (asked * before[:, None, None].to(asked.dtype)).sum(-1))
-                self.online = (scores / plan.held.unsqueeze(-1)).flatten(2)
+                self.online = (scores / schedule.held.unsqueeze(-1)).flatten(2)
         else:
-            member = plan.host(plan.places()[1][..., None] // router.block == np.arange(router.blocks)).to(keys.dtype)
+            member = schedule.host(schedule.places()[1][..., None] // router.block == np.arange(router.blocks)).to(keys.dtype)
             self.sums = member.transpose(-1, -2) @ keys
             if softmax:
-                self.online = self._best(router, keys, member, before if goes_on else None, plan)
+                self.online = self._best(router, keys, member, before if goes_on else None, schedule)
         if goes_on:
             self.sums = _first(self.sums, before.unsqueeze(1))
 
-    def _best(self, router: Router, keys: Tensor, member: Tensor, before: Tensor | None, plan: CallSchedule) -> Tensor:
+    def _best(self, router: Router, keys: Tensor, member: Tensor, before: Tensor | None, schedule: CallSchedule) -> Tensor:
         """The online segment's score at each query: its sub-blocks as far as they are written compete."""
-        rate, u = plan.geo.rate, self.u
-        late = torch.ones(plan.slots, plan.slots, dtype=torch.bool, device=u.device).triu(1).repeat_interleave(rate, 0)
+        rate, u = schedule.geo.rate, self.u
+        late = torch.ones(schedule.slots, schedule.slots, dtype=torch.bool, device=u.device).triu(1).repeat_interleave(rate, 0)
         each = (u @ keys.to(u.dtype).transpose(-1, -2)).masked_fill(late, 0.0) @ member.to(u.dtype)
         if before is not None:
             each = _first(each, (u[:, 0] @ before.to(u.dtype).transpose(-1, -2)).unsqueeze(1))
-        start, place = plan.places()
+        start, place = schedule.places()
         count = held(place, start[..., None], router.block, router.blocks)
         count = np.where(count.sum(-1, keepdims=True) > 0, count, 1)  # padding slots: no writes, and nothing to divide by
-        counts = plan.host(np.repeat(count, rate, 2))
+        counts = schedule.host(np.repeat(count, rate, 2))
         return router.best((each / counts.clamp(min=1)).flatten(0, 1), (counts == 0).flatten(0, 1)).unflatten(0, u.shape[:2])
 
 
 def _first(x: Tensor, more: Tensor) -> Tensor:
-    """x [R, S, ...] with `more` [R, 1, ...] added to the first piece."""
+    """x [R, S, ...] with `more` [R, 1, ...] added to the first segment chunk."""
     return torch.cat([x[:, :1] + more, x[:, 1:]], 1)
 
 
-def follow(view: View, lead: Lead, j: int) -> None:
-    """Let the view of piece j (or of all pieces), of a layer without routing keys, show those of the layer that it follows."""
+def share_routing(view: View, lead: Lead, j: int) -> None:
+    """Give the view of segment chunk j (or of all) the routing keys of the layer whose routing this layer shares."""
     shown = lead.views[-1] if view.seen is not None else lead.views[min(j, len(lead.views) - 1)]
     if shown.summary is not None:
         view.summary = shown.summary[:, : view.number]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
-from ..schedule.runs import PackedBatch
+from ..schedule.packed import PackedBatch
 
 
 class ShortConv(nn.Module):
@@ -31,7 +31,7 @@ class ShortConv(nn.Module):
         """[batch, width - 1, D]: zeros before the first token."""
         return None if self.taps is None else self.taps.new_zeros(batch, self.width - 1, self.d_model)
 
-    def forward(self, x: Tensor, before: Tensor | None, runs: PackedBatch) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, before: Tensor | None, packed: PackedBatch) -> tuple[Tensor, Tensor | None]:
         """One call over runs."""
         if self.taps is None or before is None:
             return x, None
@@ -40,8 +40,8 @@ class ShortConv(nn.Module):
         out = x
         for i, tap in enumerate(self.taps.to(x.dtype)):
             out = torch.addcmul(out, both.narrow(1, history - i, tokens).to(x.dtype), tap)
-        if runs.take is None:  # runs are whole
+        if packed.take is None:  # runs are whole
             return out, both[:, tokens:].clone()
-        last = runs.length[:, None] + np.arange(history) + np.arange(len(x))[:, None] * both.shape[1]
+        last = packed.length[:, None] + np.arange(history) + np.arange(len(x))[:, None] * both.shape[1]
         index = torch.from_numpy(last.reshape(-1)).to(x.device)
         return out, both.flatten(0, 1).index_select(0, index).unflatten(0, (len(x), history))

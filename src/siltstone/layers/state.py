@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..schedule.runs import RowPositions
+from ..schedule.packed import RowPositions
 from ..state.tree import State
 
 
@@ -25,14 +25,14 @@ class MixState(State):
         """The axis of a tensor leaf whose length follows from what was read; None: it has none."""
         return None
 
-    def sized(self, mixer: Any, clock: RowPositions) -> Self:
+    def sized(self, mixer: Any, positions: RowPositions) -> Self:
         """With the places of rows at these positions; what new ones hold is not said."""
         return self
 
-    def fits(self, mixer: Any, clock: RowPositions) -> bool:
+    def fits(self, mixer: Any, positions: RowPositions) -> bool:
         """Whether a loaded state holds as much as rows at these positions have."""
         return True
 
-    def may_fit(self, mixer: Any, clock: RowPositions, cuts: int) -> bool:
+    def may_fit(self, mixer: Any, positions: RowPositions, cuts: int) -> bool:
         """`fits` as far as shapes say it, for rows that were cut so often: it holds no more than they may have."""
-        return self.fits(mixer, clock)
+        return self.fits(mixer, positions)

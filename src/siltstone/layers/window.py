@@ -17,9 +17,9 @@ from torch import Tensor
 from ..config.layer import LayerConfig
 from ..ops import rope, window
 from ..ops.transforms import at_work
+from ..schedule.call import Geometry
 from ..schedule.context import Context
-from ..schedule.plan import Geometry
-from ..schedule.window import WindowPlan
+from ..schedule.window import WindowSchedule
 from ..state.tree import State, frozen
 from .heads import Heads
 
@@ -48,17 +48,17 @@ class ExtraKV:
     seen: Tensor
 
 
-def put(ring: Tensor, token: Tensor, slot: int, donate: bool) -> Tensor:
+def put(ring: Tensor, token: Tensor, slot: int, inplace: bool) -> Tensor:
     """The ring [R, E, ...] with one token [R, 1, ...] at a slot; in place where the caller gave the ring up."""
     if at_work():
         return torch.cat([ring[:, :slot], token.to(ring.dtype), ring[:, slot + 1 :]], 1)
-    ring = ring if donate and not torch.is_grad_enabled() and not frozen(ring) else ring.clone()
+    ring = ring if inplace and not torch.is_grad_enabled() and not frozen(ring) else ring.clone()
     ring.narrow(1, slot, 1).copy_(token)
     return ring
 
 
 class WindowAttention(Heads):
-    """q, k, v = x W; softmax(q k^T / sqrt(K)) v over what the window plan shows. x [R, T, D] -> [R, T, H, V]."""
+    """q, k, v = x W; softmax(q k^T / sqrt(K)) v over what the window schedule shows. x [R, T, D] -> [R, T, H, V]."""
 
     def __init__(self, cfg: LayerConfig, geo: Geometry):
         super().__init__(cfg)
@@ -87,40 +87,42 @@ class WindowAttention(Heads):
         self, x: Tensor, state: WindowState, context: Context, further: ExtraKV | None = None
     ) -> tuple[Tensor, WindowState]:
         """One call over runs."""
-        cfg, plan = self.cfg, context.window(self.geo, x.dtype)
+        cfg, schedule = self.cfg, context.window(self.geo, x.dtype)
         asked, v = self.project(x)
         q_sink = asked[:, :, : cfg.heads]
         if cfg.position == "rope":
-            asked = rope.rotate(asked, plan.angles(cfg.key_dim))
-            q_sink = rope.rotate(q_sink, plan.angles(cfg.key_dim, sink=True)) if cfg.sinks or further is not None else q_sink
+            asked = rope.rotate(asked, schedule.angles(cfg.key_dim))
+            q_sink = rope.rotate(q_sink, schedule.angles(cfg.key_dim, sink=True)) if cfg.sinks or further is not None else q_sink
         q, k = asked.split([cfg.heads, cfg.key_heads], 2)
-        if context.tick is not None and not cfg.sinks:
-            slot = context.tick % self.geo.ring
-            after = WindowState(put(state.key, k, slot, context.donate), put(state.value, v, slot, context.donate))
+        if context.uniform_position is not None and not cfg.sinks:
+            slot = context.uniform_position % self.geo.ring
+            after = WindowState(put(state.key, k, slot, context.inplace), put(state.value, v, slot, context.inplace))
             keys, values = after.key.transpose(1, 2).to(x.dtype), after.value.transpose(1, 2).to(x.dtype)
-            bias = plan.slots_bias(self.linear)
+            bias = schedule.slots_bias(self.linear)
             if further is not None:
-                far = plan.further(further.seen, self.linear)[:, 0]
+                far = schedule.further(further.seen, self.linear)[:, 0]
                 near = keys.new_zeros(1, 1, 1, keys.shape[2]) if bias is None else bias
                 bias = torch.cat([far, near.expand(len(x), far.shape[1], -1, -1)], -1)
-                keys = torch.cat([self._placed(further.key[:, 0], plan, context.tick), keys], 2)
+                keys = torch.cat([self._placed(further.key[:, 0], schedule, context.uniform_position), keys], 2)
                 values = torch.cat([further.value[:, 0].to(x.dtype), values], 2)
             return self.attend(q.transpose(1, 2), keys, values, bias).transpose(1, 2), after
-        keys, values = plan.ring.extend(state.key, k), plan.ring.extend(state.value, v)
-        after = WindowState(plan.ring.keep(keys), plan.ring.keep(values))
+        keys, values = schedule.ring.extend(state.key, k), schedule.ring.extend(state.value, v)
+        after = WindowState(schedule.ring.keep(keys), schedule.ring.keep(values))
         if cfg.sinks:
             assert state.sink_key is not None and state.sink_value is not None
             shape = (len(x), cfg.sinks)
-            after.sink_key = torch.cat([state.sink_key, k], 1).flatten(0, 1).index_select(0, plan.sink_take).unflatten(0, shape)
-            after.sink_value = (
-                torch.cat([state.sink_value, v], 1).flatten(0, 1).index_select(0, plan.sink_take).unflatten(0, shape)
+            after.sink_key = (
+                torch.cat([state.sink_key, k], 1).flatten(0, 1).index_select(0, schedule.sink_take).unflatten(0, shape)
             )
-        return self._attend(q, q_sink, keys, values, after, plan, further), after
+            after.sink_value = (
+                torch.cat([state.sink_value, v], 1).flatten(0, 1).index_select(0, schedule.sink_take).unflatten(0, shape)
+            )
+        return self._attend(q, q_sink, keys, values, after, schedule, further), after
 
-    def _placed(self, key: Tensor, plan: WindowPlan, at: int | None = None) -> Tensor:
+    def _placed(self, key: Tensor, schedule: WindowSchedule, at: int | None = None) -> Tensor:
         """Keys [..., K], rotated to where the last sink stands."""
-        key = key.to(plan.dtype)
-        return rope.rotate(key, plan.last_sink(key.shape[-1], at)) if self.cfg.position == "rope" else key
+        key = key.to(schedule.dtype)
+        return rope.rotate(key, schedule.last_sink(key.shape[-1], at)) if self.cfg.position == "rope" else key
 
     def _attend(
         self,
@@ -129,14 +131,14 @@ class WindowAttention(Heads):
         keys: Tensor,
         values: Tensor,
         sinks: WindowState,
-        plan: WindowPlan,
+        schedule: WindowSchedule,
         further: ExtraKV | None,
     ) -> Tensor:
-        n, rope_on = plan.blocks, self.cfg.position == "rope"
-        far = [] if further is None else [(self._placed(further.key, plan), further.value.to(values.dtype))]
+        n, rope_on = schedule.blocks, self.cfg.position == "rope"
+        far = [] if further is None else [(self._placed(further.key, schedule), further.value.to(values.dtype))]
         if sinks.sink_key is not None and sinks.sink_value is not None:
             key, value = (x.transpose(1, 2)[:, None].expand(-1, n, -1, -1, -1) for x in (sinks.sink_key, sinks.sink_value))
             far.append((key, value))
-        beyond = None if further is None else plan.further(further.seen, self.linear)
+        beyond = None if further is None else schedule.further(further.seen, self.linear)
         asked = window.Far(far, q_sink if rope_on else None, beyond)
-        return window.blocked(q, keys, values, plan.bands(self.linear), asked, plan.block, self.cfg.key_dim**-0.5)
+        return window.blocked(q, keys, values, schedule.bands(self.linear), asked, schedule.block, self.cfg.key_dim**-0.5)

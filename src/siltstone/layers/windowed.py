@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
 from ..ops.eager import eagerly
+from ..schedule.call import Geometry
 from ..schedule.context import Context
-from ..schedule.plan import Geometry
 from .short_conv import ShortConv
 from .state import MixState
 from .window import WindowAttention, WindowState
@@ -43,6 +43,6 @@ class Windowed(nn.Module):
     @eagerly
     def forward(self, x: Tensor, state: WindowedState, context: Context) -> tuple[Tensor, WindowedState]:
         """One call over runs."""
-        x, conv = self.conv(x, state.conv, context.runs)
+        x, conv = self.conv(x, state.conv, context.packed)
         out, window = self.window(x, state.window, context)
         return self.out(out.flatten(2)), WindowedState(window, conv)

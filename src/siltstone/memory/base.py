@@ -1,9 +1,9 @@
 """What an update rule is.
 
-Any memory here is read as a chain of matrices: a query passes through stage 0, something without a state, stage 1, and
-so on (a matrix memory has one stage, an MLP memory two, a vector memory is a matrix with one row that is always asked
-with 1). `stages` gives the matrices; `join` is what happens between and after them. Gating outputs, blending weights
-and picking checkpoints are written once for all rules on this ground (see ops/bank_read.py).
+A read is a chain of matrices, the *read factors*: the query passes through read factor 0, an activation without state, read
+factor 1, and so on. A matrix memory has one read factor, an MLP memory two; a vector memory is a matrix of one row, read with
+the query 1. `read_factors` gives the matrices; `activation` is applied between them and after the last. Therefore gated outputs,
+blended weights and sparse reads are written once for all rules (see ops/bank_read.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..config.layer import LayerConfig
 from ..config.registry import NoOptions
 from ..ops.chunked import Reader
-from ..ops.widely import Placed, wide, widely
+from ..ops.upcast import Placed, upcast, upcasting
 from ..state.tree import State
 
 Inputs = dict[str, Tensor]
@@ -25,21 +25,21 @@ MOST = 4096  # writes of an inner batch, slots, hidden units over those of a key
 
 
 class ScanOutput:
-    """A memory during a call: readable after every write, and its states at the pieces' ends.
+    """A memory during a call: readable after every write, and its states at the segment chunks' ends.
 
-    ends      State with leaves [G, S, ...]: after each piece
-    readers   what reads the matrices of each stage
+    ends      State with leaves [G, S, ...]: after each segment chunk
+    readers   what reads the matrices of each read factor
     """
 
     def __init__(self, ends: State, *readers: Reader):
         self.ends, self.readers = ends, readers
 
-    def read(self, stage: int, z: Tensor, group: int = 1) -> Tensor:
-        """z [G, S, H, L*rate, in] through the matrices of one stage, as they stand at each query: [..., out]."""
-        return self.readers[stage].read(z, group)
+    def read(self, factor: int, z: Tensor, group: int = 1) -> Tensor:
+        """z [G, S, H, L*rate, in] through the matrices of one read factor, as they stand at each query: [..., out]."""
+        return self.readers[factor].read(z, group)
 
     def carried(self, group: slice, states: State, before: State | None, after: State) -> State | None:
-        """What the writes of some groups (one piece each) make of other states [R, X, ...].
+        """What the writes of some groups (one segment chunk each) make of other states [R, X, ...].
 
         They make `after` [R, ...] of the online state `before` (None: of the rule's first state, where it is 0).
         None: this rule has no shorter way than to write all of it again.
@@ -48,19 +48,19 @@ class ScanOutput:
         if len(self.readers) != 1 or len(mine) != 1:
             return None
         apart = mine[0] if before is None else mine[0] - next(iter(vars(before).values())).unsqueeze(1)
-        moved = self.readers[0].follow(group, apart)
+        moved = self.readers[0].propagate(group, apart)
         return None if moved is None else type(states)(*[moved + now[0].unsqueeze(1)])
 
 
 class Memory(Placed):
-    """An update rule. Subclasses define `name`, `init`, `queries`, `inputs`, `scan`, `stages`; all methods are pure.
+    """An update rule. Subclasses define `name`, `init`, `queries`, `inputs`, `scan`, `read_factors`; all methods are pure.
 
-    stages_count     how many matrices a read passes through
+    factors_count    how many matrices a read passes through
     read_is_linear   whether blending weights equals blending outputs
     adds_up          whether what several states hold beyond the first one adds up, as in merged checkpoints
-    divisors         how many of the last columns of a matrix divide the others when it is read
+    normalizer         how many of the last columns of a matrix divide the others when it is read
     merges           shape of a write's log decays, (H,), (H, in) or (H, in, out), where writes do no more than S <- e^f S + ...
-                     to the matrix of a stage; else None
+                     to the matrix of a read factor; else None
     chunk            write slots that a scan handles as one block
     bounded          whether bounded inputs keep the state bounded, however many there are
     variants         settings of the options, besides the defaults, that tables and long runs show too
@@ -70,10 +70,10 @@ class Memory(Placed):
     Options: ClassVar[type] = NoOptions
     bounded: ClassVar[bool] = True
     variants: ClassVar[tuple[dict[str, Any], ...]] = ()
-    stages_count: ClassVar[int] = 1
+    factors_count: ClassVar[int] = 1
     read_is_linear: bool = True
     adds_up: ClassVar[bool] = True
-    divisors: int = 0
+    normalizer: int = 0
     merges: tuple[int, ...] | None = None
     chunk: int = 64
 
@@ -97,7 +97,7 @@ class Memory(Placed):
 
     @abstractmethod
     def queries(self, x: Tensor) -> Tensor:
-        """x [R, T, D] -> what the memory is asked with, [R, T, H, in of stage 0]."""
+        """x [R, T, D] -> what the memory is asked with, [R, T, H, in of read factor 0]."""
 
     @abstractmethod
     def inputs(self, c: Tensor) -> Inputs:
@@ -105,9 +105,9 @@ class Memory(Placed):
 
     @abstractmethod
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
-        """Write S pieces one after the other into G independent states.
+        """Write S segment chunks one after the other into G independent states.
 
-        inputs [G, S, L, ...], valid bool [G, S, L] (None: all), skip int [G, S] empty slots before a piece's first
+        inputs [G, S, L, ...], valid bool [G, S, L] (None: all), skip int [G, S] empty slots before a segment chunk's first
         write, state leaves [G, ...]. A write that is not valid changes nothing.
         """
 
@@ -131,30 +131,30 @@ class Memory(Placed):
         return self.scan({k: slot(v) for k, v in inputs.items()}, valid, skip, state).ends.map(lambda x: x[:, 0])
 
     def predicted(self, inputs: Inputs) -> tuple[Tensor, Tensor] | None:
-        """What a write has its key answer: the key as a query [..., H, in of stage 0], and the value [..., H, V].
+        """What a write has its key answer: the key as a query [..., H, in of read factor 0], and the value [..., H, V].
 
         None: this rule has no keys and values.
         """
         return None
 
-    def fading(self, inputs: Inputs) -> Tensor:
+    def log_decay(self, inputs: Inputs) -> Tensor:
         """The log decays of each write, [..., *merges], for rules that merge."""
         raise NotImplementedError(f"{type(self).__name__} has merges, and must define fading(inputs)")
 
     @abstractmethod
-    def stages(self, state: State) -> tuple[Tensor, ...]:
-        """The matrices of each stage, [..., H, in, out], of a state with leaves [..., ...]."""
+    def read_factors(self, state: State) -> tuple[Tensor, ...]:
+        """The matrices of each read factor, [..., H, in, out], of a state with leaves [..., ...]."""
 
     def settled(self, sums: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """What a merged checkpoint keeps of the sums of two, the matrices of each stage [..., H, N, in, out]."""
+        """What a merged checkpoint keeps of the sums of two, the matrices of each read factor [..., H, N, in, out]."""
         return sums
 
-    def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
-        """What follows a stage: z [..., out] -> the next stage's input, or after the last one the result."""
+    def activation(self, factor: int, z: Tensor, query: Tensor) -> Tensor:
+        """What follows a read factor: z [..., out] -> the next read factor's input, or after the last one the result."""
         return z
 
 
 def logits(gates: nn.Module, c: Tensor) -> Tensor:
     """c W + b in float32 or wider, with b added there: bfloat16 has steps of 1/32 near -6, 3 per cent of such a gate's decay."""
-    with widely(c):
-        return wide(gates(c))
+    with upcasting(c):
+        return upcast(gates(c))

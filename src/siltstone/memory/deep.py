@@ -33,7 +33,7 @@ from ..config.layer import LayerConfig
 from ..errors import ConfigError
 from ..ops import deep, mlp
 from ..ops.norm import l2
-from ..ops.widely import wide
+from ..ops.upcast import upcast
 from ..state.tree import State
 from .base import MOST, Inputs, Memory, ScanOutput, logits
 
@@ -68,7 +68,7 @@ class Deep(Memory):
 
     name: ClassVar[str] = "deep"
     Options = DeepOptions
-    stages_count: ClassVar[int] = 2
+    factors_count: ClassVar[int] = 2
     read_is_linear = False
 
     def __init__(self, cfg: LayerConfig, options: DeepOptions):
@@ -105,7 +105,7 @@ class Deep(Memory):
 
     def init(self, batch: int) -> DeepState:
         """The learned initial weights."""
-        both = wide(self.w_in), wide(self.w_out)
+        both = upcast(self.w_in), upcast(self.w_out)
         return DeepState(*(w.repeat(batch, 1, 1, 1) for w in both + both))
 
     def queries(self, x: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class Deep(Memory):
         """See Memory.predicted."""
         return inputs["key"], inputs["value"]
 
-    def stages(self, state: State) -> tuple[Tensor, ...]:
+    def read_factors(self, state: State) -> tuple[Tensor, ...]:
         """W_in and W_out."""
         now = cast(DeepState, state)
         return (now.w_in, now.w_out)
@@ -135,15 +135,15 @@ class Deep(Memory):
         most = self.most()
         return sums if most is None else tuple(mlp.limited(w, m.unsqueeze(2)) for w, m in zip(sums, most, strict=True))
 
-    def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
+    def activation(self, factor: int, z: Tensor, query: Tensor) -> Tensor:
         """gelu between the matrices, the query added after them."""
-        return mlp.activation(stage, z, query)
+        return mlp.activation(factor, z, query)
 
     def most(self) -> Tensor | None:
         """The largest Frobenius norm of each matrix of a pair when a batch begins, [2, 1, H, 1, 1]; None: any."""
         if self.options.limit is None:
             return None
-        return self.options.limit * mlp.norms(mlp.pair(wide(self.w_in).unsqueeze(0), wide(self.w_out).unsqueeze(0)))
+        return self.options.limit * mlp.norms(mlp.pair(upcast(self.w_in).unsqueeze(0), upcast(self.w_out).unsqueeze(0)))
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan; one chunk is one inner batch."""

@@ -21,8 +21,8 @@ from torch import Tensor
 from ..ops import delta
 from ..state.tree import State
 from .base import Inputs, ScanOutput
-from .chunked import MatrixState
 from .gated_delta import GatedDelta
+from .matrix import MatrixState
 
 
 class Delta(GatedDelta):
@@ -33,11 +33,11 @@ class Delta(GatedDelta):
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan."""
-        key, value, _, strength = self.given(inputs)
-        reader, ends = delta.chunk(self.matrix(state), key, value, strength, valid=valid, size=self.chunk)
+        key, value, _, beta = self.given(inputs)
+        reader, ends = delta.chunk(self.matrix(state), key, value, beta, valid=valid, size=self.chunk)
         return ScanOutput(MatrixState(ends), reader)
 
     def step(self, inputs: Inputs, shift: int, state: State) -> MatrixState:
         """See Memory.step."""
-        key, value, _, strength = self.given(inputs)
-        return MatrixState(delta.step(self.matrix(state), key, value, strength))
+        key, value, _, beta = self.given(inputs)
+        return MatrixState(delta.step(self.matrix(state), key, value, beta))

@@ -1,4 +1,4 @@
-"""Gated linear memory: S_t = a_t S_{t-1} + b_t k_t^T v_t, o = q S, one decay a and one write strength b a head.
+"""Gated linear memory: S_t = a_t S_{t-1} + b_t k_t^T v_t, o = q S, one decay a and one beta b a head.
 
     log a = logsigmoid(c W_a),   b = sigmoid(c W_b)        each with a bias
     with decay="channel": log a = max(logsigmoid(c W_a), -5), one for each of the K channels of a head
@@ -28,11 +28,11 @@ from ..ops import gated
 from ..ops.gated import CHANNELS
 from ..state.tree import State
 from .base import Inputs, ScanOutput, logits
-from .chunked import MatrixMemory, MatrixState
+from .matrix import MatrixMemory, MatrixState
 
 
 class GatedMatrixMemory(MatrixMemory):
-    """A matrix memory with a decay (log space) and a write strength a head, both read from the token."""
+    """A matrix memory with a decay (log space) and a beta a head, both read from the token."""
 
     decays: bool = True  # a head; else there is no decay here
 
@@ -45,16 +45,16 @@ class GatedMatrixMemory(MatrixMemory):
                 self.gates.bias[: self.heads] = torch.linspace(3.0, 6.0, self.heads)
 
     def inputs(self, c: Tensor) -> Inputs:
-        """key [R, M, H, K], value [R, M, H, V], decay [R, M, H] in log space, strength [R, M, H]."""
+        """key [R, M, H, K], value [R, M, H, V], decay [R, M, H] in log space, beta [R, M, H]."""
         gates = logits(self.gates, c)
         if not self.decays:
-            return super().inputs(c) | {"decay": torch.zeros_like(gates), "strength": gates.sigmoid()}
-        decay, strength = gates.chunk(2, -1)
-        return super().inputs(c) | {"decay": F.logsigmoid(decay), "strength": strength.sigmoid()}
+            return super().inputs(c) | {"decay": torch.zeros_like(gates), "beta": gates.sigmoid()}
+        decay, beta = gates.chunk(2, -1)
+        return super().inputs(c) | {"decay": F.logsigmoid(decay), "beta": beta.sigmoid()}
 
     def given(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """k, v, log a and b."""
-        return inputs["key"], inputs["value"], inputs["decay"], inputs["strength"]
+        return inputs["key"], inputs["value"], inputs["decay"], inputs["beta"]
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,14 @@ class Gated(GatedMatrixMemory):
             )
 
     def inputs(self, c: Tensor) -> Inputs:
-        """key, value, strength, and decay in log space: [R, M, H], or [R, M, H, K] a channel."""
+        """key, value, beta, and decay in log space: [R, M, H], or [R, M, H, K] a channel."""
         found = super().inputs(c)
         if self.fade is None:
             return found
         fade = F.logsigmoid(logits(self.fade, c)).clamp(min=-5.0)
         return found | {"decay": fade.unflatten(-1, (self.heads, self.key_dim))}
 
-    def fading(self, inputs: Inputs) -> Tensor:
+    def log_decay(self, inputs: Inputs) -> Tensor:
         """log a."""
         return inputs["decay"]
 

@@ -25,13 +25,13 @@ from ..errors import ConfigError
 from ..ops import gated_delta
 from ..state.tree import State
 from .base import Inputs, ScanOutput
-from .chunked import MatrixState
 from .gated import GatedMatrixMemory
+from .matrix import MatrixState
 
 
 @dataclass(frozen=True)
 class DeltaOptions:
-    """negative: strengths b up to 2 instead of 1, so that a write may turn a state's sign over (arXiv 2411.12537)."""
+    """negative: beta up to 2 instead of 1, so that a write may turn a state's sign over (arXiv 2411.12537)."""
 
     negative: bool = False
 
@@ -50,9 +50,9 @@ class GatedDelta(GatedMatrixMemory):
             raise ConfigError(f"memory_options negative={options.negative!r} must be true or false")
 
     def inputs(self, c: Tensor) -> Inputs:
-        """key, value, decay (log space), and strength in (0, 1), or (0, 2) with `negative`."""
+        """key, value, decay (log space), and beta in (0, 1), or (0, 2) with `negative`."""
         found = super().inputs(c)
-        return found | {"strength": 2 * found["strength"]} if self.options.negative else found
+        return found | {"beta": 2 * found["beta"]} if self.options.negative else found
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan."""

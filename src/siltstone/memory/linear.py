@@ -22,10 +22,10 @@ from torch import Tensor
 from ..config.layer import LayerConfig
 from ..errors import ConfigError
 from ..ops import linear
-from ..ops.widely import wide
+from ..ops.upcast import upcast
 from ..state.tree import State
 from .base import Inputs, ScanOutput
-from .chunked import MatrixMemory, MatrixState
+from .matrix import MatrixMemory, MatrixState
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Linear(MatrixMemory):
     def __init__(self, cfg: LayerConfig, options: LinearOptions):
         super().__init__(cfg, options)
         self.read_is_linear = not options.normalise
-        self.merges, self.divisors = (self.heads,), int(options.normalise)
+        self.merges, self.normalizer = (self.heads,), int(options.normalise)
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: LinearOptions) -> None:
@@ -63,7 +63,7 @@ class Linear(MatrixMemory):
     def init(self, batch: int) -> MatrixState:
         """Zeros; the sum of keys is one more column."""
         wider = self.val_dim + self.options.normalise
-        return MatrixState(wide(self.like.new_zeros(batch, self.heads, self.key_dim, wider)))
+        return MatrixState(upcast(self.like.new_zeros(batch, self.heads, self.key_dim, wider)))
 
     def feature(self, z: Tensor) -> Tensor:
         """f."""
@@ -81,11 +81,11 @@ class Linear(MatrixMemory):
         """See Memory.predicted."""
         return inputs["key"], inputs["value"][..., : self.val_dim]
 
-    def fading(self, inputs: Inputs) -> Tensor:
+    def log_decay(self, inputs: Inputs) -> Tensor:
         """Nothing fades."""
-        return wide(inputs["key"].new_zeros(inputs["key"].shape[:-1]))
+        return upcast(inputs["key"].new_zeros(inputs["key"].shape[:-1]))
 
-    def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
+    def activation(self, factor: int, z: Tensor, query: Tensor) -> Tensor:
         """With `normalise` divided by f(q) z."""
         return linear.normalised(z) if self.options.normalise else z
 

@@ -4,7 +4,7 @@ Source: arXiv 2410.01201, section 3.2 (with the gates' sum normalised to 1). Sta
 Cost: H * V.
 
 For: the same as `min_gru`, with letting in and letting go learned apart.
-Can: keep a running mean of what its gates let in, and forget as fast as each token says; write a piece side by side.
+Can: keep a running mean of what its gates let in, and forget as fast as each token says; write a segment chunk side by side.
 Cannot: look at its state before a write, so that parity and other states to be tracked are out of reach; be asked for a key
 (recall): every query gets the same H * V numbers.
 """

@@ -27,10 +27,10 @@ from ..config import registry
 from ..config.layer import LayerConfig
 from ..errors import ConfigError
 from ..ops import mlstm
-from ..ops.widely import wide
+from ..ops.upcast import upcast
 from ..state.tree import State
 from .base import Inputs, ScanOutput, logits
-from .chunked import MatrixMemory
+from .matrix import MatrixMemory
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Mlstm(MatrixMemory):
     """[C, n] <- f [C, n] + i k^T [v, 1]. A query ends with a 1, which finds e^-m in a corner of its own."""
 
     name: ClassVar[str] = "mlstm"
-    divisors = 2  # n and e^-m
+    normalizer = 2  # n and e^-m
     read_is_linear = False
     adds_up = False
 
@@ -67,7 +67,7 @@ class Mlstm(MatrixMemory):
 
     def init(self, batch: int) -> MlstmState:
         """Zeros."""
-        zeros = wide(self.like.new_zeros(batch, self.heads, self.key_dim, self.val_dim + 1))
+        zeros = upcast(self.like.new_zeros(batch, self.heads, self.key_dim, self.val_dim + 1))
         return MlstmState(zeros, torch.zeros_like(zeros[..., 0, 0]))
 
     def feature(self, z: Tensor) -> Tensor:
@@ -88,11 +88,11 @@ class Mlstm(MatrixMemory):
         """See Memory.predicted."""
         return F.pad(inputs["key"], (0, 1), value=1.0), inputs["value"][..., :-1]
 
-    def stages(self, state: State) -> tuple[Tensor, ...]:
+    def read_factors(self, state: State) -> tuple[Tensor, ...]:
         """[[C e^-m, n e^-m, 0], [0, 0, e^-m]]."""
         return (mlstm.factor(*_leaves(state)),)
 
-    def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
+    def activation(self, factor: int, z: Tensor, query: Tensor) -> Tensor:
         """q C / max(|q n|, e^-m)."""
         return mlstm.divided(z)
 

@@ -35,7 +35,7 @@ from ..config.layer import LayerConfig
 from ..errors import ConfigError
 from ..ops import slots
 from ..ops.norm import l2
-from ..ops.widely import wide
+from ..ops.upcast import upcast
 from ..state.tree import State
 from .base import MOST, Inputs, Memory, ScanOutput
 
@@ -67,7 +67,7 @@ class Slots(Memory):
 
     name: ClassVar[str] = "slots"
     Options = SlotOptions
-    stages_count: ClassVar[int] = 2
+    factors_count: ClassVar[int] = 2
     read_is_linear = False
     adds_up = False
 
@@ -101,7 +101,7 @@ class Slots(Memory):
 
     def init(self, batch: int) -> SlotState:
         """The learned slots."""
-        now, base = (wide(self.first).repeat(batch, 1, 1, 1) for _ in range(2))
+        now, base = (upcast(self.first).repeat(batch, 1, 1, 1) for _ in range(2))
         return SlotState(now, base, torch.zeros_like(now), torch.zeros_like(now[..., 0]))
 
     def queries(self, x: Tensor) -> Tensor:
@@ -122,14 +122,14 @@ class Slots(Memory):
         """See Memory.predicted."""
         return inputs["key"], inputs["value"]
 
-    def stages(self, state: State) -> tuple[Tensor, ...]:
+    def read_factors(self, state: State) -> tuple[Tensor, ...]:
         """The addresses, [K, m], and the slots."""
         now = cast(SlotState, state).slots
-        return (wide(slots.addresses(now, self.weights())).transpose(-1, -2), now)
+        return (upcast(slots.addresses(now, self.weights())).transpose(-1, -2), now)
 
-    def join(self, stage: int, z: Tensor, query: Tensor) -> Tensor:
+    def activation(self, factor: int, z: Tensor, query: Tensor) -> Tensor:
         """softmax over the slots between the matrices."""
-        return slots.activation(stage, z)
+        return slots.activation(factor, z)
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan; one chunk is one inner batch."""

@@ -25,7 +25,7 @@ from ..config.layer import LayerConfig
 from ..ops import swla
 from ..state.tree import State
 from .base import Inputs, ScanOutput, logits
-from .chunked import MatrixMemory
+from .matrix import MatrixMemory
 
 
 @dataclass
@@ -58,9 +58,9 @@ class Swla(MatrixMemory):
         return SwlaState(matrix, torch.zeros_like(matrix[..., 0]), torch.zeros_like(matrix[..., 0, :]))
 
     def inputs(self, c: Tensor) -> Inputs:
-        """key [R, M, H, K], value [R, M, H, V], decay (log space), again (b) and strength (l), each [R, M, H]."""
-        decay, again, strength = logits(self.gates, c).chunk(3, -1)
-        return super().inputs(c) | {"decay": F.logsigmoid(decay), "again": again.sigmoid(), "strength": strength.sigmoid()}
+        """key [R, M, H, K], value [R, M, H, V], decay (log space), again (b) and beta (l), each [R, M, H]."""
+        decay, again, beta = logits(self.gates, c).chunk(3, -1)
+        return super().inputs(c) | {"decay": F.logsigmoid(decay), "again": again.sigmoid(), "beta": beta.sigmoid()}
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan."""
@@ -79,4 +79,4 @@ def _leaves(state: State) -> swla.Leaves:
 
 def _given(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """k, v, log a, b and l."""
-    return inputs["key"], inputs["value"], inputs["decay"], inputs["again"], inputs["strength"]
+    return inputs["key"], inputs["value"], inputs["decay"], inputs["again"], inputs["beta"]

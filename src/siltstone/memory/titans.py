@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
 from ..ops import titans
-from ..ops.widely import wide
+from ..ops.upcast import upcast
 from ..state.tree import State
 from .base import Inputs, ScanOutput, logits
 from .deep import Deep, DeepOptions, DeepState
@@ -66,7 +66,7 @@ class Titans(Deep):
 
     def init(self, batch: int) -> TitansState:
         """The learned initial weights, at rest."""
-        now, base = ([wide(w).repeat(batch, 1, 1, 1) for w in (self.w_in, self.w_out)] for _ in range(2))
+        now, base = ([upcast(w).repeat(batch, 1, 1, 1) for w in (self.w_in, self.w_out)] for _ in range(2))
         return TitansState(now[0], now[1], base[0], base[1], torch.zeros_like(now[0]), torch.zeros_like(now[1]))
 
     def inputs(self, c: Tensor) -> Inputs:

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..ops import vector
 from ..ops.norm import RMSNorm
 from ..ops.transforms import batched
-from ..ops.widely import wide
+from ..ops.upcast import upcast
 from ..state.tree import State
 from .base import Inputs, Memory, ScanOutput, logits
 
@@ -36,13 +36,13 @@ class VectorMemory(Memory):
         return VectorState(self._zeros(batch))
 
     def _zeros(self, batch: int) -> Tensor:
-        return wide(self.like.new_zeros(batch, self.heads, self.val_dim))
+        return upcast(self.like.new_zeros(batch, self.heads, self.val_dim))
 
     def queries(self, x: Tensor) -> Tensor:
         """Ones [R, T, H, 1]: a vector is not asked for anything in particular."""
         return x.new_ones(1).expand(*x.shape[:2], self.heads, 1)
 
-    def stages(self, state: State) -> tuple[Tensor, ...]:
+    def read_factors(self, state: State) -> tuple[Tensor, ...]:
         """The hidden vector as a matrix with one row."""
         return (cast(VectorState, state).hidden.unsqueeze(-2),)
 
@@ -56,7 +56,7 @@ def whole(token: Tensor) -> None:
 
 
 class FusedMemory(VectorMemory):
-    """A recurrent network over the writes of a piece, one call each; pieces that restart run side by side."""
+    """A recurrent network over the writes of a segment chunk, one call each; segment chunks that restart run side by side."""
 
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)
@@ -68,7 +68,7 @@ class FusedMemory(VectorMemory):
 
 
 class DiagonalMemory(VectorMemory):
-    """h_t = keep_t * h_{t-1} + new_t with gates that see the token alone, so that a piece is a parallel scan.
+    """h_t = keep_t * h_{t-1} + new_t with gates that see the token alone, so that a segment chunk is a parallel scan.
 
     Subclasses give `keep` in (0, 1) and `new` as inputs [R, M, H, V].
     """
@@ -88,7 +88,7 @@ class DiagonalMemory(VectorMemory):
         found = logits(self.write, c).unflatten(-1, (-1, self.heads, self.val_dim))
         return found.unbind(-3)
 
-    def fading(self, inputs: Inputs) -> Tensor:
+    def log_decay(self, inputs: Inputs) -> Tensor:
         """log keep, of each channel."""
         return inputs["keep"].clamp(min=torch.finfo(inputs["keep"].dtype).tiny).log().unsqueeze(-2)
 

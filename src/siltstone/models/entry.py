@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ..config import aliases
-from ..config.keys import flat, usual
+from ..config.keys import defaults, flat
 from ..config.layer import LayerConfig
 from ..core.given import numbers, whole
 from ..errors import InputError
-from ..ops.widely import autocast_on
-from ..schedule.runs import PackedBatch, RowPositions, plan_runs
+from ..ops.upcast import autocast_on
+from ..schedule.packed import PackedBatch, RowPositions, pack_batch
 from ..state.tree import State, Store
 from .stream_state import LMState, check_keys, check_same, restore
 
@@ -33,8 +33,8 @@ def start_clock(batch: int, phase: Any, limit: int, content: bool) -> RowPositio
 
 def init_state(cfg: Any, mixers: Sequence[Any], batch: int, phase: Any) -> LMState:
     """Rows that have seen nothing. cfg: the model's configuration, or the layer's."""
-    clock = start_clock(batch, phase, cfg.phases, cfg.content)
-    return LMState(clock, tuple(m.init(len(clock.position)) for m in mixers), cfg)
+    positions = start_clock(batch, phase, cfg.phases, cfg.content)
+    return LMState(positions, tuple(m.init(len(positions.position)) for m in mixers), cfg)
 
 
 def load_state(cfg: Any, mixers: Sequence[Any], tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
@@ -47,7 +47,7 @@ def load_state(cfg: Any, mixers: Sequence[Any], tensors: dict[str, Tensor], meta
     if not isinstance(meta.get("counts"), dict):
         raise InputError("the state's description lacks 'counts'; give what state.meta() returned")
     if isinstance(meta.get("keys"), dict):
-        keys = usual(cfg) | meta["keys"]
+        keys = defaults(cfg) | meta["keys"]
         check_keys(flat(cfg), aliases.current(keys, warn=False), owner(cfg))
     return restore(init_state(cfg, mixers, len(rows), None), tensors, meta, cfg, mixers)
 
@@ -94,4 +94,4 @@ def enter(
         )
     if len(state) != shape[0]:
         raise InputError(f"the state has {len(state)} rows and the input {shape[0]}; use state.select(rows), or a fresh state")
-    return plan_runs(shape, state.clock, mask, reset, cut)
+    return pack_batch(shape, state.positions, mask, reset, cut)

@@ -46,13 +46,13 @@ class MemoryCaching(nn.Module):
         state: LMState | None = None,
         mask: Tensor | None = None,
         reset: Tensor | None = None,
-        donate: bool = False,
+        inplace: bool = False,
         cut: Tensor | None = None,
     ) -> tuple[Tensor, LMState]:
         """x [B, T, D] -> y [B, T, D] and the state after.
 
         mask bool [B, T], False = padding (y is 0 there); reset bool [B, T], True = a new document begins.
-        donate: the caller gives `state` up, and it may be updated in place. cut bool [B, T], True = the write that this
+        inplace: the caller gives `state` up, and it may be updated in place. cut bool [B, T], True = the write that this
         token is part of ends its segment (segments="content" only).
         """
         if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[-1] != self.cfg.d_model or not torch.is_floating_point(x):
@@ -60,9 +60,9 @@ class MemoryCaching(nn.Module):
             raise InputError(f"x must be a float tensor [batch, tokens, {self.cfg.d_model}], and {given} was given")
         entry.check(self.cfg, state, self.mix.like, x)
         state = self.init_state(len(x)) if state is None else state.normal()
-        runs = entry.enter(self.cfg, (x.shape[0], x.shape[1]), state, mask, reset, cut)
-        if not runs.width:
+        packed = entry.enter(self.cfg, (x.shape[0], x.shape[1]), state, mask, reset, cut)
+        if not packed.width:
             return taking_part(x.masked_fill(torch.ones_like(x, dtype=torch.bool), 0.0), self.parameters()), state
         before = state.layers[0]
-        y, after = self.mix(runs.gather(x), runs.enter(before, self.mix.init), Context(runs, x.device, donate))
-        return runs.scatter(y), LMState(runs.clock_after(state.clock), (runs.leave(before, after),), self.cfg)
+        y, after = self.mix(packed.gather(x), packed.enter(before, self.mix.init), Context(packed, x.device, inplace))
+        return packed.scatter(y), LMState(packed.positions_after(state.positions), (packed.leave(before, after),), self.cfg)

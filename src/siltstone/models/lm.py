@@ -15,7 +15,7 @@ from ..ops.eager import eagerly
 from ..ops.norm import RMSNorm
 from ..ops.taking_part import taking_part
 from ..ops.transforms import batched
-from ..ops.widely import Placed
+from ..ops.upcast import Placed
 from ..schedule.context import Context
 from . import entry
 from .stream_state import LMState
@@ -52,7 +52,7 @@ class LM(Placed):
             )
         self.cfg = cfg
         self.embed = nn.Embedding(cfg.vocab_size, cfg.layer.d_model)
-        made = zip(cfg.kinds, cfg.layer_configs, cfg.followers, strict=True)
+        made = zip(cfg.kinds, cfg.layer_configs, cfg.routing_shared, strict=True)
         self.blocks = nn.ModuleList(Block(cfg, *one) for one in made)
         self.norm = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
         self.unembed = Tied(self.embed) if cfg.tie else nn.Linear(cfg.layer.d_model, cfg.vocab_size, bias=False)
@@ -101,23 +101,23 @@ class LM(Placed):
         state: LMState | None = None,
         mask: Tensor | None = None,
         reset: Tensor | None = None,
-        donate: bool = False,
+        inplace: bool = False,
         cut: Tensor | None = None,
     ) -> tuple[Tensor, LMState]:
         """ids [B, T] -> normalised hidden states [B, T, D] and the state after; see `forward`."""
         self.check_ids(ids)
         entry.check(self.cfg, state, self.like)
         state = self.init_state(len(ids)) if state is None else state.normal()
-        runs = entry.enter(self.cfg, (ids.shape[0], ids.shape[1]), state, mask, reset, cut)
-        if not runs.width:
+        packed = entry.enter(self.cfg, (ids.shape[0], ids.shape[1]), state, mask, reset, cut)
+        if not packed.width:
             return taking_part(self.embed(ids) * 0.0, self.parameters()), state
-        context = Context(runs, ids.device, donate)
-        x = self.embed(runs.gather(ids))
+        context = Context(packed, ids.device, inplace)
+        x = self.embed(packed.gather(ids))
         layers = []
         for block, before in zip(self._layers, state.layers, strict=True):
-            x, after = block(x, runs.enter(before, block.mix.init), context)
-            layers.append(runs.leave(before, after))
-        return runs.scatter(self.norm(x)), LMState(runs.clock_after(state.clock), tuple(layers), self.cfg)
+            x, after = block(x, packed.enter(before, block.mix.init), context)
+            layers.append(packed.leave(before, after))
+        return packed.scatter(self.norm(x)), LMState(packed.positions_after(state.positions), tuple(layers), self.cfg)
 
     def head(self, hidden: Tensor) -> Tensor:
         """[..., D] -> logits [..., vocab_size]."""
@@ -130,7 +130,7 @@ class LM(Placed):
         state: LMState | None = None,
         mask: Tensor | None = None,
         reset: Tensor | None = None,
-        donate: bool = False,
+        inplace: bool = False,
         cut: Tensor | None = None,
     ) -> tuple[Tensor, LMState]:
         """One call.
@@ -139,14 +139,14 @@ class LM(Placed):
         state    what earlier calls returned (None: nothing seen)
         mask     bool [B, T], False = padding: skipped, as if it were not there (None: all valid)
         reset    bool [B, T], True = a new document begins with this token: the row forgets everything before it
-        donate   the caller gives `state` up, and it may be updated in place
+        inplace  the caller gives `state` up, and it may be updated in place
         cut      bool [B, T], True = in every memory layer the write that this token is part of ends its segment
                  (segments="content" only; of no effect at padding and sinks)
         returns  logits [B, T, vocab_size] (of no meaning at padding) and the state after
 
         Raises InputError for ids out of range, for shapes that do not fit, and for cuts where segments are not by content.
         """
-        hidden, state = self.features(ids, state, mask, reset, donate, cut)
+        hidden, state = self.features(ids, state, mask, reset, inplace, cut)
         return self.head(hidden), state
 
     def check_ids(self, ids: Tensor) -> None:

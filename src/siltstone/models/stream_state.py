@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config.keys import chosen, flat
+from ..config.keys import flat, overrides
 from ..core.given import row_numbers
 from ..errors import InputError
 from ..io.parse import is_count
 from ..layers.state import MixState
-from ..schedule.runs import RowPositions
+from ..schedule.packed import RowPositions
 from ..schedule.segments import Cuts
 from ..state.tree import Store
 
@@ -28,7 +28,7 @@ class LMState:
     A value: calls return a new one. inference: it may hold tensors of torch's inference mode.
     """
 
-    clock: RowPositions
+    positions: RowPositions
     layers: tuple[MixState, ...]
     of: Any
     inference: bool = field(default_factory=torch.is_inference_mode_enabled, repr=False, compare=False)
@@ -36,15 +36,15 @@ class LMState:
     @property
     def position(self) -> np.ndarray:
         """int64 [B], tokens of each row's life so far."""
-        return self.clock.position
+        return self.positions.position
 
     @property
     def phase(self) -> np.ndarray:
         """int64 [B], writes by which each row's first cut comes early."""
-        return self.clock.phase
+        return self.positions.phase
 
     def __len__(self) -> int:
-        return len(self.clock.position)
+        return len(self.positions.position)
 
     def select(self, rows: Any) -> LMState:
         """Some rows: a list, array or tensor of their numbers, in that order, or of a truth value for each row.
@@ -52,7 +52,7 @@ class LMState:
         Raises InputError for anything else, and for a row that there is not.
         """
         rows = row_numbers(rows, len(self))
-        return self._with(self.clock.select(rows), (x.select(rows) for x in self.layers))
+        return self._with(self.positions.select(rows), (x.select(rows) for x in self.layers))
 
     @staticmethod
     def cat(states: Sequence[LMState]) -> LMState:
@@ -64,14 +64,14 @@ class LMState:
             if not isinstance(other, LMState):
                 raise InputError(f"states must be what calls returned, and {type(other).__name__} is among them")
             check_same(states[0].of, other, "the first of the states to be put together")
-        clock = RowPositions.cat([s.clock for s in states])
+        positions = RowPositions.cat([s.positions for s in states])
         layers = zip(*(s.layers for s in states), strict=True)
-        cat = LMState(clock, tuple(type(x[0]).cat(x) for x in layers), states[0].of)
+        cat = LMState(positions, tuple(type(x[0]).cat(x) for x in layers), states[0].of)
         return dataclasses.replace(cat, inference=cat.inference or any(s.inference for s in states))
 
     def detach(self) -> LMState:
         """The same values, outside the autograd graph."""
-        return self._with(self.clock, (x.detach() for x in self.layers))
+        return self._with(self.positions, (x.detach() for x in self.layers))
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> LMState:
         """`to(device)`, `to(dtype)` or both: the state as `model.to(...)` goes on with it.
@@ -92,11 +92,11 @@ class LMState:
                 raise InputError(
                     f"device={device!r} is none that torch knows; give one such as 'cpu', or a torch dtype"
                 ) from error
-        return self._with(self.clock, (x.to(device, dtype) for x in self.layers))
+        return self._with(self.positions, (x.to(device, dtype) for x in self.layers))
 
     def fork(self) -> LMState:
         """A copy that in-place updates of the original cannot reach; sealed states are shared."""
-        return self._with(self.clock, (x.fork() for x in self.layers))
+        return self._with(self.positions, (x.fork() for x in self.layers))
 
     def normal(self) -> LMState:
         """The same state to go on with here: outside torch's inference mode, tensors that were made in it are copied."""
@@ -104,8 +104,8 @@ class LMState:
             return self
         return dataclasses.replace(self, layers=tuple(x.normal() for x in self.layers), inference=False)
 
-    def _with(self, clock: RowPositions, layers: Iterable[MixState]) -> LMState:
-        return LMState(clock, tuple(layers), self.of, self.inference or torch.is_inference_mode_enabled())
+    def _with(self, positions: RowPositions, layers: Iterable[MixState]) -> LMState:
+        return LMState(positions, tuple(layers), self.of, self.inference or torch.is_inference_mode_enabled())
 
     @property
     def nbytes(self) -> int:
@@ -114,7 +114,7 @@ class LMState:
 
     @property
     def _cut_bytes(self) -> int:
-        return sum(c.tokens.nbytes for c in self.clock.cuts)
+        return sum(c.tokens.nbytes for c in self.positions.cuts)
 
     def parts(self) -> dict[str, int]:
         """Live bytes by part: window (and other inputs that are kept), memory, checkpoints (or writes kept as they are, and
@@ -139,8 +139,8 @@ class LMState:
         Where segments end by content, `cuts` int64 are the tokens at which rows were cut, one row after the other.
         """
         out: dict[str, Tensor] = {}
-        if self.clock.cuts:
-            tokens = np.concatenate([c.tokens for c in self.clock.cuts])
+        if self.positions.cuts:
+            tokens = np.concatenate([c.tokens for c in self.positions.cuts])
             out["cuts"] = torch.empty(len(tokens), dtype=torch.int64, device="cpu").copy_(torch.from_numpy(tokens))
         for i, layer in enumerate(self.layers):
             for name, leaf in layer.leaves(f"layers.{i}."):
@@ -158,8 +158,8 @@ class LMState:
             for name, leaf in layer.leaves(f"layers.{i}."):
                 if isinstance(leaf, Store):
                     counts[name] = leaf.count.tolist()
-        out = {"position": self.position.tolist(), "phase": self.phase.tolist(), "counts": counts, "keys": chosen(self.of)}
-        return out | ({"cuts": [len(c.tokens) for c in self.clock.cuts]} if self.clock.cuts else {})
+        out = {"position": self.position.tolist(), "phase": self.phase.tolist(), "counts": counts, "keys": overrides(self.of)}
+        return out | ({"cuts": [len(c.tokens) for c in self.positions.cuts]} if self.positions.cuts else {})
 
 
 def check_same(cfg: Any, state: LMState, owner: str) -> None:
@@ -191,12 +191,12 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
     Raises InputError where they do not fit the model, or each other: a bank must hold what its position implies.
     """
     rows, blank = len(empty), any(x.is_meta for x in tensors.values())
-    clock = []
+    positions = []
     for key in ("position", "phase"):
         values = meta.get(key)
         if not isinstance(values, list) or len(values) != rows or not all(map(is_count, values)):
             raise InputError(f"{key} must be a list of {rows} whole numbers")
-        clock.append(np.array(values, np.int64))
+        positions.append(np.array(values, np.int64))
     used: set[str] = set()
 
     def fill(name: str, like: Tensor, free: int | None) -> Tensor:
@@ -234,18 +234,18 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
 
         return state.map(leaf)
 
-    if (clock[1] >= cfg.phases).any():
+    if (positions[1] >= cfg.phases).any():
         raise InputError(f"phase must be below {cfg.phases}, the writes of a segment")
     cuts: tuple[Cuts, ...] = ()
     if cfg.content and rows:
         used.add("cuts")
         _check_cuts(tensors.get("cuts"), meta.get("cuts"), rows)
-        cuts = tuple(Cuts() for _ in range(rows)) if blank else read_cuts(tensors["cuts"], meta["cuts"], clock[0])
-    out = LMState(RowPositions(clock[0], clock[1], cuts), tuple(layer(i, s) for i, s in enumerate(empty.layers)), cfg)
+        cuts = tuple(Cuts() for _ in range(rows)) if blank else read_cuts(tensors["cuts"], meta["cuts"], positions[0])
+    out = LMState(RowPositions(positions[0], positions[1], cuts), tuple(layer(i, s) for i, s in enumerate(empty.layers)), cfg)
     out = dataclasses.replace(out, inference=out.inference or any(x.is_inference() for x in tensors.values()))
     cut = len(tensors["cuts"]) if "cuts" in used else 0
     for i, (state, mixer) in enumerate(zip(out.layers, mixers, strict=True)):
-        if not (state.may_fit(mixer, out.clock, cut) if blank else state.fits(mixer, out.clock)):
+        if not (state.may_fit(mixer, out.positions, cut) if blank else state.fits(mixer, out.positions)):
             raise InputError(f"layer {i} does not hold what position {out.position.tolist()} implies")
     extra = set(tensors) - used
     if extra:

@@ -3,7 +3,7 @@
 `LM` fulfils it; so does any torch module with these few methods and a state of its own, which must keep the laws:
 
 1. Splitting a text into calls changes nothing: features(a + b) is features(a), then features(b) from the state that came back.
-2. A state is a value: a call leaves the one it is given as it was, unless `donate` gives it up; the module keeps none.
+2. A state is a value: a call leaves the one it is given as it was, unless `inplace` gives it up; the module keeps none.
 3. Rows are independent: one in a batch is computed as it would be alone, padding (mask) changes nothing, reset begins anew.
 4. A state that went through `tensors()` and `meta()` goes on in the same calls bit for bit.
 
@@ -52,7 +52,7 @@ class StreamingState(Protocol):
         ...
 
     def fork(self) -> Any:
-        """A copy that a call with `donate` of the original cannot reach."""
+        """A copy that a call with `inplace` of the original cannot reach."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
@@ -99,7 +99,7 @@ class StreamingModel(Protocol):
         state: Any = None,
         mask: Tensor | None = None,
         reset: Tensor | None = None,
-        donate: bool = False,
+        inplace: bool = False,
         cut: Tensor | None = None,
     ) -> tuple[Tensor, StreamingState]:
         """ids int64 [B, T], T >= 0 -> hidden states [B, T, D] and the state after.
@@ -107,7 +107,7 @@ class StreamingModel(Protocol):
         state    what an earlier call returned; None: nothing seen
         mask     bool [B, T], False = padding; None: all valid
         reset    bool [B, T], True = the row forgets everything before this token
-        donate   the caller gives `state` up, and it may be updated in place
+        inplace  the caller gives `state` up, and it may be updated in place
         cut      bool [B, T], given only where `cfg.content` is true
         """
         ...

@@ -1,10 +1,10 @@
-"""Reads of many states: weighted outputs, blended weights, or chosen states; for memories of any number of stages.
+"""Reads of many states: weighted outputs, blended weights, or sparse reads; for memories of any number of read factors.
 
-    dense     sum_n gates_n M_n(z)          blended   M*(z), W* = sum_n gates_n W_n, a stage at a time (`stage_sum`)
+    dense     sum_n gates_n M_n(z)          blended   M*(z), W* = sum_n gates_n W_n, a read factor at a time (`factor_sum`)
     sparse    sum_j gates_j M_{index_j}(z)
 
-Shapes: query z [R, H, Q, in] (of all pieces: [R, S, H, Q, in]); a stage's matrices of N checkpoints [R, H, N, in, out];
-gates [R, Q, H, N]. The dense read of one stage is a single product: (gates x z) laid out [Q, N * in] times [N * in, out].
+Shapes: query z [R, H, Q, in], or [R, S, H, Q, in] of all segment chunks; a read factor of N checkpoints [R, H, N, in, out];
+gates [R, Q, H, N]. The dense read of one read factor is a single product: (gates x z) laid out [Q, N * in] times [N * in, out].
 The sparse read sorts (token, choice) pairs by checkpoint and multiplies each checkpoint with its own pairs, once.
 Source: arXiv 2602.24281, eqs. 9, 14 and 16.
 """
@@ -20,17 +20,17 @@ from torch import Tensor
 
 from .transforms import at_work, unreadable, without
 
-Join = Callable[[int, Tensor, Tensor], Tensor]  # stage, z, query -> what follows the stage
+Activation = Callable[[int, Tensor, Tensor], Tensor]  # read factor, z, query -> what follows the read factor
 Factors = tuple[Tensor, ...]
 
 
-def stage_sum(z: Tensor, matrices: Tensor, gates: Tensor) -> Tensor:
+def factor_sum(z: Tensor, matrices: Tensor, gates: Tensor) -> Tensor:
     """sum_n gates_n (z @ W_n): [R, H, Q, out]."""
-    return by_piece(z.unsqueeze(1), matrices, gates.transpose(1, 2).unsqueeze(1), [matrices.shape[2]]).squeeze(1)
+    return by_segment_chunk(z.unsqueeze(1), matrices, gates.transpose(1, 2).unsqueeze(1), [matrices.shape[2]]).squeeze(1)
 
 
-def by_piece(z: Tensor, matrices: Tensor, gates: Tensor, widths: list[int]) -> Tensor:
-    """sum_n gates_n (z @ W_n) for pieces that each see the first `widths[s]` matrices.
+def by_segment_chunk(z: Tensor, matrices: Tensor, gates: Tensor, widths: list[int]) -> Tensor:
+    """sum_n gates_n (z @ W_n) for segment chunks that each see the first `widths[s]` matrices.
 
     z [R, S, H, Q, in], matrices [R, H, N, in, out], gates [R, S, H, Q, N]: [R, S, H, Q, out].
     """
@@ -112,32 +112,37 @@ def _plus(total: Tensor, more: Tensor) -> Tensor:
     return total
 
 
-def dense(z: Tensor, stages: Factors, gates: Tensor, join: Join | None) -> Tensor:
+def dense(z: Tensor, factors: Factors, gates: Tensor, activation: Activation | None) -> Tensor:
     """sum_n gates_n M_n(z): [R, H, Q, out]; join None: a matrix that is read as it is."""
-    if join is None:
-        return stage_sum(z, stages[0], gates)
+    if activation is None:
+        return factor_sum(z, factors[0], gates)
     query, out = z.unsqueeze(2), z.unsqueeze(2)
-    for i, matrices in enumerate(stages):
-        out = join(i, out @ matrices.to(z.dtype), query)
+    for i, matrices in enumerate(factors):
+        out = activation(i, out @ matrices.to(z.dtype), query)
     return (gates.permute(0, 2, 3, 1).unsqueeze(-1).to(z.dtype) * out).sum(2)
 
 
 def sparse(
-    rows: Tensor, leaves: Factors, gates: Tensor, index: Tensor, join: Join | None, unpack: Callable[[Factors], Factors]
+    rows: Tensor,
+    leaves: Factors,
+    gates: Tensor,
+    index: Tensor,
+    activation: Activation | None,
+    unpack: Callable[[Factors], Factors],
 ) -> Tensor:
     """sum_j gates_j M_{index_j}(z) for rows [R, Q, H, in], gates [R, Q, H, k] and index [R, Q, k]: [R, Q, H, V].
 
-    leaves: packed matrices [R, H, N, in, out]; of them only the chosen ones are unpacked. join: as in `dense`.
+    leaves: packed matrices [R, H, N, in, out]; of them only the chosen ones are unpacked. activation: as in `dense`.
     """
     runs, queries = rows.shape[:2]
     number, k = leaves[0].shape[2], index.shape[-1]
     if unreadable(rows, index, *leaves):  # every checkpoint, most of them under gates of 0
         all_gates = gates.new_zeros(*gates.shape[:3], number)
         all_gates = all_gates.scatter_add(3, index.unsqueeze(2).expand_as(gates), gates)
-        return dense(rows.transpose(1, 2), unpack(leaves), all_gates, join).transpose(1, 2)
+        return dense(rows.transpose(1, 2), unpack(leaves), all_gates, activation).transpose(1, 2)
     if runs == 1 and queries == 1 and not torch.is_grad_enabled():
         picked = unpack(tuple(x.index_select(2, index.flatten()) for x in leaves))
-        return dense(rows.transpose(1, 2), picked, gates, join).transpose(1, 2)
+        return dense(rows.transpose(1, 2), picked, gates, activation).transpose(1, 2)
     expert = (without(index) + torch.arange(runs, device=rows.device)[:, None, None] * number).flatten()
     order = expert.argsort()
     back = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=rows.device))
@@ -150,7 +155,7 @@ def sparse(
             query = out = part.transpose(0, 1)
             for i, matrices in enumerate(unpack(each[n])):
                 out = out @ matrices.to(rows.dtype)
-                out = out if join is None else join(i, out, query)
+                out = out if activation is None else activation(i, out, query)
             outs.append(out.transpose(0, 1))
     found = Permute.apply(torch.cat(outs), back, order).unflatten(0, (runs, queries, k))
     weights = gates.transpose(2, 3).unsqueeze(-1).to(rows.dtype)

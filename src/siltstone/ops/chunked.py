@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from .transforms import at_work
-from .widely import autocast_on, wide
+from .upcast import autocast_on, upcast
 
 
 class Reader:
-    """The matrix of one stage during a call, as it stands after each write."""
+    """The matrix of one read factor during a call, as it stands after each write."""
 
     def read(self, z: Tensor, group: int = 1) -> Tensor:
         """z [G, S, H, L*rate, in] -> [G, S, H, L*rate, out].
@@ -27,8 +27,8 @@ class Reader:
         """
         raise NotImplementedError(f"{type(self).__name__} must define read(z, group)")
 
-    def follow(self, group: slice, apart: Tensor) -> Tensor | None:
-        """What the writes of some groups (one piece each) make of a difference between two states [.., X, H, K, V].
+    def propagate(self, group: slice, apart: Tensor) -> Tensor | None:
+        """What the writes of some groups (one segment chunk each) make of a difference between two states [.., X, H, K, V].
 
         For rules that are affine in a matrix state: T(S) - T(S'), given S - S'. None: this rule has no such way.
         """
@@ -65,7 +65,7 @@ def decays(level: Tensor, diagonal: int, more: Tensor | None = None) -> Tensor:
 
 def outer(key: Tensor, value: Tensor) -> Tensor:
     """k^T v: [..., K], [..., V] -> [..., K, V], float32 or wider."""
-    return wide(key).unsqueeze(-1) * wide(value).unsqueeze(-2)
+    return upcast(key).unsqueeze(-1) * upcast(value).unsqueeze(-2)
 
 
 def plus(x: Tensor, a: Tensor, b: Tensor, factor: int = 1) -> Tensor:
@@ -105,8 +105,8 @@ class ChunkRead(Reader):
             scores = z @ keys.transpose(-1, -2)
         if self.decay is not None and self.decay.dim() < keys.dim():
             at = self.decay if seen is None else self.decay.index_select(-1, seen)
-            fade = _exp((at.unsqueeze(-1) - self.decay.unsqueeze(-2)).clamp(max=0.0))
-            scores = scores * fade.to(z.dtype)
+            decay = _exp((at.unsqueeze(-1) - self.decay.unsqueeze(-2)).clamp(max=0.0))
+            scores = scores * decay.to(z.dtype)
             far = z * at.exp().unsqueeze(-1).to(z.dtype)
         if seen is None:
             scores = scores.tril() if torch.is_grad_enabled() or at_work() else scores.tril_()
@@ -115,7 +115,7 @@ class ChunkRead(Reader):
         far = far @ self.before.to(z.dtype)
         return (scores @ self.values.to(z.dtype) + far).flatten(3, 4)
 
-    def follow(self, group: slice, apart: Tensor) -> Tensor | None:
+    def propagate(self, group: slice, apart: Tensor) -> Tensor | None:
         """See Reader: decayed."""
         if self.decay is None:
             return apart
@@ -130,7 +130,7 @@ def _exp(x: Tensor) -> Tensor:
 def additive(keys: Tensor, values: Tensor, decay: Tensor | None, start: Tensor) -> tuple[ChunkRead, Tensor]:
     """S <- e^{decay} S + k^T v, chunk by chunk: keys, values, decay as in ChunkRead, start [G, H, K, V].
 
-    -> reads of S, and S after each piece [G, S, H, K, V].
+    -> reads of S, and S after each segment chunk [G, S, H, K, V].
     """
     if decay is None:
         grow, keep = keys.transpose(-1, -2) @ values, None
@@ -142,7 +142,7 @@ def additive(keys: Tensor, values: Tensor, decay: Tensor | None, start: Tensor) 
         total = decay[..., -1:]
         grow = (keys * (total - decay).exp().unsqueeze(-1).to(keys.dtype)).transpose(-1, -2) @ values
         keep = total.exp().unsqueeze(-1)
-    before, ends = fold(wide(grow), keep, start)
+    before, ends = fold(upcast(grow), keep, start)
     return ChunkRead(keys, values, decay, before), ends
 
 
@@ -150,16 +150,16 @@ def fold(grow: Tensor, keep: Tensor | None, start: Tensor) -> tuple[Tensor, Tens
     """S <- keep S + grow, chunk by chunk.
 
     grow [G, S, H, n, K, V], keep the same or 1 wide (None: 1), start [G, H, K, V] -> S before each chunk [G, S, H, n, K, V], and
-    after each piece [G, S, H, K, V].
+    after each segment chunk [G, S, H, K, V].
     """
-    pieces, n = grow.shape[1], grow.shape[3]
+    segment_chunks, n = grow.shape[1], grow.shape[3]
     state = start
     steps = grow.transpose(2, 3).flatten(1, 2).unbind(1)
-    fades = None if keep is None else keep.transpose(2, 3).flatten(1, 2).unbind(1)
+    decays = None if keep is None else keep.transpose(2, 3).flatten(1, 2).unbind(1)
     before, ends = [], []
     for i, step in enumerate(steps):
         before.append(state)
-        state = state + step if fades is None else torch.addcmul(step, fades[i], state)
+        state = state + step if decays is None else torch.addcmul(step, decays[i], state)
         if i % n == n - 1:
             ends.append(state)
-    return torch.stack(before, 2).unflatten(2, (pieces, n)).transpose(1, 2), torch.stack(ends, 1)
+    return torch.stack(before, 2).unflatten(2, (segment_chunks, n)).transpose(1, 2), torch.stack(ends, 1)

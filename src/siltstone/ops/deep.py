@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .chunked import ChunkRead, chunks, masked
 from .mlp import based, batches, begun, gathered, hidden_units, leaves, limited, pair, pushed, unpair
-from .widely import wide
+from .upcast import upcast
 
 Leaves = tuple[Tensor, ...]
 
@@ -22,7 +22,7 @@ def step(state: Leaves, key: Tensor, value: Tensor, eta: Tensor, *, most: Tensor
     w, base = pair(*state[:2]), pair(*state[2:])
     if begins:
         w = base = limited(w, most)
-    k, v = wide(key).unsqueeze(-2), eta[..., None, None] * wide(value).unsqueeze(-2)
+    k, v = upcast(key).unsqueeze(-2), eta[..., None, None] * upcast(value).unsqueeze(-2)
     at_in, at_out = base.unbind(0)
     z, h = hidden_units(at_in, k)
     w_in, w_out = unpair(w)
@@ -41,16 +41,18 @@ def chunk(
     skip: Tensor | None = None,
     size: int = 16,
 ) -> tuple[tuple[ChunkRead, ChunkRead], Leaves]:
-    """The same for [G, S, L, H, ...] each -> reads of W_in and W_out, and the state after each piece; a chunk is a batch.
+    """The same for [G, S, L, H, ...] each -> reads of W_in and W_out, and the state after each segment chunk; a chunk is a batch.
 
     Inside a batch the steps add up: both matrices grow as in `chunked.ChunkRead`.
     """
-    k_all, v_all = wide(chunks(key, size)), wide(chunks(value, size))
+    k_all, v_all = upcast(chunks(key, size)), upcast(chunks(value, size))
     pull = chunks(masked(eta, valid), size).unsqueeze(-1) * v_all
-    pieces, n = k_all.shape[1], k_all.shape[3]
+    segment_chunks, n = k_all.shape[1], k_all.shape[3]
     w, base = pair(*state[:2]), pair(*state[2:])
     before, pushes, hiddens, ends = [], [], [], []
-    for i, (k, p, begins) in enumerate(zip(batches(k_all), batches(pull), begun(valid, skip, size, pieces * n), strict=True)):
+    for i, (k, p, begins) in enumerate(
+        zip(batches(k_all), batches(pull), begun(valid, skip, size, segment_chunks * n), strict=True)
+    ):
         w, base = based(w, base, most, begins)
         at_in, at_out = base.unbind(0)
         z, hidden = hidden_units(at_in, k)
@@ -60,6 +62,6 @@ def chunk(
         w = w + torch.stack([k, p]).transpose(-1, -2) @ torch.stack([push, hidden])
         if i % n == n - 1:
             ends.append((w, base))
-    push, hidden = gathered(pushes, pieces), gathered(hiddens, pieces)
-    was_in, was_out = unpair(gathered(before, pieces, 1))
+    push, hidden = gathered(pushes, segment_chunks), gathered(hiddens, segment_chunks)
+    was_in, was_out = unpair(gathered(before, segment_chunks, 1))
     return (ChunkRead(k_all, push, None, was_in), ChunkRead(hidden, pull, None, was_out)), leaves(ends)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .chunked import ChunkRead, chunks, decays, length, masked, outer, plus
-from .widely import wide
+from .upcast import upcast
 
 
 def step(matrix: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, beta: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def step(matrix: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, beta: Te
 
 def replace(matrix: Tensor, key: Tensor, value: Tensor, beta: Tensor) -> Tensor:
     """S + b k^T (v - k S)."""
-    key, value = wide(key), wide(value)
+    key, value = upcast(key), upcast(value)
     held = (key.unsqueeze(-2) @ matrix).squeeze(-2)
     return matrix + outer(key, beta.unsqueeze(-1) * (value - held))
 
@@ -37,7 +37,7 @@ def chunk(
     valid: Tensor | None = None,
     size: int = 64,
 ) -> tuple[DeltaRead, Tensor]:
-    """The same for [G, S, L, H, ...] each -> reads of S, and S after each piece [G, S, H, K, V].
+    """The same for [G, S, L, H, ...] each -> reads of S, and S after each segment chunk [G, S, H, K, V].
 
     Inside a chunk, with l the running sum of log a:
 
@@ -47,7 +47,7 @@ def chunk(
     c = length(log_decay.shape[2], size)
     log_decay, beta = masked(log_decay, valid), masked(beta, valid)
     key, value = chunks(key, c), chunks(value, c)
-    wide_key, wide_value = wide(key), wide(value)
+    wide_key, wide_value = upcast(key), upcast(value)
     level = chunks(log_decay, c).cumsum(-1)
     b = chunks(beta, c).unsqueeze(-1)
     eye = torch.eye(c, device=key.device, dtype=wide_key.dtype)
@@ -59,7 +59,7 @@ def chunk(
     to_end = (wide_key * (total - level).exp().unsqueeze(-1)).transpose(-1, -2)
     keep = total.exp().unsqueeze(-1)
     before, values, ends = [], [], []
-    pieces, n, (groups, heads) = key.shape[1], key.shape[3], matrix.shape[:2]
+    segment_chunks, n, (groups, heads) = key.shape[1], key.shape[3], matrix.shape[:2]
     matrix = matrix.flatten(0, 1)
     steps = (x.transpose(2, 3).flatten(1, 2).transpose(0, 1).flatten(1, 2).unbind(0) for x in (fresh, erase, keep, to_end))
     for i, (new, old, fade, late_key) in enumerate(zip(*steps, strict=True)):
@@ -68,7 +68,7 @@ def chunk(
         matrix = plus(fade * matrix, late_key, values[-1])
         if i % n == n - 1:
             ends.append(matrix)
-    shape = (groups, heads, pieces, n)
+    shape = (groups, heads, segment_chunks, n)
     starts, written = (torch.stack(x, 1).view(*shape, *x[0].shape[1:]).transpose(1, 2) for x in (before, values))
     last = torch.stack(ends, 1).unflatten(0, (groups, heads)).transpose(1, 2)
     return DeltaRead(ChunkRead(key, written.to(value.dtype), level, starts), keep, erase, to_end), last
@@ -84,7 +84,7 @@ class DeltaRead(ChunkRead):
         super().__init__(read.keys, read.values, read.decay, read.before)
         self.steps = keep, erase, to_end
 
-    def follow(self, group: slice, apart: Tensor) -> Tensor:
+    def propagate(self, group: slice, apart: Tensor) -> Tensor:
         """See Reader."""
         keep, erase, to_end = (x[group, 0].unsqueeze(1).unbind(3) for x in self.steps)
         for fade, old, late_key in zip(keep, erase, to_end, strict=True):

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import recurrent
+from .upcast import upcast, upcasting
 from .vector import VectorRead
-from .widely import wide, widely
 
 Network = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
@@ -37,9 +37,9 @@ def chunk(
     """The same for hidden [G, H, V], token [G, S, L, D], by torch's network: see `recurrent.chunk`."""
 
     def run(token: Tensor, state: recurrent.Leaves, count: Tensor | None) -> tuple[Tensor, recurrent.Leaves]:
-        with widely(token):
+        with upcasting(token):
             after, _ = network(token, state[0].flatten(1)[None])
-        return wide(after), ()
+        return upcast(after), ()
 
     reader, (ends,) = recurrent.chunk(run, (hidden,), token, valid, skip)
     return reader, ends

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .chunked import ChunkRead, additive, chunks, length, masked, outer
 from .norm import l2
-from .widely import wide
+from .upcast import upcast
 
 FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": l2,
@@ -34,5 +34,5 @@ def normalised(z: Tensor) -> Tensor:
 
     Divided in float32 or wider: in float16 the square of a small divisor is 0.
     """
-    exact = wide(z)
+    exact = upcast(z)
     return (exact[..., :-1] / (exact[..., -1:] + 1e-6)).to(z.dtype)

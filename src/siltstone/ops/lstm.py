@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from . import recurrent
 from .gru import Network
 from .transforms import at_work, plain_recurrences
+from .upcast import upcast, upcasting
 from .vector import VectorRead
-from .widely import wide, widely
 
 Leaves = recurrent.Leaves
 
@@ -38,17 +38,17 @@ def chunk(
     def run(token: Tensor, state: Leaves, count: Tensor | None) -> tuple[Tensor, Leaves]:
         start = state[0].flatten(1)[None], state[1].flatten(1)[None]
         if count is None:
-            with widely(token), plain_recurrences():
+            with upcasting(token), plain_recurrences():
                 after, (_, cell) = network(token, start)
-            return wide(after), (wide(cell[0]).unflatten(-1, state[1].shape[1:]),)
+            return upcast(after), (upcast(cell[0]).unflatten(-1, state[1].shape[1:]),)
         if at_work() or count.is_meta:
             return _singly(network, token, state, count)
         packed = pack_padded_sequence(token, count.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
-        with widely(token):
+        with upcasting(token):
             out, (_, cell) = network(packed, start)  # type: ignore[arg-type]
         after, _ = pad_packed_sequence(out, batch_first=True, total_length=token.shape[1])  # type: ignore[arg-type]
-        cell = wide(cell[0]).unflatten(-1, state[1].shape[1:])
-        return wide(after), (cell.where((count > 0)[:, None, None], state[1]),)
+        cell = upcast(cell[0]).unflatten(-1, state[1].shape[1:])
+        return upcast(after), (cell.where((count > 0)[:, None, None], state[1]),)
 
     return recurrent.chunk(run, state, token, valid, skip)
 
@@ -57,9 +57,9 @@ def _singly(network: Network, token: Tensor, state: Leaves, count: Tensor) -> tu
     """The same a token at a time: torch packs no tensors of torch.func's, and none without numbers."""
     now, after, cells = (state[0].flatten(1)[None], state[1].flatten(1)[None]), [], [state[1].flatten(1)]
     for one in token.split(1, 1):
-        with widely(one), plain_recurrences():
+        with upcasting(one), plain_recurrences():
             out, now = network(one, now)
-        after.append(wide(out))
-        cells.append(wide(now[1][0]))
+        after.append(upcast(out))
+        cells.append(upcast(now[1][0]))
     cell = torch.stack(cells).gather(0, count[None, :, None].expand(1, *cells[0].shape))[0]
     return torch.cat(after, 1), (cell.unflatten(-1, state[1].shape[1:]),)

@@ -22,9 +22,9 @@ def unpair(both: Tensor) -> tuple[Tensor, Tensor]:
     return w_in, w_out.transpose(-1, -2)
 
 
-def activation(stage: int, z: Tensor, query: Tensor) -> Tensor:
+def activation(factor: int, z: Tensor, query: Tensor) -> Tensor:
     """gelu between the matrices, the query added after them."""
-    return F.gelu(z) if stage == 0 else query + z
+    return F.gelu(z) if factor == 0 else query + z
 
 
 def hidden_units(w_in: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,9 +61,9 @@ def based(w: Tensor, base: Tensor, most: Tensor | None, begins: Tensor | None) -
 
 
 def begun(valid: Tensor | None, skip: Tensor | None, size: int, count: int) -> list[Tensor | None]:
-    """For each batch of each piece: the groups where it begins with this call, bool [G, 1, 1, 1]; None: all of them.
+    """For each batch of each segment chunk: the groups where it begins with this call, bool [G, 1, 1, 1]; None: all of them.
 
-    It does not where nothing is written, and where a piece goes on in the middle of its first batch.
+    It does not where nothing is written, and where a segment chunk goes on in the middle of its first batch.
     """
     if valid is None or skip is None:
         return [None] * count
@@ -73,16 +73,16 @@ def begun(valid: Tensor | None, skip: Tensor | None, size: int, count: int) -> l
 
 
 def batches(x: Tensor) -> tuple[Tensor, ...]:
-    """[G, S, H, n, ...] -> one [G, H, ...] for each batch of each piece, in order."""
+    """[G, S, H, n, ...] -> one [G, H, ...] for each batch of each segment chunk, in order."""
     return x.transpose(2, 3).flatten(1, 2).unbind(1)
 
 
-def gathered(x: list[Tensor], pieces: int, first: int = 0) -> Tensor:
+def gathered(x: list[Tensor], segment_chunks: int, first: int = 0) -> Tensor:
     """The way back: [G, S, H, n, ...]; of pairs (first = 1) [2, G, S, H, n, ...]."""
-    return torch.stack(x, first + 2).unflatten(first + 2, (pieces, -1)).transpose(first + 1, first + 2)
+    return torch.stack(x, first + 2).unflatten(first + 2, (segment_chunks, -1)).transpose(first + 1, first + 2)
 
 
 def leaves(ends: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """The leaves [G, S, ...] of a state after each piece, from its pairs: tensors of their own."""
+    """The leaves [G, S, ...] of a state after each segment chunk, from its pairs: tensors of their own."""
     pairs = [unpair(torch.stack(x, 2)) for x in zip(*ends, strict=True)]
     return tuple(x.clone(memory_format=torch.contiguous_format) for two in pairs for x in two)

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .chunked import Reader, chunks, decays, last_seen, length, masked, outer
+from .upcast import upcast
 from .weighted import WeightedRead, weighted
-from .widely import wide
 
 Leaves = tuple[Tensor, Tensor]
 
@@ -22,7 +22,7 @@ def step(state: Leaves, key: Tensor, value: Tensor, log_forget: Tensor, log_inpu
     matrix, m_before = state
     left = log_forget + m_before
     m = torch.maximum(left, log_input).detach().clamp(min=0.0)  # eq. 15
-    new = outer(key, wide(value) * (log_input - m).exp().unsqueeze(-1))  # eqs. 16 and 17: i' and f'
+    new = outer(key, upcast(value) * (log_input - m).exp().unsqueeze(-1))  # eqs. 16 and 17: i' and f'
     return torch.addcmul(new, (left - m).exp()[..., None, None], matrix), m  # eqs. 19 and 20
 
 
@@ -36,7 +36,7 @@ def chunk(
     valid: Tensor | None = None,
     size: int = 64,
 ) -> tuple[MlstmRead, Leaves]:
-    """The same for [G, S, L, H, ...] each -> reads of `factor`'s matrix, and the state after each piece [G, S, H, ...]."""
+    """The same for [G, S, L, H, ...] each -> reads of the matrix, and the state after each segment chunk [G, S, H, ...]."""
     c = length(log_forget.shape[2], size)
     if valid is not None:
         log_input = log_input.masked_fill(~valid.unsqueeze(-1), float("-inf"))
@@ -54,11 +54,11 @@ def stabilisers(level: Tensor, enter: Tensor, start: Tensor) -> tuple[Tensor, Te
     level [G, S, H, n, c]: cumulative log f in each chunk; enter, the same shape: log i; start [G, H].
     """
     own = (level + (enter - level).cummax(-1).values).clamp(min=0.0)
-    before, pieces, n = [start], *level.shape[1:4:2]
+    before, segment_chunks, n = [start], *level.shape[1:4:2]
     ends = (x[..., -1].transpose(2, 3).flatten(1, 2).unbind(1) for x in (level, own))
     for fall, top in zip(*ends, strict=True):
         before.append(torch.maximum(before[-1] + fall, top))
-    first = torch.stack(before[:-1], 1).unflatten(1, (pieces, n)).transpose(2, 3)
+    first = torch.stack(before[:-1], 1).unflatten(1, (segment_chunks, n)).transpose(2, 3)
     return torch.maximum(level + first.unsqueeze(-1), own), first
 
 
@@ -75,7 +75,7 @@ def divided(z: Tensor) -> Tensor:
     Divided in float32 or wider: in float16 the square of a small divisor is 0. The divisor is at least the square of the dtype's
     epsilon: e^-m may underflow.
     """
-    exact = wide(z)
+    exact = upcast(z)
     size = torch.maximum(exact[..., -2:-1].abs(), exact[..., -1:]).clamp(min=torch.finfo(z.dtype).eps ** 2)
     return (exact[..., :-2] / size).to(z.dtype)
 

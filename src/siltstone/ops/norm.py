@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .widely import HALF
+from .upcast import HALF
 
 
 def l2(z: Tensor) -> Tensor:

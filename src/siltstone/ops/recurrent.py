@@ -1,4 +1,4 @@
-"""Recurrent networks over the writes of a piece, one call each: what gru, lstm and slstm share."""
+"""Recurrent networks over the writes of a segment chunk, one call each: what gru, lstm and slstm share."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ Run = Callable[[Tensor, Leaves, Tensor | None], tuple[Tensor, Leaves]]
 
 
 def chunk(run: Run, state: Leaves, token: Tensor, valid: Tensor | None, skip: Tensor | None) -> tuple[VectorRead, Leaves]:
-    """Pieces one after the other: state (h, ...), leaves [G, H, V], token [G, S, L, ...] -> reads of h, leaves [G, S, H, V].
+    """Segment chunks in order: state (h, ...), leaves [G, H, V], token [G, S, L, ...] -> reads of h, leaves [G, S, H, V].
 
     run: token [G, L, ...], state, count [G] (None: all) -> h after each token [G, L, H*V], and the other leaves [G, H, V] after
-    `count` tokens. skip int [G, S]: empty slots before a piece's first write; its valid slots follow one another.
+    `count` tokens. skip int [G, S]: empty slots before a segment chunk's first write; its valid slots follow one another.
     """
-    pieces, slots = token.shape[1:3]
+    segment_chunks, slots = token.shape[1:3]
     shape = state[0].shape[1:]
     slot = torch.arange(slots, device=token.device)
     seen, ends = [], []
-    for s in range(pieces):
-        piece, before, count = token[:, s], state[0].flatten(1), None
-        if valid is not None:  # the piece's own writes first, however many slots it leaves empty before them
+    for s in range(segment_chunks):
+        segment_chunk, before, count = token[:, s], state[0].flatten(1), None
+        if valid is not None:  # the segment chunk's own writes first, however many slots it leaves empty before them
             assert skip is not None
-            piece = piece.gather(1, (slot + skip[:, s, None]).clamp(max=slots - 1)[..., None].expand_as(piece))
+            segment_chunk = segment_chunk.gather(
+                1, (slot + skip[:, s, None]).clamp(max=slots - 1)[..., None].expand_as(segment_chunk)
+            )
             count = valid[:, s].sum(-1)
-        after, rest = run(piece, state, count)
+        after, rest = run(segment_chunk, state, count)
         if count is None or skip is None:
             hidden = after[:, -1]
             seen.append(after)

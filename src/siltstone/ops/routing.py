@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .transforms import unreadable
-from .widely import wide
+from .upcast import upcast
 
 STEPS = 2.0**12  # of a score of 1; without them, rounding would choose between lines with the same words
 
@@ -69,7 +69,7 @@ def gates(
 
 def in_steps(scores: Tensor) -> Tensor:
     """What scores are compared by: whole numbers."""
-    return (wide(scores.detach()) * STEPS).round()
+    return (upcast(scores.detach()) * STEPS).round()
 
 
 def top(scores: Tensor, k: int, newest_last: bool) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .chunked import Reader, chunks
 from .norm import l2
-from .widely import wide
+from .upcast import upcast
 
 
 class Weights(NamedTuple):
@@ -51,8 +51,8 @@ class Leaves(NamedTuple):
 def step(state: Leaves, key: Tensor, value: Tensor, weights: Weights, *, begins: bool) -> Leaves:
     """One write, key [B, H, K], value [B, H, V]; begins: it is the first of its batch."""
     before = fresh(state) if begins else state
-    score = wide(asking(before.base, weights) @ wide(key).unsqueeze(-1))
-    return _taken(before, score, wide(value).unsqueeze(-2), weights)
+    score = upcast(asking(before.base, weights) @ upcast(key).unsqueeze(-1))
+    return _taken(before, score, upcast(value).unsqueeze(-2), weights)
 
 
 def chunk(
@@ -65,17 +65,18 @@ def chunk(
     skip: Tensor | None = None,
     size: int = 16,
 ) -> tuple[tuple[SlotsRead, SlotsRead], Leaves]:
-    """The same for [G, S, L, H, ...] each -> reads of addresses and slots, and the state after each piece; a chunk is a batch.
+    """The same for [G, S, L, H, ...] each -> reads of addresses and slots, and the state after each segment chunk.
 
-    skip int [G, S]: slots of a piece that are empty before its first write. A batch goes on where its first slots are.
+    size: writes of a batch. skip int [G, S]: slots of a segment chunk that are empty before its first write; an unfinished batch
+    continues there.
     """
-    key, value = wide(chunks(key, size)), wide(chunks(value, size))
+    key, value = upcast(chunks(key, size)), upcast(chunks(value, size))
     there = None if valid is None else valid.unflatten(2, (-1, size))
     seen, ends = [], []
     for s in range(key.shape[1]):
         for i in range(key.shape[3]):
             before = fresh(state) if i or skip is None else choose(skip[:, s] > 0, state, fresh(state))
-            score = wide(asking(before.base, weights) @ key[:, s, :, i].transpose(-1, -2))
+            score = upcast(asking(before.base, weights) @ key[:, s, :, i].transpose(-1, -2))
             if there is not None:
                 score = score.masked_fill(~there[:, s, None, None, i], -math.inf)
             seen.append((before, score))
@@ -88,25 +89,25 @@ def chunk(
 
 def asking(slots: Tensor, weights: Weights) -> Tensor:
     """tau q_s [..., H, m, K]: what slots [..., H, m, V] ask writes with."""
-    scale = wide(weights.seek_scale).exp()[:, None, None]
+    scale = upcast(weights.seek_scale).exp()[:, None, None]
     return scale * l2(per_head(slots, weights.seek) + weights.seek_id)
 
 
 def addresses(slots: Tensor, weights: Weights) -> Tensor:
     """tau' A_s [..., H, m, K]: what a query finds slots [..., H, m, V] by."""
-    scale = wide(weights.key_scale).exp()[:, None, None]
+    scale = upcast(weights.key_scale).exp()[:, None, None]
     return scale * l2(per_head(slots, weights.key) + weights.key_id)
 
 
-def activation(stage: int, z: Tensor) -> Tensor:
+def activation(factor: int, z: Tensor) -> Tensor:
     """softmax over the slots between the matrices."""
-    return wide(z).softmax(-1).to(z.dtype) if stage == 0 else z
+    return upcast(z).softmax(-1).to(z.dtype) if factor == 0 else z
 
 
 def gated(base: Tensor, found: Tensor, weights: Weights) -> Tensor:
     """gate(base, a), each [..., H, m, V]."""
     gate = weights.gate
-    parts = wide(per_head(found, gate)) + weights.bias.view(len(gate), -1, gate.shape[-1])
+    parts = upcast(per_head(found, gate)) + weights.bias.view(len(gate), -1, gate.shape[-1])
     if gate.shape[-1] == 2 * base.shape[-1]:
         new, share = parts.chunk(2, -1)
         return torch.lerp(base, new.tanh(), share.sigmoid())
@@ -125,7 +126,7 @@ def _taken(before: Leaves, score: Tensor, value: Tensor, weights: Weights) -> Le
 class During:
     """Slots during a call.
 
-    seen    the state at each batch's start, and the scores [G, H, m, c] of its writes (-inf: none), piece after piece
+    seen    the state at each batch's start, and the scores [G, H, m, c] of its writes (-inf: none), in order
     value   [G, S, H, n, c, V]
     """
 
@@ -135,9 +136,9 @@ class During:
     @cached_property
     def after(self) -> Tensor:
         """[G, S, L, H, m, V]: the slots after each write; like `_taken`, for every beginning of a batch at once."""
-        pieces, n = self.value.shape[1], self.value.shape[3]
-        before = Leaves(*(x.unflatten(1, (pieces, n)) for x in stacked([b for b, _ in self.seen])))
-        score = torch.stack([s for _, s in self.seen], 1).unflatten(1, (pieces, n)).unsqueeze(4)  # [G, S, n, H, 1, m, c]
+        segment_chunks, n = self.value.shape[1], self.value.shape[3]
+        before = Leaves(*(x.unflatten(1, (segment_chunks, n)) for x in stacked([b for b, _ in self.seen])))
+        score = torch.stack([s for _, s in self.seen], 1).unflatten(1, (segment_chunks, n)).unsqueeze(4)  # [G, S, n, H, 1, m, c]
         size = score.shape[-1]
         late = torch.ones(size, size, dtype=torch.bool, device=score.device).triu(1).unsqueeze(1)
         score = score.masked_fill(late, -math.inf)  # [G, S, n, H, c, m, c]
@@ -149,15 +150,15 @@ class During:
 
 
 class SlotsRead(Reader):
-    """The addresses of slots (stage 0), or the slots."""
+    """The addresses of slots (read factor 0), or the slots."""
 
-    def __init__(self, during: During, stage: int):
-        self.during, self.stage = during, stage
+    def __init__(self, during: During, factor: int):
+        self.during, self.factor = during, factor
 
     def read(self, z: Tensor, group: int = 1) -> Tensor:
         """See Reader."""
         after = self.during.after[:, :, group - 1 :: group]
-        matrices = addresses(after, self.during.weights).transpose(-1, -2) if self.stage == 0 else after
+        matrices = addresses(after, self.during.weights).transpose(-1, -2) if self.factor == 0 else after
         rows = z.unflatten(3, (matrices.shape[2], -1)).transpose(2, 3)  # [G, S, L, H, rate, in]
         return (rows @ matrices.to(z.dtype)).transpose(2, 3).flatten(3, 4)
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import recurrent
+from .upcast import exactly, upcast
 from .vector import VectorRead
-from .widely import exactly, wide
 
 Leaves = recurrent.Leaves
 NOTHING = -1e30  # m before the first write: finite, and no gate comes near it
@@ -40,7 +40,7 @@ def chunk(
     def run(token: Tensor, state: Leaves, count: Tensor | None) -> tuple[Tensor, Leaves]:
         now = tuple(x.transpose(0, 1) for x in state)
         fed = token.to(now[0].dtype).unflatten(-1, (4, heads, -1)).permute(1, 3, 0, 2, 4).flatten(3)
-        again, states = wide(around).to(now[0].dtype), [now]
+        again, states = upcast(around).to(now[0].dtype), [now]
         with exactly(token):
             for inside in fed.unbind(0):
                 states.append(step(states[-1], inside, again))

@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .chunked import chunks, decays, length, masked, outer
+from .upcast import upcast
 from .weighted import WeightedRead, weighted
-from .widely import wide
 
 Leaves = tuple[Tensor, Tensor, Tensor]
 
 
 def step(state: Leaves, key: Tensor, value: Tensor, log_decay: Tensor, again: Tensor, beta: Tensor) -> Leaves:
     """One write: key [..., H, K], value [..., H, V], log a, b (`again`) and l (`beta`) [..., H]."""
-    (matrix, last_key, last_value), key, value = state, wide(key), wide(value)
+    (matrix, last_key, last_value), key, value = state, upcast(key), upcast(value)
     again, beta = again.unsqueeze(-1), beta.unsqueeze(-1)
     new = torch.addcmul(outer(key, beta * value), last_key.unsqueeze(-1), (again * last_value).unsqueeze(-2))
     return torch.addcmul(new, log_decay.exp()[..., None, None], matrix), key, value
@@ -36,19 +36,19 @@ def chunk(
     valid: Tensor | None = None,
     size: int = 64,
 ) -> tuple[WeightedRead, Leaves]:
-    """The same for [G, S, L, H, ...] each -> reads of S, and the state after each piece, leaves [G, S, H, ...].
+    """The same for [G, S, L, H, ...] each -> reads of S, and the state after each segment chunk, leaves [G, S, H, ...].
 
     A chunk of c slots has c + 1 keys: the one before it, and its own.
     """
-    pieces, slots = log_decay.shape[1:3]
+    segment_chunks, slots = log_decay.shape[1:3]
     c = length(slots, size)
     log_decay, again, beta = (chunks(masked(x, valid), c) for x in (log_decay, again, beta))
     level = log_decay.cumsum(-1)
-    fading = decays(level, 1)
-    weight = F.pad(fading * again.unsqueeze(-2), (0, 1)) + F.pad(fading * beta.unsqueeze(-2), (1, 0))
+    log_decay = decays(level, 1)
+    weight = F.pad(log_decay * again.unsqueeze(-2), (0, 1)) + F.pad(log_decay * beta.unsqueeze(-2), (1, 0))
     held = [_held(x, start, valid) for x, start in zip((key, value), state[1:], strict=True)]
-    last_key, last_value = (wide(x[:, slots::slots]).clone() for x in held)
-    keys, values = (_overlapping(x, pieces, c) for x in held)
+    last_key, last_value = (upcast(x[:, slots::slots]).clone() for x in held)
+    keys, values = (_overlapping(x, segment_chunks, c) for x in held)
     reader, ends = weighted(keys, values, weight, level.exp(), state[0])
     return reader, (ends, last_key, last_value)
 
@@ -63,6 +63,6 @@ def _held(x: Tensor, start: Tensor, valid: Tensor | None) -> Tensor:
     return both.gather(1, last[..., None, None].expand_as(both))
 
 
-def _overlapping(x: Tensor, pieces: int, size: int) -> Tensor:
+def _overlapping(x: Tensor, segment_chunks: int, size: int) -> Tensor:
     """[G, 1 + S*L, H, ...] -> chunks with the slot before each: [G, S, H, L/size, 1 + size, ...]."""
-    return x.unfold(1, size + 1, size).unflatten(1, (pieces, -1)).permute(0, 1, 3, 2, 5, 4).contiguous()
+    return x.unfold(1, size + 1, size).unflatten(1, (segment_chunks, -1)).permute(0, 1, 3, 2, 5, 4).contiguous()

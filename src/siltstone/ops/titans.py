@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .chunked import Reader, chunks, decays, last_seen
 from .mlp import based, batches, begun, gathered, hidden_units, leaves, limited, pair, pushed, unpair
-from .widely import wide
+from .upcast import upcast
 
 Leaves = tuple[Tensor, ...]
 
@@ -35,7 +35,7 @@ def step(
     w, base, moment = (pair(*two) for two in (state[:2], state[2:4], state[4:]))
     if begins:
         w = base = limited(w, most)
-    k, v = wide(key).unsqueeze(-2), wide(value).unsqueeze(-2)
+    k, v = upcast(key).unsqueeze(-2), upcast(value).unsqueeze(-2)
     at_in, at_out = base.unbind(0)
     z, h = hidden_units(at_in, k)
     miss = -2 * theta[..., None, None] * (k + h @ at_out.transpose(-1, -2) - v)  # -theta grad of M(k), eq. 12
@@ -58,26 +58,29 @@ def chunk(
     skip: Tensor | None = None,
     size: int = 16,
 ) -> tuple[tuple[MomentumRead, MomentumRead], Leaves]:
-    """The same for [G, S, L, H, ...] each -> reads of W_in and W_out, and the state after each piece; a chunk is a batch."""
+    """The same for [G, S, L, H, ...] each -> reads of W_in and W_out, and the state after each segment chunk.
+
+    size: writes of a batch.
+    """
     there = torch.ones_like(theta)
     if valid is not None:
         there = there * valid.unsqueeze(-1)
         log_keep, log_momentum, theta = log_keep * there, log_momentum * there, theta * there
-    key, value = wide(chunks(key, size)), wide(chunks(value, size))
+    key, value = upcast(chunks(key, size)), upcast(chunks(value, size))
     kept, moved = chunks(log_keep, size).cumsum(-1), chunks(log_momentum, size).cumsum(-1)
     theta, there = chunks(theta, size).unsqueeze(-1), chunks(there, size)
-    fading, carrying = (decays(x, 1) for x in (kept, moved))
-    factor = (fading * there.unsqueeze(-2)) @ carrying  # C
-    fade, drift = kept.exp().unsqueeze(-1), (fading * (there * moved.exp()).unsqueeze(-2)).sum(-1, keepdim=True)  # a, d
-    pieces, n = key.shape[1], key.shape[3]
+    log_decay, carrying = (decays(x, 1) for x in (kept, moved))
+    factor = (log_decay * there.unsqueeze(-2)) @ carrying  # C
+    decay, drift = kept.exp().unsqueeze(-1), (log_decay * (there * moved.exp()).unsqueeze(-2)).sum(-1, keepdim=True)  # a, d
+    segment_chunks, n = key.shape[1], key.shape[3]
     share = torch.stack([factor[..., -1, :], carrying[..., -1, :]], -1).unsqueeze(-1)  # of each write in W and S at the end
-    last = zip(*(batches(x[..., -1:, :]) for x in (fade, drift, moved.exp().unsqueeze(-1))), strict=True)
+    last = zip(*(batches(x[..., -1:, :]) for x in (decay, drift, moved.exp().unsqueeze(-1))), strict=True)
     given = batches(key), batches(key - value), batches(-2 * theta), batches(share)
     w, base, moment = (pair(*two) for two in (state[:2], state[2:4], state[4:]))
     seen: list[list[Tensor]] = [[] for _ in range(5)]
     ends = []
-    for i, (k, away, rate, part, (fades, drifts, moves), begins) in enumerate(
-        zip(*given, last, begun(valid, skip, size, pieces * n), strict=True)
+    for i, (k, away, rate, part, (kept, drifts, moves), begins) in enumerate(
+        zip(*given, last, begun(valid, skip, size, segment_chunks * n), strict=True)
     ):
         w, base = based(w, base, most, begins)
         at_in, at_out = base.unbind(0)
@@ -88,13 +91,13 @@ def chunk(
             before.append(x)
         ins, outs = torch.stack([k, miss]), torch.stack([push, hidden])
         grown, more = ((ins.unsqueeze(-2) * part).flatten(-2).transpose(-1, -2) @ outs).unflatten(-2, (2, -1)).unbind(-3)
-        w = torch.addcmul(torch.addcmul(grown, fades, w), drifts, moment)
+        w = torch.addcmul(torch.addcmul(grown, kept, w), drifts, moment)
         moment = torch.addcmul(more, moves, moment)
         if i % n == n - 1:
             ends.append((w, base, moment))
-    push, hidden, miss = (gathered(x, pieces) for x in seen[2:])
-    (was_in, was_out), (mom_in, mom_out) = (unpair(gathered(x, pieces, 1)) for x in seen[:2])
-    rates = factor, fade, drift
+    push, hidden, miss = (gathered(x, segment_chunks) for x in seen[2:])
+    (was_in, was_out), (mom_in, mom_out) = (unpair(gathered(x, segment_chunks, 1)) for x in seen[:2])
+    rates = factor, decay, drift
     return (MomentumRead(key, push, rates, was_in, mom_in), MomentumRead(hidden, miss, rates, was_out, mom_out)), leaves(ends)
 
 
@@ -112,10 +115,10 @@ class MomentumRead(Reader):
         """z [G, S, H, L*rate, K] -> [G, S, H, L*rate, V]."""
         n, c = self.parts[0].shape[3:5]
         z = z.unflatten(3, (n, -1))
-        kind, z = z.dtype, wide(z)  # its terms nearly cancel
-        keys, values, factor, fade, drift, before, momentum = self.parts
+        kind, z = z.dtype, upcast(z)  # its terms nearly cancel
+        keys, values, factor, decay, drift, before, momentum = self.parts
         if z.shape[4] > c or group > 1:
             seen = last_seen(c, z.shape[4], group, z.device)
-            factor, fade, drift = (x.index_select(4, seen) for x in (factor, fade, drift))
+            factor, decay, drift = (x.index_select(4, seen) for x in (factor, decay, drift))
         near = (z @ keys.transpose(-1, -2) * factor) @ values
-        return torch.addcmul(torch.addcmul(near, fade, z @ before), drift, z @ momentum).flatten(3, 4).to(kind)
+        return torch.addcmul(torch.addcmul(near, decay, z @ before), drift, z @ momentum).flatten(3, 4).to(kind)

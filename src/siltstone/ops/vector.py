@@ -28,7 +28,7 @@ def step(hidden: Tensor, keep: Tensor, new: Tensor) -> Tensor:
 
 
 def chunk(hidden: Tensor, keep: Tensor, new: Tensor, *, valid: Tensor | None = None, size: int = 64) -> tuple[VectorRead, Tensor]:
-    """The same for hidden [G, H, V], keep and new [G, S, L, H, V] -> reads of h, and h after each piece [G, S, H, V].
+    """The same for hidden [G, H, V], keep and new [G, S, L, H, V] -> reads of h, and h after each segment chunk [G, S, H, V].
 
     Inside a block of writes the scan doubles its reach (log2 of the block length passes), blocks follow one another: no quotient
     is ever taken, so nothing overflows.
@@ -36,7 +36,7 @@ def chunk(hidden: Tensor, keep: Tensor, new: Tensor, *, valid: Tensor | None = N
     if valid is not None:
         there = valid[..., None, None]
         keep, new = keep.where(there, keep.new_ones(())), new * there
-    pieces, slots = keep.shape[1:3]
+    segment_chunks, slots = keep.shape[1:3]
     block = length(slots, size)
     keep, new = (x.flatten(1, 2).unflatten(1, (-1, block)) for x in (keep, new))
     reach = 1
@@ -48,5 +48,5 @@ def chunk(hidden: Tensor, keep: Tensor, new: Tensor, *, valid: Tensor | None = N
     for fade, more in zip(keep.unbind(1), new.unbind(1), strict=True):
         after.append(torch.addcmul(more, fade, hidden.unsqueeze(1)))
         hidden = after[-1][:, -1]
-    seen = torch.stack(after, 1).flatten(1, 2).unflatten(1, (pieces, slots))
+    seen = torch.stack(after, 1).flatten(1, 2).unflatten(1, (segment_chunks, slots))
     return VectorRead(seen.transpose(2, 3)), seen[:, :, -1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .chunked import Reader, fold, last_seen
-from .widely import wide
+from .upcast import upcast
 
 
 class WeightedRead(Reader):
@@ -33,7 +33,7 @@ class WeightedRead(Reader):
 
 
 def weighted(keys: Tensor, values: Tensor, weight: Tensor, fade: Tensor, start: Tensor) -> tuple[WeightedRead, Tensor]:
-    """The matrices as `WeightedRead` reads them, from start [G, H, K, V]; and after each piece, [G, S, H, K, V]."""
+    """The matrices as `WeightedRead` reads them, from start [G, H, K, V]; and after each segment chunk, [G, S, H, K, V]."""
     late = (keys * weight[..., -1, :].unsqueeze(-1).to(keys.dtype)).transpose(-1, -2)
-    before, ends = fold(wide(late @ values), fade[..., -1, None, None], start)
+    before, ends = fold(upcast(late @ values), fade[..., -1, None, None], start)
     return WeightedRead(keys, values, weight, fade, before), ends

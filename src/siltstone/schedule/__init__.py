@@ -1,1 +1,1 @@
-"""Which token is written when: padding and resets, segments, and the plan of a call, on the host."""
+"""Which token is written when: padding and resets, segments, and the schedule of a call, on the host."""

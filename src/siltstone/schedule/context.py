@@ -1,4 +1,4 @@
-"""What the layers of one call share: the runs, and one plan for each geometry."""
+"""What the layers of one call share: the packed batch, and one schedule for each geometry."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .plan import CallSchedule, Geometry
-from .runs import PackedBatch
+from .call import CallSchedule, Geometry
+from .packed import PackedBatch
 from .segments import Segments
-from .window import WindowPlan
+from .window import WindowSchedule
 
 
 class Token(NamedTuple):
@@ -30,29 +30,29 @@ class Token(NamedTuple):
 
 
 class Context:
-    """Plans, made on first use. donate: rings may be updated in place."""
+    """Plans, made on first use. inplace: rings may be updated in place."""
 
-    def __init__(self, runs: PackedBatch, device: torch.device, donate: bool = False):
-        self.runs, self.device, self.donate = runs, device, donate
+    def __init__(self, packed: PackedBatch, device: torch.device, inplace: bool = False):
+        self.packed, self.device, self.inplace = packed, device, inplace
         self.lead: Any = None  # the routing (a `Lead`) that layers with routing="shared" follow
-        self._plans: dict[Geometry, CallSchedule] = {}
+        self._schedules: dict[Geometry, CallSchedule] = {}
         self._segments: dict[Geometry, Segments] = {}
         self._tokens: dict[Geometry, Token | None] = {}
-        self._windows: dict[tuple[Geometry, torch.dtype], WindowPlan] = {}
+        self._windows: dict[tuple[Geometry, torch.dtype], WindowSchedule] = {}
 
     @cached_property
-    def tick(self) -> int | None:
+    def uniform_position(self) -> int | None:
         """The position where the call is one token for rows that all stand at the same place and phase, else None."""
-        runs, clock = self.runs, self.runs.clock
-        if runs.width != 1 or runs.take is not None or not len(runs.length):
+        packed, positions = self.packed, self.packed.positions
+        if packed.width != 1 or packed.take is not None or not len(packed.length):
             return None
-        position, phase = int(clock.position[0]), int(clock.phase[0])
-        return position if (clock.position == position).all() and (clock.phase == phase).all() else None
+        position, phase = int(positions.position[0]), int(positions.phase[0])
+        return position if (positions.position == position).all() and (positions.phase == phase).all() else None
 
     def segments(self, geo: Geometry) -> Segments:
         """Which writes of the runs belong together."""
         if geo not in self._segments:
-            self._segments[geo] = geo.segments(self.runs.clock)
+            self._segments[geo] = geo.segments(self.packed.positions)
         return self._segments[geo]
 
     def token(self, geo: Geometry) -> Token | None:
@@ -62,24 +62,28 @@ class Context:
         return self._tokens[geo]
 
     def _token(self, geo: Geometry) -> Token | None:
-        if self.tick is None:
+        if self.uniform_position is None:
             return None
-        segments, before, writes = self.segments(geo), int(geo.written(self.tick)), int(geo.written(self.tick + 1))
+        segments, before, writes = (
+            self.segments(geo),
+            int(geo.written(self.uniform_position)),
+            int(geo.written(self.uniform_position + 1)),
+        )
         online = segments.online(writes)
         if online is None or online != segments.online(before):
             return None
         number, since = online[0], writes - online[1]
         place = int(segments.phase[0]) * (number == 0) + since - 1
-        return Token(self.tick, before, writes, number, since, place)
+        return Token(self.uniform_position, before, writes, number, since, place)
 
-    def plan(self, geo: Geometry) -> CallSchedule:
+    def schedule(self, geo: Geometry) -> CallSchedule:
         """Which token is written when, and read by whom."""
-        if geo not in self._plans:
-            self._plans[geo] = CallSchedule(self.runs, geo, self.device)
-        return self._plans[geo]
+        if geo not in self._schedules:
+            self._schedules[geo] = CallSchedule(self.packed, geo, self.device)
+        return self._schedules[geo]
 
-    def window(self, geo: Geometry, dtype: torch.dtype) -> WindowPlan:
+    def window(self, geo: Geometry, dtype: torch.dtype) -> WindowSchedule:
         """Angles and masks of the exact attention."""
         if (geo, dtype) not in self._windows:
-            self._windows[geo, dtype] = WindowPlan(self.runs, geo, self.device, dtype)
+            self._windows[geo, dtype] = WindowSchedule(self.packed, geo, self.device, dtype)
         return self._windows[geo, dtype]

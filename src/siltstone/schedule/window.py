@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..ops import alibi, rope
-from .plan import Geometry
-from .runs import PackedBatch
+from .call import Geometry
+from .packed import PackedBatch
 
 BLOCK = 128  # queries that attend together
 
@@ -18,20 +18,20 @@ BLOCK = 128  # queries that attend together
 class Ring:
     """Reading and writing rings of `entries` slots in one call: history [R, E, ...] in order of time, and back."""
 
-    def __init__(self, runs: PackedBatch, entries: int, device: torch.device):
-        self.runs, self.entries, self.device = runs, entries, device
+    def __init__(self, packed: PackedBatch, entries: int, device: torch.device):
+        self.packed, self.entries, self.device = packed, entries, device
 
     @cached_property
     def _in(self) -> Tensor:
-        slot = (self.runs.clock.position[:, None] + np.arange(self.entries)[None]) % max(self.entries, 1)
+        slot = (self.packed.positions.position[:, None] + np.arange(self.entries)[None]) % max(self.entries, 1)
         return torch.from_numpy(slot + np.arange(len(slot))[:, None] * self.entries).to(self.device).reshape(-1)
 
     @cached_property
     def _out(self) -> Tensor:
-        pos, end = self.runs.clock.position[:, None], (self.runs.clock.position + self.runs.length)[:, None]
+        pos, end = self.packed.positions.position[:, None], (self.packed.positions.position + self.packed.length)[:, None]
         slot = np.arange(self.entries)[None]
         token = end - 1 - (end - 1 - slot) % max(self.entries, 1)
-        wide = self.entries + self.runs.width
+        wide = self.entries + self.packed.width
         index = np.clip(token - pos + self.entries, 0, wide - 1) + np.arange(len(pos))[:, None] * wide
         return torch.from_numpy(index).to(self.device).reshape(-1)
 
@@ -49,19 +49,19 @@ class Ring:
         return both.flatten(0, 1).index_select(0, self._out).unflatten(0, (len(both), self.entries))
 
 
-class WindowPlan:
+class WindowSchedule:
     """Angles, masks and sink indices of one call, shared by all layers of one geometry.
 
     Masks are biases, 0 where visible, else -inf; for layers with linear biases (`linear`: their number of heads, else 0)
     these are added.
     """
 
-    def __init__(self, runs: PackedBatch, geo: Geometry, device: torch.device, dtype: torch.dtype):
-        self.runs, self.geo, self.device, self.dtype = runs, geo, device, dtype
-        self.ring = Ring(runs, geo.ring, device)
-        self.block = max(1, min(runs.width, BLOCK))
-        self.blocks = -(-runs.width // self.block)
-        pos = runs.clock.position
+    def __init__(self, packed: PackedBatch, geo: Geometry, device: torch.device, dtype: torch.dtype):
+        self.packed, self.geo, self.device, self.dtype = packed, geo, device, dtype
+        self.ring = Ring(packed, geo.ring, device)
+        self.block = max(1, min(packed.width, BLOCK))
+        self.blocks = -(-packed.width // self.block)
+        pos = packed.positions.position
         self.pos = pos[:1] if len(pos) and (pos == pos[0]).all() else pos
         self._angles: dict[tuple[int, bool], tuple[Tensor, Tensor]] = {}
         self._bands: dict[int, list[tuple[int, int, Tensor]]] = {}
@@ -70,7 +70,7 @@ class WindowPlan:
     def angles(self, width: int, sink: bool = False) -> tuple[Tensor, Tensor]:
         """Rotation of this call's tokens; with `sink`, of the queries towards the sinks."""
         if (width, sink) not in self._angles:
-            at = self.pos[:, None] + np.arange(self.runs.width)[None]
+            at = self.pos[:, None] + np.arange(self.packed.width)[None]
             if sink:
                 at = np.minimum(at, self.farthest)
             self._angles[width, sink] = rope.rotation(at, width, self.dtype, self.device)
@@ -98,8 +98,12 @@ class WindowPlan:
     @cached_property
     def sink_take(self) -> Tensor:
         """[R*sinks] positions of each sink in [sinks + T] laid end to end, flattened over runs."""
-        pos, i, wide = self.runs.clock.position[:, None], np.arange(self.geo.sinks)[None], self.geo.sinks + self.runs.width
-        fresh = (i >= pos) & (i - pos < self.runs.length[:, None])
+        pos, i, wide = (
+            self.packed.positions.position[:, None],
+            np.arange(self.geo.sinks)[None],
+            self.geo.sinks + self.packed.width,
+        )
+        fresh = (i >= pos) & (i - pos < self.packed.length[:, None])
         index = np.where(fresh, self.geo.sinks + i - pos, i) + np.arange(len(pos))[:, None] * wide
         return torch.from_numpy(index).to(self.device).reshape(-1)
 

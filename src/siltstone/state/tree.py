@@ -28,19 +28,21 @@ class State:
 
     narrow   fields in the model's own dtype; all others are in float32 or wider, or checkpoints rounded to bfloat16 or int8
     fixed    fields in the same dtype whatever the model's: counters
+    stored   fields that files hold under another name, and that name: files of earlier versions keep their meaning
     """
 
     narrow: ClassVar[tuple[str, ...]] = ()
     fixed: ClassVar[tuple[str, ...]] = ()
+    stored: ClassVar[dict[str, str]] = {}
 
     def map(self, f: Callable[[Any], Any]) -> Self:
         """The same tree with `f` applied to every leaf (a tensor or a `Store`)."""
         return type(self)(**{f_.name: _map(getattr(self, f_.name), f) for f_ in dataclasses.fields(self)})
 
     def leaves(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
-        """Dotted names and leaves, in a fixed order."""
+        """Dotted names, as files have them, and leaves, in a fixed order."""
         for f in dataclasses.fields(self):
-            yield from _leaves(getattr(self, f.name), f"{prefix}{f.name}")
+            yield from _leaves(getattr(self, f.name), f"{prefix}{self.stored.get(f.name, f.name)}")
 
     def select(self, rows: Any) -> Self:
         """The given rows, in that order: their numbers, or a truth value for each row; InputError for any other."""

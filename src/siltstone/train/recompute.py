@@ -24,9 +24,9 @@ from torch.utils.checkpoint import checkpoint
 
 from ..core.given import is_whole
 from ..errors import InputError
-from ..memory.base import wide
 from ..models.lm import LM
 from ..models.stream_state import LMState
+from ..ops.upcast import upcast
 from ..state.tree import Store
 
 
@@ -72,7 +72,7 @@ def cross_entropy(model: LM, hidden: Tensor, targets: Tensor, tokens: int | None
 
 
 def _cost(model: LM, hidden: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(wide(model.head(hidden)).flatten(0, 1), targets.flatten(), reduction="sum")
+    return F.cross_entropy(upcast(model.head(hidden)).flatten(0, 1), targets.flatten(), reduction="sum")
 
 
 def _stretches(model: LM, length: int, tokens: int | None) -> list[slice]:

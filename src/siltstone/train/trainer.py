@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import ConfigError
-from ..memory.base import wide
 from ..models.lm import LM
 from ..models.stream_state import LMState
+from ..ops.upcast import upcast
 from ..text import cut_table
 from . import recompute, resume
 from .corpus import Corpus
@@ -85,7 +85,7 @@ class Trainer:
             hidden, state = recompute.features(self.model, ids, state, reset, cut=cut)
             return recompute.cross_entropy(self.model, hidden, targets), state
         logits, state = self.model(ids, state, reset=reset, cut=cut)
-        return F.cross_entropy(wide(logits).flatten(0, 1), targets.flatten()), state
+        return F.cross_entropy(upcast(logits).flatten(0, 1), targets.flatten()), state
 
     def _begin(self, piece: Piece) -> LMState:
         """The state that each row of this piece goes on from, in memory of its own (the same layout after a restore)."""

@@ -48,10 +48,10 @@ class RowPositions:
         return RowPositions(self.position[index], self.phase[index], tuple(self.cuts[i] for i in index) if self.cuts else ())
 
     @staticmethod
-    def cat(clocks: Sequence[RowPositions]) -> RowPositions:
+    def cat(several: Sequence[RowPositions]) -> RowPositions:
         """Rows of several clocks, one after the other."""
-        position, phase = (np.concatenate([getattr(c, name) for c in clocks]) for name in ("position", "phase"))
-        return RowPositions(position, phase, tuple(cut for c in clocks for cut in c.cuts))
+        position, phase = (np.concatenate([getattr(c, name) for c in several]) for name in ("position", "phase"))
+        return RowPositions(position, phase, tuple(cut for c in several for cut in c.cuts))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class PackedBatch:
 
     row: np.ndarray
     fresh: np.ndarray
-    clock: RowPositions
+    positions: RowPositions
     length: np.ndarray
     take: np.ndarray | None
     last: np.ndarray
@@ -113,20 +113,20 @@ class PackedBatch:
         both = type(after).cat([before, after])
         return both.select(np.where(self.last >= 0, rows + self.last, np.arange(rows)))
 
-    def clock_after(self, before: RowPositions) -> RowPositions:
+    def positions_after(self, before: RowPositions) -> RowPositions:
         """Where the rows stand after the call."""
-        end = self.clock.position + self.length
+        end = self.positions.position + self.length
         position = before.position.copy()
         moved = self.last >= 0
         position[moved] = end[self.last[moved]]
-        cuts = self.clock.cuts
+        cuts = self.positions.cuts
         if self.take is not None:
             cuts = tuple(c if r < 0 else cuts[r] for c, r in zip(before.cuts, self.last, strict=True)) if before.cuts else ()
         return RowPositions(position, before.phase, cuts)
 
 
-def plan_runs(
-    shape: tuple[int, int], clock: RowPositions, mask: Tensor | None, reset: Tensor | None, cut: Tensor | None = None
+def pack_batch(
+    shape: tuple[int, int], positions: RowPositions, mask: Tensor | None, reset: Tensor | None, cut: Tensor | None = None
 ) -> PackedBatch:
     """Split a call into runs."""
     rows, tokens = shape
@@ -141,11 +141,13 @@ def plan_runs(
     if valid is None and begins is None:
         length = np.full(rows, tokens, np.int64)
         if ends is not None:
-            added = zip(clock.cuts, clock.position, ends, strict=True)
-            clock = RowPositions(clock.position, clock.phase, tuple(c.add(p + np.flatnonzero(e)) for c, p, e in added))
-        return PackedBatch(every, np.zeros(rows, bool), clock, length, None, every if tokens else np.full(rows, -1), shape)
+            added = zip(positions.cuts, positions.position, ends, strict=True)
+            positions = RowPositions(
+                positions.position, positions.phase, tuple(c.add(p + np.flatnonzero(e)) for c, p, e in added)
+            )
+        return PackedBatch(every, np.zeros(rows, bool), positions, length, None, every if tokens else np.full(rows, -1), shape)
     valid = np.ones(shape, bool) if valid is None else valid
-    row, fresh, pieces = [], [], []
+    row, fresh, segment_chunks = [], [], []
     last = np.full(rows, -1)
     for b in range(rows):
         at = np.flatnonzero(valid[b])
@@ -153,25 +155,25 @@ def plan_runs(
             continue
         cuts = np.flatnonzero(begins[b][at]) if begins is not None else np.zeros(0, np.int64)
         born = len(cuts) > 0 and cuts[0] == 0
-        for i, piece in enumerate(np.split(at, cuts[cuts > 0])):
+        for i, segment_chunk in enumerate(np.split(at, cuts[cuts > 0])):
             row.append(b)
             fresh.append(born or i > 0)
-            pieces.append(b * tokens + piece)
+            segment_chunks.append(b * tokens + segment_chunk)
         last[b] = len(row) - 1
-    length = np.array([len(p) for p in pieces], np.int64)
+    length = np.array([len(p) for p in segment_chunks], np.int64)
     width = int(length.max(initial=0))
-    take = np.zeros((len(pieces), width), np.int64)
-    for r, piece in enumerate(pieces):
-        take[r, : len(piece)] = piece
-        take[r, len(piece) :] = piece[-1]
+    take = np.zeros((len(segment_chunks), width), np.int64)
+    for r, segment_chunk in enumerate(segment_chunks):
+        take[r, : len(segment_chunk)] = segment_chunk
+        take[r, len(segment_chunk) :] = segment_chunk[-1]
     row_, fresh_ = np.array(row, np.int64), np.array(fresh, bool)
-    position, known = np.where(fresh_, 0, clock.position[row_]), ()
-    if clock.cuts:
-        known = tuple(Cuts() if new else clock.cuts[b] for b, new in zip(row, fresh, strict=True))
+    position, known = np.where(fresh_, 0, positions.position[row_]), ()
+    if positions.cuts:
+        known = tuple(Cuts() if new else positions.cuts[b] for b, new in zip(row, fresh, strict=True))
     if ends is not None:
-        flags = (ends.reshape(-1)[piece] for piece in pieces)
+        flags = (ends.reshape(-1)[segment_chunk] for segment_chunk in segment_chunks)
         known = tuple(c.add(p + np.flatnonzero(e)) for c, p, e in zip(known, position, flags, strict=True))
-    start = RowPositions(position, clock.phase[row_], known)
+    start = RowPositions(position, positions.phase[row_], known)
     return PackedBatch(row_, fresh_, start, length, take, last, shape)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
 from ..ops.norm import l2
-from ..ops.widely import wide
+from ..ops.upcast import upcast
 from ..state.tree import State
 from .base import Inputs, Memory
 
@@ -32,7 +32,7 @@ class MatrixMemory(Memory):
 
     def init(self, batch: int) -> MatrixState:
         """Zeros."""
-        return MatrixState(wide(self.like.new_zeros(batch, self.heads, self.key_dim, self.val_dim)))
+        return MatrixState(upcast(self.like.new_zeros(batch, self.heads, self.key_dim, self.val_dim)))
 
     def feature(self, z: Tensor) -> Tensor:
         """What queries and keys become after their projection: unit vectors."""
@@ -51,7 +51,7 @@ class MatrixMemory(Memory):
         """See Memory.predicted."""
         return inputs["key"], inputs["value"]
 
-    def stages(self, state: State) -> tuple[Tensor, ...]:
+    def read_factors(self, state: State) -> tuple[Tensor, ...]:
         """S itself."""
         return (self.matrix(state),)
 

@@ -17,12 +17,12 @@ from torch.overrides import TorchFunctionMode
 HALF = (torch.bfloat16, torch.float16)
 
 
-def wide(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """At least float32: what states accumulate in."""
     return x.float() if x.dtype in HALF else x
 
 
-def widely(x: Tensor) -> AbstractContextManager[Any]:
+def upcasting(x: Tensor) -> AbstractContextManager[Any]:
     """For the call of a module with x: biases of linear maps are added, and recurrences run, in float32 or wider.
 
     Products stay in the dtype of the weights, or of autocast.
@@ -53,12 +53,12 @@ class _Widely(TorchFunctionMode):
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     product = F.linear(x.to(weight.dtype) if weight.dtype in HALF else x, weight)
-    return product if bias is None else wide(product) + wide(bias)
+    return product if bias is None else upcast(product) + upcast(bias)
 
 
 def _all_wide(x: Any) -> Any:
     if isinstance(x, Tensor):
-        return wide(x)
+        return upcast(x)
     return type(x)(map(_all_wide, x)) if isinstance(x, list | tuple) else x
 
 

@@ -6,10 +6,10 @@ a group of several writes.
 With n tokens of a life seen, left(n) = max(0, n - delay - sinks) have gone towards memory and M(n) = left(n) // rate
 are written. Write m takes tokens sinks + m*rate ... and belongs to a segment (see segments.py).
 
-The queries of a run are cut into *pieces*, one a segment that is online meanwhile. Inside a piece, write slot l is
-followed by the `rate` query slots l*rate ... l*rate + rate-1 that see writes up to slot l. A piece that begins in the
-middle of a block leaves its first write slot empty (that write is in the state already). `align` shifts a piece's slots
-to the right so that slot numbers agree with the count of writes since the cut, modulo `align`.
+The queries of a run are split into *segment chunks*: the queries during which one segment is online. Inside a segment chunk,
+write slot l is followed by the `rate` query slots l*rate ... l*rate + rate-1, which see writes up to slot l. A segment chunk that
+begins in the middle of a block leaves its first write slot empty (that write is in the state already). `align` shifts the slots
+of a segment chunk to the right, so that slot numbers agree with the count of writes since the cut, modulo `align`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .runs import PackedBatch, RowPositions
+from .packed import PackedBatch, RowPositions
 from .segments import Segments
 
 ENDLESS = 1 << 60
@@ -56,27 +56,27 @@ class Geometry:
         """M(n), the writes made after n tokens."""
         return np.maximum(0, seen - self.delay - self.sinks) // self.rate
 
-    def segments(self, clock: RowPositions) -> Segments:
+    def segments(self, positions: RowPositions) -> Segments:
         """Which writes of rows belong together."""
-        cuts = clock.cuts if self.content else ()
-        return Segments(self.per_segment, clock.phase, cuts, self.sinks, self.rate, self.lengths)
+        cuts = positions.cuts if self.content else ()
+        return Segments(self.per_segment, positions.phase, cuts, self.sinks, self.rate, self.lengths)
 
-    def sealed(self, clock: RowPositions) -> np.ndarray:
+    def sealed(self, positions: RowPositions) -> np.ndarray:
         """[R] checkpoints that rows have sealed."""
-        return self.segments(clock).sealed(self.written(clock.position))
+        return self.segments(positions).sealed(self.written(positions.position))
 
 
 class Take:
     """Picks positions along axis 1, for each run its own; a plain slice where all runs pick the same stretch."""
 
-    def __init__(self, index: np.ndarray, plan: CallSchedule):
-        self.length, self._plan, self._host = index.shape[1], plan, index
+    def __init__(self, index: np.ndarray, schedule: CallSchedule):
+        self.length, self._schedule, self._host = index.shape[1], schedule, index
         start = int(index[0, 0]) if index.size else 0
         self._slice = start if bool((index == start + np.arange(self.length)).all()) else None
 
     @cached_property
     def _index(self) -> Tensor:
-        return self._plan.host(self._host)
+        return self._schedule.host(self._host)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [R, n, ...] -> [R, length, ...]."""
@@ -89,42 +89,44 @@ class Take:
 class CallSchedule:
     """Indices for one call of one geometry. Arrays are [R, S] unless said otherwise.
 
-    start, stop      token range of each piece in its run
-    lead             query slots left empty before a piece's first query
-    skip             write slots left empty before a piece's first write
+    start, stop      token range of each segment chunk in its run
+    lead             query slots left empty before a segment chunk's first query
+    skip             write slots left empty before a segment chunk's first write
     since            writes that the segment holds up to and including slot `shift`, less one
-    shift            slots by which a piece is moved to the right for `align`
-    sealed0          [R] checkpoints before the call; piece j sees sealed0 + dropped + j of them
+    shift            slots by which a segment chunk is moved to the right for `align`
+    sealed0          [R] checkpoints before the call; segment chunk j sees sealed0 + dropped + j of them
     dropped          1 where the online state of every run is sealed before the call's first read, else 0
-    pieces           [R] pieces that each run has, the dropped one included
+    segment_chunks   [R] segment chunks that each run has, the dropped one included
     writes0, writes  [R] writes made before the call, and in it
-    slots            L, write slots of a piece
+    slots            L, write slots of a segment chunk
     segments         which writes of the runs belong together
     """
 
-    def __init__(self, runs: PackedBatch, geo: Geometry, device: torch.device):
-        self.runs, self.geo, self.device = runs, geo, device
-        self.segments = segments = geo.segments(runs.clock)
-        pos, n, r = runs.clock.position, runs.length, geo.rate
+    def __init__(self, packed: PackedBatch, geo: Geometry, device: torch.device):
+        self.packed, self.geo, self.device = packed, geo, device
+        self.segments = segments = geo.segments(packed.positions)
+        pos, n, r = packed.positions.position, packed.length, geo.rate
         away = geo.delay + geo.sinks
         self.writes0 = geo.written(pos)
         self.writes = geo.written(pos + n) - self.writes0
         self.sealed0 = segments.sealed(self.writes0)
         begin = np.minimum(np.maximum(0, away + r - 1 - pos), n)
         self.active = begin < n
-        self.pieces = np.where(self.active, segments.sealed(self.writes0 + self.writes) - self.sealed0 + 1, 1)
+        self.segment_chunks = np.where(self.active, segments.sealed(self.writes0 + self.writes) - self.sealed0 + 1, 1)
 
         def opening(j: Any) -> Any:  # token at which segment sealed0 + j gets its first write
             return (segments.opens(self.sealed0[:, None] + j) + 1) * r + away - 1 - pos[:, None]
 
-        self.dropped = int(bool(self.pieces.size and (self.pieces > 1).all() and (opening(np.array([[1]]))[:, 0] <= begin).all()))
-        j = np.arange(self.dropped, int(self.pieces.max(initial=1)))[None]
+        self.dropped = int(
+            bool(self.segment_chunks.size and (self.segment_chunks > 1).all() and (opening(np.array([[1]]))[:, 0] <= begin).all())
+        )
+        j = np.arange(self.dropped, int(self.segment_chunks.max(initial=1)))[None]
         at = (
             np.where(j == 0, begin[:, None], opening(j))
             if geo.per_segment < ENDLESS
             else np.broadcast_to(begin[:, None], (len(n), 1))
         )
-        at = np.where(j < self.pieces[:, None], np.minimum(at, n[:, None]), n[:, None])
+        at = np.where(j < self.segment_chunks[:, None], np.minimum(at, n[:, None]), n[:, None])
         self.start, self.stop = at, np.concatenate([at[:, 1:], n[:, None]], 1)
         busy = self.stop > self.start
         gone = np.maximum(pos[:, None] + at + 1 - away, 0)
@@ -155,9 +157,9 @@ class CallSchedule:
 
     @cached_property
     def seen(self) -> np.ndarray:
-        """[R, S] checkpoints that the queries of each piece see."""
-        piece = np.arange(self.dropped, self.dropped + self.shape[1])
-        return self.sealed0[:, None] + np.minimum(piece, self.pieces[:, None] - 1)
+        """[R, S] checkpoints that the queries of each segment chunk see."""
+        segment_chunk = np.arange(self.dropped, self.dropped + self.shape[1])
+        return self.sealed0[:, None] + np.minimum(segment_chunk, self.segment_chunks[:, None] - 1)
 
     def host(self, x: np.ndarray) -> Tensor:
         """An array as a tensor on the call's device."""
@@ -174,22 +176,26 @@ class CallSchedule:
     def query_take(self) -> Take:
         """Tokens [R, T] -> query slots [R, S*Q]."""
         q = np.arange(self.slots * self.geo.rate)[None, None]
-        i = np.clip(self.start[..., None] + q - self.lead[..., None], 0, max(self.runs.width - 1, 0))
+        i = np.clip(self.start[..., None] + q - self.lead[..., None], 0, max(self.packed.width - 1, 0))
         return Take(i.reshape(len(i), -1), self)
 
     @cached_property
     def query_back(self) -> tuple[Take, Tensor | None]:
         """Query slots [R, S*Q] -> tokens [R, T]; and [R, T] whether each token sees a memory (None: all do)."""
-        rows, pieces = self.shape
+        rows, segment_chunks = self.shape
         wide = self.slots * self.geo.rate
-        if not self.lead.any() and (self.start == np.arange(pieces) * wide).all() and (self.runs.length == self.runs.width).all():
-            return Take(np.arange(self.runs.width)[None], self), None  # pieces are full and in their place
-        i = np.broadcast_to(np.arange(self.runs.width)[None], (rows, self.runs.width))
-        j = np.clip((i[..., None] >= self.start[:, None, :]).sum(-1) - 1, 0, pieces - 1)
+        if (
+            not self.lead.any()
+            and (self.start == np.arange(segment_chunks) * wide).all()
+            and (self.packed.length == self.packed.width).all()
+        ):
+            return Take(np.arange(self.packed.width)[None], self), None  # segment chunks are full and in their place
+        i = np.broadcast_to(np.arange(self.packed.width)[None], (rows, self.packed.width))
+        j = np.clip((i[..., None] >= self.start[:, None, :]).sum(-1) - 1, 0, segment_chunks - 1)
         last = np.maximum((self.stop > self.start).sum(-1, keepdims=True) - 1, 0)
-        j = np.where(i < self.runs.length[:, None], j, last)
+        j = np.where(i < self.packed.length[:, None], j, last)
         slot = i - np.take_along_axis(self.start, j, 1) + np.take_along_axis(self.lead, j, 1)
-        sees = (i >= self.start[:, :1]) & (i < self.runs.length[:, None])
+        sees = (i >= self.start[:, :1]) & (i < self.packed.length[:, None])
         return Take(j * wide + np.clip(slot, 0, wide - 1), self), None if sees.all() else self.host(sees)
 
     @cached_property
@@ -198,17 +204,17 @@ class CallSchedule:
 
         Slots beyond a run's own writes hold some token of the call.
         """
-        wide = self.geo.ring_input + self.runs.width
+        wide = self.geo.ring_input + self.packed.width
         token = self.geo.sinks + (self.writes0[:, None] + np.arange(self.most)[None]) * self.geo.rate
-        token = token[..., None] + np.arange(self.geo.rate) - self.runs.clock.position[:, None, None] + self.geo.ring_input
+        token = token[..., None] + np.arange(self.geo.rate) - self.packed.positions.position[:, None, None] + self.geo.ring_input
         return Take(np.clip(token, 0, wide - 1).reshape(len(token), -1), self)
 
     @cached_property
     def update_window(self) -> Take:
         """Means of W tokens in a row, [R, ring_input + T - W + 1] of history and call -> the window's at each write [R, M]."""
         token = self.geo.sinks + (self.writes0[:, None] + np.arange(1, self.most + 1)) * self.geo.rate
-        first = token - self.runs.clock.position[:, None] + self.geo.ring_input  # the window begins where the block ends
-        return Take(np.clip(first, 0, self.geo.ring_input + self.runs.width - self.geo.window), self)
+        first = token - self.packed.positions.position[:, None] + self.geo.ring_input  # the window begins where the block ends
+        return Take(np.clip(first, 0, self.geo.ring_input + self.packed.width - self.geo.window), self)
 
     @cached_property
     def write_take(self) -> Take:
@@ -229,7 +235,7 @@ class CallSchedule:
         return self.host(np.maximum(self.since[..., None] + np.arange(self.slots) - self.shift[..., None] + 1, 1))
 
     def places(self) -> tuple[np.ndarray, np.ndarray]:
-        """The place in its segment of each piece's first write [R, S], and of each write slot [R, S, L].
+        """The place in its segment of each segment chunk's first write [R, S], and of each write slot [R, S, L].
 
         Places count from where a segment of full length would begin; slots that hold no write may lie outside the segment.
         """

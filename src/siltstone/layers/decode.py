@@ -1,6 +1,6 @@
-"""One token for rows that all stand at the same place: the same result as the planned way, with nothing to plan.
+"""One token for rows that all stand at the same place: the same result as a call of many tokens, without a schedule.
 
-The token at which a segment is sealed takes the planned way.
+The token at which a segment is sealed is a call with a schedule.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..bank.read import stage_sum
 from ..bank.view import View
 from ..cache.base import ReadWeights, Router, RouterScores
+from ..ops.bank_read import factor_sum
 from ..schedule.context import Context, Token
 from ..schedule.segments import held
 from . import exact
 from .parts import LayerState, Parts
 from .reading import cached
-from .routing import Lead, follow
+from .routing import Lead, share_routing
 from .window import ExtraKV, put
 
 
-def memory(
+def step(
     mixer: Parts, x: Tensor, state: LayerState, after: LayerState, context: Context, token: Token
 ) -> tuple[Tensor | None, ExtraKV | None]:
     """x [B, 1, D] -> what memory and bank say [B, 1, H, V], and what the window sees besides; None before the first write.
@@ -49,7 +49,7 @@ def memory(
             pad = (0, 0, block, mixer.router.blocks - 1 - block)
             after.summary = state.summary + (key if mixer.router.blocks == 1 else F.pad(key, pad))
     if geo.ring_input:
-        after.input = put(state.input, x, position % geo.ring_input, context.donate)
+        after.input = put(state.input, x, position % geo.ring_input, context.inplace)
     if not token.writes:
         return None, None
     further = None if after.kept is None else exact.now(geo, after.kept, position)
@@ -80,7 +80,7 @@ def _leaving(mixer: Parts, x: Tensor, state: LayerState, position: int, write: i
 def _read(mixer: Parts, x: Tensor, after: LayerState, token: Token, context: Context) -> Tensor:
     rule, router = mixer.memory, mixer.router
     z = rule.queries(x).transpose(1, 2)
-    own = rule.stages(after.online)
+    own = rule.read_factors(after.online)
     mix, view = ReadWeights(), None
     if router is not None and after.summary is not None:
         context.lead = Lead(router, router.queries(x), x, after.summary)
@@ -90,7 +90,7 @@ def _read(mixer: Parts, x: Tensor, after: LayerState, token: Token, context: Con
             if router.leads:
                 context.lead.views.append(view)
             else:
-                follow(view, context.lead, 0)
+                share_routing(view, context.lead, 0)
             mix = mixer.cache.mix(router, _asked(router, context.lead, view, token.place))
             after.bank = after.bank.used(mix, None, 1)
     gate = None if mix.online is None else mix.online.transpose(1, 2).unsqueeze(-1).to(z.dtype)
@@ -98,8 +98,8 @@ def _read(mixer: Parts, x: Tensor, after: LayerState, token: Token, context: Con
     for i, matrices in enumerate(own):
         part = out @ matrices.to(z.dtype)
         if mixer.cache.blends and not rule.read_is_linear and view is not None and mix.gates is not None:
-            part = (part if gate is None else gate * part) + stage_sum(out, view.stages[i], mix.gates)
-        out = rule.join(i, part, z)
+            part = (part if gate is None else gate * part) + factor_sum(out, view.factors[i], mix.gates)
+        out = rule.activation(i, part, z)
     if view is not None and (rule.read_is_linear or not mixer.cache.blends):
         out = (out if gate is None else gate * out) + cached(mixer, z, view, mix)
     return out.transpose(1, 2)
