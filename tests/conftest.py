@@ -12,6 +12,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from tests import naming
+
 # Signals that whoever started the tests ignores (nohup, a job in the background) are not ignored in them.
 for _number, _handler in (
     (signal.SIGINT, signal.default_int_handler),
@@ -22,6 +24,25 @@ for _number, _handler in (
         signal.signal(_number, _handler)
 
 TOOLS = str(Path(__file__).resolve().parent.parent / "tools")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for rule in naming.RULES:
+        config.addinivalue_line("markers", f"{rule}: everything that tries the update rule {rule}")
+    config.addinivalue_line("markers", "apart: documents, pictures, timing of commands, shape of the source")
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    return naming.short(val)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m gated_delta` is all of one rule; `-m "not apart"` is the code alone."""
+    for item in items:
+        for rule in naming.rules(item):
+            item.add_marker(rule)
+        if item.path.relative_to(item.config.rootpath / "tests").parts[0] in naming.APART:
+            item.add_marker("apart")
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ def counted(lengths: tuple[int, ...], phase: int, writes: int) -> list[list[int]
     return [[place for n, place in places if n == number] for number in range(places[0][0], places[-1][0] + 1)]
 
 
-@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("lengths", LENGTHS)
 def test_lengths_against_counting(lengths: tuple[int, ...]) -> None:
     phases = np.arange(FULL + 3)
     rows = [counted(lengths, int(p), 40) for p in phases]
@@ -46,7 +46,7 @@ def test_online_is_that_of_each_write() -> None:
     assert Segments(FULL, np.array([0, 2]), lengths=(1, 2, 4)).online(9) is None
 
 
-@pytest.mark.parametrize("lengths", [(0, 1), (7,), (-1,)], ids=str)
+@pytest.mark.parametrize("lengths", [(0, 1), (7,), (-1,)])
 def test_lengths_that_none_may_have(lengths: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="must be from 1 to 6 writes"):
         Segments(FULL, np.zeros(1, np.int64), lengths=lengths)

@@ -12,7 +12,7 @@ import pytest
 
 import siltstone as st
 from siltstone.text import ByteTokenizer
-from tests.stream.conftest import small_model
+from tests.inference.conftest import small_model
 
 TEXT = "It was a bright cold day, and the clocks were striking thirteen.\n" * 70
 TRAIN = ["--preset", "nano", "--steps", "6", "--valid-every", "3", "--save-every", "2", "--batch", "2", "--length", "16", "-q"]

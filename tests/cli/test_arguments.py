@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.stream.commands import good, refused
+from tests.cli.commands import good, refused
 
 HUGE, LATIN = "9" * 30, os.fsdecode(b"caf\xe9")
 WHOLE = [

@@ -17,8 +17,8 @@ import pytest
 import siltstone as st
 from siltstone.cli.app import main
 from siltstone.core.interrupt import ForcedStop, Interrupts, Stopped, shielded
+from tests.cli.commands import siltstone
 from tests.cli.conftest import send
-from tests.stream.commands import siltstone
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 # command, the function that is about to be called, for which time, and whether something is saved then

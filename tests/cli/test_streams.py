@@ -20,7 +20,7 @@ from siltstone.bench.timing import Row
 from siltstone.cli.app import main
 from siltstone.core.terminal import LONGEST, escaped, say, shown
 from siltstone.train.report import Display
-from tests.stream.commands import good, siltstone
+from tests.cli.commands import good, siltstone
 
 NASTY = "a\x1b[31m\x9b2J\x07\u202e\u2066\u200b\ud800\rb"
 SAFE = r"a\x1b[31m\x9b2J\x07\u202e\u2066\u200b\ud800\rb"
@@ -175,7 +175,6 @@ def test_a_message_is_one_line_of_a_sane_length(capsys: pytest.CaptureFixture[st
         ["train", "--steps", NASTY],
         ["bench", "--threads", NASTY],
     ],
-    ids=lambda words: " ".join(words).encode("unicode_escape").decode(),
 )
 def test_names_in_errors_are_escaped(words: list[str], run: Path, file: Path) -> None:
     result = siltstone(*(word.format(run=run, file=file) if word[0] == "{" else word for word in words))

@@ -15,8 +15,8 @@ import siltstone as st
 from siltstone.core import machine
 from siltstone.core.machine import SMALL, threads_said, use_threads
 from siltstone.errors import ConfigError
+from tests.cli.commands import good, receipt, siltstone
 from tests.cli.conftest import TRAIN, send
-from tests.stream.commands import good, receipt, siltstone
 
 SOURCE = Path(st.__file__).parent
 

@@ -14,7 +14,7 @@ from siltstone.errors import FileChanged, InUse
 from siltstone.io import claim
 from siltstone.text import ByteTokenizer
 from siltstone.train import Recipe, begin, fit, take_up
-from tests.stream.commands import good, refused
+from tests.cli.commands import good, refused
 from tests.train.conftest import configure, write_texts
 
 

@@ -55,7 +55,7 @@ def test_only_those_members_have_the_older_name() -> None:
         st.presets.nano(16, memory="slots", memory_options={"rate": 0.25})
 
 
-@pytest.mark.parametrize("found", TEXTS["configurations"], ids=lambda found: found["text"][56:])
+@pytest.mark.parametrize("found", TEXTS["configurations"])
 def test_configurations_are_known_by_what_they_were_known_by(found: dict[str, Any]) -> None:
     assert config_text(st.LMConfig.from_dict(found["keys"], stored=True)) == found["text"]
     with warnings.catch_warnings():

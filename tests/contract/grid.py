@@ -130,13 +130,8 @@ class Case:
 
     def __str__(self) -> str:
         f = self.factor
-        delay = "" if f["write_delay"] == "window" else "-at_once"
-        names = f"{f['memory']}-{f['cache']}-{f['start']}-{f['segments'][:3]}-{f['gate'][:4]}-{f['position']}"
-        batch = f"-o{f['variant']}-c{f['block']}"
-        exact = f"{'-qk' if f['qk_norm'] else ''}-g{f['kv_heads'] or 2}-h{f['short_conv']}"
-        pool = f"{f['compress'][:4]}{f['rate']}x{f['group']}{exact}"
-        routes = f"-{f['router'][:3]}-{f['gate_distance'][:3]}-{f['budget']}-{f['cuts']}"
-        return f"{names}-w{f['window']}{delay}-{pool}-s{f['sinks']}-p{f['phase']}-k{f['top_k']}-v{f['value_dim']}{batch}{routes}"
+        more = [f[name] for name in ("budget", "cuts") if f[name] != "none"]
+        return "-".join([f["memory"], f["cache"], f["start"], f["segments"][:3], *more])
 
 
 def used(cfg: dict[str, Any]) -> dict[str, Any]:

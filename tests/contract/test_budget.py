@@ -88,7 +88,7 @@ def test_a_layer_that_follows_keeps_as_many_as_the_one_it_follows() -> None:
         st.LMConfig.from_dict(model_config(config("gated"), **keys | dict(layers={"1": {"routing": "shared", "router_dim": 2}})))
 
 
-@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("cache", ["gated", "sparse"])
 def test_reads_are_counted_without_end(cache: str, dtype: torch.dtype) -> None:
     """2^25 of them and a few more, in a state that was moved, saved and forked: float32 would count no further."""

@@ -8,7 +8,7 @@ import torch
 from .common import STREAM, close, init_state, the_layer
 from .grid import CHOSEN, Case
 
-every_pair = pytest.mark.parametrize("case", CHOSEN, ids=str)
+every_pair = pytest.mark.parametrize("case", CHOSEN)
 
 
 @every_pair

@@ -34,7 +34,7 @@ def window_alone(cfg: dict[str, Any]) -> Any:
     return layer
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.cfg["cache"] == "exact"], ids=str)
+@pytest.mark.parametrize("case", [c for c in CASES if c.cfg["cache"] == "exact"])
 def test_a_call_of_many_blocks(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Queries are answered in blocks, and from each block to the next the store is carried on."""
     for block in (1, 2, 5):

@@ -12,7 +12,7 @@ from siltstone.layers import reading
 from .common import PAD, PROBE, STREAM, Batch, agrees, close, feed, gradients, init_state, named, the_layer, truth
 from .grid import CASES, LENGTH, REST, Case, allowed, pairs
 
-every_case = pytest.mark.parametrize("case", CASES, ids=str)
+every_case = pytest.mark.parametrize("case", CASES)
 
 
 def test_the_grid_covers_every_pair_of_values() -> None:

@@ -50,7 +50,7 @@ def kinds(state: Any) -> dict[str, torch.dtype]:
     return {name: t.dtype for name, t in state.tensors().items()}
 
 
-@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_every_rule_has_the_types_of_a_model_of_that_type(memory: str, dtype: torch.dtype) -> None:
     keys = dict(memory=memory, memory_options=inner(memory))
@@ -72,7 +72,7 @@ def test_every_bank_has_the_types_of_a_model_of_that_type(keys: dict[str, Any]) 
 
 
 @every_bank
-@pytest.mark.parametrize("dtype", TYPES[1:], ids=str)
+@pytest.mark.parametrize("dtype", TYPES[1:])
 def test_a_moved_state_goes_on(keys: dict[str, Any], dtype: torch.dtype) -> None:
     exact, model = of(torch.float64, keys), of(dtype, keys)
     _, state = exact(IDS[:1, :22])

@@ -34,7 +34,7 @@ def another_matrix(case: Case) -> bool:
     return case.cfg["memory"] == "mlstm" and case.cfg["checkpoint_dtype"] == "bfloat16"
 
 
-the_oracles = pytest.mark.parametrize("case", [c for c in PACKED if not another_matrix(c)], ids=str)
+the_oracles = pytest.mark.parametrize("case", [c for c in PACKED if not another_matrix(c)])
 
 
 @every_case

@@ -45,7 +45,7 @@ def test_a_short_convolution_begins_with_the_token_before_and_may_be_none(patter
 
 
 @every_pattern
-@pytest.mark.parametrize("keys", [{}, dict(position="alibi"), dict(qk_norm=True)], ids=str)
+@pytest.mark.parametrize("keys", [{}, dict(position="alibi"), dict(qk_norm=True)])
 def test_shared_keys_are_repeated_keys(pattern: str, keys: dict[str, Any]) -> None:
     shared, whole = models(pattern, keys | dict(heads=4, kv_heads=2), keys | dict(heads=4))
     with torch.no_grad():
@@ -108,9 +108,7 @@ def test_a_state_of_different_layers_is_saved_and_goes_on_bit_by_bit() -> None:
         model.load_state(state.tensors(), state.meta() | dict(phase=[0, 0, 3]))
 
 
-@pytest.mark.parametrize(
-    "keys", [dict(pattern="a", kv_heads=1), dict(pattern="aw", depth=2, position="alibi", short_conv=3)], ids=str
-)
+@pytest.mark.parametrize("keys", [dict(pattern="a", kv_heads=1), dict(pattern="aw", depth=2, position="alibi", short_conv=3)])
 def test_forks_go_on_with_texts_of_their_own(keys: dict[str, Any]) -> None:
     model = make_model(model_config(LAYER, **keys))
     _, state = stepwise(model, IDS[:1, :9], None, inplace=True)

@@ -23,7 +23,7 @@ def rounding(case: Case) -> float:
     return float((y - truth(case).y).abs().max())
 
 
-@pytest.mark.parametrize("case", CHOSEN, ids=str)
+@pytest.mark.parametrize("case", CHOSEN)
 def test_float32_is_close_to_the_oracle(case: Case) -> None:
     """1e-5, or twice as far as the oracle's own rounding takes it."""
     layer, want = copy.deepcopy(the_layer(case)).float(), truth(case).y

@@ -34,7 +34,7 @@ def plan(row: list[int]) -> list[int | None]:
     return out
 
 
-@pytest.mark.parametrize("case", CHOSEN, ids=str)
+@pytest.mark.parametrize("case", CHOSEN)
 @settings(max_examples=6, deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(drawn=calls())
 def test_any_batch_in_any_calls(case: Case, drawn: Drawn) -> None:

@@ -10,7 +10,7 @@ from .common import close, feed, init_state
 from .grid import CHOSEN, Case
 from .models import IDS, after, make_model, model_config, new_model, same_bits, stepwise, the_model, through_bytes, whole
 
-every_pair = pytest.mark.parametrize("case", CHOSEN, ids=str)
+every_pair = pytest.mark.parametrize("case", CHOSEN)
 
 
 @every_pair

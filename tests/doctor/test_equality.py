@@ -272,7 +272,7 @@ def test_what_hangs_on_rounding(steps: list[float], chosen: list[int], hidden: l
         assert equality.hangs(scores, unseen_, torch.tensor([[chosen]]), 1e-6) is want
 
 
-@pytest.mark.parametrize("keys", [{}, {"start": "carry"}, {"router": "subblock:2", "gate": "softmax"}], ids=str)
+@pytest.mark.parametrize("keys", [{}, {"start": "carry"}, {"router": "subblock:2", "gate": "softmax"}])
 def test_lines_with_the_same_words_are_told_apart_alike_in_every_split(keys: dict[str, Any]) -> None:
     model = make(cache="sparse", top_k=2, segments="content", **keys)
     ids = torch.tensor([list(b"12\n21\n11\n\n22\n" * 9)])

@@ -218,7 +218,7 @@ def doubling(segments: str = "doubling", **keys: Any) -> Any:
     return st.MemoryCaching(d_model=8, heads=2, segment=8, segments=segments, window=3, **keys).double()
 
 
-@pytest.mark.parametrize("keys", KINDS, ids=str)
+@pytest.mark.parametrize("keys", KINDS)
 def test_a_kind_of_segment_is_one_file(examples: None, keys: dict[str, Any]) -> None:
     """In any split, with padding, resets and phases."""
     layer = doubling(**keys)
@@ -238,7 +238,7 @@ def test_a_kind_of_segment_is_one_file(examples: None, keys: dict[str, Any]) -> 
     assert torch.equal(layer(x, loaded)[0], layer(x, after)[0])
 
 
-@pytest.mark.parametrize("keys", KINDS, ids=str)
+@pytest.mark.parametrize("keys", KINDS)
 def test_the_lengths_of_the_example_are_those_of_cuts(examples: None, keys: dict[str, Any]) -> None:
     """As with segments that end where the caller cuts, at the writes 1, 3 and 7: the same numbers, and gradients."""
     x = torch.randn(1, 48, 8, dtype=torch.float64, requires_grad=True)

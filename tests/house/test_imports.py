@@ -86,3 +86,15 @@ def test_no_circles() -> None:
 def test_what_counts_as_an_import(text: str, found: str | None) -> None:
     wanted = set() if found is None else {f"siltstone.{found}"}
     assert imported("siltstone.state.claims", ROOT / "state" / "claims.py", text) == wanted
+
+
+def test_the_tests_mirror_the_source() -> None:
+    """Each folder of tests is a room, or one of those that try several rooms at once."""
+    across = {"contract", "oracle", "house", "torch_ways", "torture", "opinions", "examples", "tools"}
+    tests = Path(__file__).resolve().parents[1]
+    folders = {path.name for path in tests.iterdir() if path.is_dir() and any(path.rglob("*.py"))}
+    assert folders - across <= {*ROOMS}
+    sources = {path.stem for path in (ROOT / "ops").glob("*.py")}
+    assert {path.stem.removeprefix("test_") for path in (tests / "ops").glob("test_*.py")} <= sources | {"example"}
+    rules = {path.stem for path in (ROOT / "ops").glob("*.py")} & {path.stem for path in (ROOT / "memory").glob("*.py")}
+    assert rules - {"__init__", "vector"} <= {path.stem.removeprefix("test_") for path in (tests / "ops").glob("test_*.py")}

@@ -83,7 +83,7 @@ def test_a_limit(tmp_path: Path) -> None:
         read_limited(tmp_path / "a", 4)
 
 
-@pytest.mark.parametrize("value", [None, 5, b"a.silt", Path, ["a.silt"]], ids=str)
+@pytest.mark.parametrize("value", [None, 5, b"a.silt", Path, ["a.silt"]])
 def test_what_is_no_path(value: Any) -> None:
     """The number of an open file, for example, is not read."""
     model = st.LM(st.presets.nano(259, depth=1, d_model=16, heads=2, window=4, segment=4, router_dim=4))

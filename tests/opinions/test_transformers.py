@@ -21,7 +21,7 @@ mamba = package("transformers.models.mamba2.modeling_mamba2")
 xlstm = package("transformers.models.xlstm.modeling_xlstm")
 
 
-@pytest.mark.parametrize("options", [{}, {"negative": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"negative": True}])
 @pytest.mark.parametrize("form", ["torch_recurrent_gated_delta_rule", "torch_chunk_gated_delta_rule"])
 @pytest.mark.parametrize("rule", ["gated_delta", "delta"])
 def test_the_gated_delta_rule_is_that_of_qwen3_next(rule: str, form: str, options: dict[str, Any]) -> None:

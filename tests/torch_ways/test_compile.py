@@ -29,7 +29,7 @@ def compiler() -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("keys", CASES, ids=str)
+@pytest.mark.parametrize("keys", CASES)
 def test_a_compiled_model_trains_and_decodes_as_the_eager_one(keys: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     lm, ids, begun, graphs = model(keys), some_ids(), time.monotonic(), []
 

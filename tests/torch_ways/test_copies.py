@@ -31,7 +31,7 @@ def test_copies_of_a_model_and_of_a_state(keys: dict[str, Any]) -> None:
         assert torch.equal(decoded(deep, ids, later), decoded(deep, ids, state))
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("name", ["gated", "lstm", "deep", "mlstm", "linear"])
 def test_models_in_other_dtypes(name: str, kind: torch.dtype) -> None:
     lm, ids = model({"memory": name, "memory_options": {"inner_batch": 2} if name == "deep" else {}}), some_ids()

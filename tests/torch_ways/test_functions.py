@@ -46,7 +46,7 @@ def test_gradients_of_torch_func_are_autograds(keys: dict[str, Any]) -> None:
             torch.testing.assert_close(x, y, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("keys", SOME, ids=str)
+@pytest.mark.parametrize("keys", SOME)
 def test_a_forward_derivative_is_the_gradient_along_it(keys: dict[str, Any]) -> None:
     lm, ids = model(keys).double(), some_ids(1)
     params = dict(lm.named_parameters())
@@ -56,7 +56,7 @@ def test_a_forward_derivative_is_the_gradient_along_it(keys: dict[str, Any]) -> 
     torch.testing.assert_close(moved, want, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("keys", SOME, ids=str)
+@pytest.mark.parametrize("keys", SOME)
 def test_vmap_over_rows_and_over_weights(keys: dict[str, Any]) -> None:
     """Gradients of each row by itself, and an ensemble of models."""
     lm, ids = model(keys).double(), some_ids(2).unsqueeze(1)
@@ -89,7 +89,7 @@ def test_vmap_is_refused_by_fused_recurrences_and_for_flags() -> None:
     grad(lambda p, flag: functional_call(lm, p, (ids,), {"mask": flag})[0].sum())(weights, mask[0])  # wrapped, and the same
 
 
-@pytest.mark.parametrize("kind", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32])
 @pytest.mark.parametrize("keys", EVERY, ids=IDS)
 def test_second_derivatives(keys: dict[str, Any], kind: torch.dtype) -> None:
     """d |grad|^2 along some direction, against the difference of two gradients; in float32 fused attention is at work."""
@@ -159,7 +159,7 @@ def test_stateless_calls_leave_the_model_as_it_was() -> None:
     assert torch.equal(lm(ids)[0], before) and not torch.equal(want, before)
 
 
-@pytest.mark.parametrize("keys", [{}, {"pattern": "mwa", "depth": 3}, {"memory": "deep", "tie": False}], ids=str)
+@pytest.mark.parametrize("keys", [{}, {"pattern": "mwa", "depth": 3}, {"memory": "deep", "tie": False}])
 def test_an_ensemble_over_a_skeleton_without_numbers(keys: dict[str, Any]) -> None:
     members, ids = [model(keys) for _ in range(2)], some_ids()
     params, buffers = torch.func.stack_module_state(members)

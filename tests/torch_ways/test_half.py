@@ -18,7 +18,7 @@ SCALE = 2.0**10  # of the loss: small gradients vanish in float16
 CASES = RULES + [keys for keys in CACHES if "segments" in keys or "gate" in keys] + COMPRESSORS[:-1]
 
 
-@pytest.mark.parametrize("kind", NEAR, ids=str)
+@pytest.mark.parametrize("kind", NEAR)
 @pytest.mark.parametrize("keys", CASES, ids=lambda keys: " ".join(map(str, keys.values())))
 def test_gradients_are_near_those_of_float32(keys: dict[str, Any], kind: torch.dtype) -> None:
     lm, ids = model(keys), some_ids(tokens=30)
@@ -38,10 +38,10 @@ def test_gradients_are_near_those_of_float32(keys: dict[str, Any], kind: torch.d
         assert float((got[name] - x).norm()) <= NEAR[kind] * (float(x.norm()) + 0.01 * largest), name
 
 
-@pytest.mark.parametrize("kind", NEAR, ids=str)
+@pytest.mark.parametrize("kind", NEAR)
 @pytest.mark.parametrize("small", [1e-4, 3e-4, 1e-2, 1.0])
 @pytest.mark.parametrize(
-    "keys", [{"memory": "mlstm"}, {"memory": "linear", "memory_options": {"feature": "elu", "normalise": True}}], ids=str
+    "keys", [{"memory": "mlstm"}, {"memory": "linear", "memory_options": {"feature": "elu", "normalise": True}}]
 )
 def test_a_small_divisor_has_the_gradient_of_double_precision(keys: dict[str, Any], small: float, kind: torch.dtype) -> None:
     """The square of the divisor, which its gradient is divided by, is 0 in float16 below 2e-4."""

@@ -10,7 +10,7 @@ import pytest
 from siltstone.config.registry import FAMILIES, described
 from siltstone.config.setting import parse_setting
 from siltstone.errors import ConfigError
-from tests.stream.commands import good, refused
+from tests.cli.commands import good, refused
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,6 @@ def test_json_and_plain_text_are_taken_as_they_are(text: str, value: Any) -> Non
 @pytest.mark.parametrize(
     ("text", "value"),
     [("cut_at=\\n", "\n"), ("cut_at=", "\n"), ("cut_at=\n", "\n"), ("cut_at=\\t\\t", "\t\t"), ("cut_at=\\u000a", "\n")],
-    ids=repr,
 )
 def test_a_text_to_cut_at_that_a_shell_does_not_make_is_refused(text: str, value: str) -> None:
     with pytest.raises(ConfigError, match=r"leave it out, as a line end is the default") as error:

@@ -10,8 +10,7 @@ import siltstone as st
 from siltstone.config import registry
 from siltstone.config.model import LMConfig
 from siltstone.errors import ConfigError
-
-from ..contract.grid import CACHES, ROUTED
+from tests.contract.grid import CACHES, ROUTED
 
 BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 3, "window": 4, "segment": 8}
 GATED: dict[str, Any] = {
@@ -96,7 +95,6 @@ def test_a_layer_that_stands_alone_has_nobody_to_share_with() -> None:
             ["segments='content'", "cache='gated' or 'none'"],
         ),
     ],
-    ids=str,
 )
 def test_a_model_refuses_what_no_layer_uses(keys: dict[str, Any], words: list[str]) -> None:
     refused(keys, *words)
@@ -124,7 +122,6 @@ def test_a_model_refuses_what_no_layer_uses(keys: dict[str, Any], words: list[st
         {"segments": "logarithmic", "cache": "none"},
         {"cache": "none", "layers": {"0": {"router": "mean", "routing": "own", "top_k": 4}}},
     ],
-    ids=str,
 )
 def test_a_key_that_some_layer_uses_is_accepted(keys: dict[str, Any]) -> None:
     cfg = LMConfig.from_dict(BASE | keys)
@@ -162,7 +159,6 @@ def test_the_twin_without_a_memory_keeps_its_keys() -> None:
         ({"memory_options": {"decoy": "head"}}, "its options are ['decay'] (did you mean 'decay'?)"),
         ({"memory": "swla", "memory_options": {"decay": "head"}}, "it has none: leave memory_options out"),
     ],
-    ids=str,
 )
 def test_the_mend_is_one_that_works(keys: dict[str, Any], words: str) -> None:
     refused(keys, words)

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from siltstone.inference.reader import Reader
-
-from .commands import good, siltstone
+from tests.cli.commands import good, siltstone
 
 
 def test_a_slow_stream_is_saved_by_the_clock(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from siltstone.errors import SessionFileError
 from siltstone.inference.reader import Reader
 from siltstone.io import write_tensors
 from siltstone.text import ByteTokenizer
-from tests.stream.commands import good, receipt, refused, siltstone
+from tests.cli.commands import good, receipt, refused, siltstone
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,6 @@ from tests.stream.commands import good, receipt, refused, siltstone
         (["inspect"], "Missing argument 'FILE'; see `siltstone inspect --help`"),
         (["list", "cache", "more"], "more"),
     ],
-    ids=str,
 )
 def test_words_that_a_command_does_not_take_are_an_error_like_any_other(words: list[str], said: str) -> None:
     refused(said, *words)

@@ -22,7 +22,7 @@ from siltstone.errors import CheckpointError
 from siltstone.inference.reader import Reader
 from siltstone.inference.session import Session
 from siltstone.text import ByteTokenizer, train_bpe
-from tests.stream.commands import good, receipt, refused, siltstone
+from tests.cli.commands import good, receipt, refused, siltstone
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "It was a bright cold day — and the clocks, 東, were striking thirteen.\n" * 64

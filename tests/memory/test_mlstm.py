@@ -11,10 +11,9 @@ import torch.nn.functional as F
 
 import siltstone as st
 from siltstone.config.layer import LayerConfig
-
-from ..contract.common import feed, gradients, named, randn, weights
-from ..contract.grid import used
-from ..oracle import layer as oracle_layer
+from tests.contract.common import feed, gradients, named, randn, weights
+from tests.contract.grid import used
+from tests.oracle import layer as oracle_layer
 
 KEYS: dict[str, Any] = dict(d_model=8, heads=2, memory="mlstm", segment=16, window=0, write_delay=0, router_dim=4)
 STEEP = 200.0

@@ -46,7 +46,6 @@ def test_kv_cache() -> None:
         ({"pattern": "mmw", "cache": "none", "layers": {"2": {"window": 32}}}, "O(1)"),
         ({"segments": "constant", "max_checkpoints": 4}, "O(1)"),
     ],
-    ids=str,
 )
 def test_growth(keys: dict[str, Any], words: str) -> None:
     assert growth(st.presets.nano(259, **keys)).startswith(words if ":" in words else words + ":")
@@ -55,7 +54,6 @@ def test_growth(keys: dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize(
     "keys",
     [{}, {"sinks": 3, "rate": 2, "compress": "mean"}, {"write_delay": 0}, {"cache": "none"}, {"cache": "exact"}, {"phase": 5}],
-    ids=str,
 )
 @pytest.mark.parametrize("segments", ["constant", "logarithmic"])
 def test_spans_are_those_of_the_state(make_model: Any, tok: Any, segments: str, keys: dict[str, Any]) -> None:

@@ -8,8 +8,7 @@ import torch
 import siltstone as st
 from siltstone.ops.bank_read import by_segment_chunk
 from siltstone.ops.norm import l2, rms
-
-from ..contract.common import randn
+from tests.contract.common import randn
 
 # torch's own forward mode still scripts its decompositions
 scripts = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")

@@ -35,7 +35,7 @@ def operations(layer: st.MemoryCaching, tokens: int, backward: bool) -> int:
 
 
 @pytest.mark.parametrize("cache", ["none", "gated"])
-@pytest.mark.parametrize("memory,options", registry.settings("memory"), ids=str)
+@pytest.mark.parametrize("memory,options", registry.settings("memory"))
 def test_operations_a_token(memory: str, options: dict[str, Any], cache: str) -> None:
     """Less than 2 forward, less than 5 with the backward pass: not one whole operation of a loop for each token."""
     keys: dict[str, Any] = dict(memory=memory, memory_options=options, cache=cache, segment=256)

@@ -53,7 +53,7 @@ import sys, torch, safetensors.torch
 sys.path[:0] = {path!r}
 torch.set_num_threads(1)
 import siltstone as st
-from tests.stream.test_silt import continued
+from tests.inference.test_silt import continued
 for folder in sys.argv[1:]:
     session = st.Session.load(folder + "/a.silt", *st.load(folder))
     assert session.counters.appended == 0 and session.counters.restored == session.position

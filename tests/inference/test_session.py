@@ -81,7 +81,6 @@ def test_a_long_append_is_cut_into_calls(session: st.Session, monkeypatch: pytes
         ([10**30], "text or a list of ids"),
         ("\ud800", "UTF-8"),
     ],
-    ids=str,
 )
 def test_bad_ids_leave_the_session_as_it_was(session: st.Session, same: Any, bad: Any, words: str) -> None:
     before = session.fork()
@@ -218,7 +217,6 @@ def test_an_empty_prompt(model: st.LM, tok: ByteTokenizer) -> None:
         {"seed": "x"},
         {"seed": 2**64},
     ],
-    ids=str,
 )
 def test_bad_options(session: st.Session, bad: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(bad))):

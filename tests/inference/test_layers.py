@@ -12,7 +12,7 @@ import pytest
 import siltstone as st
 from siltstone.errors import SessionMismatch
 from siltstone.text import ByteTokenizer
-from tests.stream.commands import good
+from tests.cli.commands import good
 
 
 def test_inspect_where_blocks_differ(make_model: Any, tok: ByteTokenizer, tmp_path: Path) -> None:

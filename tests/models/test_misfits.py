@@ -31,7 +31,7 @@ def layer(**keys: Any) -> st.MemoryCaching:
     return st.MemoryCaching(16, **KEYS | keys)
 
 
-@pytest.mark.parametrize("other", OTHERS, ids=str)
+@pytest.mark.parametrize("other", OTHERS)
 def test_a_state_of_other_keys_is_refused_by_their_names(other: dict[str, Any]) -> None:
     x = torch.randn(1, 40, 16)
     (key, value), state = next(iter(other.items())), layer()(x)[1]
