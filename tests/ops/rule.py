@@ -149,7 +149,7 @@ class Rule:
         for segment_chunk in range(case.segment_chunks):
             seen = []
             for slot in range(case.slots):
-                more = {"begins": slot % case.size == 0} if self.aligned else {}
+                more = {"begins": torch.full((GROUPS,), slot % case.size == 0)} if self.aligned else {}
                 after = self.step(state, **{name: x[:, segment_chunk, slot] for name, x in inputs.items()}, **more)
                 if valid is not None:
                     there = valid[:, segment_chunk, slot]

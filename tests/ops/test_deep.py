@@ -53,6 +53,6 @@ def test_a_step_is_a_gradient_step() -> None:
     for factor, matrix in enumerate(base):
         answer = mlp.activation(factor, answer @ matrix, key.unsqueeze(-2))
     grads = torch.autograd.grad(-(answer.squeeze(-2) * value).sum(), base)
-    found = deep.step((*now, *base), key, value, eta, most=None, begins=False)
+    found = deep.step((*now, *base), key, value, eta, most=None, begins=torch.zeros(len(key), dtype=torch.bool))
     for w, grad, after in zip(now, grads, found[:2], strict=True):
         torch.testing.assert_close(after, w - eta[..., None, None] * grad, rtol=1e-12, atol=1e-12)

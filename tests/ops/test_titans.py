@@ -59,7 +59,7 @@ def test_a_step_is_a_gradient_step() -> None:
     for factor, matrix in enumerate(base):
         answer = mlp.activation(factor, answer @ matrix, key.unsqueeze(-2))
     grads = torch.autograd.grad((answer.squeeze(-2) - value).square().sum(), base)
-    found = titans.step((*now, *base, *moment), key, value, *gates, most=None, begins=False)
+    found = titans.step((*now, *base, *moment), key, value, *gates, most=None, begins=torch.zeros(len(key), dtype=torch.bool))
     keep, eta, theta = (x[..., None, None] for x in (gates[0].exp(), gates[1].exp(), gates[2]))
     for w, s, grad, after, then in zip(now, moment, grads, found[:2], found[4:], strict=True):
         wanted = eta * s - theta * grad

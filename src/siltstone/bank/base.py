@@ -24,8 +24,9 @@ from ..cache.base import ReadWeights, Router
 from ..config.layer import LayerConfig
 from ..memory.base import Inputs, Memory
 from ..schedule.segments import Segments
+from ..schedule.step import Turn
 from ..state.tree import State
-from .sealing import Sealing
+from .sealing import Sealed, Sealer, Sealing
 from .view import View
 
 Spans = list[tuple[int, int]]
@@ -94,9 +95,17 @@ class Bank(State, ABC):
     def now(self, router: Router | None, number: int, segments: Segments) -> View:
         """What rows that have all sealed `number` segments see."""
 
-    def step(self, memory: Memory, inputs: Inputs, shift: int) -> Self:
-        """After one write, inputs [B, ...], into the online memory."""
+    def step(self, memory: Memory, inputs: Inputs, begins: Tensor | None, wrote: Tensor | None) -> Self:
+        """After one write, inputs [B, ...], into the online memory of the rows that `wrote`, bool [B] (None: all)."""
         return self
+
+    @abstractmethod
+    def rows_view(self, router: Router | None, turn: Turn, empty: Tensor | None) -> View:
+        """What one token of each row sees; empty bool [B, N, J]: sub-blocks that no write fell into (None: there are none)."""
+
+    @abstractmethod
+    def seal(self, by: Sealer, sealed: Sealed) -> Self:
+        """With one more segment in some rows."""
 
     def used(self, mix: ReadWeights | None, asked: Tensor | None, queries: int) -> Self:
         """After queries were answered under `mix`; asked bool [R, Q], which of them count (None: all of `queries`)."""

@@ -22,10 +22,11 @@ from ..cache.base import ReadWeights, Router
 from ..errors import ConfigError
 from ..memory.base import Memory
 from ..schedule.segments import Segments
+from ..schedule.step import Turn
 from .base import Spans
 from .codec import pack, rounded, unpack
 from .places import PlacesBank
-from .sealing import Sealed, Sealing
+from .sealing import Sealed, Sealer, Sealing
 from .view import View
 
 FARTHEST = 1 << 60  # writes: sums of them stay in 64 bits
@@ -112,6 +113,23 @@ class BudgetBank(PlacesBank):
         mass = torch.nn.functional.pad(mass, (0, self.width - mass.shape[1]))
         return dataclasses.replace(self, mass=self.mass + mass, reads=self.reads + more)
 
+    def rows_view(self, router: Router | None, turn: Turn, empty: Tensor | None) -> View:
+        """See Bank."""
+        summary = empty = None
+        if self.sums is not None and self.writes is not None:
+            summary = self.sums / self.writes.clamp(min=1).unsqueeze(-1)
+            if router is not None and router.blocks > 1:
+                empty = (self.writes == 0) & (self.writes.sum(-1, keepdim=True) > 0)
+        hidden = None
+        if not turn.hints.even:
+            hidden = torch.arange(self.width, device=self.last.device) >= turn.number.clamp(max=self.width)[:, None]
+        return View(self.factors, summary, empty, hidden, turn.number, self.last)
+
+    def seal(self, by: Sealer, sealed: Sealed) -> Self:
+        """See Bank."""
+        memory, bank = by.memory, dataclasses.replace(self, factors=unpack(self.factors, by.dtype))._seal(by, sealed)
+        return dataclasses.replace(bank, factors=pack(memory.cfg.checkpoint_dtype, bank.factors, memory.normalizer))
+
     def fits(self, sealed: np.ndarray, budget: int) -> bool:
         """See Bank: as many checkpoints as there may be, of some of the segments, in order of time, none in two of them."""
         count = np.minimum(sealed, budget)
@@ -150,7 +168,7 @@ class BudgetBank(PlacesBank):
         factors = tuple(s[:, :, :width] for s in self.factors)
         return View(factors, summary, empty, hidden, number, self.last[:, :width])
 
-    def _seal(self, call: Sealing, sealed: Sealed) -> Self:
+    def _seal(self, call: Sealer, sealed: Sealed) -> Self:
         """With a segment more in some rows."""
         cfg, device, budget = call.memory.cfg, self.last.device, call.budget
         new, number, now = self._new(call, sealed), sealed.number, sealed.now
@@ -177,15 +195,15 @@ class BudgetBank(PlacesBank):
 
         return both.each(pick)
 
-    def _new(self, call: Sealing, sealed: Sealed) -> Self:
+    def _new(self, call: Sealer, sealed: Sealed) -> Self:
         """One place with the state that is sealed."""
         number, state, sums = sealed.number, sealed.state, sealed.sums
         factors = rounded(call.memory.cfg.checkpoint_dtype, call.memory.read_factors(state), call.memory.normalizer)
         last = torch.from_numpy(number).to(self.last.device).unsqueeze(1)
         writes = None
         if sums is not None and call.router is not None:
-            count = call.schedule.segments.writes(number, call.router.block, call.router.blocks)
-            writes = call.schedule.host(count).unsqueeze(1)
+            count = call.segments.writes(number, call.router.block, call.router.blocks)
+            writes = call.host(count).unsqueeze(1)
         fresh = None if self.mass is None else torch.zeros(last.shape, dtype=torch.float64, device=last.device)
         routing = None if sums is None else sums.unsqueeze(1)
         return type(self)(tuple(s.unsqueeze(2) for s in factors), last, torch.ones_like(last), routing, writes, fresh, fresh)
@@ -195,7 +213,7 @@ class BudgetBank(PlacesBank):
         theirs = (x for _, x in new.leaves())
         return self.each(lambda x, axis: torch.cat([x, next(theirs).to(x.dtype)], axis))
 
-    def _merged(self, call: Sealing, at: Tensor, rows: Tensor) -> Self:
+    def _merged(self, call: Sealer, at: Tensor, rows: Tensor) -> Self:
         """With places `at` and `at + 1` [R] merged into the latter, in the given rows."""
         memory, carry = call.memory, call.memory.cfg.start == "carry"
 

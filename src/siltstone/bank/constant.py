@@ -12,10 +12,11 @@ from torch import Tensor
 from ..cache.base import ReadWeights, Router
 from ..memory.base import Memory
 from ..schedule.segments import Segments
+from ..schedule.step import Turn
 from ..state.tree import Store
 from .base import Bank
 from .codec import pack, rounded, unpack
-from .sealing import Sealing
+from .sealing import Sealed, Sealer, Sealing
 from .view import View
 
 
@@ -97,6 +98,23 @@ class ConstantBank(Bank):
         if number not in self._found:
             self._found[number] = self._empty(segments, number, router)
         return self._view(self.store, np.array([number]), router, self._found[number])
+
+    def rows_view(self, router: Router | None, turn: Turn, empty: Tensor | None) -> View:
+        """See Bank."""
+        leaves, summary = self.store.views(turn.hints.width), None
+        if router is not None and router.leads:
+            *leaves, summary = leaves
+        return View(tuple(leaves), summary, empty, turn.hidden, turn.number)
+
+    def seal(self, by: Sealer, sealed: Sealed) -> Self:
+        """See Bank."""
+        memory, means = by.memory, ()
+        if sealed.sums is not None and by.router is not None:
+            writes = by.segments.writes(sealed.number[:, None], by.router.block, by.router.blocks)
+            means = (sealed.sums.unsqueeze(1) / by.host(np.maximum(writes, 1)).unsqueeze(-1),)
+        new = tuple(s.unsqueeze(2) for s in memory.read_factors(sealed.state))
+        leaves = (*pack(memory.cfg.checkpoint_dtype, new, memory.normalizer), *means)
+        return type(self)(self.store.append(leaves, sealed.now.astype(np.int64)))
 
     def fits(self, sealed: np.ndarray, budget: int) -> bool:
         """See Bank."""

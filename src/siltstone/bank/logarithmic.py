@@ -25,11 +25,12 @@ from torch import Tensor
 from ..cache.base import ReadWeights, Router
 from ..memory.base import Inputs, Memory
 from ..schedule.segments import Segments
+from ..schedule.step import Turn, keep, kept
 from ..state.tree import State
 from .base import Spans
 from .codec import pack, rounded, unpack
 from .places import PlacesBank
-from .sealing import Sealed, Sealing
+from .sealing import Sealed, Sealer, Sealing
 from .view import View
 
 MOST = 63  # bits of a number of segments
@@ -168,29 +169,58 @@ class LogarithmicBank(PlacesBank):
         written = call.memory.scan(inputs, valid, each(call.skip), self.span_states.map(lambda x: x.flatten(0, 1)))
         return dataclasses.replace(self, span_states=written.ends.map(lambda x: x[:, 0].unflatten(0, (-1, width))))
 
-    def step(self, memory: Memory, inputs: Inputs, shift: int) -> Self:
+    def step(self, memory: Memory, inputs: Inputs, begins: Tensor | None, wrote: Tensor | None) -> Self:
         """See Bank: into every span state, or its log decay."""
         if self.log_decays is not None:
-            return dataclasses.replace(
-                self, log_decays=LogDecays(self.log_decays.spans, self.log_decays.online + memory.log_decay(inputs))
-            )
+            online = self.log_decays.online
+            now = keep(wrote, online + memory.log_decay(inputs), online)
+            return dataclasses.replace(self, log_decays=LogDecays(self.log_decays.spans, now))
         if self.span_states is None or not self.width:
             return self
         width = self.width
-        each = {k: v.unsqueeze(1).expand(-1, width, *(-1,) * (v.dim() - 1)).flatten(0, 1) for k, v in inputs.items()}
-        span_states = memory.step(each, shift, self.span_states.map(lambda x: x.flatten(0, 1)))
-        return dataclasses.replace(self, span_states=span_states.map(lambda x: x.unflatten(0, (-1, width))))
 
-    def _seal(self, call: Sealing, sealed: Sealed) -> Self:
+        def each(x: Tensor) -> Tensor:
+            return x.unsqueeze(1).expand(-1, width, *(-1,) * (x.dim() - 1)).flatten(0, 1)
+
+        first = None if begins is None else each(begins)
+        flat = self.span_states.map(lambda x: x.flatten(0, 1))
+        after = memory.step({k: each(v) for k, v in inputs.items()}, first, flat).map(lambda x: x.unflatten(0, (-1, width)))
+        return dataclasses.replace(self, span_states=kept(wrote, after, self.span_states))
+
+    def rows_view(self, router: Router | None, turn: Turn, empty: Tensor | None) -> View:
+        """See Bank."""
+        number, full, width = turn.number[:, None], turn.geo.per_segment, self.width
+        level = torch.arange(width, device=number.device)
+        live = (number >> level) & 1 == 1
+        first = ((number >> level) - 1) << level
+        summary = empty = None
+        if self.sums is not None and router is not None:
+            size = (router.block << level)[:, None]
+            from_ = first[..., None] * full + torch.arange(router.blocks, device=number.device) * size
+            writes = (from_ + size - torch.maximum(from_, turn.phase[:, None, None])).clamp(min=0)
+            summary = self.sums / writes.clamp(min=1).unsqueeze(-1)
+            empty = (writes == 0) & live[..., None]
+        return View(self.factors, summary, empty, ~live, turn.number, first + (1 << level) - 1, newest_last=False)
+
+    def seal(self, by: Sealer, sealed: Sealed) -> Self:
+        """See Bank."""
+        memory, bank = by.memory, dataclasses.replace(self, factors=unpack(self.factors, by.dtype))._seal(by, sealed)
+        bank = dataclasses.replace(bank, factors=pack(memory.cfg.checkpoint_dtype, bank.factors, memory.normalizer))
+        if bank.log_decays is not None:
+            online = keep(by.host(sealed.now), torch.zeros_like(bank.log_decays.online), bank.log_decays.online)
+            bank = dataclasses.replace(bank, log_decays=LogDecays(bank.log_decays.spans, online))
+        return bank
+
+    def _seal(self, call: Sealer, sealed: Sealed) -> Self:
         """With a segment more in some rows."""
         number, now, state, sums = sealed.number, sealed.now, sealed.state, sealed.sums
         merged = np.array([(~int(n) & (int(n) + 1)).bit_length() - 1 for n in number], np.int64)
         bank = self.grown(int(np.where(now, merged + 1, 0).max()))
         slot = np.arange(bank.width)[None]
-        here = call.schedule.host((slot == merged[:, None]) & now[:, None])
-        source = call.schedule.host(merged)
+        here = call.host((slot == merged[:, None]) & now[:, None])
+        source = call.host(merged)
 
-        below = call.schedule.host((slot < merged[:, None]) & now[:, None])
+        below = call.host((slot < merged[:, None]) & now[:, None])
 
         def put(old: Tensor, new: Tensor, axis: int) -> Tensor:
             shape = [1] * old.dim()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..cache.base import Router
 from ..memory.base import Inputs, Memory, ScanOutput
 from ..schedule.call import CallSchedule
+from ..schedule.segments import Segments
 from ..state.tree import State
 
 
@@ -24,6 +26,44 @@ class Sealed:
     now: np.ndarray
     state: State
     sums: Tensor | None
+
+
+class Sealer(Protocol):
+    """What a bank needs in order to seal."""
+
+    memory: Memory
+    router: Router | None
+    budget: int
+
+    @property
+    def segments(self) -> Segments:
+        """Which writes belong together."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What states are computed in."""
+        ...
+
+    def host(self, x: np.ndarray) -> Tensor:
+        """Numbers of the host on the device."""
+        ...
+
+
+@dataclass
+class RowSealer:
+    """A `Sealer` between two tokens."""
+
+    memory: Memory
+    router: Router | None
+    budget: int
+    segments: Segments
+    dtype: torch.dtype
+    device: torch.device
+
+    def host(self, x: np.ndarray) -> Tensor:
+        """See Sealer."""
+        return torch.from_numpy(np.ascontiguousarray(x)).to(self.device)
 
 
 @dataclass
@@ -56,6 +96,15 @@ class Sealing:
     def dtype(self) -> torch.dtype:
         """What states are computed in."""
         return next(iter(self.before.leaves()))[1].dtype
+
+    @property
+    def segments(self) -> Segments:
+        """See Sealer."""
+        return self.schedule.segments
+
+    def host(self, x: np.ndarray) -> Tensor:
+        """See Sealer."""
+        return self.schedule.host(x)
 
     @property
     def dropped(self) -> Sealed | None:

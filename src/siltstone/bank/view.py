@@ -30,7 +30,7 @@ class View:
     summary: Tensor | None
     empty: Tensor | None
     hidden: Tensor | None
-    sealed: np.ndarray
+    sealed: np.ndarray | Tensor
     last: np.ndarray | Tensor | None = None
     newest_last: bool = True
     seen: np.ndarray | None = None
@@ -48,5 +48,9 @@ class View:
     def age(self) -> Tensor:
         """[R, 1, N] segments from each checkpoint's last to the online one: 1 for the newest."""
         device, last = self.leaves[0].device, np.arange(self.number)[None] if self.last is None else self.last
+        if isinstance(self.sealed, Tensor):
+            if isinstance(last, np.ndarray):
+                last = torch.arange(self.number, device=device)
+            return (self.sealed.unsqueeze(-1) - last).unsqueeze(1)
         sealed = torch.from_numpy(np.ascontiguousarray(self.sealed)).to(device).unsqueeze(-1)
         return (sealed - (torch.from_numpy(last).to(device) if isinstance(last, np.ndarray) else last)).unsqueeze(1)

@@ -48,6 +48,7 @@ class RouterScores:
     hidden       bool [R, Q or 1, N], True where a checkpoint is not there; None: all are
     age          gives [R, Q or 1, N] segments from a checkpoint's last to the online one: 1 for the newest
     newest_last  checkpoints stand in order of time
+    static       no number may be read back from the device
     """
 
     scores: Tensor
@@ -55,6 +56,7 @@ class RouterScores:
     hidden: Tensor | None = None
     age: Callable[[], Tensor] | None = None
     newest_last: bool = True
+    static: bool = False
 
     def at(self, index: Tensor) -> RouterScores:
         """The same of the checkpoints at index [R, Q, k]."""
@@ -64,7 +66,7 @@ class RouterScores:
 
         hidden, age = None if self.hidden is None else pick(self.hidden), self.age
         return RouterScores(
-            pick(self.scores), self.online, hidden, None if age is None else lambda: pick(age()), self.newest_last
+            pick(self.scores), self.online, hidden, None if age is None else lambda: pick(age()), self.newest_last, self.static
         )
 
 

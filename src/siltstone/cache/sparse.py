@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..ops.routing import in_steps, top
+from ..ops.routing import ranked as best
 from .base import CachePolicy, ReadWeights, Router, RouterScores
 
 
@@ -28,6 +29,10 @@ class Sparse(CachePolicy):
         """See CachePolicy."""
         k = min(self.cfg.top_k, asked.scores.shape[-1])
         ranked = in_steps(asked.scores)
+        if asked.static:
+            index = best(ranked, asked.hidden, k, asked.newest_last)
+            online, gates = router.gates(asked.at(index))
+            return ReadWeights(online, gates, index)
         if asked.hidden is not None:
             ranked = ranked.masked_fill(asked.hidden, float("-inf"))
         index = top(ranked, k, asked.newest_last)

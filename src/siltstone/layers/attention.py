@@ -8,15 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
-from ..ops import attention, rope
+from ..ops import alibi, attention, rope
 from ..ops.eager import eagerly
 from ..schedule.call import Geometry
 from ..schedule.context import Context
 from ..schedule.packed import RowPositions
 from ..state.tree import Store
+from .context import StepContext
 from .heads import Heads
 from .short_conv import ShortConv
 from .state import MixState
@@ -36,6 +39,10 @@ class AttentionState(MixState):
     def parts(self) -> dict[str, int]:
         """See MixState."""
         return {"attention": self.cache.nbytes, "window": self.nbytes - self.cache.nbytes}
+
+    def reserved(self, active: np.ndarray) -> Self:
+        """See MixState."""
+        return replace(self, cache=self.cache.reserve(active.astype(np.int64)))
 
     def sized(self, mixer: Any, positions: RowPositions) -> Self:
         """See MixState."""
@@ -61,6 +68,24 @@ class Attention(nn.Module):
         cfg, like = self.cfg, self.window.like
         key, value = (like.new_zeros(batch, cfg.key_heads, 0, width) for width in (cfg.key_dim, cfg.val_dim))
         return AttentionState(Store.empty((key, value), (2, 2)), self.conv.init(batch))
+
+    def step(self, x: Tensor, state: AttentionState, context: StepContext, empty: Tensor | None) -> tuple[Tensor, AttentionState]:
+        """One token of each row, x [B, 1, D]; the cache has room for it, and counts it."""
+        cfg, position = self.cfg, context.position[:, None]
+        x, conv = self.conv.step(x, state.conv, context)
+        asked, v = self.window.project(x)
+        if cfg.position == "rope":
+            asked = rope.rotate(asked, context.rotation(cfg.key_dim))
+        q, k = asked.transpose(1, 2).split([cfg.heads, cfg.key_heads], 1)
+        cache = state.cache.put(context.rows, context.position, (k[:, :, 0], v[:, 0]), context.active, context.inplace)
+        keys, values = cache.views(context.longest) if context.longest is not None else cache.leaves
+        place = torch.arange(keys.shape[2], device=x.device)
+        bias = torch.zeros(len(x), len(place), dtype=x.dtype, device=x.device).masked_fill(place > position, float("-inf"))
+        bias = bias[:, None, None]
+        if cfg.position == "alibi":
+            bias = bias + alibi.biases(position - place, cfg.heads, x.dtype).unsqueeze(2)
+        out = self.window.attend(q, keys, values, bias)
+        return self.out(out.transpose(1, 2).flatten(2)), AttentionState(cache, conv)
 
     @eagerly
     def forward(self, x: Tensor, state: AttentionState, context: Context) -> tuple[Tensor, AttentionState]:

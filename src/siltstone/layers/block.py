@@ -13,6 +13,7 @@ from ..ops.eager import eagerly
 from ..ops.norm import RMSNorm
 from ..schedule.context import Context
 from .attention import Attention
+from .context import StepContext
 from .mixer import Mixer
 from .windowed import Windowed
 
@@ -44,6 +45,12 @@ class Block(nn.Module):
         self.mix = Mixer(layer, shares_routing) if kind == "memory" else LAYERS[kind](layer)
         self.norm_mlp = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
         self.mlp = MLP(cfg)
+
+    def step(self, x: Tensor, state: Any, context: StepContext, empty: Tensor | None) -> tuple[Tensor, Any]:
+        """One token of each row, x [B, 1, D]."""
+        mixed, state = self.mix.step(self.norm_mix(x), state, context, empty)
+        x = x + mixed
+        return x + self.mlp(self.norm_mlp(x)), state
 
     @eagerly
     def forward(self, x: Tensor, state: Any, context: Context) -> tuple[Tensor, Any]:

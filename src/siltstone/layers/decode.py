@@ -19,7 +19,7 @@ from . import exact
 from .parts import LayerState, Parts
 from .reading import cached
 from .routing import Lead, share_routing
-from .window import ExtraKV, put
+from .window import ExtraKV, put_one
 
 
 def step(
@@ -38,21 +38,23 @@ def step(
             inputs = {k: v[:, i] for k, v in made.items()}
             shift = ((token.since - 1) * mixer.cfg.group + i) % rule.align(rule.options)
             if after.kept is not None and mixer.window is not None:
-                surprise, number = exact.surprise(rule, inputs, after.online), before * mixer.cfg.group + i
+                surprise = exact.surprise(rule, inputs, after.online)
+                number = torch.full((len(x),), before * mixer.cfg.group + i, device=x.device)
                 after.kept = exact.one_more(mixer.window, after.kept, surprise, number, block[:, i])
-            after.online = rule.step(inputs, shift, after.online)
+            begins = None if rule.align(rule.options) == 1 else torch.full((len(x),), shift == 0, device=x.device)
+            after.online = rule.step(inputs, begins, after.online)
             if after.bank is not None:
-                after.bank = after.bank.step(rule, inputs, shift)
+                after.bank = after.bank.step(rule, inputs, begins, None)
         if mixer.router is not None and state.summary is not None:
             key, block = mixer.router.keys(c), token.place // mixer.router.block
             key = key if mixer.cfg.group == 1 else key.mean(1, keepdim=True)
             pad = (0, 0, block, mixer.router.blocks - 1 - block)
             after.summary = state.summary + (key if mixer.router.blocks == 1 else F.pad(key, pad))
     if geo.ring_input:
-        after.input = put(state.input, x, position % geo.ring_input, context.inplace)
+        after.input = put_one(state.input, x, position % geo.ring_input, context.inplace)
     if not token.writes:
         return None, None
-    further = None if after.kept is None else exact.now(geo, after.kept, position)
+    further = None if after.kept is None else exact.now(geo, after.kept, torch.full((1,), position, device=x.device))
     return _read(mixer, x, after, token, context), further
 
 

@@ -49,17 +49,16 @@ def _apart(value: Tensor, answer: Tensor) -> Tensor:
     return (upcast(value) - upcast(answer)).square().sum((1, 3)).detach()
 
 
-def one_more(window: WindowAttention, kept: Kept, surprise: Tensor, number: int, tokens: Tensor) -> Kept:
-    """What is kept after one more write: surprise [B], its number in the rows' lives, its tokens [B, rate, D]."""
+def one_more(window: WindowAttention, kept: Kept, surprise: Tensor, number: Tensor, tokens: Tensor) -> Kept:
+    """What is kept after one more write: surprise [B], its number in the row's life [B], its tokens [B, rate, D]."""
     key, value = window.written(tokens.unsqueeze(1))
-    return kept.and_one(Kept(surprise.unsqueeze(1), torch.full_like(kept.number[:, :1], number), key, value))
+    return kept.and_one(Kept(surprise.unsqueeze(1), number.unsqueeze(1), key, value))
 
 
-def now(geo: Geometry, kept: Kept, position: int) -> ExtraKV:
-    """What the token at a position sees of what is kept, where all rows stand at the same place."""
+def now(geo: Geometry, kept: Kept, position: Tensor) -> ExtraKV:
+    """What the token of each row, at its position [B], sees of what is kept."""
     seen = (kept.surprise > -torch.inf)[:, None, None].expand(-1, -1, 1, -1)
-    at = torch.full((1, 1, 1, 1), position, device=seen.device)
-    return _further(geo, kept, seen, at, 1)
+    return _further(geo, kept, seen, position.view(-1, 1, 1, 1), 1)
 
 
 def planned(

@@ -8,7 +8,9 @@ The data flow is drawn in docs/how-it-works.md; the meaning, token by token, is 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,9 +28,11 @@ from ..ops.taking_part import taking_part
 from ..ops.upcast import Placed
 from ..schedule.call import ENDLESS, CallSchedule, Geometry
 from ..schedule.context import Context
+from ..schedule.step import StepSchedule
 from ..schedule.window import Ring
 from ..state.tree import State
-from . import decode, exact, reading
+from . import decode, exact, reading, step
+from .context import StepContext
 from .parts import LayerState
 from .routing import Lead, Routing
 from .short_conv import ShortConv
@@ -106,6 +110,30 @@ class Mixer(Placed):
         if seen is None:
             seen = x.new_zeros(*x.shape[:2], self.cfg.heads, self.cfg.val_dim)
         return self.out(taking_part(seen, self._memory_parameters()).flatten(2)), after
+
+    def seal(self, state: LayerState, by: StepSchedule) -> LayerState:
+        """Rows that `by` names seal their online segment, before they take a token."""
+        return step.seal(self, state, by)
+
+    def empty(self, by: StepSchedule) -> np.ndarray | None:
+        """bool [B, N, J], sub-blocks of checkpoints that no write fell into; None: there are none, or another layer routes."""
+        if self.router is None or not self.router.leads:
+            return None
+        return by.segments.empty(by.width, self.router.block, self.router.blocks)
+
+    def step(self, x: Tensor, state: LayerState, context: StepContext, empty: Tensor | None) -> tuple[Tensor, LayerState]:
+        """One token of each row, x [B, 1, D] -> y [B, 1, D]."""
+        x, conv = self.conv.step(x, state.conv, context)
+        read, further, after = step.step(self, x, state, context, empty)
+        window, seen = state.window, None
+        if self.window is not None and window is not None:
+            seen, window = self.window.step(x, window, context, further)
+        if read is not None:
+            read = rms(read, self.norm, 1e-6)
+            seen = read if seen is None else seen + read
+        if seen is None:
+            seen = x.new_zeros(*x.shape[:2], self.cfg.heads, self.cfg.val_dim)
+        return self.out(seen.flatten(2)), replace(after, window=window, conv=conv)
 
     def _memory_parameters(self) -> Iterator[nn.Parameter]:
         """Those that only tokens use which see a memory or checkpoints."""

@@ -86,3 +86,4 @@ class Parts(Protocol):
     cache: CachePolicy
     router: Router | None
     window: WindowAttention | None
+    budget: int

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
 from ..schedule.packed import PackedBatch
+from ..schedule.step import keep
+from .context import StepContext
 
 
 class ShortConv(nn.Module):
@@ -30,6 +32,14 @@ class ShortConv(nn.Module):
     def init(self, batch: int) -> Tensor | None:
         """[batch, width - 1, D]: zeros before the first token."""
         return None if self.taps is None else self.taps.new_zeros(batch, self.width - 1, self.d_model)
+
+    def step(self, x: Tensor, before: Tensor | None, context: StepContext) -> tuple[Tensor, Tensor | None]:
+        """One token of each row, x [B, 1, D]."""
+        if self.taps is None or before is None:
+            return x, None
+        both = torch.cat([before, x.to(before.dtype)], 1)
+        out = x + (both.flip(1).to(x.dtype) * self.taps.to(x.dtype)).sum(1, keepdim=True)
+        return out, keep(context.active, both[:, 1:], before)
 
     def forward(self, x: Tensor, before: Tensor | None, packed: PackedBatch) -> tuple[Tensor, Tensor | None]:
         """One call over runs."""

@@ -25,6 +25,10 @@ class MixState(State):
         """The axis of a tensor leaf whose length follows from what was read; None: it has none."""
         return None
 
+    def reserved(self, active: np.ndarray) -> Self:
+        """With room for one more token in the rows that are `active`, bool [B]."""
+        return self
+
     def sized(self, mixer: Any, positions: RowPositions) -> Self:
         """With the places of rows at these positions; what new ones hold is not said."""
         return self

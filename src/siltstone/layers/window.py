@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from ..config.layer import LayerConfig
-from ..ops import rope, window
+from ..ops import alibi, rope, window
 from ..ops.transforms import at_work
 from ..schedule.call import Geometry
 from ..schedule.context import Context
 from ..schedule.window import WindowSchedule
 from ..state.tree import State, frozen
+from .context import StepContext, put
 from .heads import Heads
 
 
@@ -48,7 +49,7 @@ class ExtraKV:
     seen: Tensor
 
 
-def put(ring: Tensor, token: Tensor, slot: int, inplace: bool) -> Tensor:
+def put_one(ring: Tensor, token: Tensor, slot: int, inplace: bool) -> Tensor:
     """The ring [R, E, ...] with one token [R, 1, ...] at a slot; in place where the caller gave the ring up."""
     if at_work():
         return torch.cat([ring[:, :slot], token.to(ring.dtype), ring[:, slot + 1 :]], 1)
@@ -96,7 +97,7 @@ class WindowAttention(Heads):
         q, k = asked.split([cfg.heads, cfg.key_heads], 2)
         if context.uniform_position is not None and not cfg.sinks:
             slot = context.uniform_position % self.geo.ring
-            after = WindowState(put(state.key, k, slot, context.inplace), put(state.value, v, slot, context.inplace))
+            after = WindowState(put_one(state.key, k, slot, context.inplace), put_one(state.value, v, slot, context.inplace))
             keys, values = after.key.transpose(1, 2).to(x.dtype), after.value.transpose(1, 2).to(x.dtype)
             bias = schedule.slots_bias(self.linear)
             if further is not None:
@@ -118,6 +119,50 @@ class WindowAttention(Heads):
                 torch.cat([state.sink_value, v], 1).flatten(0, 1).index_select(0, schedule.sink_take).unflatten(0, shape)
             )
         return self._attend(q, q_sink, keys, values, after, schedule, further), after
+
+    def step(
+        self, x: Tensor, state: WindowState, context: StepContext, further: ExtraKV | None = None
+    ) -> tuple[Tensor, WindowState]:
+        """One token of each row, x [B, 1, D] -> [B, 1, H, V]."""
+        cfg, geo, turn = self.cfg, self.geo, context.turns[self.geo.timing]
+        asked, v = self.project(x)
+        turning, farthest = cfg.position == "rope", geo.window + geo.rate - 2 + geo.sinks
+        towards_sinks = asked[:, :, : cfg.heads]
+        if turning:
+            asked = rope.rotate(asked, context.rotation(cfg.key_dim))
+        q, k = asked.split([cfg.heads, cfg.key_heads], 2)
+        slot, position = context.position % geo.ring, context.position
+        after = WindowState(put(state.key, k, slot, context), put(state.value, v, slot, context))
+        token = position[:, None] - (slot[:, None] - torch.arange(geo.ring, device=x.device)) % geo.ring
+        distance = position[:, None] - token
+        sees = (token >= turn.low[:, None]) | ((distance == 0) & (token >= geo.sinks))
+        parts = [window.Part(q, after.key.to(x.dtype), after.value.to(x.dtype), self._biases(sees, distance, x.dtype))]
+        reach = position.clamp(max=farthest)[:, None]
+        if state.sink_key is not None and state.sink_value is not None:
+            sink = torch.arange(geo.sinks, device=x.device)
+            mine = sink == position[:, None]
+            mine = mine if context.active is None else mine & context.active[:, None]
+            after.sink_key = torch.where(mine[..., None, None], k.to(state.sink_key.dtype), state.sink_key)
+            after.sink_value = torch.where(mine[..., None, None], v.to(state.sink_value.dtype), state.sink_value)
+            if turning:
+                towards_sinks = rope.rotate(towards_sinks, context.rotation(cfg.key_dim, farthest))
+            bias = self._biases(sink <= position[:, None], reach - sink, x.dtype)
+            parts.append(window.Part(towards_sinks, after.sink_key.to(x.dtype), after.sink_value.to(x.dtype), bias))
+        if further is not None:
+            key = further.key[:, 0].transpose(1, 2).to(x.dtype)
+            if turning:
+                here = rope.turned(torch.full((1, 1), geo.sinks - 1, device=x.device), cfg.key_dim, x.dtype)
+                key = rope.rotate(rope.rotate(key, here), context.rotation(cfg.key_dim, farthest, rest=True))
+            distance = (reach - geo.sinks + 1).expand(-1, key.shape[1])
+            bias = self._biases(further.seen[:, 0, 0, 0], distance, x.dtype)
+            parts.append(window.Part(q, key, further.value[:, 0].transpose(1, 2).to(x.dtype), bias))
+        return window.one(parts, cfg.key_dim**-0.5), after
+
+    def _biases(self, sees: Tensor, distance: Tensor, dtype: torch.dtype) -> Tensor:
+        """bool and int64 [B, N] -> [B, H or 1, 1, N]: 0 or -slope * distance where it sees, else -inf."""
+        if not self.linear:
+            return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill(~sees, float("-inf"))[:, None, None]
+        return alibi.biases(distance, self.linear, dtype).masked_fill(~sees[:, None], float("-inf")).unsqueeze(2)
 
     def _placed(self, key: Tensor, schedule: WindowSchedule, at: int | None = None) -> Tensor:
         """Keys [..., K], rotated to where the last sink stands."""

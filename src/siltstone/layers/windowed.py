@@ -11,6 +11,7 @@ from ..config.layer import LayerConfig
 from ..ops.eager import eagerly
 from ..schedule.call import Geometry
 from ..schedule.context import Context
+from .context import StepContext
 from .short_conv import ShortConv
 from .state import MixState
 from .window import WindowAttention, WindowState
@@ -39,6 +40,12 @@ class Windowed(nn.Module):
     def init(self, batch: int) -> WindowedState:
         """Empty rings."""
         return WindowedState(self.window.init(batch), self.conv.init(batch))
+
+    def step(self, x: Tensor, state: WindowedState, context: StepContext, empty: Tensor | None) -> tuple[Tensor, WindowedState]:
+        """One token of each row, x [B, 1, D]."""
+        x, conv = self.conv.step(x, state.conv, context)
+        out, window = self.window.step(x, state.window, context)
+        return self.out(out.flatten(2)), WindowedState(window, conv)
 
     @eagerly
     def forward(self, x: Tensor, state: WindowedState, context: Context) -> tuple[Tensor, WindowedState]:

@@ -111,24 +111,15 @@ class Memory(Placed):
         write, state leaves [G, ...]. A write that is not valid changes nothing.
         """
 
-    def step(self, inputs: Inputs, shift: int, state: State) -> State:
-        """One write, inputs [B, ...], into states [B, ...]. Rules override this where there is a shorter way than a scan.
+    def step(self, inputs: Inputs, begins: Tensor | None, state: State) -> State:
+        """One write, inputs [B, ...], into states [B, ...]. Rules with an inner batch override this.
 
-        shift: writes since the cut, modulo `align`.
+        begins: bool [B], the write is the first of its inner batch (`align` writes since the cut); None: every write is.
         """
-        slots = self.align(self.options)
-
-        def slot(x: Tensor) -> Tensor:
-            out = x.new_zeros(len(x), 1, slots, *x.shape[1:])
-            out[:, 0, shift] = x
-            return out
-
         first = next(iter(inputs.values()))
-        valid = None
-        if slots > 1:
-            valid = (torch.arange(slots, device=first.device) == shift).expand(len(first), 1, slots)
-        skip = torch.full((len(first), 1), shift, device=first.device)
-        return self.scan({k: slot(v) for k, v in inputs.items()}, valid, skip, state).ends.map(lambda x: x[:, 0])
+        skip = torch.zeros(len(first), 1, dtype=torch.int64, device=first.device)
+        one = {name: x[:, None, None] for name, x in inputs.items()}
+        return self.scan(one, None, skip, state).ends.map(lambda x: x[:, 0])
 
     def predicted(self, inputs: Inputs) -> tuple[Tensor, Tensor] | None:
         """What a write has its key answer: the key as a query [..., H, in of read factor 0], and the value [..., H, V].

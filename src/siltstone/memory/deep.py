@@ -145,6 +145,12 @@ class Deep(Memory):
             return None
         return self.options.limit * mlp.norms(mlp.pair(upcast(self.w_in).unsqueeze(0), upcast(self.w_out).unsqueeze(0)))
 
+    def step(self, inputs: Inputs, begins: Tensor | None, state: State) -> DeepState:
+        """See Memory.step."""
+        now, given = cast(DeepState, state), (inputs[name] for name in ("key", "value", "eta"))
+        leaves = now.w_in, now.w_out, now.base_in, now.base_out
+        return DeepState(*deep.step(leaves, *given, most=self.most(), begins=begins))
+
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan; one chunk is one inner batch."""
         now, given = cast(DeepState, state), (inputs[name] for name in ("key", "value", "eta"))

@@ -37,7 +37,7 @@ class Delta(GatedDelta):
         reader, ends = delta.chunk(self.matrix(state), key, value, beta, valid=valid, size=self.chunk)
         return ScanOutput(MatrixState(ends), reader)
 
-    def step(self, inputs: Inputs, shift: int, state: State) -> MatrixState:
+    def step(self, inputs: Inputs, begins: Tensor | None, state: State) -> MatrixState:
         """See Memory.step."""
         key, value, _, beta = self.given(inputs)
         return MatrixState(delta.step(self.matrix(state), key, value, beta))

@@ -112,6 +112,6 @@ class Gated(GatedMatrixMemory):
         reader, ends = gated.chunk(self.matrix(state), *self.given(inputs), valid=valid, size=self.chunk)
         return ScanOutput(MatrixState(ends), reader)
 
-    def step(self, inputs: Inputs, shift: int, state: State) -> MatrixState:
+    def step(self, inputs: Inputs, begins: Tensor | None, state: State) -> MatrixState:
         """See Memory.step."""
         return MatrixState(gated.step(self.matrix(state), *self.given(inputs)))

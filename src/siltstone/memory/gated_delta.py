@@ -59,6 +59,6 @@ class GatedDelta(GatedMatrixMemory):
         reader, ends = gated_delta.chunk(self.matrix(state), *self.given(inputs), valid=valid, size=self.chunk)
         return ScanOutput(MatrixState(ends), reader)
 
-    def step(self, inputs: Inputs, shift: int, state: State) -> MatrixState:
+    def step(self, inputs: Inputs, begins: Tensor | None, state: State) -> MatrixState:
         """See Memory.step."""
         return MatrixState(gated_delta.step(self.matrix(state), *self.given(inputs)))

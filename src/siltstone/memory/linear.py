@@ -94,6 +94,6 @@ class Linear(MatrixMemory):
         reader, ends = linear.chunk(self.matrix(state), inputs["key"], inputs["value"], valid=valid, size=self.chunk)
         return ScanOutput(MatrixState(ends), reader)
 
-    def step(self, inputs: Inputs, shift: int, state: State) -> MatrixState:
+    def step(self, inputs: Inputs, begins: Tensor | None, state: State) -> MatrixState:
         """See Memory.step."""
         return MatrixState(linear.step(self.matrix(state), inputs["key"], inputs["value"]))

@@ -101,7 +101,7 @@ class Mlstm(MatrixMemory):
         reader, ends = mlstm.chunk(_leaves(state), *_given(inputs), valid=valid, size=self.chunk)
         return ScanOutput(MlstmState(*ends), reader)
 
-    def step(self, inputs: Inputs, shift: int, state: State) -> MlstmState:
+    def step(self, inputs: Inputs, begins: Tensor | None, state: State) -> MlstmState:
         """See Memory.step."""
         return MlstmState(*mlstm.step(_leaves(state), *_given(inputs)))
 

@@ -137,9 +137,9 @@ class Slots(Memory):
         readers, ends = slots.chunk(*given, valid=valid, skip=skip, size=self.batch)
         return ScanOutput(SlotState(*ends), *readers)
 
-    def step(self, inputs: Inputs, shift: int, state: State) -> SlotState:
+    def step(self, inputs: Inputs, begins: Tensor | None, state: State) -> SlotState:
         """See Memory.step."""
-        return SlotState(*slots.step(_leaves(state), inputs["key"], inputs["value"], self.weights(), begins=shift == 0))
+        return SlotState(*slots.step(_leaves(state), inputs["key"], inputs["value"], self.weights(), begins=begins))
 
 
 def _leaves(state: State) -> slots.Leaves:

@@ -67,7 +67,7 @@ class Swla(MatrixMemory):
         reader, ends = swla.chunk(_leaves(state), *_given(inputs), valid=valid, size=self.chunk)
         return ScanOutput(SwlaState(*ends), reader)
 
-    def step(self, inputs: Inputs, shift: int, state: State) -> SwlaState:
+    def step(self, inputs: Inputs, begins: Tensor | None, state: State) -> SwlaState:
         """See Memory.step."""
         return SwlaState(*swla.step(_leaves(state), *_given(inputs)))
 

@@ -75,6 +75,12 @@ class Titans(Deep):
         found = self.key_and_value(c)
         return found | {"keep": F.logsigmoid(-alpha), "momentum": F.logsigmoid(eta), "theta": self.eta * theta.sigmoid()}
 
+    def step(self, inputs: Inputs, begins: Tensor | None, state: State) -> TitansState:
+        """See Memory.step."""
+        now, given = cast(TitansState, state), (inputs[name] for name in ("key", "value", "keep", "momentum", "theta"))
+        leaves = now.w_in, now.w_out, now.base_in, now.base_out, now.moment_in, now.moment_out
+        return TitansState(*titans.step(leaves, *given, most=self.most(), begins=begins))
+
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan; one chunk is one inner batch."""
         now, gates = cast(TitansState, state), (inputs[name] for name in ("keep", "momentum", "theta"))

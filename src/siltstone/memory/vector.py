@@ -98,6 +98,6 @@ class DiagonalMemory(VectorMemory):
         reader, ends = vector.chunk(hidden, inputs["keep"], inputs["new"], valid=valid, size=self.chunk)
         return ScanOutput(VectorState(ends), reader)
 
-    def step(self, inputs: Inputs, shift: int, state: State) -> VectorState:
+    def step(self, inputs: Inputs, begins: Tensor | None, state: State) -> VectorState:
         """See Memory.step."""
         return VectorState(vector.step(cast(VectorState, state).hidden, inputs["keep"], inputs["new"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,13 @@ from ..errors import InputError
 from ..ops.upcast import autocast_on
 from ..schedule.packed import PackedBatch, RowPositions, pack_batch
 from ..state.tree import State, Store
+from .step import flags
 from .stream_state import LMState, check_keys, check_same, restore
+
+NO_CUTS = (
+    "cut was given, and no layer has segments='content': segments end after so many tokens; leave it out, or configure "
+    "segments='content'"
+)
 
 
 def start_clock(batch: int, phase: Any, limit: int, content: bool) -> RowPositions:
@@ -83,15 +90,27 @@ def narrow(layer: State) -> torch.dtype | None:
     return None if window is None else narrow(window)
 
 
+def enter_step(
+    model: Any, like: Tensor, x: Tensor, state: LMState | None, active: Any, cut: Any, reset: Any
+) -> tuple[LMState, tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]]:
+    """What `step` is given, checked: the state, and active, cut and reset on the host."""
+    batch = len(x) if isinstance(x, Tensor) and x.dim() else -1
+    if cut is not None and not model.cfg.content:
+        raise InputError(NO_CUTS)
+    if state is not None:
+        check(model.cfg, state, like)
+        if len(state) != batch:
+            raise InputError(f"the state has {len(state)} rows and the input {batch}; use state.select(rows), or a fresh state")
+    given = (flags("active", active, batch), flags("cut", cut, batch), flags("reset", reset, batch))
+    return (model.init_state(batch) if state is None else state.normal()), given
+
+
 def enter(
     cfg: Any, shape: tuple[int, int], state: LMState, mask: Tensor | None, reset: Tensor | None, cut: Tensor | None
 ) -> PackedBatch:
     """The call's runs; InputError where the state has another number of rows, and for cuts that these segments do not take."""
     if cut is not None and not cfg.content:
-        raise InputError(
-            "cut was given, and no layer has segments='content': segments end after so many tokens; leave it out, or configure "
-            "segments='content'"
-        )
+        raise InputError(NO_CUTS)
     if len(state) != shape[0]:
         raise InputError(f"the state has {len(state)} rows and the input {shape[0]}; use state.select(rows), or a fresh state")
     return pack_batch(shape, state.positions, mask, reset, cut)

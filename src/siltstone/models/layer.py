@@ -15,6 +15,7 @@ from ..ops.eager import eagerly
 from ..ops.taking_part import taking_part
 from ..schedule.context import Context
 from . import entry
+from .step import prepare
 from .stream_state import LMState
 
 
@@ -38,6 +39,21 @@ class MemoryCaching(nn.Module):
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
         """A state from `state.tensors()` and `state.meta()`; InputError where they do not fit."""
         return entry.load_state(self.cfg, [self.mix], tensors, meta)
+
+    def step(
+        self,
+        x: Tensor,
+        state: LMState | None = None,
+        active: Tensor | None = None,
+        cut: Tensor | None = None,
+        reset: Tensor | None = None,
+        inplace: bool = False,
+    ) -> tuple[Tensor, LMState]:
+        """One token of each row, x [B, D] -> y [B, D] and the state after; see `LM.step`."""
+        state, given = entry.enter_step(self, self.mix.like, x, state, active, cut, reset)
+        ready = prepare([self.mix], state, *given, self.mix.like, inplace)
+        y, after = self.mix.step(x.unsqueeze(1), ready.layers[0], ready.context, ready.empty[0])
+        return y[:, 0], LMState(ready.after, (after,), self.cfg)
 
     @eagerly
     def forward(

@@ -18,6 +18,7 @@ from ..ops.transforms import batched
 from ..ops.upcast import Placed
 from ..schedule.context import Context
 from . import entry
+from .step import prepare
 from .stream_state import LMState
 
 
@@ -118,6 +119,35 @@ class LM(Placed):
             x, after = block(x, packed.enter(before, block.mix.init), context)
             layers.append(packed.leave(before, after))
         return packed.scatter(self.norm(x)), LMState(packed.positions_after(state.positions), tuple(layers), self.cfg)
+
+    def step(
+        self,
+        ids: Tensor,
+        state: LMState | None = None,
+        active: Tensor | None = None,
+        cut: Tensor | None = None,
+        reset: Tensor | None = None,
+        inplace: bool = False,
+    ) -> tuple[Tensor, LMState]:
+        """One token of each row, at positions of their own: the logits and the state that `forward` gives.
+
+        ids      int64 [B]
+        active   bool [B], rows that take a token (None: all); the others' states and positions stay, their logits mean nothing
+        cut      bool [B], as in `forward`
+        reset    bool [B], as in `forward`
+        inplace  the caller gives `state` up, and it may be updated in place
+        returns  logits [B, vocab_size] and the state after
+
+        Raises InputError as `forward` does.
+        """
+        self.check_ids(ids.unsqueeze(1) if isinstance(ids, Tensor) and ids.dim() == 1 else ids)
+        state, given = entry.enter_step(self, self.like, ids, state, active, cut, reset)
+        ready = prepare([b.mix for b in self._layers], state, *given, self.like, inplace)
+        x, layers = self.embed(ids).unsqueeze(1), []
+        for block, before, empty in zip(self._layers, ready.layers, ready.empty, strict=True):
+            x, after = block.step(x, before, ready.context, empty)
+            layers.append(after)
+        return self.head(self.norm(x))[:, 0], LMState(ready.after, tuple(layers), self.cfg)
 
     def head(self, hidden: Tensor) -> Tensor:
         """[..., D] -> logits [..., vocab_size]."""

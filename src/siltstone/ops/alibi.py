@@ -6,6 +6,8 @@ Biases depend on differences of positions alone, taken in whole numbers, and so 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,3 +32,16 @@ def backwards(last: np.ndarray, queries: int, keys: int, heads: int, dtype: torc
     """
     distance = last[:, None, None] - np.arange(queries + keys - 1)
     return bias(distance, heads, dtype, device).squeeze(2).unfold(-1, keys, 1)
+
+
+@lru_cache(maxsize=64)
+def whole(heads: int, device: torch.device) -> Tensor:
+    """`slopes` as a tensor."""
+    with torch.inference_mode(False):
+        return torch.from_numpy(slopes(heads)).to(device)
+
+
+def biases(distance: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
+    """`bias` in tensors alone: int64 [B, N] -> -slope * distance [B, H, N]."""
+    far = distance.to(torch.promote_types(dtype, torch.float32)).unsqueeze(1)
+    return (-whole(heads, distance.device).to(far.dtype)[:, None] * far).to(dtype)

@@ -167,6 +167,18 @@ def sparse(
     return total
 
 
+def picked(
+    z: Tensor, leaves: Factors, gates: Tensor, index: Tensor, activation: Activation | None, unpack: Callable[[Factors], Factors]
+) -> Tensor:
+    """`sparse` for one query a row, without a number read back: z [B, H, 1, in], gates [B, 1, H, k], index [B, 1, k]."""
+    if len(z) == 1:
+        found = tuple(x.index_select(2, index.flatten()) for x in leaves)
+    else:
+        row = torch.arange(len(z), device=z.device)[:, None]
+        found = tuple(x.transpose(1, 2)[row, index[:, 0]].transpose(1, 2) for x in leaves)
+    return dense(z, unpack(found), gates, activation)
+
+
 class Spread(torch.autograd.Function):
     """Row i // k of x for each i of `order`, a permutation of the k copies of all rows; its gradient is a gather too."""
 

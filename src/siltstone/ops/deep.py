@@ -11,17 +11,19 @@ import torch
 from torch import Tensor
 
 from .chunked import ChunkRead, chunks, masked
-from .mlp import based, batches, begun, gathered, hidden_units, leaves, limited, pair, pushed, unpair
+from .mlp import based, batches, begun, gathered, hidden_units, leaves, pair, pushed, restarted, unpair
 from .upcast import upcast
 
 Leaves = tuple[Tensor, ...]
 
 
-def step(state: Leaves, key: Tensor, value: Tensor, eta: Tensor, *, most: Tensor | None, begins: bool) -> Leaves:
-    """One write: leaves [G, H, ...], key, value [G, H, K], eta [G, H]; begins: it is the first of its batch."""
+def step(state: Leaves, key: Tensor, value: Tensor, eta: Tensor, *, most: Tensor | None, begins: Tensor | None) -> Leaves:
+    """One write: leaves [G, H, ...], key, value [G, H, K], eta [G, H].
+
+    begins: bool [G], it is the first of its batch; None: every write is.
+    """
     w, base = pair(*state[:2]), pair(*state[2:])
-    if begins:
-        w = base = limited(w, most)
+    w, base = restarted(w, base, most, begins)
     k, v = upcast(key).unsqueeze(-2), eta[..., None, None] * upcast(value).unsqueeze(-2)
     at_in, at_out = base.unbind(0)
     z, h = hidden_units(at_in, k)

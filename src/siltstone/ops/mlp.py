@@ -60,6 +60,11 @@ def based(w: Tensor, base: Tensor, most: Tensor | None, begins: Tensor | None) -
     return w, w if begins is None else torch.where(begins, w, base)
 
 
+def restarted(w: Tensor, base: Tensor, most: Tensor | None, begins: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`based` for one write: begins bool [G], the groups where a batch begins with it."""
+    return based(w, base, most, None if begins is None else begins.view(-1, 1, 1, 1))
+
+
 def begun(valid: Tensor | None, skip: Tensor | None, size: int, count: int) -> list[Tensor | None]:
     """For each batch of each segment chunk: the groups where it begins with this call, bool [G, 1, 1, 1]; None: all of them.
 

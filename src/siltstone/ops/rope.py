@@ -39,3 +39,19 @@ def rotate(x: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
     cos, sin = by[0].unsqueeze(-2), by[1].unsqueeze(-2)
     a, b = x.chunk(2, -1)
     return torch.addcmul(x * cos, torch.cat([b, a], -1), sin)
+
+
+@lru_cache(maxsize=64)
+def whole(width: int, device: torch.device) -> Tensor:
+    """`frequencies` as a tensor."""
+    with torch.inference_mode(False):
+        return torch.from_numpy(frequencies(width).copy()).to(device)
+
+
+def turned(position: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`rotation` in tensors alone: int64 positions [...]. The angle is a whole number of 2^-31 turns before it is rounded."""
+    turns = (position.remainder(TURN).unsqueeze(-1) * whole(width, position.device)).remainder(TURN)
+    kind = torch.promote_types(dtype, torch.float32)
+    angle = torch.where(turns >= TURN // 2, turns - TURN, turns).to(kind) * (2 * math.pi / TURN)
+    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)

@@ -72,6 +72,16 @@ def in_steps(scores: Tensor) -> Tensor:
     return (upcast(scores.detach()) * STEPS).round()
 
 
+def ranked(scores: Tensor, hidden: Tensor | None, k: int, newest_last: bool) -> Tensor:
+    """`top` of scores in steps, without a number read back: a step and the place beside it are one whole number."""
+    number = scores.shape[-1]
+    place = torch.arange(number, device=scores.device)
+    key = scores.to(torch.int64) * (1 << 32) + (place if newest_last else number - 1 - place)
+    if hidden is not None:
+        key = key.masked_fill(hidden, torch.iinfo(torch.int64).min)
+    return key.topk(k, -1).indices
+
+
 def top(scores: Tensor, k: int, newest_last: bool) -> Tensor:
     """Indices of the k largest, ties to the most recent."""
     if k == scores.shape[-1]:

@@ -48,9 +48,9 @@ class Leaves(NamedTuple):
     level: Tensor
 
 
-def step(state: Leaves, key: Tensor, value: Tensor, weights: Weights, *, begins: bool) -> Leaves:
-    """One write, key [B, H, K], value [B, H, V]; begins: it is the first of its batch."""
-    before = fresh(state) if begins else state
+def step(state: Leaves, key: Tensor, value: Tensor, weights: Weights, *, begins: Tensor | None) -> Leaves:
+    """One write, key [B, H, K], value [B, H, V]; begins: bool [B], it is the first of its batch; None: every write is."""
+    before = fresh(state) if begins is None else choose(begins, fresh(state), state)
     score = upcast(asking(before.base, weights) @ upcast(key).unsqueeze(-1))
     return _taken(before, score, upcast(value).unsqueeze(-2), weights)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .chunked import Reader, chunks, decays, last_seen
-from .mlp import based, batches, begun, gathered, hidden_units, leaves, limited, pair, pushed, unpair
+from .mlp import based, batches, begun, gathered, hidden_units, leaves, pair, pushed, restarted, unpair
 from .upcast import upcast
 
 Leaves = tuple[Tensor, ...]
@@ -26,15 +26,14 @@ def step(
     theta: Tensor,
     *,
     most: Tensor | None,
-    begins: bool,
+    begins: Tensor | None,
 ) -> Leaves:
     """One write: leaves [G, H, ...], key, value [G, H, K], log (1 - alpha), log eta and theta [G, H].
 
-    begins: it is the first of its batch.
+    begins: bool [G], it is the first of its batch; None: every write is.
     """
     w, base, moment = (pair(*two) for two in (state[:2], state[2:4], state[4:]))
-    if begins:
-        w = base = limited(w, most)
+    w, base = restarted(w, base, most, begins)
     k, v = upcast(key).unsqueeze(-2), upcast(value).unsqueeze(-2)
     at_in, at_out = base.unbind(0)
     z, h = hidden_units(at_in, k)

@@ -60,3 +60,32 @@ def blocked(
         outs.append(attend(qb, kb, vb, bias.flatten(0, 1), False, scale).unflatten(0, part))
     out = torch.cat(outs, 1) if len(outs) > 1 else outs[0]
     return out.transpose(2, 3).flatten(1, 2)[:, :tokens]
+
+
+class Part(NamedTuple):
+    """Keys that one query a row attends to: q [B, 1, H, K], key [B, N, J, K], value [B, N, J, V], bias [B, H or 1, 1, N]."""
+
+    q: Tensor
+    key: Tensor
+    value: Tensor
+    bias: Tensor
+
+
+def one(parts: list[Part], scale: float) -> Tensor:
+    """One softmax over the keys of all parts: [B, 1, H, V]."""
+    first = parts[0]
+    if len(parts) == 1:
+        key, value = first.key.transpose(1, 2), first.value.transpose(1, 2)
+        return attend(first.q.transpose(1, 2), key, value, first.bias, False, scale).transpose(1, 2)
+    heads, shared = first.q.shape[2], first.key.shape[2]
+    scores = []
+    for part in parts:
+        q = part.q[:, 0].unflatten(1, (shared, heads // shared))  # [B, J, H / J, K]
+        each = (q @ part.key.permute(0, 2, 3, 1)) * scale
+        scores.append(each.flatten(1, 2).unsqueeze(2) + part.bias)
+    shares = torch.cat(scores, -1).softmax(-1).split([part.key.shape[1] for part in parts], -1)
+    out = [
+        share[:, :, 0].unflatten(1, (shared, heads // shared)) @ part.value.transpose(1, 2)
+        for share, part in zip(shares, parts, strict=True)
+    ]
+    return torch.stack(out).sum(0).flatten(1, 2).unsqueeze(1)

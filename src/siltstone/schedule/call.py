@@ -43,6 +43,11 @@ class Geometry:
     lengths: tuple[int, ...] = ()
 
     @property
+    def timing(self) -> tuple[Any, ...]:
+        """All but how many slots are handled at a time: layers that agree in this write and seal at the same tokens."""
+        return (self.window, self.sinks, self.delay, self.rate, self.per_segment, self.content, self.lengths)
+
+    @property
     def ring(self) -> int:
         """E, the tokens before a call that its queries may still attend to exactly."""
         return self.window + self.rate - 1 if self.delay else self.window

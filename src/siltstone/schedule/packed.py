@@ -47,6 +47,20 @@ class RowPositions:
         index = row_numbers(rows, len(self.position))
         return RowPositions(self.position[index], self.phase[index], tuple(self.cuts[i] for i in index) if self.cuts else ())
 
+    def begun(self, rows: np.ndarray) -> RowPositions:
+        """With the rows bool [B] at position 0."""
+        cuts = tuple(Cuts() if new else c for c, new in zip(self.cuts, rows, strict=True)) if self.cuts else ()
+        return RowPositions(np.where(rows, 0, self.position), self.phase, cuts)
+
+    def cut(self, rows: np.ndarray) -> RowPositions:
+        """With a cut at the next token of the rows bool [B]."""
+        each = zip(self.cuts, self.position, rows, strict=True)
+        return RowPositions(self.position, self.phase, tuple(c.add(np.array([p])) if now else c for c, p, now in each))
+
+    def moved(self, rows: np.ndarray) -> RowPositions:
+        """After one token of the rows bool [B]."""
+        return RowPositions(self.position + rows, self.phase, self.cuts)
+
     @staticmethod
     def cat(several: Sequence[RowPositions]) -> RowPositions:
         """Rows of several clocks, one after the other."""

@@ -201,6 +201,30 @@ class Store:
             self._write(x.data, y, a, level, added)  # nobody sees the place yet: what autograd has saved of others stays valid
         return Store(leaves, self.axes, count, tide)
 
+    def reserve(self, added: np.ndarray) -> Store:
+        """With `added` entries more a row, which are this holder's to `put`, and room for one more in every row."""
+        count, top, leaves, tide = self.count + added, int(self.count.max(initial=0)) + 1, self.leaves, self.tide
+        fits = top <= leaves[0].shape[self.axes[0]] and not any(frozen(x) for x in leaves)
+        if not fits or added.any() and not tide.claim(self.count.tobytes(), count.tobytes()):
+            leaves = tuple(padded(x, a, max(2 * self.width, top), self.width) for x, a in zip(leaves, self.axes, strict=True))
+            tide = Claims(count.tobytes())
+        return Store(leaves, self.axes, count, tide)
+
+    def put(self, rows: Tensor, place: Tensor, new: tuple[Tensor, ...], where: Tensor | None, inplace: bool) -> Store:
+        """With entries new [B, ...] at place [B] of the rows, where bool [B] says so (None: everywhere)."""
+        leaves = []
+        for x, y, axis in zip(self.leaves, new, self.axes, strict=True):
+            moved = x.movedim(axis, 1)
+            value = y.to(x.dtype)
+            if where is not None:
+                value = torch.where(where.view(-1, *(1,) * (y.dim() - 1)), value, moved[rows, place])
+            if inplace:
+                moved.index_put_((rows, place), value)
+                leaves.append(x)
+            else:
+                leaves.append(moved.index_put((rows, place), value).movedim(1, axis))
+        return Store(tuple(leaves), self.axes, self.count, self.tide if inplace else None)
+
     def _write(self, x: Tensor, y: Tensor, axis: int, level: bool, added: np.ndarray) -> None:
         """The first `added[b]` entries of y into x, behind row b's own."""
         if level:

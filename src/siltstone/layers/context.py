@@ -1,0 +1,52 @@
+"""What the layers share while each row takes one token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ops import rope
+from ..schedule.step import Turn
+
+
+class StepContext:
+    """position int64 [B], of the tokens; active bool [B], rows that get one (None: all); `turns` by timing; `empty` by layer.
+
+    inplace: rings, and what else has room, may be updated in place.
+    """
+
+    def __init__(
+        self,
+        position: Tensor,
+        active: Tensor | None,
+        turns: Mapping[tuple[Any, ...], Turn],
+        dtype: torch.dtype,
+        inplace: bool,
+        longest: int | None = None,
+    ):
+        self.position, self.active, self.turns, self.dtype, self.inplace = position, active, turns, dtype, inplace
+        self.longest = longest  # tokens of the longest row, this one included; None: as many as there is room for
+        self.rows = torch.arange(len(position), device=position.device)
+        self.lead: Any = None  # the routing (a `Lead`) of the layer whose routing later layers share
+        self._rotations: dict[tuple[int, int | None, bool], tuple[Tensor, Tensor]] = {}
+
+    def rotation(self, width: int, limit: int | None = None, rest: bool = False) -> tuple[Tensor, Tensor]:
+        """Rotation [B, 1, width] of the tokens' positions, of these up to `limit`, or of the `rest` beyond it."""
+        key = (width, limit, rest)
+        if key not in self._rotations:
+            at = self.position if limit is None else self.position.clamp(max=limit)
+            at = self.position - at if rest else at
+            self._rotations[key] = rope.turned(at.unsqueeze(-1), width, self.dtype)
+        return self._rotations[key]
+
+
+def put(ring: Tensor, token: Tensor, slot: Tensor, context: StepContext) -> Tensor:
+    """The ring [B, E, ...] with one token [B, 1, ...] of each row at its slot [B], where the row is active."""
+    value = token[:, 0].to(ring.dtype)
+    at = (context.rows, slot)
+    if context.active is not None:
+        value = torch.where(context.active.view(-1, *(1,) * (value.dim() - 1)), value, ring[at])
+    return ring.index_put_(at, value) if context.inplace else ring.index_put(at, value)
