@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from ..config import idle_keys
 from ..config.layer import LayerConfig
 from ..errors import InputError
 from ..layers.mixer import Mixer
+from ..layers.parts import LayerState
 from ..ops.eager import eagerly
 from ..ops.taking_part import taking_part
 from ..schedule.context import Context
@@ -52,7 +53,8 @@ class MemoryCaching(nn.Module):
         """One token of each row, x [B, D] -> y [B, D] and the state after; see `LM.step`."""
         state, given = entry.enter_step(self, self.mix.like, x, state, active, cut, reset)
         ready = prepare([self.mix], state, *given, self.mix.like, inplace)
-        y, after = self.mix.step(x.unsqueeze(1), ready.layers[0], ready.context, ready.empty[0])
+        before = cast(LayerState, ready.layers[0])
+        y, after = self.mix.step(x.unsqueeze(1), before, ready.context, ready.empty[0])
         return y[:, 0], LMState(ready.after, (after,), self.cfg)
 
     @eagerly
