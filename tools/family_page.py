@@ -113,7 +113,8 @@ With `inner_batch=1`, where writes are sequential, recall of `titans` rises from
 `gated_delta` ({gated_delta}). Recall of `deep` changes little ({deep} and {deep_1}; its seeds differ by more): its writes add
 up and do not replace. The limit on norms has no effect (`limit=null` gives the same figures), and neither has a larger
 `inner_lr`. With five times as many training steps `deep` reaches 0.56 and `titans` 0.59; `linear` does not improve. `slots` has
-16 slots for 12 keys. """
+16 slots for 12 keys.
+"""
 
 
 def files() -> dict[Path, str]:
