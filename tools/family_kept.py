@@ -20,7 +20,7 @@ SEGMENTS = Part(
     "Segments",
     f"""The keys `segments` and `start` decide where a segment ends and which checkpoints are kept. With `start="restart"` a
     segment begins from the rule's initial state. With `start="carry"` it begins from the last state of the segment before it, so
-    each checkpoint is a copy of the running memory.
+    each checkpoint is a copy of the online memory.
 
     {MEASURED} With `content` the stream was cut after every {SEGMENT // 2}th token, which makes twice as many segments. n is the
     number of sealed segments.""",
@@ -45,13 +45,13 @@ SEGMENTS = Part(
             '`start="carry"` states that are further apart the older they are.',
             "distinguish the segments of one span; be combined with a budget.",
             f"l = floor(log2 n) + 1 places of P + U floats, some of them empty. With restart also l + 1 times the log decays for "
-            f"{MERGING} in float32 (H floats; H * K with a decay a channel; H * V for vectors), or a running state for each "
+            f"{MERGING} in float32 (H floats; H * K with a decay a channel; H * V for vectors), or a span state for each "
             f"place (other rules, and rounded checkpoints).",
             f"a dense cache reads l. Restart: less than P / C for merging ({MERGING} in float32), or l more writes (calls with "
             "many tokens compute them for `delta` and `gated_delta` with one product a chunk). Carry: nothing.",
             "arXiv 2602.24281, section 3.4; arXiv 2506.04761 (Fenwick tree of states).",
             "37 = 32 + 4 + 1: after 37 segments, spans of segments 1 to 32, 33 to 36, and 37\n"
-            "restart: S <- e^{f'} S + S', f' the log decay of the newer span, or the running state of the older span\n"
+            "restart: S <- e^{f'} S + S', f' the log decay of the newer span, or the span state of the older span\n"
             "carry: S <- S', the newer one",
             ({"memory": "gated_delta"}, {"start": "carry"}),
         ),

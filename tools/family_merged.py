@@ -6,7 +6,8 @@ HEAD = """Two settings merge checkpoints: `evict="merge"` merges two neighbourin
 logarithmic segments merge two spans. With `start="carry"` the merged checkpoint is the newer state, for every rule: the newer
 state began from the older one. With `start="restart"` the result depends on the rule. With `evict="merge"` changes are added,
 not averaged: a matrix becomes W_0 + (W - W_0) + (W' - W_0), where W_0 is the rule's initial matrix. Routing keys are averaged
-over all writes of both.
+over all writes of both. In the table S and h are the older state, S' and h' the newer one, f' the log decay of the newer span.
+A span state is a state that begins with a span and receives all later writes.
 
 A sum grows with the number of segments in it. The matrices of `deep` and `titans` are scaled down to their `limit`, as at the
 beginning of an inner batch. The states of other rules have no limit. For long texts and a small budget, `start="carry"`,
@@ -18,36 +19,36 @@ theta* is a weighted mean, also of MLP weights. With `gate="sigmoid"` (the defau
 # rules, what a checkpoint is, logarithmic with restart, evict="merge" with restart
 KINDS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("linear",), "the matrix, and its sum of keys", "S + S', exact", "S + S', exact: the state of both segments in one"),
-    (("gated",), "the matrix", "e^f S + S', exact", "S + S': the decay of the newer segment is not applied to S"),
+    (("gated",), "the matrix", "e^{f'} S + S', exact", "S + S': the decay of the newer segment is not applied to S"),
     (
         ("swla",),
         "the matrix (its last key and value are not kept)",
-        "a running state, exact",
+        "a span state, exact",
         "S + S', as with `gated`",
     ),
     (
         ("delta", "gated_delta"),
         "the matrix",
-        "a running state, exact",
+        "a span state, exact",
         "S + S': a key written in both segments returns both values; the newer value does not replace the older",
     ),
     (
         ("deep", "titans"),
         "W_in and W_out (base weights and momenta are not kept)",
-        "a running state, exact",
+        "a span state, exact",
         "the changes of each matrix are added to its initial weights, up to `limit`. This MLP is not the sum of both MLPs",
     ),
     (
         ("gru", "lstm", "slstm"),
         "the vector that is read (cells are not kept)",
-        "a running state, exact",
+        "a span state, exact",
         "h + h', outside the range of one vector",
     ),
-    (("min_gru", "min_lstm"), "the vector that is read", "e^f h + h', exact", "h + h', outside the range of one vector"),
+    (("min_gru", "min_lstm"), "the vector that is read", "e^{f'} h + h', exact", "h + h', outside the range of one vector"),
     (
         ("mlstm", "slots"),
         "the matrix and its scale; addresses and slots",
-        "a running state, exact",
+        "a span state, exact",
         "raises ConfigError: scales and slots cannot be added",
     ),
 )

@@ -61,7 +61,7 @@ RECIPES = (
         906_640,
         "every rule read a million tokens; states stayed finite, and bounded except those of `linear` ([long runs](soak.md)). "
         "`make demo` reads 250,000. With `gated`, `linear`, `min_gru` and `min_lstm` spans merge by their decays; other rules "
-        "keep a running state for each checkpoint",
+        "keep a span state for each checkpoint",
         "the loss in prediction, compared with keeping every checkpoint",
     ),
     Recipe(
