@@ -135,7 +135,7 @@ RECIPES = (
         "Cheap decoding",
         {"cache": "sparse", "top_k": 2, "kv_heads": 1, "compress": "mean", "rate": 4},
         655_248,
-        "that the cost of a token hardly depends on the position: with `sparse`, the speed at 131,072 tokens is 0.81 to 0.87 of "
+        "that the cost of a token depends little on the position: with `sparse`, the speed at 131,072 tokens is 0.81 to 0.87 of "
         "that at 1,024 ([benchmarks](benchmarks.md))",
         "the time that `kv_heads` and `rate` save, and the loss in prediction",
     ),
