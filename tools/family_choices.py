@@ -65,7 +65,7 @@ def parts() -> tuple[Part, ...]:
 
 
 def merging() -> list[str]:
-    """The rules whose spans merge without running states."""
+    """The rules whose spans merge without span states."""
     return [rule for rule in registry.members("memory") if st.MemoryCaching(16, memory=rule).mix.memory.merges is not None]
 
 

@@ -72,4 +72,4 @@ def note(found: Life) -> str:
         return "block: a checkpoint, where it was sealed; it holds all above"
     held = "the segments that it holds" if not found.content else "the tokens that it holds"
     kept = sum(b.last + 1 - b.first for b in found.live(END - 1))
-    return f"block: a checkpoint, and {held}" + ("" if kept == found.ends[-1] else "; grey: gone")
+    return f"block: a checkpoint, and {held}" + ("" if kept == found.ends[-1] else "; grey: removed")

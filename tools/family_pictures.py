@@ -1,6 +1,6 @@
 """The pictures of docs/family/: one SVG a member, drawn from the figures of family_toys.py, with a panel for each setting.
 
-Panels are 390 wide and stand below each other: text keeps 11 pixels on a telephone.
+Panels are 390 pixels wide, one below the other: text is at least 11 pixels high on a telephone.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def recall(figures: dict[str, Values]) -> str:
 def weights(figures: dict[str, Values]) -> str:
     """Two blocks, and the share that each token of them has in the write."""
     out = []
-    for left, key, title in ((10.0, "anywhere", "the mark stands anywhere"), (202.0, "last", "the mark stands last")):
+    for left, key, title in ((10.0, "anywhere", "mark at any position"), (202.0, "last", "mark at the last position")):
         shares = figures[key]
         here = min(1 if key == "anywhere" else len(shares) - 1, len(shares) - 1)
         out.append(text(left, 44, title))
