@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the configuration's own tables; `--check` only says whether the page is up to date."""
+"""Writes docs/configuration.md from the configuration's own tables; `--check` only reports whether the page is up to date."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ A configuration is a flat mapping of keys. The same keys are arguments of `st.LM
 `cfg.replace(...)`, entries of `config.json` and of a `--config` file (JSON or TOML), and `--set key=value` of `siltstone train`.
 `st.MemoryCaching(...)` takes those of a layer. Values that cannot work raise ConfigError, which says what to change.
 
-- Unused keys raise ConfigError, unless they are at their defaults: a key with an entry under *requires* needs that in one
-  memory layer. `routing=shared` also needs an earlier memory layer with gates, whose checkpoints are of the same tokens. Models
+- Unused keys raise ConfigError unless they are at their defaults. The column *requires* says what at least one memory layer must
+  have for a key to be used. `routing=shared` also requires an earlier memory layer with gates that seals the same tokens. Models
   without memory layers (`pattern` without `m`) may keep memory keys, so that a model and its window-only twin differ in `pattern`
   alone.
 - Window keys are ignored when `window=0`.
@@ -62,7 +62,7 @@ def page() -> str:
 
 
 def _keys(cls: Any) -> Iterator[str]:
-    """A row a key: its type, values, default, meaning, and what it requires or excludes."""
+    """One row per key: its type, values, default, meaning, and what it requires or excludes."""
     yield "| key | type | values | default | meaning | requires | constraints |"
     yield "|---|---|---|---|---|---|---|"
     fields = {f.name: f for f in dataclasses.fields(cls)}
@@ -87,7 +87,7 @@ def _default(field: Any) -> str:
 
 
 def _options() -> Iterator[str]:
-    """A row an option of a member: what the docstring of its dataclass says of it."""
+    """One row per option of a member, with its meaning from the docstring of its dataclass."""
     yield "| member | option | type | default | meaning |"
     yield "|---|---|---|---|---|"
     for family in registry.FAMILIES:
@@ -101,7 +101,7 @@ def _options() -> Iterator[str]:
 
 
 def _checks() -> Iterator[str]:
-    """What the check of each member that has one says."""
+    """One line per member with a check: the check's docstring."""
     for family in registry.FAMILIES:
         general = importlib.import_module(f"siltstone.{family}.base").__dict__.values()
         shared = {x.check.__func__ for x in general if hasattr(x, "check")}
@@ -111,7 +111,7 @@ def _checks() -> Iterator[str]:
 
 
 def meanings(cls: Any) -> dict[str, str]:
-    """What the docstring of a dataclass of options, `name: meaning. other: meaning.`, and those of its bases say."""
+    """The meanings in the docstrings of an options dataclass and its bases: `name: meaning. other: meaning.`"""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         text = " ".join((inspect.cleandoc(base.__doc__ or "") if dataclasses.is_dataclass(base) else "").split())
@@ -129,6 +129,6 @@ if __name__ == "__main__":
     parser.add_argument("--check", action="store_true")
     if parser.parse_args().check:
         if not PAGE.is_file() or PAGE.read_text("utf-8") != page():
-            sys.exit(f"{PAGE} is not what the configuration says; run `make docs`")
+            sys.exit(f"{PAGE} does not match the configuration; run `make docs`")
     else:
         PAGE.write_text(page(), "utf-8")

@@ -1,7 +1,7 @@
 """Writes docs/family.md, docs/recipes.md and docs/family/ from the members' own files; `--check` only compares.
 
-What a member is, can and cannot stands in the docstring of its file (see `siltstone.config.registry.facts`). Pictures are
-drawn from docs/family/toys.json (tools/family_toys.py fills in what it lacks), speeds are those of docs/family/speed.json,
+The facts about a member are in the docstring of its file (see `siltstone.config.registry.facts`). Pictures are
+drawn from docs/family/toys.json (tools/family_toys.py adds missing entries), speeds are those of docs/family/speed.json,
 which `siltstone bench --rules --json-out docs/family/speed.json` writes.
 """
 
@@ -28,9 +28,9 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 FOLDER = DOCS / "family"
 HEAD = """# The family
 
-Update rules, compressors, caching policies and other choices of a layer: a table each, and a page for each member.
-[Recipes](recipes.md) say which to take for a task. Made by `make docs` from the members' own files; do not edit.
-`siltstone list --json` has the same facts.
+Update rules, compressors, caching policies and other choices of a layer: one table each, and one page for each member.
+[Recipes](recipes.md) say which to use for a task. Made by `make docs` from the members' own files; do not edit.
+`siltstone list --json` prints the same facts.
 
 | table | key | chooses |
 |---|---|---|
@@ -41,24 +41,24 @@ Update rules, compressors, caching policies and other choices of a layer: a tabl
 | [Finding a checkpoint](#finding-a-checkpoint) | `router`, `routing`, `gate`, `gate_distance` | how a token finds checkpoints |
 | [Budgets](#budgets) | `max_checkpoints`, `max_bytes`, `evict`, `checkpoint_dtype` | what a row may keep |
 
-What becomes of states when two checkpoints merge is [a page of its own](family/merged.md).
+What happens to states when two checkpoints are merged is described on [another page](family/merged.md).
 
 ## Terms
 
-Letters: H heads, J of keys and values in exact attention (`kv_heads`), K and V widths of a key and a value, D width of the
-model, F hidden width of an MLP memory, U width of a routing key, m slots a head (`slots`) or tokens of a sub-block (`router`),
+Letters: H heads, J key-value heads of exact attention (`kv_heads`), K and V widths of a key and a value, D width of the
+model, F hidden width of an MLP memory, U width of a routing key, m slots per head (`slots`) or tokens of a sub-block (`router`),
 C writes of a segment, P numbers of a checkpoint (a checkpoint keeps [part of a state](family/merged.md)), X places of a
 budget; x is a token, c a write's token or compressed tokens. Two words have several meanings: `gated` is a rule, a compressor
 and a policy; `top_k` is a number of checkpoints, and in `generate` a number of tokens.
-*State* is for one layer and one row. *Cost* is in multiply-adds a token for writing and reading one after the other; the
-projections of keys, values and gates are left out.
+*State* is for one layer and one row. *Cost* is in multiply-adds per token for writing and reading, one token at a time, without
+the projections of keys, values and gates.
 
 | word | what it means here |
 |---|---|
-| write | one change of the memory's state, by one token, or by `rate` tokens that a compressor made one |
-| pair | a key and a value, both read from a write; *recall* is to answer the key with the value |
+| write | one change of the memory's state, by one token, or by `rate` tokens that a compressor combined |
+| pair | a key and a value, both computed from a write; *recall* means that reading with the key returns the value |
 | segment, checkpoint | `segment` written tokens; a copy of the state, sealed at a segment's end and never written again |
-| online memory | the state that is being written to |
+| online memory | the state that receives writes |
 | gate | the weight of a checkpoint, or of a write: a number from 0 to 1, computed from the token |
 | row, session | one text of a batch; a row that is kept in a file |
 """
@@ -67,52 +67,52 @@ FAMILIES = {
         "Update rules",
         "How a write changes the state, and how the state is read: the key `memory`.",
         f"""One head with K = V = {family_toys.HEAD}, trained for {family_toys.STEPS} steps to hold the last value of each of
-        {family_toys.KEYS} keys, more than K. Key A is written twice. The curves are the cosines of what the memory answers and
-        what was written, a mean of 256 streams. A rule that replaces has A's first value at 0 after the second write; one that
-        only adds has both values halfway. Green is what remains of keys that were written once, at the beginning: it is highest
-        where nothing is forgotten, and is no measure of recall by itself.""",
+        {family_toys.KEYS} keys, more than K. Key A is written twice. The curves are cosines between the memory's output and
+        the written value, averaged over 256 streams. A rule that replaces has A's first value at 0 after the second write; one
+        that only adds has both values halfway. Green shows keys that were written once, at the beginning: it is highest
+        for rules that forget nothing, and is not a measure of recall by itself.""",
         f"""Three columns are measured in a toy: one head with K = V = {family_toys.HEAD}, trained to hold the last value of each
-        of {family_toys.KEYS} keys. *Recall*: the cosine of answers and the last values of all keys, after
+        of {family_toys.KEYS} keys. *Recall*: the cosine of outputs and the last values of all keys, after
         {len(family_toys.STREAM)} writes, a mean of 512 fresh streams like those of training. *Old value*: the cosine of key A's
-        answer and its first value, right after A was written again: 0 where a write replaces, 0.7 where old and new add up (where
+        output and its first value, right after A was written again: 0 if a write replaces, 0.7 if old and new add up (if
         recall is 0.2, there was little to replace). *Parity*: the share of right answers to whether the number of ones in a
-        stream of bits is odd so far, with {family_toys.BITS} bits as in training / twice as far on; 0.5 is chance. It is the
-        smallest state to be tracked. Parity is a mean of three seeds; the others are of one seed (seed 1 moved recall of `deep`
-        by 0.1, of `linear`, `titans`, `gated_delta` by at most 0.01). None of this says what a rule does for text.""",
+        stream of bits is odd so far, for {family_toys.BITS} bits as in training / for twice as many; 0.5 is chance. It is the
+        smallest state-tracking task. Parity is a mean of three seeds; the others are of one seed (seed 1 changed recall of `deep`
+        by 0.1, of `linear`, `titans`, `gated_delta` by at most 0.01). None of these measures says what a rule does for text.""",
     ),
     "compress": (
         "Compressors",
         "How `rate` tokens become one write: the key `compress`.",
         f"""The share that each token of a block of {family_toys.BLOCK} has in the write, after {family_toys.STEPS} steps of
-        training to hand on the one token that carries a mark.""",
+        training to pass on the one token that carries a mark.""",
         "",
     ),
     "cache": (
         "Caching policies",
         "Which sealed states are read, and with what weights: the key `cache`.",
         f"""A layer (`memory` gated, K = {family_toys.HEAD}, segments of {2 * family_toys.FACTS}, `top_k` 2), trained for
-        {family_toys.STEPS} steps. A segment has a topic, tells {family_toys.FACTS} facts and asks as many questions: about its
-        own facts, or, where its topic has been before, about those told then. Dark is where the facts of a segment (down)
-        count in the answer to a token (along).""",
+        {family_toys.STEPS} steps. A segment has a topic, states {family_toys.FACTS} facts and asks as many questions: about its
+        own facts, or, if its topic has occurred before, about the facts stated then. Dark cells: the facts of that segment (rows)
+        influence the answer to that token (columns).""",
         """How much is recalled with each policy, and with each way of finding a checkpoint (`router`, `routing`), is measured
-        on a [page of its own](recall.md).""",
+        on [another page](recall.md).""",
     ),
 }
 KINDS = {"memory": "an update rule", "compress": "a compressor", "cache": "a caching policy"}
 
 
 NEAR_LINEAR = """
-Why `deep` and `titans` stand near `linear` here: a write takes its gradient at the weights of its batch's beginning
-(`inner_batch`, 16 writes), so that each half of a stream of {writes} writes is written without a look at its own writes.
-With `inner_batch=1`, one write after the other, `titans` comes from {titans} to {titans_1}, as far as `gated_delta`
-({gated_delta}). `deep` hardly gains by it ({deep} and {deep_1}; its seeds differ by more): its writes add up, and none
+Why `deep` and `titans` are near `linear` here: a write takes its gradient at the weights of its batch's start
+(`inner_batch`, 16 writes), so each half of a stream of {writes} writes is written without regard to its own writes.
+With `inner_batch=1`, one write after the other, recall of `titans` rises from {titans} to {titans_1}, as high as `gated_delta`
+({gated_delta}). `deep` hardly gains ({deep} and {deep_1}; its seeds differ by more): its writes add up, and none
 replaces. Neither the limit on their norms (the same figures with `limit=null`) nor a larger `inner_lr` matters; five times the
-steps of training bring `deep` to 0.56 and `titans` to 0.59, `linear` nowhere. `slots` has 16 slots for 12 keys.
+training steps raise `deep` to 0.56 and `titans` to 0.59, and do not change `linear`. `slots` has 16 slots for 12 keys.
 """
 
 
 def files() -> dict[Path, str]:
-    """Every file that is made here, and what it should hold."""
+    """Every file that this tool writes, with its content."""
     found = {DOCS / "family.md": page(), DOCS / "recipes.md": recipes(), FOLDER / "merged.md": merged()}
     measured = speed()
     for family in FAMILIES:
@@ -149,33 +149,33 @@ def page() -> str:
 
 
 def filled(words: str) -> str:
-    """In lines."""
+    """The words, wrapped into lines."""
     return textwrap.fill(" ".join(words.split()), 128, break_on_hyphens=False)
 
 
 def recipes() -> str:
-    """What to set for what."""
+    """The page of recipes."""
     parts = ["# Recipes", "Made by `make docs`; do not edit.", filled(family_recipes.HEAD)]
     for recipe in family_recipes.RECIPES:
         facts = [f"- measured: {recipe.measured}.", f"- not measured: {recipe.unmeasured}."]
-        state = f"- state after {family_recipes.TOKENS:,} tokens: {recipe.state:,} bytes a row"
+        state = f"- state after {family_recipes.TOKENS:,} tokens: {recipe.state:,} bytes per row"
         parts.append("\n".join([f"## {recipe.need}\n", f"```python\n{recipe.line}\n```\n", state, *facts]))
     return "\n\n".join(parts) + "\n"
 
 
 def toys(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """What was found of a rule, or nothing."""
+    """The measured figures of a rule; empty if there are none."""
     return json.loads(family_toys.PATH.read_text("utf-8")).get("memory", {}).get(registry.label(name, options), {})
 
 
 def recall(name: str, options: dict[str, Any]) -> str:
-    """What a rule recalls of the toy in the end."""
+    """A rule's recall at the end of the toy stream."""
     found = toys(name, options)
     return f"{found['all'][-1]:.2f}" if found else ""
 
 
 def measures(name: str, options: dict[str, Any]) -> str:
-    """Cells: recall, what is left of a value that was replaced, parity as far as in training and twice as far."""
+    """Cells: recall, cosine with a replaced value, parity at the training length and at twice that length."""
     found = toys(name, options)
     if not found:
         return " | | "
@@ -184,14 +184,14 @@ def measures(name: str, options: dict[str, Any]) -> str:
 
 
 def near_linear() -> str:
-    """Why the rules that learn recall what they do."""
+    """The explanation of the figures of rules with an inner loss."""
     figures = {name: recall(name, {}) for name in ("deep", "titans", "gated_delta")}
     figures |= {f"{name}_1": recall(name, options) for name, options in family_toys.MORE["memory"]}
     return filled(NEAR_LINEAR.format(writes=len(family_toys.STREAM), **figures))
 
 
 def merged() -> str:
-    """What becomes of states when two checkpoints become one."""
+    """The page about merged checkpoints."""
     head = ['| rules | a checkpoint is | logarithmic, restart | `evict="merge"`, restart |', "|---|---|---|---|"]
     rows = [
         f"| {', '.join(f'`{rule}`' for rule in rules)} | {' | '.join(map(plain, words))} |"
@@ -199,11 +199,11 @@ def merged() -> str:
     ]
     words = map(filled, plain(family_merged.HEAD).split("\n\n"))
     made = "Made by `make docs`; do not edit. [All members](../family.md)."
-    return "\n\n".join(["# When checkpoints become one", made, *words, "\n".join([*head, *rows])]) + "\n"
+    return "\n\n".join(["# Merged checkpoints", made, *words, "\n".join([*head, *rows])]) + "\n"
 
 
 def guide(family: str, members: list[dict[str, Any]], measured: dict[str, Any] | None = None) -> str:
-    """A table that chooses a member by what is needed."""
+    """A table to choose a member by need."""
     rule = family == "memory"
     last, more = ("floats at H = 4, K = V = 32 | recall | old value | parity |", "---|---|---|") if rule else ("state |", "")
     fast = " tokens/s |" if measured else ""
@@ -222,7 +222,7 @@ def guide(family: str, members: list[dict[str, Any]], measured: dict[str, Any] |
 
 
 def pace(family: str, name: str, options: dict[str, Any], measured: dict[str, Any] | None) -> str:
-    """A cell: thousands of tokens a second, forward, at the longest text that was measured."""
+    """A cell: thousands of tokens per second, forward, at the longest text that was measured."""
     if measured is None:
         return ""
     passes = [more for more in timed(family, name, measured) if (more["options"], more["pass"]) == (options, "forward")]
@@ -230,7 +230,7 @@ def pace(family: str, name: str, options: dict[str, Any], measured: dict[str, An
 
 
 def timed(family: str, name: str, measured: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was measured of a member, with the first number of threads and the longest text."""
+    """The measurements of a member, with the first number of threads and the longest text."""
     rows = [row["more"] for row in measured["rows"] if row["more"] and row["threads"] == measured["threads"][0]]
     rows = [more for more in rows if (more["family"], more["member"]) == (family, name)]
     return [more for more in rows if more["tokens"] == max(other["tokens"] for other in rows)]
@@ -243,12 +243,12 @@ def floats(rule: str) -> int:
 
 
 def anchor(family: str, name: str) -> str:
-    """What a member's page and picture are called."""
+    """The name of a member's page and picture."""
     return f"{family}-{name}"
 
 
 def section(family: str, member: dict[str, Any], measured: dict[str, Any] | None) -> str:
-    """All about one member."""
+    """The page of one member."""
     name, told = member["name"], {"can": "**can**", "cannot": "**cannot**", "state": "state", "cost": "cost", "source": "source"}
     title, _, drawn, _ = FAMILIES[family]
     top = f'[{title}](../family.md#{title.lower().replace(" ", "-")}): {KINDS[family]}, `{family}="{name}"`.'
@@ -270,7 +270,7 @@ def section(family: str, member: dict[str, Any], measured: dict[str, Any] | None
 
 
 def toy_lines(rule: str) -> list[str]:
-    """What a rule's settings reach in the toy, a line each."""
+    """One line per setting of a rule with its results in the toy."""
     out = []
     for options in [options for name, options in family_toys.shown("memory") if name == rule]:
         recalled, old, parity = measures(rule, options).split(" | ")
@@ -280,18 +280,18 @@ def toy_lines(rule: str) -> list[str]:
 
 
 def lower(words: str) -> str:
-    """Links of docs/, as a page of docs/family/ writes them."""
+    """Links relative to docs/, rewritten for a page in docs/family/."""
     return re.sub(r"\]\((?!\.\./|\w+:)([\w./-]+\.md)", r"](../\1", words).replace("](../family/", "](")
 
 
 def plain(words: str) -> str:
-    """Text in which stars, underscores and bars are themselves; what stands between backticks is left alone."""
+    """Text with stars, underscores and bars escaped, except between backticks."""
     parts = words.split("`")
     return "`".join(part if i % 2 else re.sub(r"([*_<|\[\]])", r"\\\1", part) for i, part in enumerate(parts))
 
 
 def speed() -> dict[str, Any] | None:
-    """The measured rows, or None where there are none; a quick run does not count."""
+    """The measured rows, or None if there are none; a quick run raises an error."""
     path = FOLDER / "speed.json"
     if not path.is_file():
         return None
@@ -307,19 +307,19 @@ def about_speed(measured: dict[str, Any] | None) -> str:
         return "Speeds have not been measured yet: `siltstone bench --rules --json-out docs/family/speed.json`, then `make docs`."
     words = (
         f"Speeds were measured on {measured['date']} on {measured['machine']} with torch {measured['torch']}, threads: "
-        f"{measured['threads'][0]}, float32, d = 128, 4 heads, one row, and the rule alone in its layer; beside them causal "
-        "attention with projections of its own. Tokens/s in the tables are thousands, forward, in the longest text."
+        f"{measured['threads'][0]}, float32, d = 128, 4 heads, one row, and the rule alone in its layer; the comparison is "
+        "causal attention with its own projections. Tokens/s in the tables are thousands, forward, for the longest text."
     )
     if any(row["more"].get("family") in ("compress", "cache") for row in measured["rows"]):
         words += (
-            " Compressors, with 4 tokens a write, and caching policies stand in a layer with a window of 64, a `gated` memory "
+            " Compressors, with 4 tokens per write, and caching policies were measured in a layer with a window of 64, a `gated` "
         )
-        words += "and segments of 256 instead; compressors without a cache."
+        words += "memory and segments of 256 instead; compressors without a cache."
     return filled(words)
 
 
 def speeds(name: str, measured: dict[str, Any], family: str = "memory") -> list[str]:
-    """A line for each setting of a member, at the longest text that was measured."""
+    """One line per setting of a member, at the longest text that was measured."""
     out: dict[str, list[str]] = {}
     for more in timed(family, name, measured):
         told = f"{more['pass']} {more['tokens_per_second']:,.0f} tokens/s, {more['against_attention']:.2g} times attention"
@@ -328,7 +328,7 @@ def speeds(name: str, measured: dict[str, Any], family: str = "memory") -> list[
 
 
 def lacking() -> list[str]:
-    """Members whose file does not say everything, or that have no picture."""
+    """Members whose file lacks a fact, or that have no picture."""
     out = []
     for family in FAMILIES:
         for member in registry.described(family):
@@ -347,7 +347,7 @@ def main() -> None:
     check = parser.parse_args().check
     old = [path for path, content in files().items() if not path.is_file() or path.read_text("utf-8") != content]
     if check and old:
-        sys.exit(f"{old[0]} is not what the members say; run `make docs`")
+        sys.exit(f"{old[0]} does not match the members' files; run `make docs`")
     wanted = {} if check else files()
     for path in [] if check else [*FOLDER.glob("*.svg"), *FOLDER.glob("*.md")]:
         if path not in wanted:

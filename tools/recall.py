@@ -1,14 +1,14 @@
 """Does a token find the checkpoint that it needs? Small models learn to recall pairs, with each way of routing and without.
 
-    python tools/recall.py [--seeds 0,1] [--arms "gated;sparse"] [--out docs]     (about 4 minutes an arm and seed, on one core)
+    python tools/recall.py [--seeds 0,1] [--arms "gated;sparse"] [--out docs]     (about 4 minutes per arm and seed, on one core)
 
 Multi-query associative recall (MQAR, arXiv 2312.04927): 64 pairs of a key and a value, then every key once more, in any order
-among fillers; the model must answer with the value. 256 tokens, a vocabulary of 512, segments of 16 tokens: a pair was sealed
-into one of eight checkpoints long before it is asked for. Reported is the share of right answers on streams never seen.
+among fillers; the model must answer with the value. 256 tokens, a vocabulary of 512, segments of 16 tokens: a pair is sealed
+into one of eight checkpoints long before its key comes again. Reported is the share of right answers on new streams.
 
-Beside the ways of routing stand full attention, the window alone, the memory without checkpoints, one whose state is as large
-as the 16 of the others together, and checkpoints chosen at random. Writes recall.json after every run, and in the end recall.md
-and recall.svg.
+The ways of routing are compared with full attention, the window alone, the memory without checkpoints, a memory whose state is as
+large as those of 16 checkpoints together, and checkpoints selected at random. Writes recall.json after every run, and at the end
+recall.md and recall.svg.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 def batch(rows: int, by: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """ids [rows, TOKENS], and for each pair the place where its key is asked for and the value [rows, PAIRS]."""
+    """ids [rows, TOKENS], and for each pair the place where its key comes again and the value [rows, PAIRS]."""
     half = VOCABULARY // 2
     keys = torch.rand(rows, half - 1, generator=by).topk(PAIRS, -1).indices + 1
     values = torch.randint(half, VOCABULARY, (rows, PAIRS), generator=by)
@@ -69,7 +69,7 @@ def batch(rows: int, by: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def answers(model: st.LM, ids: Tensor, places: Tensor) -> Tensor:
-    """Logits at the places that ask [rows, PAIRS, VOCABULARY]."""
+    """Logits at these places [rows, PAIRS, VOCABULARY]."""
     hidden, _ = model.features(ids)
     return model.head(hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1])))
 
@@ -100,12 +100,12 @@ def train(arm: str, seed: int, steps: int) -> dict[str, Any]:
 
 
 def by_chance(router: Router, u: Tensor, summary: Tensor, empty: Tensor | None) -> Tensor:
-    """Scores [R, Q, N] that know nothing."""
+    """Random scores [R, Q, N]."""
     return torch.rand(*u.shape[:2], summary.shape[1])
 
 
 def drawn(rows: list[dict[str, Any]]) -> str:
-    """recall.svg: a bar from the worst to the best seed of each arm, a dot for each seed."""
+    """recall.svg: a bar from the worst to the best seed of each arm, one dot per seed."""
     left, right, step = 12.0, 366.0, 36.0
     shown = [(arm, [row["right"] for row in rows if row["arm"] == arm]) for arm in ARMS]
     shown = [(arm, found) for arm, found in shown if found]
@@ -126,20 +126,20 @@ def drawn(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*out, "</svg>\n"])
 
 
-SAYS = """What two seeds say: checkpoints found by their best sub-block answer more than those found by the mean of a segment's
-keys, and more than a plain state of two thirds of their bytes; two seeds do not tell that one from the mean. A hard choice of
-two checkpoints of sixteen is learnt late or not at all: by no seed with means, by one of two with sub-blocks, with its own
-routing as with that of the first layer; a third of the steps is too few for any hard choice. All checkpoints at once, without
-gates, drown the right one. What a text needs of this is not measured here."""
+SAYS = """Results of two seeds: models that find checkpoints by their best sub-block answer more questions than models that use
+the mean of a segment's keys, and more than a plain state of two thirds of their bytes; two seeds cannot separate that plain
+state from the mean. A hard selection of two of sixteen checkpoints is learned late or not at all: by no seed with means, by one
+of two with sub-blocks, with own routing and with shared routing alike; a third of the steps is too few for any hard selection.
+If all checkpoints are read without gates, the others hide the right one. The effect on text is not measured here."""
 
 
 def page(rows: list[dict[str, Any]]) -> str:
     """The table."""
     seeds = len({row["seed"] for row in rows})
-    said = f"""Made by `python tools/recall.py`, whose head says what is asked and how; do not edit. Two layers, width 64, two
+    said = f"""Made by `python tools/recall.py`, whose docstring describes the task; do not edit. Two layers, width 64, two
     heads of 16, a `gated` memory, `short_conv=4`, {rows[0]["steps"]:,} steps of {ROWS} rows; {PAIRS} pairs, {TOKENS} tokens, no
-    window (but for "window of 16 alone"), every token written at once, segments of {SEALED["segment"]}. Chance is
-    {2 / VOCABULARY:.3f}. {seeds} seeds: differences below their spread say nothing."""
+    window (except "window of 16 alone"), every token written at once, segments of {SEALED["segment"]}. Chance is
+    {2 / VOCABULARY:.3f}. {seeds} seeds: differences below their spread are not significant."""
     lines = [
         "# Does a token find its checkpoint?\n",
         textwrap.fill(" ".join(said.split()), 128, break_on_hyphens=False),
