@@ -1,4 +1,4 @@
-"""Writes docs/cli.md from the command line's own definitions; `--check` only says whether the page is up to date."""
+"""Writes docs/cli.md from the command line's own definitions; `--check` only reports whether the page is up to date."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _text(text: str | None) -> str:
 
 
 def _option(parameter: Any) -> str:
-    """A row: names, help, and the default, which some options tell at the end of their help."""
+    """A row: names, help, and the default, which some options give at the end of their help."""
     found = re.fullmatch(r"(.*?)\s*\[default: (.*)\]", _text(parameter.help))
     text, default = found.groups() if found else (_text(parameter.help), _default(parameter))
     return f"| {_names(parameter)} | {text} | {default} |"
@@ -76,6 +76,6 @@ if __name__ == "__main__":
     parser.add_argument("--check", action="store_true")
     if parser.parse_args().check:
         if not PAGE.is_file() or PAGE.read_text("utf-8") != page():
-            sys.exit(f"{PAGE} is not what the commands say; run `make docs`")
+            sys.exit(f"{PAGE} does not match the commands; run `make docs`")
     else:
         PAGE.write_text(page(), "utf-8")

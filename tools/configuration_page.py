@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the configuration's own tables; `--check` only says whether the page is up to date."""
+"""Writes docs/configuration.md from the configuration's own tables; `--check` only reports whether the page is up to date."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def page() -> str:
 
 
 def _keys(cls: Any) -> Iterator[str]:
-    """A row a key: its type, values, default, meaning, and what it requires or excludes."""
+    """One row per key: its type, values, default, meaning, and what it requires or excludes."""
     yield "| key | type | values | default | meaning | requires | constraints |"
     yield "|---|---|---|---|---|---|---|"
     fields = {f.name: f for f in dataclasses.fields(cls)}
@@ -119,7 +119,7 @@ def _default(field: Any) -> str:
 
 
 def _options() -> Iterator[str]:
-    """A row an option of a member: what the docstring of its dataclass says of it."""
+    """One row per option of a member, with its meaning from the docstring of its dataclass."""
     yield "| member | option | type | default | meaning |"
     yield "|---|---|---|---|---|"
     for family in registry.FAMILIES:
@@ -133,7 +133,7 @@ def _options() -> Iterator[str]:
 
 
 def _checks() -> Iterator[str]:
-    """What the check of each member that has one says."""
+    """One line per member with a check: the check's docstring."""
     for family in registry.FAMILIES:
         general = importlib.import_module(f"siltstone.{family}.base").__dict__.values()
         shared = {x.check.__func__ for x in general if hasattr(x, "check")}
@@ -143,7 +143,7 @@ def _checks() -> Iterator[str]:
 
 
 def meanings(cls: Any) -> dict[str, str]:
-    """What the docstring of a dataclass of options, `name: meaning. other: meaning.`, and those of its bases say."""
+    """The meanings in the docstrings of an options dataclass and its bases: `name: meaning. other: meaning.`"""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         text = " ".join((inspect.cleandoc(base.__doc__ or "") if dataclasses.is_dataclass(base) else "").split())
@@ -161,6 +161,6 @@ if __name__ == "__main__":
     parser.add_argument("--check", action="store_true")
     if parser.parse_args().check:
         if not PAGE.is_file() or PAGE.read_text("utf-8") != page():
-            sys.exit(f"{PAGE} is not what the configuration says; run `make docs`")
+            sys.exit(f"{PAGE} does not match the configuration; run `make docs`")
     else:
         PAGE.write_text(page(), "utf-8")

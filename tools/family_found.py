@@ -1,4 +1,4 @@
-"""Words of docs/family.md on how a token finds checkpoints: scores, whose they are, and the gates made of them."""
+"""Texts of docs/family.md on how a token finds checkpoints: scores, shared routing, and the gates computed from them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FINDING = Part(
             "N * U * C / m, and as many exponentials as there are sub-blocks.",
             NO_PAPER,
             "score_n = log sum_j exp(b <u, s_nj>) / b,   s_nj the mean of k over sub-block j,   b = 8 sqrt(m / rate)",
-            note="Counted with m = 4.",
+            note="Counts are for m = 4.",
         ),
         Choice(
             'routing="shared"',
@@ -53,7 +53,7 @@ FINDING = Part(
             "none; the keys of the earlier layer are used.",
             "that of the router: scores are computed again; the products with W_u and W_r are not.",
             NO_PAPER,
-            note="Counted in the second of two layers.",
+            note="Counts are for the second of two layers.",
         ),
         Choice(
             'gate="softmax"',
@@ -66,7 +66,7 @@ FINDING = Part(
             "H * (N + 1) exponentials, and U (or U * C / m) for the score of the online segment.",
             "as for the cache `gated`; a temperature and a bias a head, and a bias of the online memory, are learned.",
             "z_hn = e^{a_h} sqrt(w) score_n + b_h,   z_h,online = e^{a_h} sqrt(w) score_online + o_h,   g = softmax(z_h)\n"
-            "w: writes of a segment, or of a sub-block;   e^{a_h} begins at 1 / temperature (0.125), b and o at 0",
+            "w: writes of a segment, or of a sub-block;   initially e^{a_h} = 1 / temperature (0.125), b = o = 0",
         ),
         Choice(
             'gate="sigmoid"',

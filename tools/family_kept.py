@@ -1,4 +1,4 @@
-"""Words of docs/family.md on what is kept: where segments end, what is removed when a budget is full, in how many bits."""
+"""Texts of docs/family.md on what is kept: where segments end, what a full budget removes, and in which dtype."""
 
 from __future__ import annotations
 

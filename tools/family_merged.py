@@ -1,4 +1,4 @@
-"""What becomes of states when two checkpoints become one: words of docs/family.md, and a row for each kind of state."""
+"""What happens to states when two checkpoints are merged: texts of docs/family.md, and one row for each kind of state."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What to set for what: the recipes of docs/recipes.md, each a line of Python that builds a model.
+"""The recipes of docs/recipes.md: for each need, a line of Python that builds a model.
 
 The page prints them, and tests/house/test_recipes.py builds and runs what it prints. `state` is measured there too: bytes of one
-row's state after TOKENS tokens, beside those of the preset as it is.
+row's state after TOKENS tokens; the first recipe is the preset without changes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PRESET, VOCAB = "tiny", 8192
 
 @dataclass(frozen=True)
 class Recipe:
-    """need -> keys over those of the preset.
+    """need -> keys that change the preset.
 
     state      bytes of a row's state after TOKENS tokens
     measured   what has been measured here, and where; unmeasured: what has not
@@ -43,7 +43,7 @@ def quoted(value: Any) -> str:
 
 
 def right(arm: str) -> str:
-    """The share of right answers of an arm of docs/recall.json, a mean over its seeds."""
+    """The share of right answers of an arm of docs/recall.json, averaged over its seeds."""
     rows = json.loads((Path(__file__).resolve().parent.parent / "docs/recall.json").read_text("utf-8"))
     return f"{statistics.mean(row['right'] for row in rows if row['arm'] == arm):.2f}"
 
@@ -75,7 +75,7 @@ RECIPES = (
         "17](decisions/0017-how-layers-begin.md)). With `start=carry` a new value replaces one of an earlier segment",
     ),
     Recipe(
-        "Exact recall of many pairs, however far back",
+        "Exact recall of many pairs at any distance",
         {"memory": "gated_delta", "pattern": "mmma"},
         3_485_440,
         "that full attention, here in every fourth block, sees every token exactly (tests)",

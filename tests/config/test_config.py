@@ -73,7 +73,7 @@ BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, 
         ({"memory": "gated", "memory_options": {"decay": "row"}}, ["decay='row'", "channel"]),
         (
             {"memory": "gated", "memory_options": {"decay": "channel"}, "compress_every": 33, "segment": 33},
-            ["compress_every=33", "33 writes", "compress_every=32 at most", "decay='head'"],
+            ["compress_every=33", "33 writes", "compress_every to at most 32", "decay='head'"],
         ),
         ({"memory": "linear", "memory_options": {"feature": "relu"}}, ["feature='relu'", "softmax"]),
         ({"memory": "linear", "memory_options": {"normalise": True}}, ["normalise=True", "feature='elu'"]),
