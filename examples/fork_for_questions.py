@@ -1,6 +1,6 @@
 """One session, many questions: a text is read once, and each question goes to a fork of the session.
 
-python examples/fork_for_questions.py                   # the model that ships; expect its tone, not its sense
+python examples/fork_for_questions.py                   # the model that ships: it imitates the style, not the meaning
 python examples/fork_for_questions.py --run run --text long.txt "What was decided?" "Who was there?"
 """
 
@@ -34,4 +34,4 @@ for question in args.questions:
     fork.append(" " + question)
     answer = "".join(fork.generate(max_new_tokens=args.words, temperature=0.7, top_p=0.9, seed=0))
     print(f"{question} …{answer.rstrip()}   [{fork.position - session.position} tokens, {time.perf_counter() - began:.2f} s]")
-print(f"the session still stands at {session.position:,} tokens")
+print(f"the session is still at {session.position:,} tokens")

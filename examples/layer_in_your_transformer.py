@@ -1,4 +1,4 @@
-"""`MemoryCaching` in a plain torch transformer: it takes the place of attention, and brings a state.
+"""`MemoryCaching` in a plain torch transformer: it replaces attention, and has a state.
 
 python examples/layer_in_your_transformer.py
 """
@@ -13,7 +13,7 @@ import siltstone as st
 
 
 class Block(nn.Module):
-    """Pre-norm block of your own. The layer has no norm before it and no residual around it."""
+    """A pre-norm block of your own. The layer itself has no norm and no residual."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -47,7 +47,7 @@ optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
 STEPS = 40
 for _ in range(STEPS):
     start, stride = torch.randint(0, 64, (8, 1)), torch.randint(1, 4, (8, 1))
-    ids = (start + stride * torch.arange(64)) % 64  # each row counts, with a stride of its own
+    ids = (start + stride * torch.arange(64)) % 64  # each row counts, with its own stride
     logits, _ = model(ids[:, :-1])
     loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
     optimiser.zero_grad()
@@ -58,7 +58,7 @@ print(f"loss after {STEPS} steps: {loss.item():.2f}")
 with torch.no_grad():
     whole, _ = model(ids)
     states, parts = None, []
-    for t in range(ids.shape[1]):  # decode: one token a call, the states carry everything
+    for t in range(ids.shape[1]):  # decode: one token per call; the states carry the history
         logits, states = model(ids[:, t : t + 1], states)
         parts.append(logits)
 print(f"token by token and in one call differ by {(torch.cat(parts, 1) - whole).abs().max():.0e} at most")

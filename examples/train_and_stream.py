@@ -1,6 +1,6 @@
 """Train a small model on a text, then read a longer text with it in bounded memory, and resume from the session file.
 
-python examples/train_and_stream.py              # a built-in text, some seconds
+python examples/train_and_stream.py              # a built-in text, a few seconds
 python examples/train_and_stream.py book.txt --steps 500
 """
 
@@ -29,7 +29,7 @@ model = st.LM(st.presets.nano(tok.vocab_size, d_model=48, depth=2, segment=32, w
 optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
 ids = torch.tensor(tok.encode(text))
 rows, length = 8, 128
-rows_BT = ids[: len(ids) // rows * rows].view(rows, -1)  # 8 parts of the text side by side
+rows_BT = ids[: len(ids) // rows * rows].view(rows, -1)  # 8 parts of the text in parallel
 state = None
 for step in range(args.steps):
     start = step * length % max(1, rows_BT.shape[1] - length - 1)

@@ -1,6 +1,6 @@
-"""Watch a log: learn its lines from the beginning of it, then read on and alert on lines that surprise the model.
+"""Watch a log: learn from its first lines, then read on and alert on lines that surprise the model.
 
-python examples/watch_a_log.py                          # a built-in log with two odd lines, some seconds
+python examples/watch_a_log.py                          # a built-in log with two odd lines, a few seconds
 python examples/watch_a_log.py app.log --learn 20000 --steps 500
 """
 
@@ -18,7 +18,7 @@ import siltstone as st
 
 
 def built_in(count: int = 1200) -> list[str]:
-    """Lines of a server, two of them odd."""
+    """Lines of a server log, two of them odd."""
     draw = random.Random(0)
     lines = [f"GET /item/{draw.randrange(90)} 200 {draw.randrange(10, 60)}ms\n" for _ in range(count)]
     lines[count - 200] = "kernel: out of memory, killed process 4127\n"

@@ -1,6 +1,6 @@
-"""Choices that are no members: a table in docs/family.md and a page each in docs/family/, with counts from real layers.
+"""Choices that are not members: a table in docs/family.md and one page each in docs/family/, with counts from real layers.
 
-The words are those of family_kept.py (segments, budgets, dtypes) and family_found.py (routing, gates); the pictures come from
+The texts are in family_kept.py (segments, budgets, dtypes) and family_found.py (routing, gates); the pictures come from
 family_spans.py and family_lives.py.
 """
 
@@ -25,7 +25,7 @@ WIDTH, HEADS, SEGMENT, SEALED = 128, 4, 16, 100
 
 @dataclass(frozen=True)
 class Choice:
-    """A value of a key, or a key of its own. `keys` set it in a layer; `more` are the other settings that the table shows."""
+    """A value of a key, or a key of its own. `keys` set it in a layer; `more` are further settings for the table."""
 
     name: str
     keys: dict[str, Any]
@@ -42,13 +42,13 @@ class Choice:
 
     @property
     def anchor(self) -> str:
-        """What its page and its picture are called."""
+        """The name of its page and its picture."""
         return self.name.replace("=", "-").replace('"', "").replace(":", "-").replace("_", "-")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the index; `drawn` says what the pictures on the choices' pages show."""
+    """A part of the index; `drawn` explains the pictures on the choices' pages."""
 
     title: str
     caption: str
@@ -57,7 +57,7 @@ class Part:
 
 
 def parts() -> tuple[Part, ...]:
-    """Of the page, in order."""
+    """The parts of the page, in order."""
     import family_found
     import family_kept
 
@@ -65,12 +65,12 @@ def parts() -> tuple[Part, ...]:
 
 
 def merging() -> list[str]:
-    """The rules whose spans merge without running states."""
+    """The rules whose spans merge without span states."""
     return [rule for rule in registry.members("memory") if st.MemoryCaching(16, memory=rule).mix.memory.merges is not None]
 
 
 def pictures() -> dict[str, str]:
-    """Every picture by the name of its file."""
+    """Every picture, by its file name."""
     return {f"{name}.svg": family_lives.picture(panels) for name, panels in family_spans.lives().items()}
 
 
@@ -90,7 +90,7 @@ def _measured(settings: str) -> tuple[int, int]:
 
 
 def _following(keys: dict[str, Any]) -> tuple[int, int]:
-    """Of the second of two layers, which has no routing of its own."""
+    """Measures the second of two layers, which shares the routing of the first."""
     sizes = {"vocab_size": 64, "d_model": WIDTH, "heads": HEADS, "depth": 2, "window": 0, "write_delay": 0, "segment": SEGMENT}
     torch.manual_seed(0)
     model = st.LM(st.LMConfig.from_dict(sizes | {"routing": "shared"} | keys))
@@ -107,7 +107,7 @@ def _held(mixer: Any, state: Any, layer: int) -> tuple[int, int]:
 
 
 def measured(keys: dict[str, Any]) -> tuple[int, int]:
-    """Live checkpoints after `SEALED` segments of `SEGMENT` tokens, and the bytes of all that is kept of them."""
+    """Live checkpoints after `SEALED` segments of `SEGMENT` tokens, and the bytes of everything kept for them."""
     with torch.random.fork_rng(devices=[]):
         return _measured(json.dumps(keys, sort_keys=True))
 
@@ -124,18 +124,18 @@ def page(part: Part, plain: Any, filled: Any) -> list[str]:
 
 
 def cells(keys: dict[str, Any]) -> str:
-    """Of the table: checkpoints and bytes."""
+    """Two cells of the table: checkpoints and bytes."""
     return " | ".join(f"{number:,}" for number in measured(keys))
 
 
 def linked(plain: Any) -> Any:
-    """`plain` for words with links, which stay links."""
+    """`plain` for text with links, which stay links."""
     link = re.compile(r"(\[[^\]]+\]\([^)]+\))")
     return lambda words: "".join(part if i % 2 else plain(part) for i, part in enumerate(link.split(words)))
 
 
 def section(part: Part, choice: Choice, escaped: Any, filled: Any) -> str:
-    """All about one choice: its page."""
+    """The page of one choice."""
     from family_page import lower
 
     words = linked(escaped)

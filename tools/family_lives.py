@@ -1,6 +1,6 @@
-"""The pictures of checkpoints over a stream, drawn from what family_spans.py found: one SVG a choice.
+"""The pictures of checkpoints over a stream, drawn from the results of family_spans.py: one SVG per choice.
 
-A choice has a panel a setting, one below the other.
+A picture has one panel per setting, one below the other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TICKS = (1, 5, 10, 15, 20)
 
 
 def picture(panels: dict[str, Life]) -> str:
-    """The file."""
+    """The SVG file."""
     box = f'width="{WIDTH}" height="{HEIGHT * len(panels)}"'
     inner = [
         f'<g transform="translate(0 {i * HEIGHT})"><text class="title" x="12" y="20">{escape(title)}</text>{panel(found)}</g>'
@@ -29,7 +29,7 @@ def picture(panels: dict[str, Life]) -> str:
 
 
 def panel(found: Life) -> str:
-    """Time along, what was written down: a block for each checkpoint, as wide as it lived, as tall as what it holds."""
+    """Time to the right, written tokens downwards: one block per checkpoint, as wide as its lifetime, as tall as its span."""
     begins = found.ends[0]
     x_of, y_of = ACROSS / (END - begins), DOWN / found.ends[-1]
 
@@ -67,9 +67,9 @@ def panel(found: Life) -> str:
 
 
 def note(found: Life) -> str:
-    """What the shades are."""
+    """The legend of the shades."""
     if found.carried:
         return "block: a checkpoint, where it was sealed; it holds all above"
     held = "the segments that it holds" if not found.content else "the tokens that it holds"
     kept = sum(b.last + 1 - b.first for b in found.live(END - 1))
-    return f"block: a checkpoint, and {held}" + ("" if kept == found.ends[-1] else "; grey: gone")
+    return f"block: a checkpoint, and {held}" + ("" if kept == found.ends[-1] else "; grey: removed")

@@ -1,6 +1,6 @@
-"""The pictures of docs/family/: one SVG a member, drawn from the figures of family_toys.py, with a panel for each setting.
+"""The pictures of docs/family/: one SVG per member, drawn from the figures of family_toys.py, with one panel per setting.
 
-Panels are 390 wide and stand below each other: text keeps 11 pixels on a telephone.
+Panels are 390 pixels wide, one below the other: text is at least 11 pixels high on a telephone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SIZES = {"memory": (390, 190), "compress": (390, 150), "cache": (390, 190)}
 
 
 def picture(family: str, panels: dict[str, Any]) -> str:
-    """The file: panels by their titles, one below the other."""
+    """The SVG file: panels with their titles, one below the other."""
     width, height = SIZES[family]
     box = f'width="{width}" height="{height * len(panels)}"'
     draw = {"memory": recall, "compress": weights, "cache": looks_back}[family]
@@ -78,9 +78,9 @@ def recall(figures: dict[str, Values]) -> str:
 
 
 def weights(figures: dict[str, Values]) -> str:
-    """Two blocks, and the share that each token of them has in the write."""
+    """Two blocks, and the share that each of their tokens has in the write."""
     out = []
-    for left, key, title in ((10.0, "anywhere", "the mark stands anywhere"), (202.0, "last", "the mark stands last")):
+    for left, key, title in ((10.0, "anywhere", "mark at any position"), (202.0, "last", "mark at the last position")):
         shares = figures[key]
         here = min(1 if key == "anywhere" else len(shares) - 1, len(shares) - 1)
         out.append(text(left, 44, title))
@@ -96,7 +96,7 @@ def weights(figures: dict[str, Values]) -> str:
 
 
 def looks_back(figures: Sequence[Values]) -> str:
-    """Segments down, tokens along: how much the facts of a segment count in the answer to a token."""
+    """Rows: segments, columns: tokens: how much the facts of a segment influence the answer to a token."""
     left, top, row = 94.0, 52.0, 17.0
     length, cell = len(figures[0]) // len(ORDER), (380 - left) / len(figures[0])
     out = []

@@ -1,7 +1,7 @@
-"""What to set for what: the recipes of docs/recipes.md, each a line of Python that builds a model.
+"""The recipes of docs/recipes.md: for each need, a line of Python that builds a model.
 
 The page prints them, and tests/house/test_recipes.py builds and runs what it prints. `state` is measured there too: bytes of one
-row's state after TOKENS tokens, beside those of the preset as it is.
+row's state after TOKENS tokens; the first recipe is the preset without changes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PRESET, VOCAB = "tiny", 8192
 
 @dataclass(frozen=True)
 class Recipe:
-    """need -> keys over those of the preset.
+    """need -> keys that change the preset.
 
     state      bytes of a row's state after TOKENS tokens
     measured   what has been measured here, and where; unmeasured: what has not
@@ -43,73 +43,75 @@ def quoted(value: Any) -> str:
 
 
 def right(arm: str) -> str:
-    """The share of right answers of an arm of docs/recall.json, a mean over its seeds."""
+    """The share of right answers of an arm of docs/recall.json, averaged over its seeds."""
     rows = json.loads((Path(__file__).resolve().parent.parent / "docs/recall.json").read_text("utf-8"))
     return f"{statistics.mean(row['right'] for row in rows if row['arm'] == arm):.2f}"
 
 
-HEAD = """A line for each need: it builds a model (after `import siltstone as st`), and is run by the tests. The keys after the
-vocabulary's size mean the same in `--set key=value`, in a configuration file and in `MemoryCaching(...)` (but for `pattern` and
-`cut_at`, which are a model's); values of `--set` are JSON, as in `--set 'cut_at="\\n"'`. Any other preset will do, if it has
-at least as many blocks as `pattern` has letters. Bytes are those of float32, without the tokens' text."""
+HEAD = """Each recipe is one line that builds a model (after `import siltstone as st`). The tests run it. The keys after the
+vocabulary size have the same meaning in `--set key=value`, in a configuration file and in `MemoryCaching(...)`; exceptions are
+`pattern` and `cut_at`, which are keys of a model only. Values of `--set` are JSON, for example `--set 'cut_at="\\n"'`. Another
+preset works too, if it has at least as many blocks as `pattern` has letters. Bytes are for float32 and do not include the text of
+the tokens."""
 
 RECIPES = (
     Recipe(
-        "Very long streams, with O(log t) checkpoints (the presets as they are)",
+        "Very long streams, with O(log t) checkpoints (the default of the presets)",
         {"memory": "gated", "cache": "gated", "segments": "logarithmic"},
         906_640,
-        "a million tokens through every rule, finite and bounded ([long runs](soak.md)); 250,000 in `make demo`. With `gated`, "
-        "`linear`, `min_gru` and `min_lstm` spans merge by their decays; other rules keep a running state beside each checkpoint",
-        "what thinning out the past costs in prediction, against keeping every checkpoint",
+        "every rule read a million tokens; states stayed finite, and bounded except those of `linear` ([long runs](soak.md)). "
+        "`make demo` reads 250,000. With `gated`, `linear`, `min_gru` and `min_lstm` spans merge by their decays; other rules "
+        "keep a span state for each checkpoint",
+        "the loss in prediction, compared with keeping every checkpoint",
     ),
     Recipe(
         "Recall of many pairs, and of facts that change, in a state that grows with log t",
         {"memory": "gated_delta", "heads": 4, "head_dim": 64, "short_conv": 4, "start": "carry"},
         2_011_648,
-        "of the rules with a matrix a head, `delta` and `gated_delta` recall most in the [toy](family.md#update-rules); the "
+        "of the rules with a matrix a head, `delta` and `gated_delta` recall most in the [toy task](family.md#update-rules); the "
         "model that ships has `gated_delta`",
-        "how many pairs of a text a trained model recalls. A head holds about K = head_dim pairs apart, so head_dim sets it. "
-        "`short_conv` lets a value meet its key in the token before: without it small models learn no pairs ([decision "
-        "17](decisions/0017-how-layers-begin.md)). `start` carries on, so that a new value replaces one of an earlier segment",
+        "how many pairs of a text a trained model recalls. A head can separate about K = head_dim pairs, so head_dim sets the "
+        "limit. `short_conv` joins a value to its key in the token before; without it small models learn no pairs ([decision "
+        "17](decisions/0017-how-layers-begin.md)). With `start=carry` a new value replaces one of an earlier segment",
     ),
     Recipe(
-        "Exact recall of many pairs, however far back",
+        "Exact recall of many pairs at any distance",
         {"memory": "gated_delta", "pattern": "mmma"},
         3_485_440,
         "that full attention, here in every fourth block, sees every token exactly (tests)",
-        "how many such blocks a text needs. Their keys and values grow with the text, and so does a session",
+        "how many of these blocks a text needs. Their keys and values, and therefore the session, grow with the text",
     ),
     Recipe(
-        "The right segment among many: checkpoints found by their best sub-block",
+        "Finding the right segment among many: scores by the best sub-block",
         {"segments": "constant", "router": "subblock:8", "short_conv": 4},
         2_072_064,
-        "small models trained to recall 64 pairs ([recall](recall.md); sub-blocks of 4, segments of 16, no window): where "
-        "checkpoints are found by a mean of their keys, "
-        f"{right('gated, mean')} of the answers are right, by sub-blocks {right('gated, subblock:4')}. A hard choice, `sparse`, "
-        f"was learnt by no seed with the mean, and by one of two with sub-blocks ({right('sparse top-2, subblock:4')} over both)",
-        "what it does for a text. The bank grows by a checkpoint a segment; a budget (`max_checkpoints`) bounds it",
+        "small models trained to recall 64 pairs ([recall](recall.md); sub-blocks of 4, segments of 16, no window): with scores "
+        f"by the mean of the keys {right('gated, mean')} of the answers are right, with scores by sub-blocks "
+        f"{right('gated, subblock:4')}. With `cache=sparse`, no seed learned the task with the mean, and one of two learned it "
+        f"with sub-blocks (mean over both seeds: {right('sparse top-2, subblock:4')})",
+        "the effect on text. The bank grows by one checkpoint a segment; a budget (`max_checkpoints`) limits it",
     ),
     Recipe(
         "State tracking: parity, swaps, who holds what",
         {"memory": "gated_delta", "memory_options": {"negative": True}},
         1_233_920,
-        "in the [toy](family.md#update-rules) it follows parity without an error, twice as far as it was trained, where "
-        "without `negative` it guesses, and recalls as much, at the same speed. `gru`, `lstm` and `slstm` follow it "
-        "too, one write after the other",
-        "states of more than two values (for swaps of more things see arXiv 2411.12537), and states of a text",
+        "in the [toy task](family.md#update-rules) it tracks parity without an error, at twice the training length; without "
+        "`negative` it is at chance. Recall and speed are the same. `gru`, `lstm` and `slstm` track parity too, but their writes "
+        "are sequential",
+        "states of more than two values (for swaps of more things see arXiv 2411.12537), and states in text",
     ),
     Recipe(
         "The smallest session",
         {"memory": "min_gru", "cache": "none", "window": 16, "kv_heads": 1},
         59_904,
-        "its bytes; in the [toy](family.md#update-rules) rules with a vector a head recall next to nothing by a key",
-        "what such a model loses in bits per byte",
+        "its bytes. In the [toy task](family.md#update-rules) rules with a vector a head recall almost nothing by key",
+        "the loss in bits per byte",
     ),
     Recipe(
-        "Documents of lines: a segment, and a checkpoint, for each line",
+        "Documents of lines: one segment and one checkpoint for each line",
         {"segments": "content", "cut_at": "\n", "segment": 512, "cache": "sparse", "top_k": 4, "max_checkpoints": 64},
         4_560_784,
-        "its bytes, with lines of 40 tokens (without `max_checkpoints` they would grow by a checkpoint a line); that "
+        "its bytes, with lines of 40 tokens (without `max_checkpoints` they grow by one checkpoint a line); that "
         "any split of a text into calls gives the same outputs (tests)",
         "whether segments by content predict better than equal ones",
     ),
@@ -117,7 +119,7 @@ RECIPES = (
         "A budget of memory",
         {"segments": "constant", "max_checkpoints": 16, "evict": "age", "checkpoint_dtype": "int8"},
         936_864,
-        "checkpoints in int8: 3.5 times fewer bytes, and no difference in bits per byte that could be measured, on the "
+        "checkpoints in int8: 3.5 times fewer bytes and no measurable difference in bits per byte on the "
         "model that ships ([benchmarks](benchmarks.md))",
         'which of `evict` = "age", "use" and "merge" predicts best',
     ),
@@ -125,23 +127,24 @@ RECIPES = (
         "Surprising tokens kept exactly",
         {"memory": "gated_delta", "cache": "exact", "cache_options": {"writes": 64}},
         904_192,
-        "in the [toy of caches](family/cache-exact.md), with 8 kept writes, answers come from the segments in which they were "
-        "told; with `none` they do not",
-        "how often a text needs it. There are no checkpoints: the memory is one endless segment",
+        "in the [toy task of caches](family/cache-exact.md), with 8 kept writes, answers come from the segments that contain the "
+        "facts; with `none` they do not",
+        "how often a text needs it. There are no checkpoints: the memory is one segment that never ends",
     ),
     Recipe(
         "Cheap decoding",
         {"cache": "sparse", "top_k": 2, "kv_heads": 1, "compress": "mean", "rate": 4},
         655_248,
-        "that a token costs about the same far on: with `sparse`, 0.81 to 0.87 of the speed at 1,024 tokens is left at 131,072 "
-        "([benchmarks](benchmarks.md))",
-        "what kv_heads and rate save in time, and cost in prediction",
+        "that the cost of a token depends little on the position: with `sparse`, the speed at 131,072 tokens is 0.81 to 0.87 of "
+        "that at 1,024 ([benchmarks](benchmarks.md))",
+        "the time that `kv_heads` and `rate` save, and the loss in prediction",
     ),
     Recipe(
         "Training on long rows: `siltstone train texts/ --length 8192 --recompute segment`",
         {"memory": "gated_delta", "segment": 256},
         1_069_056,
-        "that gradients are those of one call (tests); the activations of one segment are kept, for one more forward pass",
-        "whether long rows make better memories than the default, 512 tokens a step with states carried on",
+        "that gradients equal those of one call (tests). Only the activations of one segment are kept, at the cost of a second "
+        "forward pass",
+        "whether long rows train better memories than the default, 512 tokens a step with states kept between steps",
     ),
 )

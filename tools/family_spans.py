@@ -1,8 +1,8 @@
-"""Which writes the live checkpoints hold, found in real layers: the figures of the pictures of docs/family.md.
+"""Finds which writes the live checkpoints hold, in real layers: the data of the pictures of docs/family.md.
 
-A layer reads a seeded stream, up to one token past the end of a segment at a time, which is when the segment is sealed. What
-tokens have written into a checkpoint is then read from gradients: those of its matrices with respect to the stream are not zero
-at the tokens that it holds, and zero at all others.
+A layer reads a seeded stream, each time up to one token past the end of a segment, where the segment is sealed. The tokens that a
+checkpoint holds are then found by gradients: the gradient of its matrices with respect to a token is zero unless the checkpoint
+holds the token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import siltstone as st
 from siltstone.bank.constant import ConstantBank
 
 WIDTH, SEGMENT, PLACES, LONGEST = 16, 8, 4, 32
-CUTS = (9, 13, 24, 30, 33, 41, 98, 105, 121, 126, 140)  # the last token of a segment; the longest stretch is cut by `segment`
+CUTS = (9, 13, 24, 30, 33, 41, 98, 105, 121, 126, 140)  # the last token of each segment; `segment` cuts the longest gap
 END = 168
 BUDGET = {"max_checkpoints": PLACES, "memory": "linear"}
 LOGARITHMIC = {"segments": "logarithmic", "memory": "linear"}
@@ -41,7 +41,7 @@ PICTURES: dict[str, dict[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Block:
-    """One checkpoint: the tokens first .. last that it holds, and that it lives from `since` tokens on up to `until`."""
+    """One checkpoint: it holds tokens first .. last, and exists from `since` to `until` tokens read."""
 
     first: int
     last: int
@@ -51,7 +51,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Life:
-    """What became of a stream's checkpoints. ends: the tokens after which a segment was sealed; carried: see `start`."""
+    """The checkpoints over a stream. ends: the tokens after which a segment was sealed; carried: see `start`."""
 
     ends: tuple[int, ...]
     blocks: tuple[Block, ...]
@@ -59,13 +59,13 @@ class Life:
     content: bool
 
     def live(self, tokens: int) -> list[Block]:
-        """The checkpoints there are after so many tokens."""
+        """The checkpoints that exist after this number of tokens."""
         return [b for b in self.blocks if b.since <= tokens < b.until]
 
 
 @cache
 def lives() -> dict[str, dict[str, Life]]:
-    """Of every picture, and of every panel by its title."""
+    """For every picture, the lives of every panel by its title."""
     return {name: {title: life(keys) for title, keys in panels.items()} for name, panels in PICTURES.items()}
 
 
@@ -85,9 +85,9 @@ def life(keys: dict[str, Any]) -> Life:
 
 
 def run(keys: dict[str, Any], cuts: tuple[int, ...]) -> tuple[tuple[int, ...], list[list[tuple[int, int]]]]:
-    """The tokens after which the layer sealed, and then the first and last token of each live checkpoint.
+    """The tokens after which the layer sealed, and after each of them the first and last token of each live checkpoint.
 
-    cuts: tokens after which segments end; none: they end where they are full.
+    cuts: tokens after which segments end; (): they end when they are full.
     """
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
@@ -108,7 +108,7 @@ def run(keys: dict[str, Any], cuts: tuple[int, ...]) -> tuple[tuple[int, ...], l
 
 
 def spans(bank: Any, x: torch.Tensor) -> list[tuple[int, int]]:
-    """First and last token that each checkpoint holds; one gap between them would be an error."""
+    """First and last token that each checkpoint holds; a gap between them is an error."""
     matrices = bank.store.views()[0] if isinstance(bank, ConstantBank) else bank.factors[0]
     out = []
     for n in range(matrices.shape[2]):

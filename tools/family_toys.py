@@ -1,4 +1,4 @@
-"""What every member does to a toy stream after a few hundred steps of training on such streams: figures for docs/family.md.
+"""Trains every member on a toy stream for a few hundred steps: figures for docs/family.md.
 
     python tools/family_toys.py [--again]      (`make docs` runs it)
 
@@ -24,17 +24,17 @@ from siltstone.io.atomic import write_text
 
 PATH = Path(__file__).resolve().parent.parent / "docs" / "family" / "toys.json"
 STEPS = 400
-KEYS, VALUE, WIDTH, HEAD = 12, 4, 32, 8  # keys in use, numbers of a value, width of a token, K and V
-STREAM = "ABCDEFGHIAJKLEFGHIJKLEFGHIJKLEFG"  # which key each write of the shown stream has; A comes twice
+KEYS, VALUE, WIDTH, HEAD = 12, 4, 32, 8  # number of keys, width of a value, width of a token, K and V
+STREAM = "ABCDEFGHIAJKLEFGHIJKLEFGHIJKLEFG"  # the key of each write of the shown stream; A comes twice
 BLOCK = 4  # tokens of a compressor's block
-TOPICS, FACTS = 6, 4  # topics there are, facts and questions of a segment
+TOPICS, FACTS = 6, 4  # number of topics, facts and questions of a segment
 ORDER = (0, 1, 2, 0, 2, 1)  # topics of the shown segments
-BITS = 31  # of a stream whose parity is followed, in training; a start comes before them
-MORE = {"memory": [("deep", {"inner_batch": 1}), ("titans", {"inner_batch": 1})]}  # shown beside a member's own settings
+BITS = 31  # bits of a parity stream in training; a start token precedes them
+MORE = {"memory": [("deep", {"inner_batch": 1}), ("titans", {"inner_batch": 1})]}  # shown besides a member's own settings
 
 
 def train(model: nn.Module, loss: Callable[[torch.Generator], Tensor], steps: int) -> None:
-    """Adam, its rate falling along a cosine."""
+    """Trains with Adam and a cosine learning rate."""
     draw, best = torch.Generator().manual_seed(1), torch.optim.Adam(model.parameters(), 1e-2)
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(best, steps)
     for _ in range(steps):
@@ -51,7 +51,7 @@ def vectors(*shape: int, draw: torch.Generator) -> Tensor:
 
 
 class Alone(nn.Module):
-    """A rule with one head and nothing around it."""
+    """A rule with one head, without a layer around it."""
 
     def __init__(self, name: str, options: dict[str, Any]):
         super().__init__()
@@ -59,7 +59,7 @@ class Alone(nn.Module):
         self.rule = st.MemoryCaching(WIDTH, heads=1, head_dim=HEAD, **keys).mix.memory
 
     def found(self, tokens: Tensor, z: Tensor) -> Tensor:
-        """Writes tokens [B, T, D] from the beginning; what queries z [B, 1, 1, n T, in], n after each write, find: [.., V]."""
+        """Write tokens [B, T, D] from the beginning, read with queries z [B, 1, 1, n T, in], n after each write: [.., V]."""
         inputs = {name: x.unsqueeze(1) for name, x in self.rule.inputs(tokens).items()}
         written = self.rule.scan(inputs, None, torch.zeros(len(tokens), 1, dtype=torch.long), self.rule.init(len(tokens)))
         out = z
@@ -69,7 +69,7 @@ class Alone(nn.Module):
 
 
 class Recall(Alone):
-    """A rule that is asked for every key after every write: keys [B, T], values [B, T, 4] -> [B, T, 12, 4]."""
+    """A rule that is read with every key after every write: keys [B, T], values [B, T, 4] -> [B, T, 12, 4]."""
 
     def __init__(self, name: str, options: dict[str, Any]):
         super().__init__(name, options)
@@ -83,7 +83,7 @@ class Recall(Alone):
 
 
 class Parity(Alone):
-    """A rule that is asked by every token after its own write: ids [B, T] of 0, 1 and 2, a start -> logits [B, T, 2]."""
+    """A rule that is read by every token after its own write: ids [B, T] of 0, 1 and 2, a start -> logits [B, T, 2]."""
 
     def __init__(self, name: str, options: dict[str, Any]):
         super().__init__(name, options)
@@ -95,7 +95,7 @@ class Parity(Alone):
 
 
 def parity(name: str, options: dict[str, Any], steps: int = STEPS) -> list[float | None]:
-    """Share of right answers to "is the number of ones so far odd?": in the second half of streams as long as those of training,
+    """Share of right answers to "is the number of ones so far odd?": in the second half of streams of the training length,
     and in the last quarter of streams twice as long; a mean of 512 streams and three seeds."""
 
     def right(seed: int) -> Tensor:
@@ -131,10 +131,10 @@ def streams(rows: int, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor, T
 
 
 def memory(name: str, options: dict[str, Any], steps: int = STEPS) -> dict[str, list[float | None]]:
-    """Cosine of answer and value after each write.
+    """Cosine of output and value after each write.
 
-    first, second, others: A's first value, its second, and those of B, C and D, a mean of 256 times the shown stream.
-    all: the last values of all keys that were written, a mean of 512 fresh streams like those of training.
+    first, second, others: A's first value, its second, and those of B, C and D, averaged over 256 copies of the shown stream.
+    all: the last values of all keys written so far, averaged over 512 fresh streams like those of training.
     parity: see `parity`.
     """
     torch.manual_seed(0)
@@ -164,9 +164,9 @@ def memory(name: str, options: dict[str, Any], steps: int = STEPS) -> dict[str, 
 
 
 def compress(name: str, options: dict[str, Any], steps: int = STEPS) -> dict[str, list[float | None]]:
-    """Share of each token of a block in the write, by the size of its gradient, where one token matters and says so by its mark.
+    """Share of each token of a block in the write, by the size of its gradient; one token matters, and a mark identifies it.
 
-    anywhere: it stands at any place (shown: the second); last: always at the last.
+    anywhere: the marked token is at any place (shown: the second); last: always at the last.
     """
     return {"anywhere": _shares(name, options, steps, None, 1), "last": _shares(name, options, steps, BLOCK - 1, BLOCK - 1)}
 
@@ -176,7 +176,7 @@ def _shares(name: str, options: dict[str, Any], steps: int, always: int | None, 
     keys: dict[str, Any] = {"heads": 4, "window": BLOCK, "segment": 4 * BLOCK, "compress": name, "compress_options": options}
     try:
         pool = st.MemoryCaching(WIDTH, rate=BLOCK, **keys).mix.compress
-    except ConfigError:  # nothing but rate 1
+    except ConfigError:  # the compressor allows only rate 1
         pool = st.MemoryCaching(WIDTH, **keys).mix.compress
     model = nn.Sequential(pool, nn.Linear(WIDTH, VALUE, bias=False))
     mark, spread = torch.randn(WIDTH, generator=torch.Generator().manual_seed(3)), torch.eye(VALUE, WIDTH)
@@ -201,13 +201,13 @@ def _shares(name: str, options: dict[str, Any], steps: int, always: int | None, 
 
 
 class LookBack(nn.Module):
-    """A layer with a cache that is told facts and asked for them: topics, keys, asks [B, T], values [B, T, 4] -> [B, T, 4]."""
+    """A layer with a cache that reads facts and questions: topics, keys, asks [B, T], values [B, T, 4] -> [B, T, 4]."""
 
     def __init__(self, name: str, options: dict[str, Any]):
         super().__init__()
         keys: dict[str, Any] = {"window": 0, "write_delay": 0, "cache": name, "segment": 2 * FACTS} | options
         keys |= {"top_k": 2} if name == "sparse" else {}
-        if name == "exact":  # is read through the window
+        if name == "exact":  # it is read through the window
             keys |= {"window": 1, "position": "none", "cache_options": {"writes": 2 * FACTS}}
         self.layer = st.MemoryCaching(WIDTH, heads=1, head_dim=HEAD, **keys)
         self.topic, self.key, self.ask = nn.Embedding(TOPICS, WIDTH), nn.Embedding(2 * FACTS, WIDTH), nn.Embedding(2, WIDTH)
@@ -219,9 +219,9 @@ class LookBack(nn.Module):
 
 
 def segments(topics: Tensor, draw: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor]:
-    """topics [B, 6], each of three twice -> (topics, keys, asks, values) [B, 48] and where the answer of each token was told.
+    """topics [B, 6], each of three twice -> (topics, keys, asks, values) [B, 48] and where the answer to each token was stated.
 
-    A segment tells four facts and asks four: its own, or, where its topic has been before, those of that segment.
+    A segment states four facts and asks four questions: about its own, or, if its topic has occurred before, about that one's.
     """
     rows, number = topics.shape
     again = (topics.unsqueeze(1) == topics.unsqueeze(2)).tril(-1)  # [B, 6, 6]
@@ -236,7 +236,7 @@ def segments(topics: Tensor, draw: torch.Generator) -> tuple[tuple[Tensor, ...],
 
 
 def cache(name: str, options: dict[str, Any], steps: int = STEPS) -> list[list[float | None]]:
-    """[6][48]: how much the facts of each segment count in the answer of each token, by the size of its gradient; shares.
+    """[6][48]: how much the facts of each segment influence the answer to each token, by the size of its gradient; shares.
 
     A policy's variants are keys of the layer.
     """
@@ -262,12 +262,12 @@ def cache(name: str, options: dict[str, Any], steps: int = STEPS) -> list[list[f
 
 
 def rounded(x: Tensor) -> list[float | None]:
-    """Two digits after the point, no minus before a zero, and None for what is no number."""
+    """Two decimals, without negative zero; None for values that are not finite."""
     return [None if v != v else round(v, 2) + 0.0 for v in x.tolist()]
 
 
 def lines(found: dict[str, dict[str, Any]]) -> str:
-    """JSON with a line for each setting."""
+    """JSON with one line per setting."""
     families = []
     for family, figures in found.items():
         inside = ",\n".join(f"  {json.dumps(label)}: {json.dumps(x, allow_nan=False)}" for label, x in figures.items())
@@ -276,19 +276,19 @@ def lines(found: dict[str, dict[str, Any]]) -> str:
 
 
 def shown(family: str) -> list[tuple[str, dict[str, Any]]]:
-    """(name, options) of all there is to show of a family."""
+    """(name, options) of every setting that a family shows."""
     return [*registry.settings(family), *MORE.get(family, [])]
 
 
 def settings() -> list[tuple[str, str, dict[str, Any]]]:
-    """(family, name, options) of all there is to show."""
+    """(family, name, options) of every setting that is shown."""
     return [(family, *setting) for family in registry.FAMILIES for setting in shown(family)]
 
 
 def main(words: list[str] | None = None) -> None:
-    """Fill in the file."""
+    """Adds the missing settings to the file."""
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parse.add_argument("--again", action="store_true", help="make all of them again")
+    parse.add_argument("--again", action="store_true", help="compute all of them again")
     again = parse.parse_args(words).again
     torch.set_num_threads(1)
     old = json.loads(PATH.read_text("utf-8")) if PATH.is_file() and not again else {}

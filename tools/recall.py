@@ -1,14 +1,14 @@
 """Does a token find the checkpoint that it needs? Small models learn to recall pairs, with each way of routing and without.
 
-    python tools/recall.py [--seeds 0,1] [--arms "gated;sparse"] [--out docs]     (about 4 minutes an arm and seed, on one core)
+    python tools/recall.py [--seeds 0,1] [--arms "gated;sparse"] [--out docs]     (about 4 minutes per arm and seed, on one core)
 
 Multi-query associative recall (MQAR, arXiv 2312.04927): 64 pairs of a key and a value, then every key once more, in any order
-among fillers; the model must answer with the value. 256 tokens, a vocabulary of 512, segments of 16 tokens: a pair was sealed
-into one of eight checkpoints long before it is asked for. Reported is the share of right answers on streams never seen.
+among fillers; the model must answer with the value. 256 tokens, a vocabulary of 512, segments of 16 tokens: a pair is sealed
+into one of eight checkpoints long before its key comes again. Reported is the share of right answers on new streams.
 
-Beside the ways of routing stand full attention, the window alone, the memory without checkpoints, one whose state is as large
-as the 16 of the others together, and checkpoints chosen at random. Writes recall.json after every run, and in the end recall.md
-and recall.svg.
+The ways of routing are compared with full attention, the window alone, the memory without checkpoints, a memory whose state is as
+large as those of 16 checkpoints together, and checkpoints selected at random. Writes recall.json after every run, and at the end
+recall.md and recall.svg.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 def batch(rows: int, by: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """ids [rows, TOKENS], and for each pair the place where its key is asked for and the value [rows, PAIRS]."""
+    """ids [rows, TOKENS], and for each pair the place where its key comes again and the value [rows, PAIRS]."""
     half = VOCABULARY // 2
     keys = torch.rand(rows, half - 1, generator=by).topk(PAIRS, -1).indices + 1
     values = torch.randint(half, VOCABULARY, (rows, PAIRS), generator=by)
@@ -69,7 +69,7 @@ def batch(rows: int, by: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def answers(model: st.LM, ids: Tensor, places: Tensor) -> Tensor:
-    """Logits at the places that ask [rows, PAIRS, VOCABULARY]."""
+    """Logits at these places [rows, PAIRS, VOCABULARY]."""
     hidden, _ = model.features(ids)
     return model.head(hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1])))
 
@@ -100,12 +100,12 @@ def train(arm: str, seed: int, steps: int) -> dict[str, Any]:
 
 
 def by_chance(router: Router, u: Tensor, summary: Tensor, empty: Tensor | None) -> Tensor:
-    """Scores [R, Q, N] that know nothing."""
+    """Random scores [R, Q, N]."""
     return torch.rand(*u.shape[:2], summary.shape[1])
 
 
 def drawn(rows: list[dict[str, Any]]) -> str:
-    """recall.svg: a bar from the worst to the best seed of each arm, a dot for each seed."""
+    """recall.svg: a bar from the worst to the best seed of each arm, one dot per seed."""
     left, right, step = 12.0, 366.0, 36.0
     shown = [(arm, [row["right"] for row in rows if row["arm"] == arm]) for arm in ARMS]
     shown = [(arm, found) for arm, found in shown if found]
@@ -126,22 +126,24 @@ def drawn(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*out, "</svg>\n"])
 
 
-SAYS = """What two seeds say: checkpoints found by their best sub-block answer more than those found by the mean of a segment's
-keys, and more than a plain state of two thirds of their bytes; two seeds do not tell that one from the mean. A hard choice of
-two checkpoints of sixteen is learnt late or not at all: by no seed with means, by one of two with sub-blocks, with its own
-routing as with that of the first layer; a third of the steps is too few for any hard choice. All checkpoints at once, without
-gates, drown the right one. What a text needs of this is not measured here."""
+SAYS = """Results of two seeds. Scoring checkpoints by their best sub-block gives more right answers than scoring them by the
+mean of a segment's keys, and more than one large state without checkpoints that takes two thirds of the bytes. Two seeds do not
+separate the large state from scoring by the mean. Selecting two of sixteen checkpoints (top-2) is learned late or not at all:
+by no seed with means and by one of two seeds with sub-blocks, both with the layer's own routing and with routing shared with
+the first layer. A third of the steps is too few for any top-2 selection. Reading all checkpoints without gates gives few right
+answers: the wrong checkpoints outweigh the right one. How much of this matters for text was not measured."""
 
 
 def page(rows: list[dict[str, Any]]) -> str:
     """The table."""
     seeds = len({row["seed"] for row in rows})
-    said = f"""Made by `python tools/recall.py`, whose head says what is asked and how; do not edit. Two layers, width 64, two
-    heads of 16, a `gated` memory, `short_conv=4`, {rows[0]["steps"]:,} steps of {ROWS} rows; {PAIRS} pairs, {TOKENS} tokens, no
-    window (but for "window of 16 alone"), every token written at once, segments of {SEALED["segment"]}. Chance is
-    {2 / VOCABULARY:.3f}. {seeds} seeds: differences below their spread say nothing."""
+    said = f"""Generated by `python tools/recall.py`; do not edit. The docstring of that file describes the task. Small models
+    are trained to recall {PAIRS} pairs in streams of {TOKENS} tokens: two layers, width 64, two heads of 16, a `gated` memory,
+    `short_conv=4`, {rows[0]["steps"]:,} steps of {ROWS} rows. There is no window (except in "window of 16 alone"), every token
+    is written at once, and segments have {SEALED["segment"]} tokens. Chance is {2 / VOCABULARY:.3f}. There are {seeds} seeds;
+    differences below their spread mean nothing."""
     lines = [
-        "# Does a token find its checkpoint?\n",
+        "# Recall of pairs with and without checkpoints\n",
         textwrap.fill(" ".join(said.split()), 128, break_on_hyphens=False),
         *(
             ["", textwrap.fill(" ".join(SAYS.split()), 128, break_on_hyphens=False)]

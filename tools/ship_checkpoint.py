@@ -1,9 +1,9 @@
-"""Put a trained run into the package, with the evidence for it: figures, loss curves, bits per byte by position.
+"""Puts a trained run into the package, with its evidence: figures, loss curves, bits per byte by position.
 
     python tools/ship_checkpoint.py RUN TWIN --train DIR --test DIR --demo DIR --command "siltstone train ..."
 
-RUN is the memory model's run folder and TWIN its window-only twin's; `--test` holds whole documents that neither saw,
-`--demo` the speeches left for the demonstration. Weights are kept as bfloat16. Writes src/siltstone/assets/demo.
+RUN is the memory model's run folder and TWIN its window-only twin's; `--test` holds whole documents that neither model has
+read, `--demo` the speeches reserved for the demonstration. Weights are stored as bfloat16. Writes src/siltstone/assets/demo.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def lines(run: Path) -> list[dict[str, Any]]:
 
 
 def loss(run: Path, width: int = 25) -> dict[str, Any]:
-    """Training bits per byte, averaged over stretches of `width` steps, and the validations."""
+    """Training bits per byte, averaged over `width` consecutive steps, and the validations."""
     found = lines(run)
     train = [x for x in found if "loss" in x]
     groups = [train[i : i + width] for i in range(0, len(train), width)]

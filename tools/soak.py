@@ -2,17 +2,17 @@
 
     python tools/soak.py [--tokens N] [--rules gated,delta] [--resume] [--out docs]      (`make soak`)
 
-Each rule, with its defaults and with its variants, stands in a layer with a gated cache of logarithmic segments, started
-afresh or carried on, in float32 and in bfloat16 (weights and products; states stay float32). The text is read by chunks;
+Each rule, with its defaults and with its variants, runs in a layer with a gated cache of logarithmic segments that restart or
+carry on, in float32 and in bfloat16 (weights and products; states stay float32). The text is read in chunks;
 its last thousand tokens are read a second time, token by token, from the same state. A run holds if
 
-    finite    no output and no state is infinite or not a number
-    bounded   the largest number in a state (online, checkpoints, runners) is, in the second half, at most 1.25 times that of
+    finite    no output and no state is infinite or NaN
+    bounded   the largest number in a state (online, checkpoints, span states) is, in the second half, at most 1.25 times that of
               the first; for rules whose states may grow (`bounded = False`) the growth is only reported
     exact     steps and chunks agree: max|difference| <= tolerance * max(1, max|value|), for reads and for states
 
-Reads are compared as they are before their norm: where one passes through zero, the norm would make much of rounding. In the
-constant row the roundings of equal steps do not cancel but add up: there n 2^-24 more is allowed for the n steps of the tail.
+Reads are compared before their norm: near zero, the norm would amplify rounding errors. In the constant row the rounding errors
+of equal steps do not cancel but add up: there the tolerance is larger by n 2^-24 for the n steps of the tail.
 
 Writes soak.json after every run and soak.md, a table, at the end; exit code 1 if a run does not hold.
 """
@@ -42,8 +42,8 @@ WIDTH, HEADS, SEGMENT, CHUNK, TAIL = 32, 2, 256, 4096, 1000
 ROWS = ("random", "constant")
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
 GROWTH = 1.25
-STEEP = {"mlstm": 4.0}  # how many times steeper gates are made that are exponential, and hardly more than 1 at the beginning
-UNITS = {"mlstm": 1}  # last columns of a checkpoint that hold the unit in which the others are given, and no number of the state
+STEEP = {"mlstm": 4.0}  # scale of exponential gates, which initially hardly exceed 1
+UNITS = {"mlstm": 1}  # last columns of a checkpoint that hold the unit of the others, not a number of the state
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Run:
         return f"{registry.label(self.rule, self.options)}, {self.start}, {self.compute}"
 
     def layer(self) -> Any:
-        """With its initial weights, always the same; exponential gates `STEEP` times as steep."""
+        """The layer with its initial weights, always the same; exponential gates are scaled by `STEEP`."""
         torch.manual_seed(0)
         keys = {"memory": self.rule, "memory_options": self.options, "start": self.start, "segment": SEGMENT}
         layer: Any = st.MemoryCaching(WIDTH, heads=HEADS, window=0, write_delay=0, cache="gated", segments="logarithmic", **keys)
@@ -71,18 +71,18 @@ class Run:
 
 
 def name_of(row: dict[str, Any]) -> str:
-    """The run that a row is of."""
+    """The name of the run of a row."""
     return Run(row["rule"], row["options"], row["start"], row["compute"]).name
 
 
 def runs(rules: list[str] | None = None) -> list[Run]:
-    """Every run there is, or those of some rules."""
+    """All runs, or those of some rules."""
     settings = [(name, options) for name, options in registry.settings("memory") if rules is None or name in rules]
     return [Run(*s, start, compute) for s in settings for start in ("carry", "restart") for compute in TOLERANCE]
 
 
 def text(tokens: int) -> Iterator[Tensor]:
-    """[2, n, D] by chunks: a row of noise, and a row that repeats one token. The tail comes last, as a chunk of its own."""
+    """[2, n, D] in chunks: a row of noise, and a row that repeats one token. The tail comes last, as its own chunk."""
     noise = torch.Generator().manual_seed(1)
     same = torch.randn(1, 1, WIDTH, generator=noise)
     tail, chunk = min(TAIL, tokens // 2), min(CHUNK, -(-tokens // 16))
@@ -91,9 +91,9 @@ def text(tokens: int) -> Iterator[Tensor]:
 
 
 def largest(state: Any, units: int = 0) -> Tensor:
-    """[2]: the largest magnitude in each row's memory, checkpoints and runners; not in sums of routing keys, which grow.
+    """[2]: the largest magnitude in each row's memory, checkpoints and span states; not in sums of routing keys, which grow.
 
-    units: how many last columns of checkpoints do not count.
+    units: number of last columns of checkpoints to ignore.
     """
     parts = []
     for name, x in state.tensors().items():
@@ -112,7 +112,7 @@ def apart(got: Tensor, want: Tensor) -> Tensor:
 
 @torch.no_grad()
 def soak(run: Run, tokens: int, step: Callable[[int], None] = lambda n: None) -> list[dict[str, Any]]:
-    """What became of both rows."""
+    """The results of both rows."""
     layer, kind = run.layer(), getattr(torch, run.compute)
     state = before = layer.init_state(2)
     peaks, x = torch.zeros(2, 2, dtype=torch.double), torch.empty(0)
@@ -144,7 +144,7 @@ def soak(run: Run, tokens: int, step: Callable[[int], None] = lambda n: None) ->
 
 
 def by_steps(layer: Any, x: Tensor, before: Any) -> Tensor:
-    """[2]: how far the tail, read token by token, ends up from the tail read at once."""
+    """[2]: the difference between the tail read token by token and the tail read at once."""
     with patch.object(mixer, "rms", lambda read, weight, eps: read):
         whole, after = layer(x, before)
         parts, state = [], before
@@ -156,7 +156,7 @@ def by_steps(layer: Any, x: Tensor, before: Any) -> Tensor:
 
 
 def verdict(row: dict[str, Any]) -> str:
-    """ "holds", or what does not."""
+    """ "holds", or the reason why not."""
     bounded = registry.member("memory", row["rule"]).bounded
     if row["lost"] is not None:
         return f"not finite from token {row['lost']:,} on"
@@ -170,17 +170,21 @@ def page(found: dict[str, Any]) -> str:
     """The table."""
     head = f"""# Long runs
 
-Made by `make soak`; do not edit. Every update rule reads {found["tokens"]:,} tokens by chunks of {CHUNK:,}
-(width {WIDTH}, {HEADS} heads, a gated cache with logarithmic segments of {SEGMENT}), noise in one row and one token over and over
-in another. *Largest* is the largest number in the memory, its checkpoints and runners, in the second half; *growth* is that over
-the first half's. The last {TAIL:,} tokens are read again one by one from the same state; *apart* is how far reads and states then
-differ, over max(1, max|value|). It may be {TOLERANCE["float32"]:.0e} in float32, {TAIL} * 2^-24 more on one token over and over,
-where roundings add up, and {TOLERANCE["bfloat16"]:.0e} where weights and products are bfloat16. The gates of `mlstm`, which
-are exponential, are {STEEP["mlstm"]:.0f} times as steep as they begin; its stabiliser is among its numbers.
+Generated by `make soak`; do not edit. Every update rule reads {found["tokens"]:,} tokens in chunks of {CHUNK:,} (width {WIDTH},
+{HEADS} heads, a gated cache with logarithmic segments of {SEGMENT}). One row is random noise; the other row repeats one token.
+
+- *largest*: the largest number in the memory, its checkpoints and span states, in the second half of the text.
+- *growth*: the same number divided by that of the first half. States of rules with "may grow" are not bounded.
+- *difference*: the last {TAIL:,} tokens are read again one by one from the same state. This is the largest difference of reads or
+  states, divided by max(1, max|value|). Allowed are {TOLERANCE["float32"]:.0e} in float32, plus {TAIL} * 2^-24 in the constant
+  row, where rounding errors add up; and {TOLERANCE["bfloat16"]:.0e} where weights and products are bfloat16.
+- The exponential gates of `mlstm` are made {STEEP["mlstm"]:.0f} times steeper than initialised. Its stabiliser is one of its
+  numbers.
+
 torch {found["torch"]}, {found["processor"]}.
 
 """
-    lines = ["| rule | start | numbers | text | largest | growth | apart | |", "|---|---|---|---|---|---|---|---|"]
+    lines = ["| rule | start | numbers | text | largest | growth | difference | |", "|---|---|---|---|---|---|---|---|"]
 
     def figure(x: float | None, form: str) -> str:
         return "-" if x is None else format(x, form)
@@ -196,10 +200,10 @@ torch {found["torch"]}, {found["processor"]}.
 def main(words: list[str] | None = None) -> int:
     """The tool."""
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parse.add_argument("--tokens", type=int, default=1_000_000, help="tokens of a row (default 1,000,000)")
+    parse.add_argument("--tokens", type=int, default=1_000_000, help="tokens per row (default 1,000,000)")
     parse.add_argument("--rules", help="names of update rules, separated by commas (default: all)")
     parse.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "docs", help="folder of the results")
-    parse.add_argument("--resume", action="store_true", help="keep the runs that the results there already hold")
+    parse.add_argument("--resume", action="store_true", help="keep the results that the folder already holds")
     args = parse.parse_args(words)
     if args.tokens < 2:
         parse.error("--tokens must be at least 2")

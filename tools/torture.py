@@ -1,10 +1,10 @@
 """Fails system calls of real `siltstone stream --session` and `siltstone train` processes, one in each: `make torture`.
 
-Each process runs in a folder of its own; one of its calls on the files there fails (no space, a failing disk), or the
-process is killed there. Then: its error is one line, what it saved can be loaded, other people's files are as they were,
-and the same command, given again, ends with the same bits as one that nothing happened to.
+Each process runs in its own folder; one of its calls on the files there fails (no space, a failing disk), or the process is
+killed at that call. Checked are: the error is one line, the saved files can be loaded, files of other programs are unchanged,
+and the same command, run again, ends with the same bits as an undisturbed run.
 
-Needs a C compiler (`cc`), for tools/torture.c; without one it says so and does nothing.
+Needs a C compiler (`cc`) for tools/torture.c; without one it prints a message and does nothing.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ TEXT = "It was the best of times, it was the worst of times, it was the age of w
 class Job:
     """A command that saves into a folder.
 
-    words   the command's, given the folder
-    result  what it must have come to, from the folder
-    check   loads what there is; raises what loading raises
+    words   arguments of the command, given the folder
+    result  the expected result, from the folder
+    check   loads what was saved; raises what loading raises
     """
 
     name: str
@@ -45,7 +45,7 @@ class Job:
 
 
 def jobs(store: Path) -> list[Job]:
-    """The commands, with a model and a text of their own in `store`."""
+    """The commands, with their own model and text in `store`."""
     import torch
 
     import siltstone as st
@@ -97,7 +97,7 @@ def jobs(store: Path) -> list[Job]:
 
 
 def process(words: list[object], folder: Path, call: int = -1, number: int = -1, error: int = 0) -> tuple[int, str, list[int]]:
-    """Runs a command in a child process: exit code (below 0: the signal), what it said on stderr, how many calls of each kind."""
+    """Runs a command in a child process: exit code (below 0: the signal), its stderr, and the number of calls of each kind."""
     from siltstone.cli.app import main
 
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as counted:
@@ -123,7 +123,7 @@ def process(words: list[object], folder: Path, call: int = -1, number: int = -1,
 
 
 def torture(job: Job, store: Path, runs: int, rng: random.Random) -> list[str]:
-    """What went wrong in so many runs, one line each."""
+    """The failures of at most `runs` runs, one line each."""
     whole = new_folder(store / job.name / "whole")
     code, said, counts = process(job.words(whole), whole)
     assert code == 0, said
@@ -147,13 +147,13 @@ def torture(job: Job, store: Path, runs: int, rng: random.Random) -> list[str]:
         if left := [path.name for path in folder.rglob(".*")]:
             wrong.append(f"{name}: {left} were left after the next run")
         if (folder / "stranger").read_bytes() != b"kept":
-            wrong.append(f"{name}: somebody else's file was changed")
+            wrong.append(f"{name}: a file of another program was changed")
         shutil.rmtree(folder)
     return wrong
 
 
 def told(code: int, said: str, error: int) -> bool:
-    """Whether a process with a failing call (error 0: that was killed) came to a good end, or to an error in one line."""
+    """Whether a process with a failing call (error 0: it was killed) ended with success, or with an error of one line."""
     lines = said.splitlines()
     errors = [line for line in lines if line.startswith("siltstone: error: ")]
     if not error:
@@ -183,14 +183,14 @@ def inside(runs: int, seed: int) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=100, help="of each command (default 100)")
-    parser.add_argument("--seed", type=int, default=0, help="which calls fail, where not all do (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="selects the calls that fail, if not all do (default 0)")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.inside:
         return inside(asked.runs, asked.seed)
     compiler = shutil.which("cc")
     if compiler is None:
-        print("no C compiler (cc) is here: system calls of real processes were not made to fail")
+        print("no C compiler (cc) was found: the system calls of real processes were not made to fail")
         return 0
     with tempfile.TemporaryDirectory(prefix="siltstone-") as folder:
         library = Path(folder, "torture.so")

@@ -11,15 +11,15 @@
     │   ├── SessionCorrupt     truncated, altered, or no session file at all
     │   ├── SessionMismatch    written by another model, configuration or tokenizer
     │   └── SessionVersion     written by a newer Siltstone
-    ├── BusyError              a session with a call that is not over                 (RuntimeError)
+    ├── BusyError              a session whose earlier call has not returned              (RuntimeError)
     ├── StorageError           the disk is full or the folder cannot be written           (OSError)
     │   ├── InUse              another session or run is writing the file
     │   ├── FileChanged        another writer replaced the file since it was read
-    │   └── NotDurable         the file was replaced, and might be lost in a power cut
-    └── OutputError            standard output cannot be written, or nobody reads it      (OSError)
+    │   └── NotDurable         the file was replaced, but a power failure may undo that
+    └── OutputError            standard output cannot be written, or its reader closed it (OSError)
 
-Messages name the argument, what was given, what was expected and the mend. `FormatWarning` is no error: a file of an early
-version was read, and lacks a proof that later ones carry. `RenamedKeyWarning` is a DeprecationWarning: a key has its older name.
+Messages name the argument, what was given, what was expected and the mend. `FormatWarning` is a warning: the file has an early
+format, without an integrity check that later formats have. `RenamedKeyWarning` is a DeprecationWarning: a key has its older name.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ class SessionVersion(SessionFileError):
 
 
 class BusyError(SiltstoneError, RuntimeError):
-    """A session was called while another call of it was not over, of another thread or from inside that call."""
+    """A session was called before an earlier call returned: from another thread, or from inside that call."""
 
 
 class StorageError(SiltstoneError, OSError):
-    """Writing failed: no space, no permission, or a folder that is not there.
+    """Writing failed: no space, no permission, or a missing folder.
 
-    replaced    whether the new file is in place all the same; where it is not, the old file is as it was
+    replaced    whether the new file is in place; if False, the old file is unchanged
     """
 
     replaced: ClassVar[bool] = False
@@ -89,11 +89,11 @@ class InUse(StorageError):
 
 
 class FileChanged(StorageError):
-    """Another writer replaced the file since it was read; its content was not touched."""
+    """Another writer replaced the file since it was read; that writer's file is kept."""
 
 
 class NotDurable(StorageError):
-    """The new file is in place, but the disk did not confirm it: a power cut might bring the old one back."""
+    """The new file is in place, but the disk did not confirm it: after a power failure the old file may be back."""
 
     replaced: ClassVar[bool] = True
 
@@ -101,15 +101,15 @@ class NotDurable(StorageError):
 class OutputError(SiltstoneError, OSError):
     """Standard output cannot be written.
 
-    closed    whether its reader went away, which is no fault: exit code 141 and no word
+    closed    whether the reader closed it. This is not a fault: the exit code is 141, and no message is printed
     """
 
     closed = False
 
 
 class RenamedKeyWarning(DeprecationWarning):
-    """A configuration has a key under its older name, which still works; said once a process for each key."""
+    """A configuration has a key under its older name, which still works; shown once a process for each key."""
 
 
 class FormatWarning(UserWarning):
-    """A file of an early version was read, without a proof that later versions write; saving it again adds the proof."""
+    """A file of an early version was read, without an integrity check that later versions write; saving it again adds it."""

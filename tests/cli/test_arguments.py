@@ -52,7 +52,7 @@ def test_whole_numbers(command: str, option: str, start: Any) -> None:
 @pytest.mark.parametrize(("command", "option"), SHARES, ids=lambda x: x)
 def test_numbers(command: str, option: str, start: Any) -> None:
     for given in ("nan", "inf", "-inf", "1e999", "much", ""):
-        refused(f"'{given}' is no finite number", *start(command), option, given)
+        refused(f"'{given}' is not a finite number", *start(command), option, given)
     refused("-1.0", *start(command), option, -1)
 
 
@@ -74,7 +74,7 @@ def test_paths(command: str, option: str, start: Any) -> None:
         ("a\0b", "zero byte"),
         ("n" * 256, "is too long"),
         ("n/" * 2100, "is too long"),
-        ("\ud800", "no name that a file can have"),
+        ("\ud800", "not a valid file name"),
     ):
         refused(said, *start(command), option, given)
 
@@ -90,7 +90,7 @@ def test_names_that_are_no_unicode(run: Path, file: Path, tmp_path: Path, monkey
     (tmp_path / LATIN).write_bytes(file.read_bytes())
     assert "caf\\udce9.silt" in good("inspect", _streamed(run)).stdout
     for words in ([LATIN], [file, "--valid", LATIN], [file, "--out", LATIN + "x"]):
-        refused("is not valid Unicode text; give names and texts that have a UTF-8 form", "train", *words, "--steps", 1)
+        refused("is not valid Unicode text; give names and texts that UTF-8 can encode", "train", *words, "--steps", 1)
     assert sorted(os.listdir(tmp_path)) == sorted([LATIN, LATIN + ".silt"])
 
 

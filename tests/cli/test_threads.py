@@ -41,8 +41,8 @@ def two(monkeypatch: pytest.MonkeyPatch) -> None:
         ((2, 10), None, 2, "2 threads (of 2; as --threads says)"),
         ((1, SMALL), "2", 1, "1 thread (of 2; as --threads says)"),
         ((None, 10), "2", 2, "2 threads (of 2; as OMP_NUM_THREADS says)"),
-        ((None, SMALL, 1), None, 1, "1 thread (of 2; as the run was begun; --threads changes it)"),
-        ((None, 10, 2), "1", 2, "2 threads (of 2; as the run was begun; --threads changes it)"),
+        ((None, SMALL, 1), None, 1, "1 thread (of 2; as the run began; --threads changes it)"),
+        ((None, 10, 2), "1", 2, "2 threads (of 2; as the run began; --threads changes it)"),
         ((1, 10, 2), None, 1, "1 thread (of 2; as --threads says)"),
     ],
 )

@@ -33,7 +33,7 @@ BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, 
         ({"negative": True}, ["memory='delta' and memory='gated_delta'", 'memory_options={"negative": true}']),
         ({"writes": 8}, ["'writes'", "cache='exact'", 'cache_options={"writes": 8}']),
         ({"pattern": "mmma"}, ["'mmma'", "depth=2", "depth=4"]),
-        ({"layers": {"0": {"mlp_dim": 64}}}, ["layers['0']", "one for all blocks", "beside `layers`"]),
+        ({"layers": {"0": {"mlp_dim": 64}}}, ["layers['0']", "all blocks share it", "beside `layers`"]),
         ({"compress": "mean", "rate": 4, "compress_every": 8, "segment": 252}, ["segment=248", "compress_every=4"]),
         ({"d_model": 70, "heads": 3}, ["heads=3", "head_dim=22", "heads=5"]),
         ({"window": 10**18}, [f"window={10**18}", "at most 1,048,576"]),
@@ -73,7 +73,7 @@ BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, 
         ({"memory": "gated", "memory_options": {"decay": "row"}}, ["decay='row'", "channel"]),
         (
             {"memory": "gated", "memory_options": {"decay": "channel"}, "compress_every": 33, "segment": 33},
-            ["compress_every=33", "33 writes", "compress_every=32 at most", "decay='head'"],
+            ["compress_every=33", "33 writes", "compress_every to at most 32", "decay='head'"],
         ),
         ({"memory": "linear", "memory_options": {"feature": "relu"}}, ["feature='relu'", "softmax"]),
         ({"memory": "linear", "memory_options": {"normalise": True}}, ["normalise=True", "feature='elu'"]),
@@ -90,7 +90,7 @@ BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, 
         ({"router": "max"}, ["router='max'", "mean"]),
         ({"mlp": "relu"}, ["mlp='relu'", "swiglu"]),
         ({"pattern": "mx"}, ["pattern='mx'", "letters"]),
-        ({"pattern": "m,m,w"}, ["pattern='m,m,w'", "stand together, with or without spaces"]),
+        ({"pattern": "m,m,w"}, ["pattern='m,m,w'", "a (attention), with or without spaces"]),
         ({"router": "subblock:0"}, ["router='subblock:0'", "m must be at least 1 token"]),
         ({"memory_options": "channel"}, ["memory_options='channel'", 'for example memory_options={"decay": "head"}']),
         ({"memory": "swla", "memory_options": "x"}, ["memory_options='x'", "memory='swla' has none"]),
@@ -103,7 +103,7 @@ BASE: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "heads": 2, "depth": 2, 
         ({"segment": 8.0}, ["segment=8.0", "whole number"]),
         ({"compress": "mean", "rate": 4, "compress_every": 6}, ["compress_every=6", "rate=4", "compress_every=8"]),
         ({"compress_every": 3}, ["segment=8", "compress_every=3", "segment=6"]),
-        ({"memory": "deep", "memory_options": {"inner_batch": 3}, "compress_every": 2}, ["inner_batch=3", "2 writes at once"]),
+        ({"memory": "deep", "memory_options": {"inner_batch": 3}, "compress_every": 2}, ["inner_batch=3", "2 writes an update"]),
         ({"router": "median"}, ["router='median'", "subblock:m"]),
         ({"router": "subblock:3"}, ["router='subblock:3'", "divide a segment (segment=8)"]),
         ({"router": "subblock:2", "rate": 4, "compress": "mean"}, ["sub-blocks of 2 tokens", "every 4 tokens"]),
@@ -189,7 +189,7 @@ def test_blocks_may_differ() -> None:
     )
     windows = {"window": 0, "write_delay": 0, "pattern": "mw", "depth": 4, "layers": {"1": {"window": 4}, "3": {"window": 5}}}
     assert [layer.window for layer in LMConfig.from_dict(BASE | windows).layer_configs] == [0, 4, 0, 5]
-    with pytest.raises(ConfigError, match="window=0 leaves a window layer"):
+    with pytest.raises(ConfigError, match=r"window=0 a window layer \(w\) sees no token"):
         LMConfig.from_dict(BASE | windows | {"depth": 6})
     with pytest.raises(ConfigError, match="depth=1000000000000 is more than the 10000 blocks"):
         LMConfig.from_dict(BASE | {"depth": 10**12})

@@ -53,7 +53,7 @@ def test_a_layer_refuses_what_its_cache_does_not_use(cache: str) -> None:
 
 def test_a_layer_that_stands_alone_has_nobody_to_share_with() -> None:
     for cache in ("gated", "none"):
-        with pytest.raises(ConfigError, match=r"routing='shared'.*before it.*routing='own'"):
+        with pytest.raises(ConfigError, match=r"routing='shared'.*no earlier one.*routing='own'"):
             st.MemoryCaching(8, heads=2, cache=cache, routing="shared")
 
 

@@ -76,7 +76,7 @@ def test_every_key_refuses_what_is_not_its_kind(name: str) -> None:
 
 def test_the_sampling_options_are_told_apart() -> None:
     rows = [row for row in PAGE.read_text("utf-8").splitlines() if row.startswith(("| `top_k`", "| `temperature`"))]
-    assert len(rows) == 2 and "`generate` is another option" in rows[0] and "not the sampling temperature" in rows[1]
+    assert len(rows) == 2 and "`generate` is a different option" in rows[0] and "not the sampling temperature" in rows[1]
     assert "top_k" in (st.LayerConfig.__doc__ or "") and "not the sampling temperature" in (st.LayerConfig.__doc__ or "")
 
 

@@ -132,7 +132,7 @@ def test_convolution_and_gates_begin_as_the_mean() -> None:
 def test_a_large_budget_is_no_budget(memory: str, start: str, evict: str) -> None:
     cfg = config(memory, start=start)
     if memory in APART and (start, evict) == ("restart", "merge"):
-        with pytest.raises(st.errors.ConfigError, match="do not add up"):
+        with pytest.raises(st.errors.ConfigError, match="cannot be added"):
             st.MemoryCaching(**cfg, max_checkpoints=9, evict=evict)
         return
     close(outputs(cfg, max_checkpoints=9, evict=evict), outputs(cfg))

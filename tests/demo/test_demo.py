@@ -62,7 +62,7 @@ def test_from_reading_to_report(run: Path, tmp_path: Path, capsys: pytest.Captur
 
 def test_a_short_time_ends_the_reading_and_says_so(run: Path, tmp_path: Path) -> None:
     record = demonstrate(run, seconds=1, tokens=200_000, out=tmp_path / "r.html")
-    assert record.reader.position[-1] < 200_000 and "The time was over" in record.notes[0]
+    assert record.reader.position[-1] < 200_000 and "The time ended" in record.notes[0]
     assert record.resume["equal"]
     assert record.transformer.position[0] == reading.CHUNK
 

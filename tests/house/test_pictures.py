@@ -112,16 +112,16 @@ def test_the_report_says_what_failed() -> None:
     record = synthetic.record()
     record.resume["equal"] = False
     record.forks[0]["moved"] = True
-    record.notes.append("The time was over after 9 of 10 tokens.")
+    record.notes.append("The time ended after 9 of 10 tokens.")
     text = report.page(record)
-    assert "NOT equal" in text and "which is a fault" in text and "The time was over" in text
+    assert "NOT equal" in text and "which is a fault" in text and "The time ended" in text
 
 
 def test_the_report_of_a_short_reading_without_a_transformer() -> None:
     record = synthetic.record(chunks=1)
     record.transformer, record.samples = Trace(), []
     outline(report.page(record))
-    assert "left out" in report.page(record)
+    assert "did not run" in report.page(record)
 
 
 def test_the_picture_is_one_svg_file() -> None:

@@ -17,7 +17,7 @@ from siltstone.doctor import equality, findings, gates, run
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = (ROOT / "docs/model.md").read_text("utf-8")
-KEYS = (ROOT / "docs/keys-draft.md").read_text("utf-8")
+KEYS = (ROOT / "docs/configuration.md").read_text("utf-8")
 DOCTOR = (ROOT / "docs/doctor.md").read_text("utf-8")
 
 
@@ -45,27 +45,26 @@ def test_presets(row: list[str]) -> None:
 
 def test_every_preset_and_every_key_has_a_row() -> None:
     assert [words(row[0])[0] for row in table(MODEL, "preset")] == st.presets.names()
-    keys = [key for row in table(KEYS, "key") for key in words(row[0])]
-    options = {f"{family}_options" for family in registry.FAMILIES}
-    assert sorted(keys) == sorted(f.name for f in dataclasses.fields(LayerConfig) if f.name not in options)
-    named = {name for row in table(KEYS, "key") if words(row[0])[0] in registry.FAMILIES for name in words(row[1])}
-    assert named >= {name for family in registry.FAMILIES for name in registry.members(family)}
-    model = KEYS[KEYS.index("## The keys of a model") :]
-    assert all(f"`{f.name}`" in model for f in dataclasses.fields(st.LMConfig) if f.name != "layer")
+    rows = table(KEYS, "key")
+    keys = [key for row in rows for key in words(row[0])]
+    assert sorted(keys) == sorted(f.name for f in dataclasses.fields(LayerConfig))
+    named = {words(row[0])[0]: {*words(row[2])} for row in rows}
+    assert all(named[family] == {*registry.members(family)} for family in registry.FAMILIES)
+    model = KEYS[KEYS.index("## Keys of a model") :]
+    found = {key for row in table(model, "key") for key in words(row[0])}
+    assert found == {f.name for f in dataclasses.fields(st.LMConfig) if f.name != "layer"}
 
 
 def test_every_option_has_a_row_with_its_default() -> None:
-    found: dict[tuple[str, str], list[str]] = {}
-    members: list[str] = []
-    for row in table(KEYS, "member"):
-        members = [name for name in words(row[0]) if name not in registry.FAMILIES] or members
-        defaults = [json.loads(x) for x in words(row[2])]
-        for i, name in enumerate(members):
-            found[name, words(row[1])[0]] = defaults[min(i, len(defaults) - 1)]
+    rows = table(KEYS, "member")
+    found = {(*words(row[0])[0].split("="), words(row[1])[0]): json.loads(words(row[3])[0]) for row in rows}
     told = {
-        (m["name"], key): value for f in registry.FAMILIES for m in registry.described(f) for key, value in m["options"].items()
+        (f, m["name"], key): value
+        for f in registry.FAMILIES
+        for m in registry.described(f)
+        for key, value in m["options"].items()
     }
-    assert found == told
+    assert found == told and len(found) == len(rows)
 
 
 def test_the_doctors_bounds() -> None:

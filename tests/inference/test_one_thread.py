@@ -104,7 +104,7 @@ def test_a_call_from_inside_a_call_is_told(text: Any, session: st.Session, same:
     session.append(text)
     handle.remove()
     twin.append(text)
-    assert told and all("calls it again" in x for x in told) and same(session, twin)
+    assert told and all("called it again" in x for x in told) and same(session, twin)
     session.append("more")
 
 

@@ -70,8 +70,8 @@ def test_a_long_append_is_cut_into_calls(session: st.Session, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        ([0, 259], "ids hold 259"),
-        ([-1], "ids hold -1"),
+        ([0, 259], "ids contain 259"),
+        ([-1], "ids contain -1"),
         (torch.tensor([0.5]), "whole numbers"),
         (torch.tensor([True]), "whole numbers"),
         (torch.zeros(2, 2, dtype=torch.long), "whole numbers"),
@@ -361,7 +361,7 @@ def test_a_step_that_fails_halfway_is_known(session: st.Session, monkeypatch: py
         session.fork,
         lambda: session.score("x"),
     ):
-        with pytest.raises(InputError, match="failed halfway"):
+        with pytest.raises(InputError, match="failed before its end"):
             call()
     session.rollback(mark)
     session.append("goes on")

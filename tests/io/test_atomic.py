@@ -70,7 +70,7 @@ def test_a_disk_that_really_has_no_room(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        with pytest.raises(StorageError, match="largest size allowed"):
+        with pytest.raises(StorageError, match="maximum size allowed"):
             write_bytes(tmp_path / "a.bin", bytes(1_000_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -78,7 +78,7 @@ def test_a_disk_that_really_has_no_room(tmp_path: Path) -> None:
 
 
 def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="folder is not there"):
+    with pytest.raises(StorageError, match="folder does not exist"):
         write_bytes(tmp_path / "missing" / "a.bin", b"")
     write_bytes(tmp_path / "file", b"")
     with pytest.raises(StorageError, match="a file, not a folder"):

@@ -142,7 +142,7 @@ def test_folders_that_take_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(StorageError, match=words):
             claim(tmp_path / "a")
     assert names(tmp_path) == []
-    with pytest.raises(StorageError, match="folder is not there"):
+    with pytest.raises(StorageError, match="folder does not exist"):
         claim(tmp_path / "missing" / "a")
 
 
@@ -152,7 +152,7 @@ def test_the_lock_file_of_another_user(tmp_path: Path, monkeypatch: pytest.Monke
 
     (tmp_path / ".a.lock").write_bytes(b"")
     monkeypatch.setattr(system, "open", refuse)
-    with pytest.raises(StorageError, match=r"cannot claim .*a: .*\.a\.lock is another user's; remove it"):
+    with pytest.raises(StorageError, match=r"cannot claim .*a: .*\.a\.lock belongs to another user; remove it"):
         claim(tmp_path / "a")
 
 

@@ -20,7 +20,7 @@ def test_what_json_has_is_read(value: object) -> None:
     [
         ("NaN", "not JSON"),
         ("[-Infinity]", "not JSON"),
-        ("1e999", "beyond every float"),
+        ("1e999", "out of the range of a float"),
         ("9" * 5000, "5000 digits"),
         ("-" + "9" * 21, "digits"),
         ('{"a": 1, "a": 2}', "twice"),

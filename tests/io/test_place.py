@@ -68,7 +68,7 @@ def test_a_link_to_nothing_gets_its_file(place: Path) -> None:
     save(place / "dangling")
     assert (place / "store" / "later").read_bytes() == b"new" and (place / "dangling").is_symlink()
     (place / "nowhere").symlink_to("missing/later")
-    with pytest.raises(StorageError, match="folder is not there"):
+    with pytest.raises(StorageError, match="folder does not exist"):
         save(place / "nowhere")
 
 
@@ -206,18 +206,18 @@ print("end")
 
 NAMES = {
     "": "the path is empty",
-    "a\0b": "holds a zero byte",
-    "folder/": "ends as the name of a folder",
-    "new/": "ends as the name of a folder",
-    "\ud800": "no file name here can hold",
+    "a\0b": "contains a zero byte",
+    "folder/": "ends like the name of a folder",
+    "new/": "ends like the name of a folder",
+    "\ud800": "file names here cannot contain",
     "folder": "this is a folder",
     ".": "this is a folder",
     "..": "this is a folder",
     "x" * 256: "too long: choose a shorter one",
     "é" * 128: "too long: choose a shorter one",
-    "/".join(["x" * 200] * 30): "not there|too long",
+    "/".join(["x" * 200] * 30): "does not exist|too long",
     "file/under": "a file, not a folder",
-    "missing/a": "folder is not there",
+    "missing/a": "folder does not exist",
 }
 
 

@@ -38,7 +38,7 @@ def test_a_state_of_other_keys_is_refused_by_their_names(other: dict[str, Any]) 
     for moved in (state, state.fork(), state.select([0]), state.detach(), state.cat([state, state]).select([1]), state.to("cpu")):
         with pytest.raises(InputError, match=rf"made with .*{key}=.*{key}={value!r}.*fresh state"):
             layer(**other)(x[:, :3], moved)
-    with pytest.raises(InputError, match=f"put together has .*{key}="):
+    with pytest.raises(InputError, match=f"the first of the states has .*{key}="):
         state.cat([state, layer(**other)(x)[1]])
     with pytest.raises(InputError, match=rf"made with .*{key}=.*this layer has .*{key}={value!r}"):
         layer(**other).load_state(state.tensors(), json.loads(json.dumps(state.meta())))
@@ -72,7 +72,7 @@ def test_other_dtypes_and_things_that_are_no_states() -> None:
 
 def test_a_models_state_is_no_layers() -> None:
     model, mine, ids = st.LM(st.presets.nano(64)), layer(), torch.zeros(1, 5, dtype=torch.long)
-    with pytest.raises(InputError, match=r"a layer's \(st.MemoryCaching\), and one that is a model's \(st.LM\) is needed"):
+    with pytest.raises(InputError, match=r"a layer's \(st.MemoryCaching\), and one that is a model's \(st.LM\) is required"):
         model(ids, mine(torch.randn(1, 3, 16))[1])
     with pytest.raises(InputError, match=r"a model's \(st.LM\), and one that is a layer's"):
         mine(torch.randn(1, 3, 16), model(ids)[1])

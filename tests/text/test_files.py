@@ -21,10 +21,10 @@ def test_files_and_folders(tmp_path: Path) -> None:
     assert names == ["a.md", "b.txt", "deep/c.LOG"]
     twice = find_files([tmp_path / "skip.bin", tmp_path, tmp_path / "b.txt"])
     assert [p.name for p in twice] == ["skip.bin", "a.md", "b.txt", "c.LOG"]
-    with pytest.raises(DataError, match="is not there"):
+    with pytest.raises(DataError, match="does not exist"):
         find_files([tmp_path / "nothing"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no text file"):
+    with pytest.raises(DataError, match="has no text file"):
         find_files([tmp_path / "empty"])
 
 

@@ -42,8 +42,8 @@ HARMLESS: dict[str, Edit] = {
 OFF: dict[str, tuple[Edit, str]] = {
     "dropout": (lambda t: t["model"].update(dropout=0.5), "dropout"),
     "prefix space": (lambda t: t["pre_tokenizer"].update(add_prefix_space=True), "add_prefix_space"),
-    "lstrip": (lambda t: t["added_tokens"][-1].update(lstrip=True), "'<tool>' swallows"),
-    "rstrip": (lambda t: t["added_tokens"][-1].update(rstrip=True), "'<tool>' swallows"),
+    "lstrip": (lambda t: t["added_tokens"][-1].update(lstrip=True), "'<tool>' includes"),
+    "rstrip": (lambda t: t["added_tokens"][-1].update(rstrip=True), "'<tool>' includes"),
 }
 LOSSES: dict[str, tuple[Edit, Callable[[str], str], str]] = {
     "NFC": (lambda t: t.update(normalizer={"type": "NFC"}), lambda s: unicodedata.normalize("NFC", s), "normal form C "),
@@ -108,7 +108,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "punctuation removed": (before({"type": "Punctuation", "behavior": "Removed"}), "behavior='Removed'"),
     "a long added token": (
         lambda t: t["added_tokens"][-1].update(content="x y " * 20, special=False),
-        "80 characters.* 64 at most",
+        "80 characters.*at most 64",
     ),
     "hundreds of parts": (
         lambda t: t.update(
@@ -287,7 +287,7 @@ def test_a_file_has_a_largest_size(tmp_path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(TokenizerError, match="at most 1,000 are read"):
         load_tokenizer(tmp_path)
     monkeypatch.setattr(library, "LARGEST", 1000)
-    with pytest.raises(TokenizerError, match="1,000 are the most"):
+    with pytest.raises(TokenizerError, match="at most 1,000 are allowed"):
         tokenizer_from_json(published_json("gpt2"))
     with pytest.raises(TokenizerError, match="cannot be read"):
         load_tokenizer("a\0b")

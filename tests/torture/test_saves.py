@@ -63,7 +63,7 @@ def test_a_model_that_is_new(tmp_path: Path, run: Callable[..., int]) -> None:
         try:
             return is_new_model(place / "deep" / "run")
         except CheckpointError as error:
-            assert "is not (yet) a trained model's folder" in str(error) or "is not a folder" in str(error)
+            assert "is not (yet) the folder of a trained model" in str(error) or "is not a folder" in str(error)
             return False
 
     keys = {"single": False} if run is torture else {}
@@ -84,7 +84,7 @@ def test_a_training_run(tmp_path: Path, run: Callable[..., int]) -> None:
         try:
             st.load(place / "run")
         except CheckpointError as error:
-            assert "is not (yet) a trained model's folder" in str(error) or "is not a folder" in str(error)
+            assert "is not (yet) the folder of a trained model" in str(error) or "is not a folder" in str(error)
             return False
         return (place / "run" / "receipt.json").exists()
 

@@ -77,5 +77,5 @@ def test_bad_arguments(model: LM) -> None:
         by_position(model, ByteTokenizer(), TEXTS, length=301)
     with pytest.raises(DataError):
         by_position(model, ByteTokenizer(), [])
-    with pytest.raises(InputError, match="rising"):
+    with pytest.raises(InputError, match="ascending"):
         by_position(model, ByteTokenizer(), TEXTS, buckets=[3, 2])

@@ -125,7 +125,7 @@ def test_weights_that_do_not_fit(folder: Path) -> None:
     path = folder / "model.safetensors"
     tensors, _ = read_tensors(path)
     write_tensors(path, tensors | {"norm.weight": torch.ones(3)})
-    with pytest.raises(CheckpointError, match=r"norm\.weight is \[3\], and the configuration asks for \[16\]"):
+    with pytest.raises(CheckpointError, match=r"norm\.weight has shape \[3\], and the configuration requires \[16\]"):
         load(folder)
     write_tensors(path, {name: x for name, x in tensors.items() if name != "norm.weight"} | {"more": torch.ones(1)})
     with pytest.raises(CheckpointError, match=r"lacks norm\.weight and has the unknown more"):

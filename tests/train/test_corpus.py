@@ -45,7 +45,7 @@ def test_the_work_is_done_once(texts: Path, tmp_path: Path) -> None:
     assert np.array_equal(corpus.ids, again.ids)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "data").iterdir()} == stamps
     assert np.array_equal(open_corpus(corpus.key, ByteTokenizer(), tmp_path / "data").ids, corpus.ids)
-    with pytest.raises(DataError, match="is gone"):
+    with pytest.raises(DataError, match="is missing"):
         open_corpus("0" * 64, ByteTokenizer(), tmp_path / "data")
 
 
@@ -91,5 +91,5 @@ def test_bytes_are_the_texts_where_a_tokenizer_loses_some(tmp_path: Path) -> Non
     assert first == encode_sized(lossy, text)[1][0]
     path = next((tmp_path / "data").glob("*.sizes"))
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(CheckpointError, match="bytes of the text"):
+    with pytest.raises(CheckpointError, match="the byte counts beside it do not fit its documents"):
         open_corpus(corpus.key, lossy, tmp_path / "data")

@@ -105,7 +105,7 @@ def test_a_stop_leaves_out_no_validation(
         return
     assert code == 128 + number
     out, err = capsys.readouterr()
-    assert err == f"siltstone: interrupted; step {step} is saved, go on with --resume --out {cut}\n" and out == ""
+    assert err == f"siltstone: interrupted; step {step} is saved; resume with --resume --out {cut}\n" and out == ""
     assert told(cut)["interrupted"] is True and told(cut)["signal"] == number
     assert [s for s, _ in saw] == list(range(3, step, 3))
     assert ended("--resume", "--out", cut, "-q") == 0

@@ -89,7 +89,7 @@ def test_kill_at_any_instant_and_resume(
         patch.setattr(Trainer, "advance", pressed)
         assert here(*again) == 130
     said = capsys.readouterr().err
-    assert said.strip() == f"siltstone: interrupted; step 55 is saved, go on with --resume --out {cut}"
+    assert said.strip() == f"siltstone: interrupted; step 55 is saved; resume with --resume --out {cut}"
     load(cut)
 
     assert here("--resume", "--out", cut, "--quiet") == 0
@@ -131,15 +131,15 @@ def test_a_run_and_its_folder(texts: Path, tmp_path: Path, capsys: pytest.Captur
     assert record["recipe"]["seed"] == 3
 
     assert here(texts, *QUICK, "--steps", "5", "--out", out) == 2
-    assert "already holds a run" in capsys.readouterr().err
+    assert "already has a run" in capsys.readouterr().err
     assert here("--resume", "--out", out, "--steps", "7", "--quiet") == 0
     assert json.loads((out / "receipt.json").read_text())["steps"] == 7
     for change, words in (
         (["--seed", "4"], "seed=4 cannot change"),
         (["--set", "window=9"], "window=9 cannot change"),
         (["--tokenizer", "bpe:300"], "tokenizer='bpe:300' cannot change"),
-        ([texts / "1.txt"], "not what the run was begun with"),
-        (["--valid", texts / "1.txt"], "held-out text is not what"),
+        ([texts / "1.txt"], "not the one that the run began with"),
+        (["--valid", texts / "1.txt"], "held-out text is not the one"),
     ):
         keep = SETTINGS if "--set" in change else []
         preset = ["--preset", "nano"] if keep else []
@@ -150,15 +150,15 @@ def test_a_run_and_its_folder(texts: Path, tmp_path: Path, capsys: pytest.Captur
 def test_a_resumed_run_names_all_that_differs(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert here(texts, *QUICK, "--steps", "1", "--out", out, "--resume") == 0
-    assert "a new one begins there" in capsys.readouterr().err
+    assert "a new run begins there" in capsys.readouterr().err
     assert here("--resume", "--out", out, "--set", "window=9", "--set", "depth=1") == 2
     said = capsys.readouterr().err
     assert "error: depth=1" not in said and said.startswith("siltstone: error: window=9, d_model=160, ")
-    assert "segment=128" in said and "was begun with window=8, d_model=16, " in said and "depth" not in said
-    assert "leave --preset, --config and --set out: the run's own are taken" in said
+    assert "segment=128" in said and "began with window=8, d_model=16, " in said and "depth" not in said
+    assert "leave --preset, --config and --set out: the keys of the run are used" in said
     assert here("--resume", "--out", out, "--batch", "4", "--seed", "2") == 2
     said = capsys.readouterr().err
-    assert "batch=4" in said and "seed=2" in said and "was begun with" in said and "batch=3" in said and "leave them out" in said
+    assert "batch=4" in said and "seed=2" in said and "began with" in said and "batch=3" in said and "leave them out" in said
     assert here("--resume", "--out", out, "--steps", "2", "--quiet") == 0
 
 
@@ -216,9 +216,9 @@ def test_minutes(texts: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["{texts}/nothing.txt"], "is not there"),
+        (["{texts}/nothing.txt"], "does not exist"),
         ([], "no text was given"),
-        (["--resume"], "holds no run to resume"),
+        (["--resume"], "has no run to resume"),
         (["{texts}/empty.txt"], "is empty"),
         (["{texts}/binary.txt"], "binary"),
         (["{texts}/latin.txt"], "not valid UTF-8 at byte 3"),
@@ -233,8 +233,8 @@ def test_minutes(texts: Path, tmp_path: Path) -> None:
         (["{texts}/0.txt", "--threads", "0"], "threads=0"),
         (["{texts}/0.txt", "--device", "abacus"], "device='abacus'"),
         (["{texts}/0.txt", "--tokenizer", "letters"], "'letters' is not known"),
-        (["{texts}/0.txt", "--config", "{texts}/nothing.json"], "nothing.json is not there; check the path"),
-        (["{texts}/0.txt", "--tokenizer", "bpe:100"], "--tokenizer bpe:100 needs a number of ids, of at least 259"),
+        (["{texts}/0.txt", "--config", "{texts}/nothing.json"], "nothing.json does not exist; check the path"),
+        (["{texts}/0.txt", "--tokenizer", "bpe:100"], "--tokenizer bpe:100 needs a number of ids of at least 259"),
         (["{texts}/0.txt", "--tokenizer", "bpe:few"], "write for example --tokenizer bpe:8192"),
         (["{texts}/0.txt", "--set", "memory_options=channel"], 'for example memory_options={"decay": "head"}'),
         (["{texts}/0.txt", "--set", "cut_at=\\n"], "--set 'cut_at=\"\\n\"' (JSON)"),

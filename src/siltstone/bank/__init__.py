@@ -1,1 +1,1 @@
-"""Which sealed states are kept, and how: one file a kind of bank."""
+"""Banks: which sealed states are kept, and how. One file per kind of bank."""

@@ -1,14 +1,16 @@
-"""What a bank is: the sealed states of some rows, and which of them are kept. A kind of segment is a bank with a `name`.
+"""The interface of banks. A bank holds the sealed states of some rows and decides which are kept; a bank with a `name` is a kind
+of segment.
 
-The layer drives the bank through the segment chunks of a call, in order:
+The layer calls the bank for the segment chunks of a call, in order:
 
     bank = bank.begin(call)
     for j in range(segment_chunks):
         view = bank.view(call, j)        what the queries of segment chunk j see; the layer computes gates from it, `mix`
-        bank = bank.append(call, j, mix) the segment that ends with it is sealed
+        bank = bank.append(call, j, mix) the segment that ends with segment chunk j is sealed
     bank = bank.end(call)
 
-A bank is a value: these give a new one. One token that seals nothing takes `step` for each write, then `now`, then `used`.
+A bank is a value: these methods return a new one. A decode step that seals nothing calls `step` for each write, then `now`, then
+`used`.
 """
 
 from __future__ import annotations
@@ -33,13 +35,13 @@ Spans = list[tuple[int, int]]
 
 
 class Bank(State, ABC):
-    """The sealed states of some rows. `select`, `cat`, `fork`, `to`, `leaves` and `nbytes` are those of every state.
+    """The sealed states of some rows. `select`, `cat`, `fork`, `to`, `leaves` and `nbytes` work as in every state.
 
-    name     the value of the key `segments` whose bank it is; without one it is no kind of segment
-    cuts     segments end where the caller cuts, too
+    name     the value of the key `segments` that selects this bank; a bank without a name is not a kind of segment
+    cuts     segments also end where the caller cuts
     grows    the bank grows in proportion to the text
-    growth   how it grows, in words; {segment} are the tokens of a segment
-    tells    leaves, int64 [B, ...], that say which segments are held, where the number of segments does not
+    growth   how it grows, in words; {segment} is replaced by the tokens of a segment
+    tells    leaves, int64 [B, ...], that say which segments are held, if the number of segments alone does not
     """
 
     name: ClassVar[str]
@@ -50,11 +52,11 @@ class Bank(State, ABC):
 
     @classmethod
     def check(cls, cfg: LayerConfig) -> None:
-        """Raise ConfigError where this kind of segment cannot work with the layer's other keys."""
+        """Raise ConfigError if this kind of segment cannot work with the layer's other keys."""
 
     @classmethod
     def lengths(cls, full: int) -> Sequence[int]:
-        """The writes of a row's first segments, each from 1 to `full`; all later ones have `full`. Not together with `cuts`."""
+        """Writes of each of a row's first segments, from 1 to `full`; all later ones have `full`. Excludes `cuts`."""
         return ()
 
     @classmethod
@@ -65,27 +67,27 @@ class Bank(State, ABC):
     @property
     @abstractmethod
     def places(self) -> np.ndarray:
-        """int64 [B], the places for checkpoints that each row keeps."""
+        """int64 [B], the places for checkpoints of each row."""
 
     @abstractmethod
     def sized(self, sealed: np.ndarray, budget: int) -> Self:
-        """With the places of rows that have sealed so many segments [B]; what new ones hold is not said."""
+        """With the places of rows that have sealed these numbers of segments [B]; the content of new places is undefined."""
 
     @abstractmethod
     def begin(self, call: Sealing) -> Self:
-        """The bank before the call's first segment chunk; what is sealed before it is sealed."""
+        """The bank before the call's first segment chunk; states to be sealed before it are sealed."""
 
     @abstractmethod
     def view(self, call: Sealing, j: int) -> View:
         """What the queries of segment chunk j see."""
 
     def whole(self, call: Sealing) -> View | None:
-        """One view for all segment chunks, each of which sees the first so many checkpoints of it; None: this bank has none."""
+        """One view for all segment chunks; chunk j sees the first `seen[:, j]` of its checkpoints. None: not supported."""
         return None
 
     @abstractmethod
     def append(self, call: Sealing, j: int, mix: ReadWeights | None) -> Self:
-        """After segment chunk j, which was read under `mix` (None: there was nothing to see): what ends with it is sealed."""
+        """After segment chunk j, read with the weights `mix` (None: no checkpoints): seal the segment that ends with it."""
 
     @abstractmethod
     def end(self, call: Sealing) -> Self:
@@ -93,7 +95,7 @@ class Bank(State, ABC):
 
     @abstractmethod
     def now(self, router: Router | None, number: int, segments: Segments) -> View:
-        """What rows that have all sealed `number` segments see."""
+        """The view of rows that have all sealed `number` segments."""
 
     def step(self, memory: Memory, inputs: Inputs, begins: Tensor | None, wrote: Tensor | None) -> Self:
         """After one write, inputs [B, ...], into the online memory of the rows that `wrote`, bool [B] (None: all)."""
@@ -108,25 +110,25 @@ class Bank(State, ABC):
         """With one more segment in some rows."""
 
     def used(self, mix: ReadWeights | None, asked: Tensor | None, queries: int) -> Self:
-        """After queries were answered under `mix`; asked bool [R, Q], which of them count (None: all of `queries`)."""
+        """After reads with the weights `mix`; asked bool [R, Q]: the queries that count (None: all of `queries`)."""
         return self
 
     def open_axis(self, name: str) -> int | None:
-        """The axis along which a tensor leaf of this name has places; None: it has none."""
+        """The axis along which the tensor leaf of this name has places; None: it has none."""
         return None
 
     @abstractmethod
     def fits(self, sealed: np.ndarray, budget: int) -> bool:
-        """Whether a loaded bank holds what rows that have sealed so many segments [B] hold."""
+        """Whether a loaded bank is consistent with rows that have sealed these numbers of segments [B]."""
 
     @abstractmethod
     def may_fit(self, sealed: np.ndarray, budget: int) -> bool:
-        """`fits` as far as shapes say it, for rows that have sealed at most so many segments [B]."""
+        """`fits` checked by shapes alone, for rows that have sealed at most these numbers of segments [B]."""
 
     @classmethod
     def spans(cls, number: int, told: Mapping[str, Sequence[int]]) -> Spans:
         """Segments [first, end) that each live checkpoint covers after `number` segments, oldest first.
 
-        told: a row's numbers of each leaf in `tells`.
+        told: one row's values of each leaf in `tells`.
         """
         return [(n, n + 1) for n in range(number)]

@@ -1,10 +1,10 @@
-"""The bank with a budget: at most X checkpoints, in order of time; when there is one too many, something goes.
+"""The bank with a budget: at most X checkpoints, in order of time; one more than X evicts or merges.
 
-evict = "age": the oldest. "use": the one that was read least, by the mean of its gates over heads and over the tokens read
-since it was sealed (never the newest). "merge": none; the two neighbours that hold the fewest segments together, of equals the
-oldest, become one: their writes add up to W_0 + (W - W_0) + (W' - W_0) (W_0: the rule's first state), or with carried segments
-the newer one stands for both; their routing keys are averaged over all their writes. Spans become about equally long, near
-ones too. How many checkpoints a row holds follows from its position; which ones, with "use", from the data.
+evict = "age": evict the oldest. "use": evict the one with the smallest mean gate over heads and over the tokens read since it was
+sealed (never the newest). "merge": evict none, but merge the two neighbours that cover the fewest segments together (ties: the
+oldest pair): their writes add up to W_0 + (W - W_0) + (W' - W_0) (W_0: the rule's initial state); with start="carry" the newer
+state covers both. Their routing keys are averaged over all their writes. Spans become about equally long, recent ones too. How
+many checkpoints a row holds follows from its position; which ones, with "use", depends on the data.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from .places import PlacesBank
 from .sealing import Sealed, Sealer, Sealing
 from .view import View
 
-FARTHEST = 1 << 60  # writes: sums of them stay in 64 bits
+FARTHEST = 1 << 60  # writes: sums of them fit 64 bits
 
 
 @dataclass
 class BudgetBank(PlacesBank):
-    """factors: packed matrices [B, H, X, in, out]; last, span int64 [B, X]: the last segment of each, and how many it holds.
+    """factors: packed matrices [B, H, X, in, out]; last, span int64 [B, X]: each one's last segment and its number of segments.
 
-    sums [B, X, J, U] of routing keys, writes int64 [B, X, J] under them, or None; mass, reads float64 [B, X]: its gates summed,
-    and the tokens that saw it, or None.
+    sums [B, X, J, U] of routing keys and their numbers of writes, int64 [B, X, J], or None; mass, reads float64 [B, X]: the sum
+    of its gates and the number of tokens that saw it, or None.
     """
 
     fixed: ClassVar[tuple[str, ...]] = ("mass", "reads")
@@ -94,7 +94,7 @@ class BudgetBank(PlacesBank):
         return dataclasses.replace(self, factors=pack(call.memory.cfg.checkpoint_dtype, self.factors, call.memory.normalizer))
 
     def now(self, router: Router | None, number: int, segments: Segments) -> View:
-        """See Bank; the rows hold as many checkpoints."""
+        """See Bank; all rows hold equally many checkpoints."""
         return self._view(np.array([number]), router, self.width)
 
     def used(self, mix: ReadWeights | None, asked: Tensor | None, queries: int) -> Self:
@@ -131,7 +131,7 @@ class BudgetBank(PlacesBank):
         return dataclasses.replace(bank, factors=pack(memory.cfg.checkpoint_dtype, bank.factors, memory.normalizer))
 
     def fits(self, sealed: np.ndarray, budget: int) -> bool:
-        """See Bank: as many checkpoints as there may be, of some of the segments, in order of time, none in two of them."""
+        """See Bank: the right number of checkpoints, each of sealed segments, in order of time, without overlap."""
         count = np.minimum(sealed, budget)
         if not self.even(budget) or count.max(initial=0) > self.width:
             return False
@@ -161,7 +161,7 @@ class BudgetBank(PlacesBank):
             writes = self.writes[:, :width]
             summary = self.sums[:, :width] / writes.clamp(min=1).unsqueeze(-1)
             empty = writes == 0 if router is not None and router.blocks > 1 else None
-            if empty is not None:  # a place that holds nothing is hidden anyway, and must have a score
+            if empty is not None:  # an empty place is hidden, but its score must be finite
                 empty = empty & (writes.sum(-1, keepdim=True) > 0)
         count = np.minimum(number, budget)
         hidden = None if (count == width).all() else torch.from_numpy(np.arange(width) >= count[:, None]).to(self.last.device)
@@ -169,13 +169,13 @@ class BudgetBank(PlacesBank):
         return View(factors, summary, empty, hidden, number, self.last[:, :width])
 
     def _seal(self, call: Sealer, sealed: Sealed) -> Self:
-        """With a segment more in some rows."""
+        """Seal one more segment in some rows."""
         cfg, device, budget = call.memory.cfg, self.last.device, call.budget
         new, number, now = self._new(call, sealed), sealed.number, sealed.now
         bank = self.grown(min(budget, int(np.where(now, number + 1, 0).max(initial=0))))
         full, width = now & (number >= budget), bank.width
         both = bank._joined(new)
-        gone = torch.full((len(number),), width, device=device)  # the place that is given up; `width` is the new one's own
+        gone = torch.full((len(number),), width, device=device)  # the place that is given up; `width`: the new one's own place
         if full.any():
             if cfg.evict == "merge":
                 together = both.span[:, :-1] + both.span[:, 1:]
@@ -209,7 +209,7 @@ class BudgetBank(PlacesBank):
         return type(self)(tuple(s.unsqueeze(2) for s in factors), last, torch.ones_like(last), routing, writes, fresh, fresh)
 
     def _joined(self, new: Self) -> Self:
-        """These places, and then the new one's."""
+        """These places, followed by the new one."""
         theirs = (x for _, x in new.leaves())
         return self.each(lambda x, axis: torch.cat([x, next(theirs).to(x.dtype)], axis))
 
@@ -237,7 +237,7 @@ class BudgetBank(PlacesBank):
         if self.sums is not None and self.writes is not None:
             blocks = self.sums.shape[2]
 
-            def halved(x: Tensor) -> Tensor:  # 2 J sub-blocks, neighbours together
+            def halved(x: Tensor) -> Tensor:  # 2 J sub-blocks: sum neighbours
                 return torch.cat(pair(x, 1), 2).unflatten(2, (blocks, 2)).sum(3)
 
             out.sums, out.writes = put(self.sums, halved(self.sums), 1), put(self.writes, halved(self.writes), 1)
@@ -245,10 +245,10 @@ class BudgetBank(PlacesBank):
 
 
 def places(memory: Memory, routing: tuple[int, int] | None) -> int:
-    """The most checkpoints that a row keeps.
+    """The largest number of checkpoints that a row keeps.
 
-    max_bytes counts all that a place of the bank takes in a model of float32 or narrower, so that the number follows from
-    the configuration alone. A layer that follows another's routing counts routing sums too, to keep as many as that one.
+    max_bytes counts all tensors of one place of the bank, for a model in float32 or narrower, so that the number follows from
+    the configuration alone. A layer that shares another layer's routing also counts routing sums, so that both keep equally many.
     """
     cfg = memory.cfg
     if cfg.max_checkpoints is not None:
@@ -256,5 +256,5 @@ def places(memory: Memory, routing: tuple[int, int] | None) -> int:
     assert cfg.max_bytes is not None
     each = BudgetBank.empty(memory, 1, routing).grown(1).to(dtype=torch.float32).nbytes
     if cfg.max_bytes < each:
-        raise ConfigError(f"max_bytes={cfg.max_bytes} holds no checkpoint of this layer; give at least {each}")
+        raise ConfigError(f"max_bytes={cfg.max_bytes} holds no checkpoint of this layer; set max_bytes to at least {each}")
     return cfg.max_bytes // each

@@ -1,4 +1,4 @@
-"""The bank of sealed states: every checkpoint is kept, appended, shared by forks."""
+"""The bank of constant segments: every checkpoint is kept, appended, shared by forks."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .view import View
 
 @dataclass
 class ConstantBank(Bank):
-    """store: packed matrices of each read factor [B, H, N, in, out] and, where routed, mean routing keys [B, N, J, U].
+    """store: packed matrices of each read factor [B, H, N, in, out] and, if routed, mean routing keys [B, N, J, U].
 
-    Inside a call, what it seals is in the store from the beginning, and segment chunks see the first so many of the checkpoints.
+    During a call, the store holds all checkpoints that the call seals; each segment chunk sees only the first of them.
     """
 
     name: ClassVar[str] = "constant"
@@ -32,9 +32,9 @@ class ConstantBank(Bank):
     store: Store
 
     def __post_init__(self) -> None:
-        self._found: dict[int, Tensor | None] = {}  # what `_empty` says of so many checkpoints, once for all tokens until a seal
+        self._found: dict[int, Tensor | None] = {}  # results of `_empty` by number of checkpoints, kept until the next seal
         self._shown = self.store  # what the segment chunks of a call see
-        self._none: Tensor | None = None  # what `_empty` says of it
+        self._none: Tensor | None = None  # result of `_empty` for it
 
     @classmethod
     def empty(cls, memory: Memory, batch: int, routing: tuple[int, int] | None) -> Self:
@@ -57,7 +57,7 @@ class ConstantBank(Bank):
         return type(self)(self.store.sized(sealed))
 
     def begin(self, call: Sealing) -> Self:
-        """See Bank. Packed checkpoints pass gradients on inside the call that seals them, and none to later calls."""
+        """See Bank. Packed checkpoints carry gradients inside the call that seals them, and none to later calls."""
         schedule, store, kind = call.schedule, self.store, call.memory.cfg.checkpoint_dtype
         shown = store
         if call.width:
@@ -125,9 +125,9 @@ class ConstantBank(Bank):
         return bool((self.store.count <= sealed).all())
 
     def _empty(self, segments: Segments, number: int, router: Router | None) -> Tensor | None:
-        """bool [R, number, J], sub-blocks that no write fell into; None: there are none, or another layer routes."""
+        """bool [R, number, J], sub-blocks without a write; None: there are none, or another layer routes."""
         found = segments.empty(number, router.block, router.blocks) if router is not None and router.leads else None
-        with torch.inference_mode(False):  # it outlives the call
+        with torch.inference_mode(False):  # it is kept after the call
             return None if found is None else torch.from_numpy(found).to(self.store.leaves[0].device)
 
     @staticmethod

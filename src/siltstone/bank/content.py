@@ -1,4 +1,4 @@
-"""The bank of segments that end where the caller cuts, and when they are full: every checkpoint is kept."""
+"""The bank of segments that end where the caller cuts, or when they are full: every checkpoint is kept."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from .constant import ConstantBank
 
 
 class ContentBank(ConstantBank):
-    """As with segments of constant length."""
+    """As ConstantBank, with cuts."""
 
     name: ClassVar[str] = "content"
     cuts: ClassVar[bool] = True
-    growth: ClassVar[str] = "O(cuts + t/C): one checkpoint a cut, and every C = {segment} tokens where there is none"
+    growth: ClassVar[str] = "O(cuts + t/C): one checkpoint per cut, and every C = {segment} tokens without a cut"

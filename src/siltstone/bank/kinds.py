@@ -1,4 +1,4 @@
-"""Which bank a layer has: that of its kind of segment, or one with a budget. A kind of segment is a file in this folder."""
+"""Chooses a layer's bank: that of its kind of segment, or one with a budget. A kind of segment is a file in this folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .budget import BudgetBank, places
 
 
 def kind(cfg: LayerConfig) -> type[Bank]:
-    """What says when segments end; without a budget, the layer's bank."""
+    """The class that decides when segments end; without a budget, also the layer's bank."""
     return registry.member("segments", cfg.segments)
 
 
@@ -21,10 +21,10 @@ def bank(cfg: LayerConfig) -> type[Bank]:
 
 
 def budget(memory: Memory, routing: tuple[int, int] | None) -> int:
-    """The most checkpoints that a row keeps. routing: (J, U) of the layer's routing keys, its own or another layer's."""
+    """The largest number of checkpoints per row. routing: (J, U) of the layer's routing keys, its own or another layer's."""
     return places(memory, routing) if memory.cfg.bounded else ENDLESS
 
 
 def telling() -> set[str]:
-    """The leaves, of any bank, that say which segments are held."""
+    """Names of the leaves, of any bank, that say which segments are held."""
     return {leaf for each in (BudgetBank, *registry.members("segments").values()) for leaf in each.tells}

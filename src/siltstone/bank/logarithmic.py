@@ -1,13 +1,13 @@
-"""The bank with logarithmic segments: O(log t) checkpoints, one a bit of the number of sealed segments.
+"""The bank with logarithmic segments: O(log t) checkpoints, one per set bit of the number of sealed segments.
 
 After n segments the checkpoints span the binary expansion of n (37 = 32 + 4 + 1); slot l holds the span of 2^l segments
-where bit l of n is set. Sealing segment n merges the spans of its trailing ones into one.
+if bit l of n is set. Sealing segment n merges the spans of its trailing ones into one.
 
-start = "carry": the merged checkpoint is simply the newest state. start = "restart": it must hold the writes of its
-whole span, so that each slot keeps a *span state*, the state that began where the span begins and is still written to; when
-spans merge, the span state of the oldest is what the new checkpoint is. Works for any rule, at O(log t) writes a token. Where a
-rule's writes do no more than fade a state and add to it (`Memory.merges`), two spans merge as S = e^{f'} S_older + S_newer, with
-f' the newer one's log decay, and there are no span states.
+start = "carry": the merged checkpoint is the newest state. start = "restart": the merged checkpoint must hold the writes of its
+whole span, so each slot keeps a *span state*: a state that started at the span's start and still receives every write; when
+spans merge, the span state of the oldest becomes the new checkpoint. This works for any rule, at O(log t) writes per token. If a
+rule's writes only decay a state and add to it (`Memory.merges`), two spans merge as S = e^{f'} S_older + S_newer, with
+f' the newer one's log decay, and no span states are needed.
 Source: arXiv 2602.24281, section 3.4; arXiv 2506.04761 (Fenwick tree of states).
 """
 
@@ -48,7 +48,7 @@ class LogDecays(State):
 class LogarithmicBank(PlacesBank):
     """factors: packed matrices [B, H, X, in, out]; sums [B, X, J, U] of routing keys, or None.
 
-    To merge with, where segments restart: span_states, leaves [B, X, ...], or log_decays.
+    For merging, if segments restart: span_states, leaves [B, X, ...], or log_decays.
     A span of 2^l segments has J sub-blocks like a segment, each 2^l times as long; all segments but the first are full.
     """
 
@@ -212,7 +212,7 @@ class LogarithmicBank(PlacesBank):
         return bank
 
     def _seal(self, call: Sealer, sealed: Sealed) -> Self:
-        """With a segment more in some rows."""
+        """Seal one more segment in some rows."""
         number, now, state, sums = sealed.number, sealed.now, sealed.state, sealed.sums
         merged = np.array([(~int(n) & (int(n) + 1)).bit_length() - 1 for n in number], np.int64)
         bank = self.grown(int(np.where(now, merged + 1, 0).max()))
@@ -241,7 +241,7 @@ class LogarithmicBank(PlacesBank):
         most = int(np.where(now, merged, 0).max(initial=0))
 
         def at(folded: list[Tensor]) -> Tensor:
-            """Of what has been merged with 0, 1, 2 ... levels, each row's own."""
+            """Selects, for each row, the result after its own number of merged levels (0, 1, 2, ...)."""
             each = torch.stack(folded, 1)
             index = source.clamp(max=most).view(-1, *(1,) * (each.dim() - 1)).expand(-1, 1, *each.shape[2:])
             return each.gather(1, index)[:, 0]
@@ -259,7 +259,7 @@ class LogarithmicBank(PlacesBank):
         total = None
         if bank.sums is not None and sums is not None:
             folded = [sums]
-            for level in range(most):  # 2 J sub-blocks, neighbours together
+            for level in range(most):  # 2 J sub-blocks: sum neighbours
                 both = torch.cat([bank.sums[:, level], folded[-1]], 1)
                 folded.append(both.unflatten(1, (-1, 2)).sum(2))
             total = put(bank.sums, at(folded), 1)
@@ -267,5 +267,5 @@ class LogarithmicBank(PlacesBank):
 
 
 def _bits(number: np.ndarray) -> int:
-    """The digits of the largest number."""
+    """The number of binary digits of the largest number."""
     return max((int(n).bit_length() for n in number), default=0)

@@ -1,4 +1,4 @@
-"""A bank with a number of places, in tensors that grow with it: the logarithmic one, and the one with a budget."""
+"""Banks with a number of places, in tensors that grow with it: the logarithmic bank and the bank with a budget."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PlacesBank(Bank):
 
     @property
     def width(self) -> int:
-        """X, the places there are."""
+        """X, the number of places."""
         return self.factors[0].shape[2]
 
     @property
@@ -34,7 +34,7 @@ class PlacesBank(Bank):
         return 2 if name.startswith("stages.") else 1
 
     def each(self, f: Callable[[Tensor, int], Tensor]) -> Self:
-        """f(leaf, its axis of places) in the place of every leaf that has places."""
+        """Replace every leaf that has places by f(leaf, its axis of places)."""
         names = iter([name for name, _ in self.leaves()])
 
         def one(x: Tensor) -> Tensor:
@@ -54,6 +54,6 @@ class PlacesBank(Bank):
         return super().cat([s.grown(width) for s in states])
 
     def even(self, most: int) -> bool:
-        """Whether all leaves have the same number of places, `most` at most."""
+        """Whether all leaves have the same number of places, at most `most`."""
         axes = [(x, self.open_axis(name)) for name, x in self.leaves()]
         return self.width <= most and all(axis is None or x.shape[axis] == self.width for x, axis in axes)

@@ -1,4 +1,4 @@
-"""Reading checkpoints with a memory's own factors: ops/bank_read.py has the equations."""
+"""Reads checkpoints with a memory's read factors; equations: ops/bank_read.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call seals, and what a bank may need of the call to keep it."""
+"""What a call seals, and what a bank may need from the call to keep it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ..state.tree import State
 
 @dataclass
 class Sealed:
-    """What some rows seal at once: the rows `now` bool [R], which had sealed `number` [R] segments before, seal the online
-    memory `state` [R, ...] with its sums of routing keys [R, J, U] (None: it has none)."""
+    """States sealed at once: the rows `now` bool [R], which had sealed `number` [R] segments before, seal the online
+    memory `state` [R, ...] with its sums of routing keys [R, J, U] (None: no routing)."""
 
     number: np.ndarray
     now: np.ndarray
@@ -68,10 +68,10 @@ class RowSealer:
 
 @dataclass
 class Sealing:
-    """What a call seals, and into what: states `ends` [R, S, ...] and routing sums [R, S, J, U] after each segment chunk.
+    """What a call seals, and its context: states `ends` [R, S, ...] and routing sums [R, S, J, U] after each segment chunk.
 
     inputs, valid, skip are the call's writes [R, S, ...]; `before` is the online state at the call's start; `written` is the
-    scan of the segment chunks, group r * S + s (where segments restart); `budget` is the most checkpoints a row may keep.
+    scan of the segment chunks, group r * S + s (if segments restart); `budget` is the largest number of checkpoints per row.
     """
 
     schedule: CallSchedule
@@ -89,12 +89,12 @@ class Sealing:
 
     @property
     def width(self) -> int:
-        """The most checkpoints that a run seals in this call."""
+        """The largest number of checkpoints that a run seals in this call."""
         return int(self.schedule.segment_chunks.max(initial=1)) - 1
 
     @property
     def dtype(self) -> torch.dtype:
-        """What states are computed in."""
+        """The dtype in which states are computed."""
         return next(iter(self.before.leaves()))[1].dtype
 
     @property
@@ -108,14 +108,14 @@ class Sealing:
 
     @property
     def dropped(self) -> Sealed | None:
-        """What all rows seal before the first segment chunk, if anything."""
+        """What all rows seal before the first segment chunk, or None."""
         schedule = self.schedule
         if not schedule.dropped:
             return None
         return Sealed(schedule.sealed0, np.ones_like(schedule.sealed0, bool), self.before, self.sum_before)
 
     def after(self, j: int) -> Sealed | None:
-        """What is sealed after segment chunk j, if anything."""
+        """What is sealed after segment chunk j, or None."""
         schedule, now = self.schedule, self.schedule.dropped + j < self.schedule.segment_chunks - 1
         if not now.any():
             return None
@@ -131,7 +131,7 @@ class Sealing:
         return each.sum(2)
 
     def sealed_ends(self) -> State:
-        """[R, width, ...] states in the order they are sealed."""
+        """[R, width, ...] states in the order in which they are sealed."""
         if not self.schedule.dropped:
             return self.ends.map(lambda x: x[:, : self.width])
         return type(self.ends)(

@@ -16,14 +16,14 @@ from .codec import unpack
 class View:
     """The checkpoints that the queries of one segment chunk see.
 
-    leaves       packed matrices [R, H, N, in, out] of each read factor; `factors` are the matrices
+    leaves       packed matrices [R, H, N, in, out] of each read factor; `factors` unpacks them
     summary      [R, N, J, U] mean routing keys of sub-blocks, or None
-    empty        bool [R, N, J] sub-blocks that no write fell into, or None: every one has some
-    hidden       bool [R, N], True where a row sees less than N; None: all see all
-    sealed       [R] segments sealed so far (of all segment chunks: [R, S])
-    last         [R, N] the last segment that each checkpoint holds; None: checkpoint n is segment n
-    newest_last  checkpoints stand in order of time
-    seen         [R, S] how many checkpoints each segment chunk sees, in a view of all of them (`hidden` is None then)
+    empty        bool [R, N, J] sub-blocks without a write; None: every one has some
+    hidden       bool [R, N], True for checkpoints that a row does not see; None: all rows see all
+    sealed       [R] segments sealed so far (for all segment chunks: [R, S])
+    last         [R, N] the last segment that each checkpoint covers; None: checkpoint n is segment n
+    newest_last  checkpoints are in order of time
+    seen         [R, S] how many checkpoints each segment chunk sees, in a view for all of them (`hidden` is None then)
     """
 
     leaves: tuple[Tensor, ...]
@@ -46,7 +46,7 @@ class View:
         return unpack(self.leaves)
 
     def age(self) -> Tensor:
-        """[R, 1, N] segments from each checkpoint's last to the online one: 1 for the newest."""
+        """[R, 1, N] distances in segments from each checkpoint's last segment to the online one: 1 for the newest."""
         device, last = self.leaves[0].device, np.arange(self.number)[None] if self.last is None else self.last
         if isinstance(self.sealed, Tensor):
             if isinstance(last, np.ndarray):

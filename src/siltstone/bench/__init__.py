@@ -1,1 +1,1 @@
-"""Speed and size, measured side by side in one run: medians of interleaved repeats, both sides in the same dtype."""
+"""Benchmarks of speed and size: both sides in one run, in the same dtype; medians of interleaved rounds."""

@@ -1,4 +1,4 @@
-"""Checkpoints kept in bfloat16 and int8, on the model that ships and held-out text: bytes saved, and what rounding costs."""
+"""Checkpoints stored in bfloat16 and int8, for the shipped model on held-out text: bytes saved, and the effect of rounding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .timing import Row
 
 
 def rounded(tokens: int, span: int = 8192) -> Iterator[Row]:
-    """Bytes of the checkpoints against float32, all kept (constant segments); the note says what became of the predictions."""
+    """Bytes of the checkpoints against float32, with constant segments (all are kept); the note has the change in predictions."""
     model, tokenizer = load(demo_run())
     found = text.reading(tokenizer, tokens)
     pieces = [found.ids[at : at + span] for at in range(0, len(found.ids) - 1, span)]

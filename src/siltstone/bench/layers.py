@@ -1,4 +1,4 @@
-"""One layer: against the PyPI package `memory-caching`, and against full attention (SDPA) on given queries, keys, values."""
+"""One layer, compared with the PyPI package `memory-caching` and with full attention (SDPA) on given queries, keys, values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PEER = "memory-caching is not installed; install the bench extra: pip install 's
 
 
 def _peer(kind: str) -> Any:
-    """The package's layer at the sizes of the comparison, or None where the package is not installed."""
+    """The package's layer at the sizes of the comparison, or None if the package is not installed."""
     try:
         from memory_caching import LinearMemoryBackend, MCConfig, MemoryCachingLayer  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -66,7 +66,7 @@ def against_package(threads: int, rounds: int, tokens: int) -> Iterator[Row]:
 
 
 def mixer(cache: str, dtype: torch.dtype) -> MemoryCaching:
-    """Six heads of 64 behind projections from a width of 8, so that what is timed is the mixing."""
+    """Six heads of 64 with projections from a width of 8, so that the mixing dominates the time."""
     layer = MemoryCaching(8, heads=6, head_dim=64, window=128, segment=256, memory="gated", cache=cache, gate="softmax")
     return layer.to(dtype)
 

@@ -20,7 +20,7 @@ VOCAB = 256
 
 
 def pair(dtype: torch.dtype, **keys: object) -> tuple[LM, LM]:
-    """A memory model (preset small) and a transformer with as many parameters: its MLP is wider by what a memory takes."""
+    """A memory model (preset small) and a transformer with the same number of parameters, due to a wider MLP."""
     ours = LM(small(VOCAB, **({"segments": "constant"} | keys)))
     plain = {k: v for k, v in keys.items() if k in ("depth", "d_model", "heads")}
     peer = LM(small(VOCAB, pattern="a", **plain))
@@ -31,7 +31,7 @@ def pair(dtype: torch.dtype, **keys: object) -> tuple[LM, LM]:
 
 
 def at_position(model: LM, position: int, scale: float = 0.02) -> LMState:
-    """A state as after `position` tokens, its checkpoints and caches filled with noise instead of a text's."""
+    """A state with the shapes after `position` tokens; its checkpoints and caches are filled with noise."""
     state = model.init_state(1)
     positions = RowPositions(np.array([position]), np.zeros(1, np.int64))
     mixers: list[Any] = [cast(Any, b).mix for b in model.blocks]
@@ -46,7 +46,7 @@ def at_position(model: LM, position: int, scale: float = 0.02) -> LMState:
 
 
 def prefill(threads: int, rounds: int, dtype: torch.dtype, tokens: int) -> Iterator[Row]:
-    """A text of `tokens` tokens read at once (logits of the last one)."""
+    """A text of `tokens` tokens read in one call (logits of the last token)."""
     name = "bf16" if dtype == torch.bfloat16 else "fp32"
     ours, peer = pair(dtype, cache="sparse", gate="softmax")
     ids = torch.randint(VOCAB, (1, tokens))
@@ -64,7 +64,7 @@ def prefill(threads: int, rounds: int, dtype: torch.dtype, tokens: int) -> Itera
 
 
 def training(threads: int, rounds: int, dtype: torch.dtype, tokens: int) -> Iterator[Row]:
-    """One forward and backward over 8,192 tokens in rows of `tokens`; bf16 by autocast, as `siltstone train` does."""
+    """One forward and backward pass over 8,192 tokens in rows of `tokens`; bf16 by autocast, as in `siltstone train`."""
     name = "bf16" if dtype == torch.bfloat16 else "fp32"
     rows = max(1, 8192 // tokens)
     ids = torch.randint(VOCAB, (rows, tokens + 1))
@@ -118,13 +118,13 @@ def decoding(threads: int, rounds: int, positions: tuple[int, ...] = (1024, 8192
 
 
 def _bandwidth() -> float:
-    """Bytes a second of summing a tensor far larger than the caches."""
+    """Memory bandwidth in bytes a second: the sum of a tensor far larger than the CPU caches."""
     x = torch.ones(64 * 1024 * 1024)
     return x.numel() * 4 / (interleaved({"sum": lambda: x.sum()}, 5)["sum"] / 1e3)
 
 
 def session_bytes(position: int = 131072) -> Iterator[Row]:
-    """What a session keeps, against a key-value cache of the same dtype."""
+    """Bytes of a session, against a key-value cache of the same dtype."""
     cache = 2 * 6 * position * 384 * 4
     for segments, start, want in (
         ("constant", "restart", None),

@@ -1,4 +1,4 @@
-"""Every update rule, compressor and caching policy, against causal attention; rules with a public rival against that too."""
+"""Every update rule, compressor and caching policy, compared with causal attention, and some rules with public packages."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .timing import Row, interleaved
 
 WIDTH, HEADS = 128, 4
 EXTRA = "{} is not installed; install the bench extra: pip install 'siltstone[bench]'"
-AIMS = {("gated_delta", "forward", 8192): 3.0}  # against attention on given queries, keys and values
+AIMS = {("gated_delta", "forward", 8192): 3.0}  # target ratio to attention on given queries, keys and values
 
 
 class Attention(nn.Module):
-    """Causal attention with projections of its own, and without a position."""
+    """Causal attention with its own projections, without position encoding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,17 +37,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def alone(rule: str, options: dict[str, Any], heads: int = HEADS) -> MemoryCaching:
-    """A layer that is its rule and little else: no window, no delay, no compression, one endless segment."""
+    """A layer with little more than the update rule: no window, no delay, no compression, no segment ends."""
     return MemoryCaching(WIDTH, heads=heads, window=0, write_delay=0, memory=rule, memory_options=options, cache="none")
 
 
 def around(**keys: Any) -> MemoryCaching:
-    """A layer for a compressor or a policy: a window of 64 before the rule that costs least, segments of 256."""
+    """A layer for a compressor or a caching policy: a window of 64, the cheapest rule, segments of 256."""
     return MemoryCaching(WIDTH, heads=HEADS, window=64, **{"memory": "gated", "cache": "none", "segment": 256} | keys)
 
 
 def contenders() -> list[tuple[str, str, dict[str, Any], MemoryCaching]]:
-    """Family, member, options and layer: a rule alone, a compressor with four tokens a write, a policy."""
+    """Family, member, options and layer of every update rule, compressor (four tokens a write) and caching policy."""
     found = [("memory", rule, options, alone(rule, options)) for rule, options in registry.settings("memory")]
     for name, options in registry.settings("compress"):
         rate = 1 if name == "identity" else 4
@@ -73,7 +73,7 @@ def rows(quick: bool, threads: tuple[int, ...]) -> Iterator[Row]:
 
 
 def against_attention(threads: int, rounds: int, tokens: int) -> Iterator[Row]:
-    """All members, and attention with and without its projections, in the same rounds: forward, then forward and backward."""
+    """All members, and attention with and without projections, in the same rounds: forward, then forward + backward."""
     attention, x = Attention(), torch.randn(1, tokens, WIDTH)
     qkv = [torch.randn(1, HEADS, tokens, WIDTH // HEADS, requires_grad=True) for _ in range(3)]
     calls: dict[str, Callable[[], Tensor]] = {"attention": lambda: attention(x), "bare": lambda: attend(*qkv)}
@@ -114,12 +114,12 @@ def against_attention(threads: int, rounds: int, tokens: int) -> Iterator[Row]:
 
 @torch.no_grad()
 def held(layer: MemoryCaching, x: Tensor | None) -> int:
-    """Bytes of the whole layer's state after x; None: of its memory alone."""
+    """Bytes of the whole layer's state after x; for None, bytes of its memory only."""
     return layer.mix.memory.init(1).nbytes if x is None else layer(x)[1].nbytes
 
 
 def against_package(threads: int, rounds: int, tokens: int) -> Iterator[Row]:
-    """The MLP memories of the PyPI package memory-caching, of the same width, in one segment; it takes a gradient a token."""
+    """The MLP memories of the PyPI package memory-caching, of the same width, in one segment; it takes one gradient a token."""
     for rule, backend in (("deep", "dla"), ("titans", "titans")):
         layer, x = alone(rule, {}), torch.randn(1, tokens, WIDTH)
         for which, mode in (("forward", "stopgrad"), ("forward + backward", "differentiable")):
@@ -135,7 +135,7 @@ def against_package(threads: int, rounds: int, tokens: int) -> Iterator[Row]:
 
 
 def _package(backend: str, mode: str, tokens: int) -> Any:
-    """The package's layer with a memory as wide as ours, or None where it is not installed."""
+    """The package's layer with a memory of the same width, or None if the package is not installed."""
     try:
         import memory_caching  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -153,7 +153,7 @@ def _package(backend: str, mode: str, tokens: int) -> Any:
 
 
 def against_titans_pytorch(threads: int, rounds: int, tokens: int) -> Iterator[Row]:
-    """One memory over the whole width, at that package's defaults, and with the chunks of its readme (less work)."""
+    """One memory over the whole width, with that package's defaults, and with the chunk size of its readme (less work)."""
     layer, x = alone("titans", {}, heads=1), torch.randn(1, tokens, WIDTH)
     aim = 1.0 if tokens >= 512 else None
     sizes: dict[str, dict[str, Any]] = {"at its defaults": {}, "one decay and momentum for 64 tokens": {"chunk_size": 64}}

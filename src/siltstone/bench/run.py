@@ -1,4 +1,4 @@
-"""The whole benchmark, and its table."""
+"""Runs the whole benchmark and prints its table."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def rows(quick: bool, threads: tuple[int, ...]) -> Iterator[Row]:
 
 
 def run(quick: bool, threads: tuple[int, ...], say: Callable[[str], None], only_rules: bool = False) -> str:
-    """Measure, print the table, and return the JSON object of all rows."""
+    """Measures, prints the table, and returns all rows as one JSON object."""
     keep_freed_memory()
     found: list[Row] = []
     for row in (rules.rows if only_rules else rows)(quick, threads):

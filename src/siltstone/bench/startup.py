@@ -1,4 +1,4 @@
-"""How long a new process takes to answer."""
+"""Start-up time of a new process."""
 
 from __future__ import annotations
 

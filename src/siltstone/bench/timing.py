@@ -1,4 +1,4 @@
-"""Interleaved timing: every contender runs once a round, so that a machine whose speed drifts is fair to all."""
+"""Interleaved timing: every contender runs once a round, so that drifts in the machine's speed affect all contenders alike."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """One row of the table.
 
     claim      what is measured
-    ours       median ms (or bytes) of this library, `peer` of the other side; None where a side does not exist
-    ratio      how many times better ours is (above 1: ours is)
-    target     the ratio aimed at; for `at_most`, a ceiling on the ratio instead
-    prototype  the ratio that the formulation reached before it was a library, on another machine
-    note       what to know about the figure
-    more       further figures of the row, for the JSON alone
+    ours       median ms (or bytes) of this library; `peer`: that of the other side; None if a side does not exist
+    ratio      how many times better this library is (above 1: this library is better)
+    target     the target of the ratio; with `at_most`, an upper limit of the ratio
+    prototype  the ratio of the prototype, on another machine
+    note       a remark on the figure
+    more       further figures of the row, only in the JSON
     """
 
     claim: str
@@ -37,14 +37,14 @@ class Row:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the target is met; None where there is nothing to compare."""
+        """Whether the target is reached; None if there is nothing to compare."""
         if self.ratio is None or self.target is None:
             return None
         return self.ratio <= self.target if self.at_most else self.ratio >= self.target
 
     @property
     def verdict(self) -> str:
-        """How the row stands, in words."""
+        """The result of the row in words."""
         if self.reached or self.reached is None or self.at_most or self.prototype is None:
             return {True: "reached", False: "missed", None: ""}[self.reached]
         assert self.ratio is not None
@@ -52,11 +52,11 @@ class Row:
 
 
 def interleaved(contenders: dict[str, Callable[[], Any]], rounds: int, warm: int = 1, least_ms: float = 60.0) -> dict[str, float]:
-    """Median wall milliseconds of each contender's call, over `rounds` rounds after `warm` uncounted ones.
+    """Median wall milliseconds of each contender's call, over `rounds` rounds after `warm` rounds that are not counted.
 
-    In a round a short contender is called again until `least_ms` have passed: what is asked for is its time in use,
-    not that of a first call after another contender has had caches and threads to itself for seconds. A warming call of
-    more than five seconds counts: it has warmed itself.
+    In a round, a short contender is called repeatedly for at least `least_ms`: its time in steady use is measured, not that of
+    a first call after another contender has used caches and threads for seconds. A warm-up call of more than five seconds is
+    counted too.
     """
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for round_ in range(warm + rounds):

@@ -1,10 +1,11 @@
-"""What a caching policy is. A policy knows no update rule: it turns scores of checkpoints into gates.
+"""The interface of caching policies. A policy is independent of the update rule: it turns scores of checkpoints into gates.
 
     logit_{h,n} = exp(log_scale_h) sqrt(m) score_n + bias_h - slope_h age_n
 
-score_n is what `Router.scores` makes of the routing keys of checkpoint n, m the writes that one of its summaries stands for,
-age_n its distance in segments (with `gate_distance="alibi"`). Source: arXiv 2602.24281, eqs. 9, 10, 16, 17; unit routing keys of
-their own width and a learned temperature a head; the distance bias as in arXiv 2108.12409, over segments instead of tokens.
+score_n is computed by `Router.scores` from the routing keys of checkpoint n, m is the number of writes that one of its summaries
+covers, age_n its distance in segments (with `gate_distance="alibi"`). Source: arXiv 2602.24281, eqs. 9, 10, 16, 17; normalised
+routing keys with their own width and a learned temperature per head; the distance bias as in arXiv 2108.12409, over segments
+instead of tokens.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from ..ops.norm import l2
 
 @dataclass
 class ReadWeights:
-    """With what weights memories are read.
+    """The weights with which memories are read.
 
-    online  [R, Q, H] gate of the online memory, or None: 1
-    gates   [R, Q, H, N] over all checkpoints, or [R, Q, H, k] over the chosen ones; None: 1 for all that are visible
-    index   [R, Q, k] the chosen checkpoints, or None: all
+    online  [R, Q, H] gate of the online memory; None: 1
+    gates   [R, Q, H, N] over all checkpoints, or [R, Q, H, k] over the selected ones; None: 1 for all that are visible
+    index   [R, Q, k] the selected checkpoints; None: all
     """
 
     online: Tensor | None = None
@@ -41,7 +42,7 @@ class ReadWeights:
 
 @dataclass
 class RouterScores:
-    """What a policy makes gates of.
+    """The inputs from which a policy computes gates.
 
     scores       [R, Q, N] of the checkpoints
     online       [R, Q] of the online memory (softmax gates only)
@@ -59,7 +60,7 @@ class RouterScores:
     static: bool = False
 
     def at(self, index: Tensor) -> RouterScores:
-        """The same of the checkpoints at index [R, Q, k]."""
+        """The scores of the checkpoints at index [R, Q, k]."""
 
         def pick(x: Tensor) -> Tensor:
             return x.expand_as(self.scores).gather(-1, index)
@@ -71,11 +72,11 @@ class RouterScores:
 
 
 class Router(nn.Module):
-    """Routing queries u = l2(x W_u) and keys l2(c W_r), width U, and the gates' temperature and biases, one a head.
+    """Routing queries u = l2(x W_u) and keys l2(c W_r), width U, and the gates' temperature and biases, one of each per head.
 
-    router = "mean": score_n = <u, s_n>, s_n the mean key of the checkpoint's writes. router = "subblock:m": the mean keys s_nj
-    of its sub-blocks of m tokens compete, score_n = log sum_j exp(b <u, s_nj>) / b with b = 8 sqrt(writes of a sub-block): a
-    smooth maximum, shared by the heads. follows: the scores are those of an earlier layer, and there are no queries and keys.
+    router = "mean": score_n = <u, s_n>, s_n the mean key of the checkpoint's writes. router = "subblock:m": score_n =
+    log sum_j exp(b <u, s_nj>) / b over the mean keys s_nj of its sub-blocks of m tokens, b = 8 sqrt(writes of a sub-block): a
+    smooth maximum. Heads share the scores. shares_routing: the scores are those of an earlier layer; no queries and keys here.
     """
 
     def __init__(self, cfg: LayerConfig, shares_routing: bool = False):
@@ -87,7 +88,7 @@ class Router(nn.Module):
         self.log_scale = nn.Parameter(torch.full((cfg.heads,), -math.log(cfg.temperature)))
         self.bias = nn.Parameter(torch.zeros(cfg.heads))
         self.online = nn.Parameter(torch.zeros(cfg.heads))
-        self.block = cfg.subblock // cfg.every  # in updates of the memory
+        self.block = cfg.subblock // cfg.every  # updates of the memory per sub-block
         self.blocks = cfg.segment // cfg.subblock
         self.spread = math.sqrt(cfg.subblock // cfg.rate)
         self.softmax = cfg.gate == "softmax"
@@ -106,7 +107,7 @@ class Router(nn.Module):
         return routing.scores(u, summary, self.spread, empty)
 
     def best(self, each: Tensor, empty: Tensor | None) -> Tensor:
-        """Scores of sub-blocks [..., J], some of them empty -> of the checkpoints [...]."""
+        """Scores of sub-blocks [..., J], some of them empty -> scores of the checkpoints [...]."""
         return routing.best(each, self.spread, empty)
 
     def gates(self, asked: RouterScores) -> tuple[Tensor | None, Tensor]:
@@ -121,12 +122,12 @@ class Router(nn.Module):
 
 
 class CachePolicy(nn.Module):
-    """A policy. Subclasses define `name` and, where they route, `mix`.
+    """A policy. Subclasses define `name` and, if they route, `mix`.
 
-    keeps    checkpoints are sealed at all
-    routed   gates come from scores, so that the layer has a `Router`
-    blends   weights are mixed and then read, instead of outputs
-    sparse   `mix` picks checkpoints, and is asked once for the whole call
+    keeps    checkpoints are sealed
+    routed   gates are computed from scores, so the layer has a `Router`
+    blends   weights are blended and then read, instead of blending outputs
+    sparse   `mix` selects checkpoints, and is called once for the whole call
     """
 
     name: ClassVar[str]
@@ -142,8 +143,8 @@ class CachePolicy(nn.Module):
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: Any) -> None:
-        """Raise ConfigError where this policy cannot work with the layer's other keys."""
+        """Raise ConfigError if this policy cannot work with the layer's other keys."""
 
     @abstractmethod
     def mix(self, router: Router, asked: RouterScores) -> ReadWeights:
-        """The gates under which the online memory and the checkpoints are read."""
+        """The gates with which the online memory and the checkpoints are read."""

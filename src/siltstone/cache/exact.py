@@ -1,16 +1,16 @@
 """Exact: y = M(q), and the window also attends to the n writes with the largest surprise, sum over heads |v - M(k)|^2.
 
-M is the memory just before the write, k and v the rule's key and value of it: what a compressed memory predicts badly is kept
-word for word. Of equal surprises the most recent write wins; surprise selects, and carries no gradient. A write stands for
-`rate` tokens, whose keys and values in the window are what is kept. They are attended to in the window's own softmax, at the
-distance of the last sink, window + compress_every - 1 tokens: their own has no bound. There are no checkpoints.
+M is the memory just before the write, k and v the rule's key and value of it: tokens that the compressed memory predicts badly
+are kept unchanged. Ties in surprise go to the most recent write; surprise only selects and carries no gradient. A write covers
+`rate` tokens; their window keys and values are kept. The window's softmax includes them, at the distance of the last sink,
+window + compress_every - 1 tokens, because their true distance has no bound. There are no checkpoints.
 Source: arXiv 2505.23666 (a sparse cache of pairs that linear attention recalls badly; there they are not written as well), with
-the loss of arXiv 2501.00663, eq. 12, for the surprise. State: `writes` * (rate * J * (K + V) + 2), whatever the length.
-Cost: one more read of the memory a write, and rate * `writes` more keys for the window.
+the loss of arXiv 2501.00663, eq. 12, for the surprise. State: `writes` * (rate * J * (K + V) + 2), at any length.
+Cost: one more read of the memory per write, and rate * `writes` more keys for the window.
 
-For: texts in which a few tokens matter word for word, far beyond the window.
-Can: give an unusual token back exactly, however long ago it was, in a state that does not grow.
-Cannot: keep what the memory predicted well when it was written; nor choose by what is asked later.
+For: texts in which a few tokens must be recalled exactly, far beyond the window.
+Can: return an unusual token exactly, at any distance, with a state of fixed size.
+Cannot: keep what the memory predicted well when it was written; select by later queries.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from .base import CachePolicy, ReadWeights, Router, RouterScores
 
 @dataclass(frozen=True)
 class ExactOptions:
-    """writes: the most writes that are kept, each of `rate` tokens."""
+    """writes: the largest number of writes that are kept, each of `rate` tokens."""
 
     writes: int = 64
 
 
 class Exact(CachePolicy):
-    """The most surprising writes stay visible to the window's attention."""
+    """The writes with the largest surprise stay visible to the window's attention."""
 
     name: ClassVar[str] = "exact"
     Options = ExactOptions
@@ -50,7 +50,9 @@ class Exact(CachePolicy):
         """Requires `window >= 1`, and a memory with keys and values (no recurrent network)."""
         whole("cache_options writes", options.writes, 1, SEEN)
         if not cfg.window:
-            raise ConfigError("cache='exact' needs window attention to attend with; set a window of at least 1, or cache='none'")
+            raise ConfigError(
+                "cache='exact' requires window attention, and window=0; set a window of at least 1, or cache='none'"
+            )
         if registry.member("memory", cfg.memory).predicted is Memory.predicted:
             raise ConfigError(
                 f"cache='exact' keeps what a memory predicts badly, and memory={cfg.memory!r} has no keys and values to predict; "
@@ -58,11 +60,11 @@ class Exact(CachePolicy):
             )
 
     def mix(self, router: Router, asked: RouterScores) -> ReadWeights:
-        """Never asked."""
+        """Not used: there is nothing to route."""
         return ReadWeights()
 
     def empty(self, batch: int, like: Tensor) -> Kept:
-        """Nothing kept; `like`: a parameter."""
+        """A state without writes; `like`: a parameter that sets dtype and device."""
         cfg, n = self.cfg, self.options.writes
         return Kept(
             upcast(like.new_zeros(batch, n)) - torch.inf,
@@ -74,7 +76,7 @@ class Exact(CachePolicy):
 
 @dataclass
 class Kept(State):
-    """The writes that are kept, in order of time, behind the empty places (surprise -inf, number -1, zeros).
+    """The writes that are kept, in order of time, after the empty places (surprise -inf, number -1, zeros).
 
     surprise [B, N], float32 or wider; number int64 [B, N] of the write in the row's life; key [B, N, rate, J, K] (not rotated)
     and value [B, N, rate, J, V] of its tokens.
@@ -99,25 +101,26 @@ class Kept(State):
         return Kept(**{f: torch.cat(xs, 1) for f, xs in parts.items()})
 
     def at(self, index: Tensor) -> Kept:
-        """The places index [B, n]."""
+        """The entries at index [B, n]."""
         offset = torch.arange(len(index), device=index.device).unsqueeze(1) * self.number.shape[1]
         flat = (index + offset).flatten()
         return self.map(lambda x: x.flatten(0, 1).index_select(0, flat).unflatten(0, index.shape))
 
     def and_one(self, new: Kept) -> Kept:
-        """One more write [B, 1], and without the one of least surprise, of equals the oldest."""
+        """Add one write [B, 1] and drop the one with the least surprise; ties drop the oldest."""
         surprise = torch.cat([self.surprise, new.surprise], 1)
         place = torch.arange(self.number.shape[1], device=surprise.device)
         return self.then(new).at(1 + place + (place >= surprise.argmin(1, keepdim=True)))
 
 
 def select(surprise: Tensor, most: int, first: Tensor, count: Tensor, longest: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Which writes are kept while blocks of them follow one another.
+    """Select the writes that are kept after each of several consecutive blocks.
 
-    surprise [R, 1 + most + M]: of nothing (-inf), of the writes kept before, and of new ones; block b makes the count[:, b]
-    new writes from first[:, b] on, each [R, B], at most `longest`. -> candidates of each block [R, B, C], C = most + longest, as
-    places in `surprise`, in order of time; from how many writes of the block on each is out [R, B, C] (0: it is never in, and the
-    c-th new one is not in before c + 1 writes); and the places [R, most] kept in the end, nothing first.
+    surprise [R, 1 + most + M]: one empty entry (-inf), then the writes kept before, then the new ones; block b makes the
+    count[:, b] new writes from first[:, b] on, each [R, B], at most `longest`. Returns the candidates of each block [R, B, C],
+    C = most + longest, as indices into `surprise`, in order of time; the number of writes of the block after which each candidate
+    is dropped [R, B, C] (0: never kept; the c-th new write enters after c + 1 writes); and the indices [R, most] kept at the end,
+    empty ones first.
     """
     device = surprise.device
     slot, order = torch.arange(longest, device=device), torch.arange(most + longest, device=device)
@@ -128,7 +131,7 @@ def select(surprise: Tensor, most: int, first: Tensor, count: Tensor, longest: i
         found = torch.cat([held, new], 1)
         mine = surprise.gather(1, found)
         other, own = mine.unsqueeze(2), mine.unsqueeze(1)
-        beats = (other > own) | (other == own) & (order[:, None] > order)  # [R, C, C]: the first of a pair, the second
+        beats = (other > own) | (other == own) & (order[:, None] > order)  # [R, C, C]: the first of a pair beats the second
         by = torch.cat([beats[:, :most].sum(1, keepdim=True), beats[:, most:]], 1).cumsum(1)  # after 0, 1, ... writes
         out = (by < most).sum(1).masked_fill(mine == -torch.inf, 0)
         stays, rank = (out > number[:, None]).byte().sort(dim=1, stable=True)

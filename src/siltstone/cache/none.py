@@ -1,11 +1,11 @@
-"""No cache: y = M(q), one endless segment, the plain recurrence.
+"""No cache: y = M(q), one segment without end, the plain recurrence.
 
 Source: arXiv 2602.24281, eq. 4. State: no checkpoints.
 Cost: one read.
 
-For: the smallest state and the steadiest cost.
-Can: go on for ever in the memory of one state.
-Cannot: look back past what its rule has kept.
+For: the smallest state and a constant cost per token.
+Can: process text of any length with a single state.
+Cannot: read anything that its rule has forgotten.
 """
 
 from __future__ import annotations
@@ -23,5 +23,5 @@ class NoCache(CachePolicy):
     routed: ClassVar[bool] = False
 
     def mix(self, router: Router, asked: RouterScores) -> ReadWeights:
-        """Never asked."""
+        """Not used: there is nothing to route."""
         return ReadWeights()

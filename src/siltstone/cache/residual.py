@@ -1,11 +1,11 @@
 """Residual: y = M(q) + sum_n M_n(q).
 
-Source: arXiv 2602.24281, eq. 7 (a linear memory reads one summed matrix, eq. 13). State: a sealed state a checkpoint.
-Cost: a read of each checkpoint; one more read in all where reading is linear.
+Source: arXiv 2602.24281, eq. 7 (a linear memory reads one summed matrix, eq. 13). State: one sealed state per checkpoint.
+Cost: one read per checkpoint; if reads are linear, one extra read in total.
 
-For: a first look at caching, without a router to train.
-Can: reach every checkpoint from the first step of training on.
-Cannot: pass over a checkpoint: all count 1, and what does not fit the question is noise.
+For: a first try of caching, without a router to train.
+Can: reach every checkpoint from the first training step.
+Cannot: ignore a checkpoint: all have weight 1, so those that do not match the query add noise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .base import CachePolicy, ReadWeights, Router, RouterScores
 
 
 class Residual(CachePolicy):
-    """Every checkpoint counts 1."""
+    """Every checkpoint has weight 1."""
 
     name: ClassVar[str] = "residual"
     routed: ClassVar[bool] = False

@@ -1,12 +1,12 @@
 """Memory soup: theta* = g theta + sum_n g_n theta_n, y = M*(q).  Source: arXiv 2602.24281, eqs. 14 and 15.
 
-Equal to `gated` where reading is linear in the weights, and run as that there. State: a sealed state and a routing key of U
-floats a checkpoint.
-Cost: the weights of each checkpoint once, and U for its score; one read.
+Equal to `gated` if reads are linear in the weights, and then computed as `gated`. State: per checkpoint, a sealed state and a
+routing key of U floats.
+Cost: per checkpoint, its weights once, and U for its score; one read.
 
-For: MLP memories whose checkpoints are to be one memory.
-Can: read one blended memory, through its nonlinear parts once.
-Cannot: keep checkpoints apart: blended weights of unlike memories may mean nothing.
+For: MLP memories whose checkpoints are to be read as one memory.
+Can: read one blended memory, with a single pass through its nonlinear parts.
+Cannot: keep checkpoints separate: a blend of very different weights can be meaningless.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .base import CachePolicy, ReadWeights, Router, RouterScores
 
 
 class Soup(CachePolicy):
-    """Gates blend weights."""
+    """Gates blend weights, not outputs."""
 
     name: ClassVar[str] = "soup"
     blends: ClassVar[bool] = True

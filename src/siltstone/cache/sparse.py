@@ -1,13 +1,12 @@
 """Sparse selective caching (SSC): y = g M(q) + sum_{n in top-k} g_n M_n(q).  Source: arXiv 2602.24281, eqs. 16 and 17.
 
-The selection is shared by the heads, the gates are a head's own; the online memory is always kept. Scores are compared in
-whole steps of 2^-12; of equal ones the most recent checkpoint wins. State: a sealed state and a routing key of U floats a
-checkpoint.
-Cost: `top_k` reads, and U for the score of each checkpoint.
+The heads share the selection, and each head has its own gates; the online memory is always read. Scores are compared in
+steps of 2^-12; ties go to the most recent checkpoint. State: per checkpoint, a sealed state and a routing key of U floats.
+Cost: `top_k` reads, and per checkpoint U for its score.
 
-For: banks of many checkpoints (segments that are constant, or by content), where reading everything is too dear.
-Can: look into any checkpoint at a cost that hardly grows with their number.
-Cannot: use more than `top_k` at once, nor learn from one that it did not pick.
+For: banks of many checkpoints (segments="constant" or "content"), where reading all of them costs too much.
+Can: read any checkpoint at a cost that hardly grows with their number.
+Cannot: read more than `top_k` checkpoints per token, nor train through one that was not selected.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The `siltstone` command: one file a command beside this one, each with one function of the file's name.
+"""The `siltstone` command: each command is one file in this folder, with one function of the same name.
 
-Importing this file imports no torch, so that help answers at once; the commands import what they need when they run.
-Every command is guarded in the same way (`guard.py`): an error that a user can cause becomes one line on standard error
-and exit code 2, a signal one line and 128 + its number; `--debug` shows the trace instead.
+Importing this file does not import torch, so that help is shown at once; a command imports what it needs when it runs.
+Every command runs under `guard.py`: an error that a user can cause becomes one line on standard error and exit code 2, a signal
+becomes one line and exit code 128 + its number; `--debug` shows the trace instead.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from siltstone.cli import guard
 from siltstone.cli.guard import guarded
 from siltstone.core.terminal import say
 
-UsageError: Any = typer.BadParameter.__mro__[1]  # which typer has no name for of its own
+UsageError: Any = typer.BadParameter.__mro__[1]  # typer does not export this class
 COMMANDS = ("demo", "train", "generate", "stream", "inspect", "doctor", "list", "bench")
 
 
 class Commands(TyperGroup):
-    """The commands, with words on the command line that they do not take turned into one line and exit code 2 as well."""
+    """The group of commands; invalid arguments also give one line and exit code 2."""
 
     def make_context(self, *args: Any, **keys: Any) -> Any:
         with _usage():
@@ -39,13 +39,13 @@ class Commands(TyperGroup):
 @contextmanager
 def _usage(ctx: Any = None) -> Iterator[None]:
     try:
-        with guard.guard():  # typer would make 130 of any signal
+        with guard.guard():  # typer would exit with 130 for any signal
             yield
     except UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             raise
         said = error.format_message().rstrip(".")
-        if found := getattr(error.__cause__, "errors", None):  # such a message leaves out what was given
+        if found := getattr(error.__cause__, "errors", None):  # pydantic's message lacks the given value
             said = said.replace("Input should", f"{found()[0]['input']} should")
         where = getattr(error, "ctx", None) or ctx
         path = where.command_path if where else "siltstone"
@@ -82,7 +82,7 @@ def options(
         bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the whole trace of an error; allowed after the command too.")
+        bool, typer.Option("--debug", help="Show the full trace of an error; also allowed after the command.")
     ] = False,
 ) -> None:
     """Language models whose memory grows slower than their context."""
@@ -94,9 +94,9 @@ for _name in COMMANDS:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point of the console script; `argv` without the program's name (default: the process's own)."""
+    """Entry point of the console script. argv: the arguments without the program's name (default: those of the process)."""
     args = sys.argv[1:] if argv is None else argv
-    words = args.index("--") if "--" in args else len(args)  # after `--` everything is text
+    words = args.index("--") if "--" in args else len(args)  # after `--` there are no options
     if "--debug" in args[:words]:
         args = ["--debug", *(a for a in args[:words] if a != "--debug"), *args[words:]]
     with guard.guard():

@@ -1,6 +1,6 @@
-"""Words of the command line that need more of a look than typer takes: paths, and numbers without bounds of their own.
+"""Parsers of arguments that need more checks than those of typer: paths, and numbers without declared limits.
 
-Each function is the `parser` of a parameter, and its name is what help shows for it.
+Each function is the `parser` of a parameter; help shows its name as the type.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from typing import Any
 
 import typer
 
-THREADS = "Threads of the processor to use. [default: 1 for a small model, all for a large one; OMP_NUM_THREADS where it is set]"
-NAME, WHOLE = 255, 4095  # bytes that Linux takes in a name and in a path
-LARGEST = 1 << 53  # beyond all that can be counted here
+THREADS = "Number of CPU threads. [default: 1 for a small model, all for a large one; OMP_NUM_THREADS if it is set]"
+NAME, WHOLE = 255, 4095  # maximum bytes of a name and of a path on Linux
+LARGEST = 1 << 53  # larger than any count in this project
 
 
 def text(given: Any) -> str:
-    """A path, or a word in its place such as -."""
+    """A path, or another word such as -."""
     given = str(given)
     if not given:
         raise typer.BadParameter("it is empty; give a path")
     if "\0" in given:
-        raise typer.BadParameter(f"{given[:40]!r} has a zero byte in it; give a path")
+        raise typer.BadParameter(f"{given[:40]!r} contains a zero byte; give a path")
     try:
         sizes = [len(os.fsencode(part)) for part in given.split("/")]
     except UnicodeEncodeError:
-        raise typer.BadParameter(f"{given[:40]!r} is no name that a file can have; give a path") from None
+        raise typer.BadParameter(f"{given[:40]!r} is not a valid file name; give a path") from None
     if max(sizes) > NAME or sum(sizes) + len(sizes) > WHOLE:
-        raise typer.BadParameter(f"'{given[:40]}...' is too long: names have {NAME} bytes at most, and whole paths {WHOLE:,}")
+        raise typer.BadParameter(f"'{given[:40]}...' is too long: a name has at most {NAME} bytes, a path at most {WHOLE:,}")
     return given
 
 
@@ -39,7 +39,7 @@ def path(given: Any) -> Path:
 
 
 def output(given: Any) -> Path:
-    """A path that a file can take: nothing is there, or a file (which is replaced), and no device, pipe or socket."""
+    """A path for an output file. It may not exist yet, or be a file (which is replaced), but not a device, pipe or socket."""
     found = path(given)
     try:
         unfit = found.exists() and not found.is_file() and not found.is_dir()
@@ -57,7 +57,7 @@ def number(given: Any) -> float:
     except ValueError:
         found = math.nan
     if not math.isfinite(found):
-        raise typer.BadParameter(f"{str(given)[:40]!r} is no finite number; give one such as 0.5")
+        raise typer.BadParameter(f"{str(given)[:40]!r} is not a finite number; give one such as 0.5")
     return found
 
 
@@ -68,7 +68,7 @@ def between(least: int, most: int) -> Any:
         try:
             found = int(str(given)[:1000])
         except ValueError:
-            raise typer.BadParameter(f"{str(given)[:40]!r} is no whole number; give one such as 100") from None
+            raise typer.BadParameter(f"{str(given)[:40]!r} is not a whole number; give one such as 100") from None
         if not least <= found <= most:
             allowed = f"at least {least:,}" if found < least else f"at most {most:,}"
             raise typer.BadParameter(f"{str(given)[:40]} is out of range; give a whole number of {allowed}")
@@ -78,7 +78,7 @@ def between(least: int, most: int) -> Any:
 
 
 def at_least(least: int) -> Any:
-    """The parser of whole numbers from `least` on."""
+    """The parser of whole numbers of at least `least`."""
     return between(least, LARGEST)
 
 

@@ -1,4 +1,4 @@
-"""`siltstone bench`: the table of speeds and sizes; its last line is one JSON object."""
+"""`siltstone bench`: a table of speeds and sizes; the last line of the output is one JSON object."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from siltstone.cli.arguments import output
 
 
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="Shorter texts and fewer rounds; figures only for a look.")] = False,
-    threads: Annotated[str, typer.Option(help="Numbers of threads to measure with, as in 2,1.")] = "2,1",
-    rules: Annotated[bool, typer.Option("--rules", help="Every update rule, compressor and cache instead, and rivals.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Shorter texts and fewer rounds; the figures are only rough.")] = False,
+    threads: Annotated[str, typer.Option(help="Numbers of threads to measure with, for example 2,1.")] = "2,1",
+    rules: Annotated[
+        bool, typer.Option("--rules", help="Measure every update rule, compressor and cache instead, and other libraries.")
+    ] = False,
     json_out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the JSON object to a file as well.", parser=output, show_default=False),
+        typer.Option(metavar="FILE", help="Also write the JSON object to this file.", parser=output, show_default=False),
     ] = None,
 ) -> None:
-    """Measure speed and size side by side with the nearest alternatives (about forty minutes; --quick: three).
+    """Measure speed and size in comparison with the nearest alternatives (about forty minutes; --quick: three).
 
     The last line of the output is one JSON object. Run it on a quiet machine.
     """

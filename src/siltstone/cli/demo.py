@@ -1,4 +1,4 @@
-"""`siltstone demo`: the main job on real text, and a report of it."""
+"""`siltstone demo`: a trained model reads a long real text; the result is a report."""
 
 from __future__ import annotations
 
@@ -12,20 +12,16 @@ from siltstone.cli.arguments import THREADS, integer, number, output, path
 
 def demo(
     seconds: Annotated[float, typer.Option(help="Time for the whole demonstration.", parser=number)] = 240.0,
-    tokens: Annotated[int, typer.Option(help="Tokens of text to read, at most.", parser=integer)] = 250_000,
+    tokens: Annotated[int, typer.Option(help="Maximum number of tokens to read.", parser=integer)] = 250_000,
     run: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of another trained model. [default: the checkpoint that ships]", parser=path, show_default=False
-        ),
+        typer.Option(help="Folder of another trained model. [default: the shipped model]", parser=path, show_default=False),
     ] = None,
-    report: Annotated[Path, typer.Option(help="Where the report goes.", metavar="FILE", parser=output)] = Path(
-        "demo-report.html"
-    ),
+    report: Annotated[Path, typer.Option(help="File for the report.", metavar="FILE", parser=output)] = Path("demo-report.html"),
     picture: Annotated[
         Path | None,
         typer.Option(
-            help="Write the three curves as an SVG file too, and as NAME-narrow.svg for narrow screens.",
+            help="Also write the three curves to this SVG file, and to NAME-narrow.svg for narrow screens.",
             metavar="FILE",
             parser=output,
             show_default=False,
@@ -33,11 +29,11 @@ def demo(
     ] = None,
     threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
 ) -> None:
-    """Read a long real text with a small trained model, and show what it costs.
+    """Read a long real text with a small trained model, and measure time and memory.
 
-    A text thousands of times longer than the window is read at a flat cost a token, beside a transformer of the same
-    size for as long as that can keep up. Then the session is forked, saved, and resumed in a new process, bit for bit.
-    Needs no training and no network.
+    The text is thousands of times longer than the window, and the cost of a token does not grow with the position. A transformer
+    of the same size reads the same text for comparison, for a share of the time. Then the session is forked, saved, and resumed
+    in a new process, bit for bit. Needs no training and no network.
     """
     from siltstone.cli.sessions import threads_to_size
     from siltstone.core.machine import keep_freed_memory

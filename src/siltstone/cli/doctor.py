@@ -1,4 +1,4 @@
-"""`siltstone doctor`: is a model right and healthy?"""
+"""`siltstone doctor`: checks that a model computes correct results, and that its gates and gradients work."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ if TYPE_CHECKING:
 def doctor(
     run: Annotated[
         Path,
-        typer.Argument(
-            metavar="RUN", help="Folder of a trained model; demo: the one that ships.", parser=path, show_default=False
-        ),
+        typer.Argument(metavar="RUN", help="Folder of a trained model; demo: the shipped one.", parser=path, show_default=False),
     ],
     text: Annotated[
         Path | None,
         typer.Option(
-            help="Text file to examine it on. [default: what `siltstone demo` reads]",
+            help="Text file for the examination. [default: the text of `siltstone demo`]",
             metavar="FILE",
             parser=path,
             show_default=False,
@@ -33,25 +31,25 @@ def doctor(
     tokens: Annotated[
         int | None,
         typer.Option(
-            help="Tokens that each part reads, at most. [default: four segments and more]",
+            help="Maximum number of tokens that each check reads. [default: at least four segments]",
             parser=at_least(16),
             show_default=False,
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Decides where calls are cut and which tokens are differentiated.", parser=arguments.seed)
+        int, typer.Option(help="Seed for where texts are split into calls and which tokens get gradients.", parser=arguments.seed)
     ] = 0,
-    out: Annotated[Path, typer.Option(help="Where the report goes.", metavar="FILE", parser=output)] = Path("doctor-report.html"),
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+    out: Annotated[Path, typer.Option(help="File for the report.", metavar="FILE", parser=output)] = Path("doctor-report.html"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the findings.")] = False,
 ) -> None:
-    """Examine a model: are its results right, do its gates choose, do its gradients reach?
+    """Examine a model: are its results correct, do its gates select, how far do its gradients reach?
 
-    The same text is read in every way that must give the same logits; the gates of its caches and the reach of its
-    gradients are measured; and each finding says what to do. Needs no download. Exits with 0 if all ways of reading agree,
-    with 1 otherwise; warnings about gates and gradients do not change that. The model that ships takes one to two minutes on
+    The model reads the same text in all ways that must give the same logits. The gates of its caches and the reach of its
+    gradients are measured. Each finding says what to do. Needs no download. The exit code is 0 if all ways of reading agree,
+    and 1 otherwise; warnings about gates and gradients do not change it. The shipped model takes one to two minutes on
     two cores; larger windows, segments and models take longer.
     """
     import sys
@@ -65,7 +63,7 @@ def doctor(
     from siltstone.errors import DataError
 
     if text is not None and (text.is_dir() or not text.exists()):
-        raise DataError(f"--text {text} is {'a folder' if text.is_dir() else 'not there'}; give one text file")
+        raise DataError(f"--text {text} {'is a folder' if text.is_dir() else 'does not exist'}; give one text file")
     threads_to_size(run_folder(run), threads)
     keep_freed_memory()
     record = diagnose(run_folder(run), text, tokens, seed, out, device, quiet)

@@ -1,4 +1,4 @@
-"""Where the process begins: signals and streams are looked after before anything that takes time is imported."""
+"""Entry point of the process: signals and streams are set up before any slow import."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def main() -> None:
     """Entry point of the console script."""
     try:
         with guard():
-            with shielded():  # a stop that an import swallows would be lost
+            with shielded():  # signals wait: an import could swallow the exception
                 from .app import main
             main()
     finally:
-        for number in SIGNALS:  # the exit code stands: nothing disturbs the end of the process
+        for number in SIGNALS:  # signals after this point do not change the exit code
             signal.signal(number, signal.SIG_IGN)

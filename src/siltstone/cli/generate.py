@@ -1,4 +1,4 @@
-"""`siltstone generate`: a run's model goes on writing."""
+"""`siltstone generate`: a trained model continues a text."""
 
 from __future__ import annotations
 
@@ -14,31 +14,29 @@ from siltstone.cli.arguments import THREADS, integer, number, output, path
 def generate(
     run: Annotated[
         Path,
-        typer.Argument(
-            metavar="RUN", help="Folder of a trained model; demo: the one that ships.", parser=path, show_default=False
-        ),
+        typer.Argument(metavar="RUN", help="Folder of a trained model; demo: the shipped one.", parser=path, show_default=False),
     ],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to continue.", show_default=False)] = "",
     session: Annotated[
         Path | None,
         typer.Option(
-            help="Go on with the session in this file (a new one if absent), and save it back.",
+            help="Continue the session in this file (a new one if it does not exist), and save it there.",
             metavar="FILE",
             parser=output,
             show_default=False,
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Write at most so many tokens.", parser=integer)] = 200,
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.", parser=number)] = 0.8,
+    max_new_tokens: Annotated[int, typer.Option(help="Maximum number of tokens to write.", parser=integer)] = 200,
+    temperature: Annotated[float, typer.Option(help="0 always takes the most probable token.", parser=number)] = 0.8,
     top_k: Annotated[
-        int | None, typer.Option(help="Choose among the so many likeliest tokens.", parser=integer, show_default=False)
+        int | None, typer.Option(help="Sample from this many most probable tokens.", parser=integer, show_default=False)
     ] = None,
     top_p: Annotated[
-        float, typer.Option(help="Choose among the fewest tokens that have this probability together.", parser=number)
+        float, typer.Option(help="Sample from the fewest tokens whose total probability reaches this.", parser=number)
     ] = 0.95,
     seed: Annotated[
         int | None,
-        typer.Option(help="Seed of the sampler. [default: 0, or where the session's stands]", show_default=False),
+        typer.Option(help="Seed of the sampler. [default: 0, or the state saved in the session]", show_default=False),
     ] = None,
     stop: Annotated[
         list[str] | None, typer.Option(help="Stop before this text; may be repeated.", metavar="TEXT", show_default=False)
@@ -48,8 +46,8 @@ def generate(
 ) -> None:
     """Write text that continues a prompt, or a session.
 
-    Only the new text is on standard output. Ctrl-C, SIGTERM and SIGHUP stop the writing and save the session; a reader that
-    goes away does too.
+    Only the new text is printed on standard output. Ctrl-C, SIGTERM, SIGHUP and a closed output stop the generation and save
+    the session.
     """
     from siltstone.cli.sessions import open_session
     from siltstone.core.interrupt import Interrupts, exit_code
@@ -64,7 +62,7 @@ def generate(
             with stop_asked.waiting():
                 s.append(prompt)
         except KeyboardInterrupt as stopped:
-            kept = f"; {session} is as it was" if session is not None else ""
+            kept = f"; {session} is unchanged" if session is not None else ""
             say(f"interrupted while the prompt was read{kept}")
             raise SystemExit(exit_code(stopped)) from None
         unread: OutputError | None = None

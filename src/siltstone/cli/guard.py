@@ -1,4 +1,4 @@
-"""How every command ends: in one line, and with an exit code that says why."""
+"""Turns the errors of every command into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ..core.interrupt import ForcedStop, Interrupts, exit_code, shielded, stoppi
 from ..core.terminal import careful_streams, say
 from ..errors import OutputError, RenamedKeyWarning, SiltstoneError
 
-ERROR, CLOSED = 2, 141  # 141: the reader of standard output went away
+ERROR, CLOSED = 2, 141  # 141: the reader of standard output closed it
 OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory|Storage size calculation overflowed|bad_alloc|bad allocation")
-debug = False  # --debug was given: errors keep their trace
-_held = ExitStack()  # what the command holds until it ends
+debug = False  # --debug was given: errors are shown with their trace
+_held = ExitStack()  # contexts that are left when the command ends
 
 
 @contextmanager
 def guard() -> Iterator[None]:
-    """A block whose errors become one line on standard error and SystemExit, unless they are faults of the program.
+    """Turns errors in the block into one line on standard error and SystemExit; errors of the program itself are raised.
 
-    2 for an error that a user can cause, 128 + its number for a signal (SIGINT 130, SIGTERM 143, SIGHUP 129), 141 without
-    a word where nobody reads standard output any more.
+    Exit codes: 2 for an error that a user can cause, 128 + its number for a signal (SIGINT 130, SIGTERM 143, SIGHUP 129), 141
+    without a message if the reader of standard output closed it.
     """
     with careful_streams(), stopping() as stop:
         try:
@@ -52,7 +52,7 @@ def guard() -> Iterator[None]:
 
 
 def _ending(error: Exception, stop: Interrupts) -> tuple[int, str] | None:
-    """Exit code and words for an error that is no fault of the program, None for one that is."""
+    """Exit code and message for an error that a user can cause; None for an error of the program itself."""
     if isinstance(error, OutputError) and stop.number is not None:
         return exit_code(stop), "interrupted"
     if isinstance(error, OutputError) and error.closed:
@@ -66,16 +66,16 @@ def _ending(error: Exception, stop: Interrupts) -> tuple[int, str] | None:
         return ERROR, "error: out of memory; make the model, its window or the batch smaller"
     if isinstance(error, UnicodeEncodeError):
         text = error.object[max(0, error.start - 40) : error.end + 40]
-        return ERROR, f"error: {text!r} is not valid Unicode text; give names and texts that have a UTF-8 form"
-    if stop.number is not None and not hasattr(error, "exit_code"):  # what was interrupted may well fail in its own way
+        return ERROR, f"error: {text!r} is not valid Unicode text; give names and texts that UTF-8 can encode"
+    if stop.number is not None and not hasattr(error, "exit_code"):  # interrupted code may raise any other error
         return exit_code(stop), "interrupted"
     return None
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., None]:
-    """`command` under `guard`, which needs torch: a stop while that is imported would be swallowed, and comes after it.
+    """`command` under `guard`. torch is imported first, with signals delayed: the import could swallow the exception.
 
-    Warnings of ours are one line each on standard error.
+    Each warning of Siltstone is one line on standard error.
     """
 
     @functools.wraps(command)
@@ -93,7 +93,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., None]:
 
 
 def hold(context: AbstractContextManager[Any]) -> None:
-    """Enters `context` and leaves it when the command ends, however it ends."""
+    """Enters `context` and leaves it when the command ends, also after an error."""
     _held.enter_context(context)
 
 

@@ -1,4 +1,4 @@
-"""`siltstone inspect`: what is in a session file."""
+"""`siltstone inspect`: shows the contents of a session file."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from siltstone.cli.arguments import path
 
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A session file.", parser=path, show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
-    """Show a session file: position, bytes by part, checkpoints and the tokens they span, fingerprints.
+    """Show a session file: position, bytes by part, checkpoints and the tokens that they cover, fingerprints.
 
-    The whole file is read and its checksum verified; no model is needed. Bytes include room that is reserved: for a full
-    window from the first token on, and for the checkpoints to come of logarithmic segments or a budget.
+    The whole file is read and its checksum is verified; no model is needed. Bytes include reserved memory: a full window from
+    the first token on, and slots for later checkpoints of logarithmic segments or of a budget.
     """
     from siltstone.core.plain import json_line
     from siltstone.demo import run_folder
@@ -63,13 +63,13 @@ def _print(file: Path, found: dict[str, Any]) -> None:
                 ["dtype", found["dtype"]],
                 ["weights and configuration", found["weights"]],
                 ["tokenizer", found["tokenizer"]],
-                *([["stream", f"stands at byte {found['stream']['offset']:,}"]] if found["stream"] else []),
+                *([["stream", f"at byte {found['stream']['offset']:,}"]] if found["stream"] else []),
             ],
         )
     )
     whole = max(1, sum(found["parts"].values()))
     rows = [[k, f"{v:,}", f"{v / whole:.1%}"] for k, v in found["parts"].items()]
-    screen.print(table("State, with room reserved", ["part", "bytes", "share"], rows))
+    screen.print(table("State, with reserved memory", ["part", "bytes", "share"], rows))
     layers, banks = found["memory_layers"], found["banks"]
     for bank in banks or [{"blocks": [], "checkpoints": []}]:
         points, blocks = bank["checkpoints"], ", ".join(map(str, bank["blocks"]))

@@ -1,4 +1,4 @@
-"""`siltstone list`: the members of every family, each with what it is and its options."""
+"""`siltstone list`: the members of every family, each with a short description and its options."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import typer
 
 def list(  # noqa: A001  # the command's name
     family: Annotated[
-        str | None, typer.Argument(metavar="[compress|memory|cache]", help="One family alone.", show_default=False)
+        str | None, typer.Argument(metavar="[compress|memory|cache]", help="List only this family.", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
-    """List the compressors, update rules and caching policies that a layer can be made of.
+    """List the compressors, update rules and caching policies that a layer can use.
 
-    Their names are the values of the keys `compress`, `memory` and `cache`; options go into `compress_options`,
+    Their names are the values of the keys `compress`, `memory` and `cache`; their options are set in `compress_options`,
     `memory_options` and `cache_options`.
     """
     import json

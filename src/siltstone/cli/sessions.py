@@ -1,4 +1,4 @@
-"""What the commands on sessions share: a run's model, with threads to its size, and a session of it."""
+"""Shared code of the commands on sessions: loads a model, chooses the number of threads for it, opens a session."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def open_session(run: Path, file: Path | None, device: str, threads: int | None) -> Session:
-    """A session with a run's model: that of `file` where it is there, a new one otherwise. `demo` is the model that ships.
+    """A session of a trained model: the one in `file` if it exists, otherwise a new one. run: a folder, or demo (shipped).
 
     The file is claimed until the command ends. Raises CheckpointError, SessionFileError and its kinds, ConfigError, StorageError
-    where `file` could not be saved, and its kind InUse where another process has claimed it.
+    if `file` cannot be saved, and its kind InUse if another process has claimed it.
     """
     from ..core.machine import keep_freed_memory
     from ..demo import run_folder
@@ -32,8 +32,8 @@ def open_session(run: Path, file: Path | None, device: str, threads: int | None)
     folder = run_folder(run)
     threads_to_size(folder, threads)
     if file is not None and not file.parent.is_dir():
-        raise StorageError(f"cannot write {file}: the folder {file.parent} is not there: create it, or choose another one")
-    if file is not None and not is_folder(file):  # which reading will name
+        raise StorageError(f"cannot write {file}: the folder {file.parent} does not exist: create it, or choose another one")
+    if file is not None and not is_folder(file):  # `Session.load` reports a folder
         check_place(file, streams=False)
         hold(claim(file))
     keep_freed_memory()
@@ -44,7 +44,7 @@ def open_session(run: Path, file: Path | None, device: str, threads: int | None)
 
 
 def threads_to_size(folder: Path, threads: int | None) -> None:
-    """`use_threads` for the model in a folder. One that cannot be read gets none: loading it tells what is wrong."""
+    """`use_threads` for the model in a folder. If it cannot be read, its size is None; loading it reports the error."""
     from ..core.machine import use_threads
     from ..io import SEAL
     from ..io.tensor_file import open_tensors

@@ -1,4 +1,4 @@
-"""`siltstone stream`: a run's model reads a stream of any length and says how well it foresaw it."""
+"""`siltstone stream`: a trained model reads a stream of any length and prints its bits per byte."""
 
 from __future__ import annotations
 
@@ -15,40 +15,38 @@ if TYPE_CHECKING:
     from siltstone.core.interrupt import Interrupts
     from siltstone.inference.reader import Cost, Reader
 
-SECONDS = 30.0  # between two saves at most
+SECONDS = 30.0  # maximum time between two saves
 ERRORS = (
-    "strict refuses bytes that are no UTF-8 text, and zero bytes; replace reads U+FFFD, counts them, and adds 8 bits for each. "
-    "[default: strict; with --lines replace, so that one bad byte does not end the watch of a log]"
+    "strict: bytes that are not UTF-8 text, and zero bytes, are an error; replace: they are read as U+FFFD, counted, and cost "
+    "8 more bits each. [default: strict; with --lines replace, so that one bad byte does not stop the monitoring of a log]"
 )
 
 
 def stream(
     run: Annotated[
         Path,
-        typer.Argument(
-            metavar="RUN", help="Folder of a trained model; demo: the one that ships.", parser=path, show_default=False
-        ),
+        typer.Argument(metavar="RUN", help="Folder of a trained model; demo: the shipped one.", parser=path, show_default=False),
     ],
     file: Annotated[str, typer.Argument(metavar="[FILE|-]", help="Text to read, or - for standard input.", parser=text)] = "-",
     lines: Annotated[
-        bool, typer.Option("--lines", help="Print the bits per byte of each line, as it comes: an anomaly score for logs.")
+        bool, typer.Option("--lines", help="Print the bits per byte of each line at once: an anomaly score for logs.")
     ] = False,
     session: Annotated[
         Path | None,
         typer.Option(
-            help="Keep the session in this file; resume from it where it exists.",
+            help="Save the session in this file; resume from it if it exists.",
             metavar="FILE",
             parser=output,
             show_default=False,
         ),
     ] = None,
     every: Annotated[
-        int, typer.Option(help="With --session: save about every so many tokens (and every 30 seconds).", parser=at_least(1))
+        int, typer.Option(help="With --session: tokens between two saves, about (also every 30 seconds).", parser=at_least(1))
     ] = 100_000,
     offset: Annotated[
         int | None,
         typer.Option(
-            help="Skip so many bytes of the input. [default: with --session, as many of a file as were read]",
+            help="Bytes of the input to skip. [default: with --session and a file, the bytes that were read before]",
             parser=at_least(0),
             show_default=False,
         ),
@@ -56,16 +54,16 @@ def stream(
     report: Annotated[int, typer.Option(help="Tokens between lines of progress.", parser=at_least(1))] = 10_000,
     errors: Annotated[str | None, typer.Option(help=ERRORS, show_default=False)] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="JSON alone on standard output: with --lines an object a line, then the receipt.")
+        bool, typer.Option("--json", help="Only JSON on standard output: with --lines one object a line, then the receipt.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
 ) -> None:
-    """Read a stream of any length in bounded memory, printing bits per byte as it goes, and end with a receipt.
+    """Read a stream of any length in bounded memory, print bits per byte, and print a receipt at the end.
 
-    With --session, an interrupted stream resumes from its last save: the same command finds its place in a file by itself.
-    Standard input must continue at the byte that is named at the start; if it is fed from its beginning, --offset skips to
-    that byte. Ctrl-C, SIGTERM, SIGHUP and a closed output save the session.
+    With --session, an interrupted stream resumes from its last save: for a file, run the same command again.
+    Standard input must continue at the byte that is printed at the start; if it starts at its first byte, use --offset to skip
+    to that byte. Ctrl-C, SIGTERM, SIGHUP and a closed output save the session.
     """
     from siltstone.cli.sessions import open_session
     from siltstone.core.interrupt import Interrupts, exit_code
@@ -117,14 +115,14 @@ def _opened(file: str, stop: Interrupts) -> Any:
     if file == "-":
         return nullcontext(typer.get_binary_stream("stdin"))
     try:
-        with stop.waiting():  # a pipe waits for somebody who writes
+        with stop.waiting():  # opening a pipe blocks until a writer opens it
             return open(file, "rb")
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}; give a text file, or - for standard input") from None
 
 
 def _place(reader: Reader, source: Any, file: str, offset: int | None, stop: Interrupts) -> int | None:
-    """Bring input and reader to the same byte; returns the size of the input where it is known."""
+    """Set input and reader to the same byte. Returns the size of the input in bytes, or None if it is not known."""
     from siltstone.core.terminal import say
     from siltstone.errors import DataError
 
@@ -135,7 +133,7 @@ def _place(reader: Reader, source: Any, file: str, offset: int | None, stop: Int
         reader.begin(known if offset is None else offset)
         if reader.offset > size:
             raise DataError(
-                f"{file} has {size:,} bytes, and byte {reader.offset:,} is to be read next; give the same file, or --offset 0"
+                f"{file} has {size:,} bytes, and the next byte to read is {reader.offset:,}; give the same file, or --offset 0"
             )
         reader.check(source, file)
     else:
@@ -150,8 +148,8 @@ def _place(reader: Reader, source: Any, file: str, offset: int | None, stop: Int
                     raise DataError(f"standard input ended {left:,} bytes before --offset {offset:,}")
                 left -= skipped
     if reader.session.position:
-        where = "" if whole or offset is not None else f"; standard input is taken to go on there (--offset {known} skips to it)"
-        say(f"{reader.session.position:,} tokens restored; going on at byte {reader.offset:,}{where}")
+        where = "" if whole or offset is not None else f"; standard input must start there (--offset {known} skips to it)"
+        say(f"{reader.session.position:,} tokens restored; resuming at byte {reader.offset:,}{where}")
     return size
 
 
@@ -163,7 +161,7 @@ def _stopped(reader: Reader, session: Path | None) -> None:
         say(f"{where}; nothing is saved without --session")
         return
     reader.save(session)
-    say(f"{where}; saved in {session}, and the same command goes on from there")
+    say(f"{where}; saved in {session}; the same command resumes there")
 
 
 def _receipt(reader: Reader, as_json: bool, out: Any) -> None:
@@ -178,8 +176,8 @@ def _receipt(reader: Reader, as_json: bool, out: Any) -> None:
 
 
 class _Progress:
-    """Bits per byte as the stream goes: one live line on a terminal, a line every `report` tokens elsewhere (on standard
-    error where standard output is for JSON), or, by lines, each line behind its own bits per byte, or as JSON."""
+    """Prints bits per byte while the stream is read: on a terminal one live line, otherwise a line every `report` tokens (on
+    standard error if standard output is for JSON). With `lines`, each line is printed after its bits per byte, or as JSON."""
 
     def __init__(self, report: int, lines: bool, size: int | None, as_json: bool) -> None:
         from siltstone.inference.reader import Cost
@@ -209,7 +207,7 @@ class _Progress:
     def show(self, reader: Reader, piece: bytes, cost: Cost) -> None:
         """One more piece was read."""
         if self.lines:
-            if not self.line.tokens:  # of a longer line the first piece is shown
+            if not self.line.tokens:  # only the first piece of a long line is shown
                 self.text, self.at = piece.decode("utf-8", "replace").rstrip("\r\n"), reader.offset - len(piece)
                 self.end = "" if piece.endswith(b"\n") else "…"
             self.cut = self.line.tokens > 0

@@ -1,4 +1,4 @@
-"""`siltstone train`: text in, a trained model's folder out."""
+"""`siltstone train`: trains a model on text and writes its folder."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def _number(text: str) -> Any:
     return _option(text, parser=number)
 
 
-SEED = "Decides the first weights and the order of the text. [default: 0]"
-LARGEST = 1 << 20  # bytes of a configuration file
-RESUME = "Resume from the run's last checkpoint, with its own settings and texts; where --out holds no run, begin one."
-RUN_THREADS = f"{THREADS.removesuffix(']')}; with --resume what the run was begun with]"
+SEED = "Seed of the initial weights and of the order of the text. [default: 0]"
+LARGEST = 1 << 20  # maximum bytes of a configuration file
+RESUME = "Resume the run in --out from its last checkpoint, with its settings and texts; if there is no run, begin one."
+RUN_THREADS = f"{THREADS.removesuffix(']')}; with --resume the number that the run began with]"
 Texts = Annotated[
     list[str] | None,
     typer.Argument(metavar="PATH", help="Text files, folders of them, or - for standard input.", parser=text, show_default=False),
@@ -38,7 +38,7 @@ Texts = Annotated[
 def train(
     paths: Texts = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the run and, at the end, of the model.", metavar="FOLDER", parser=path)
+        Path, typer.Option("--out", "-o", help="Folder of the run and of the trained model.", metavar="FOLDER", parser=path)
     ] = Path("run"),
     preset: Annotated[str | None, _option("nano, tiny, small, base or large. [default: tiny]")] = None,
     config: Annotated[
@@ -52,55 +52,56 @@ def train(
     ] = None,
     valid: Annotated[
         list[str] | None,
-        _option("Held-out file or folder, left out of the training text; may be repeated.", metavar="PATH", parser=text),
+        _option("Held-out file or folder, removed from the training text; may be repeated.", metavar="PATH", parser=text),
     ] = None,
-    steps: Annotated[int | None, _whole("Stop after so many steps. [default: 1000, without --minutes]")] = None,
-    minutes: Annotated[float | None, _number("Stop after so much time; the learning rate follows the clock.")] = None,
+    steps: Annotated[int | None, _whole("Number of steps. [default: 1000, without --minutes]")] = None,
+    minutes: Annotated[float | None, _number("Training time; the learning rate then depends on the time.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a model that --out holds, at the first checkpoint of the new run.")
+        bool, typer.Option("--overwrite", help="Replace a model that is in --out, at the first checkpoint of the new run.")
     ] = False,
     seed: Annotated[int | None, _option(SEED, parser=arguments.seed)] = None,
-    batch: Annotated[int | None, _whole("Rows trained side by side. [default: 8]")] = None,
-    length: Annotated[int | None, _whole("Tokens a row and step; gradients reach back no further. [default: 512]")] = None,
-    span: Annotated[int | None, _whole("Tokens after which a long document is cut in parts. [default: 16 x length]")] = None,
+    batch: Annotated[int | None, _whole("Rows in a batch. [default: 8]")] = None,
+    length: Annotated[int | None, _whole("Tokens of a row in a step; gradients reach no further back. [default: 512]")] = None,
+    span: Annotated[int | None, _whole("Longer documents are split into parts of so many tokens. [default: 16 x length]")] = None,
     foreign: Annotated[
         float | None,
         _option(
-            "Share of documents that begin from the final state of another row instead of an empty one, so that the model learns "
-            "to forget what is not of its text. [default: 0.1]",
+            "Share of documents that begin from the final state of another row instead of an empty one. The model then learns "
+            "to forget text that does not belong to its document. [default: 0.1]",
             "--foreign-state",
             parser=number,
         ),
     ] = None,
     lr: Annotated[float | None, _number("Peak learning rate. [default: 0.003]")] = None,
-    warmup: Annotated[float | None, _number("Share of the run that rises to it. [default: 0.03]")] = None,
+    warmup: Annotated[float | None, _number("Share of the run in which the learning rate rises. [default: 0.03]")] = None,
     decay: Annotated[float | None, _number("Weight decay of matrices. [default: 0.1]")] = None,
-    clip: Annotated[float | None, _number("Largest norm of the gradient. [default: 1]")] = None,
+    clip: Annotated[float | None, _number("Maximum norm of the gradient. [default: 1]")] = None,
     save_every: Annotated[int | None, _whole("Steps between checkpoints. [default: 100]")] = None,
     valid_every: Annotated[int | None, _whole("Steps between validations. [default: 200]")] = None,
-    valid_tokens: Annotated[int | None, _whole("Tokens that a validation reads. [default: 65536]")] = None,
+    valid_tokens: Annotated[int | None, _whole("Tokens in a validation. [default: 65536]")] = None,
     precision: Annotated[
-        str | None, _option("auto (bfloat16 where the hardware computes in it), fp32 or bf16. [default: auto]")
+        str | None, _option("auto (bfloat16 if the hardware supports it), fp32 or bf16. [default: auto]")
     ] = None,
     recompute: Annotated[
         str | None,
         _option(
-            "none, or segment: less memory for a long --length, for one more forward pass; short segments make many small "
-            "calls, with a state kept for each. [default: none]"
+            "none, or segment: less memory for a long --length, at the cost of one more forward pass; short segments make many "
+            "small calls, and one state is kept for each call. [default: none]"
         ),
     ] = None,
     device: Annotated[str | None, _option("auto, cpu, cuda, ... [default: auto]")] = None,
     threads: Annotated[int | None, _option(RUN_THREADS, parser=integer)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The receipt as one JSON object, of an interrupted run too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the receipt as one JSON object, also if interrupted.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the receipt.")] = False,
 ) -> None:
     """Train a language model on text.
 
-    An interrupted run resumes with --resume, and ends as it would have without the interruption. Ctrl-C, SIGTERM and SIGHUP save
+    An interrupted run resumes with --resume; the result is the same as without the interruption. Ctrl-C, SIGTERM and SIGHUP save
     a checkpoint.
-    With --resume nothing else needs to be named: settings and texts are the run's. What is named must be the same, but for
-    when to stop, the learning rate and the like, and how often to save.
+    With --resume no other option is needed: settings and texts are those of the run. If text, --tokenizer, --batch, --length,
+    --span, --foreign-state, --seed or the model's configuration are given, they must be the same as before; other settings may
+    change.
     """
     from siltstone.cli.guard import hold
     from siltstone.config.setting import parse_setting
@@ -117,20 +118,20 @@ def train(
         "valid_tokens": valid_tokens, "precision": precision, "recompute": recompute,
     }  # fmt: skip
     check_threads(threads)
-    "\0".join([str(out), *(paths or []), *(valid or [])]).encode("utf-8")  # names are recorded: see `guard` for one that cannot
+    "\0".join([str(out), *(paths or []), *(valid or [])]).encode("utf-8")  # names are stored as UTF-8; `guard` reports an error
     given = {key: value for key, value in given.items() if value is not None}
     keys = (_config_file(config) if config else {}) | dict(map(parse_setting, settings or []))
 
     built: list[Any] = []
 
     def configure(vocab: int) -> Any:
-        """The configuration, which is built once: a number of token ids that is known later is put into it."""
+        """The configuration. It is built once; the number of token ids is changed when it is known."""
         if not built:
             built.append(_configure(preset, {"vocab_size": vocab, **keys}, bool(config)))
         return built[0] if "vocab_size" in keys else built[0].sized(vocab)
 
     def sized(vocab: int) -> Any:
-        """The configuration; the process takes threads to its size."""
+        """The configuration; also sets the number of threads for a model of this size."""
         cfg = configure(vocab)
         use_threads(threads, _parameters(cfg))
         return cfg
@@ -142,9 +143,9 @@ def train(
         use_threads(threads, recorded=run.threads)
     else:
         if resume and not paths:
-            raise ConfigError(f"{out} holds no run to resume; name the text to train on, or another --out")
+            raise ConfigError(f"{out} has no run to resume; name the text to train on, or another --out")
         if resume:
-            say(f"{out} holds no run to resume; a new one begins there")
+            say(f"{out} has no run to resume; a new run begins there")
         if steps is None and minutes is None:
             given["steps"] = 1000
         text, device = tokenizer or "bytes", device or "auto"
@@ -155,14 +156,14 @@ def train(
     if as_json:
         print(json_line(receipt), flush=True)
     if receipt["interrupted"]:
-        say(f"interrupted; step {receipt['steps']} is saved, go on with --resume --out {out}")
+        say(f"interrupted; step {receipt['steps']} is saved; resume with --resume --out {out}")
         raise SystemExit(128 + receipt["signal"])
     for line in receipt_lines(receipt, threads_said()) if not as_json else []:
         print(shown(line, sys.stdout))
 
 
 def _parameters(cfg: Any) -> int:
-    """Parameters of a model, of which none is made."""
+    """Number of parameters of a model, without allocating it."""
     import torch
 
     from siltstone.models.lm import LM
@@ -172,7 +173,8 @@ def _parameters(cfg: Any) -> int:
 
 
 def _configure(preset: str | None, keys: dict[str, Any], whole: bool) -> Any:
-    """The model's configuration: the preset's keys, then the file's, then those of --set. A file may be a `whole` model."""
+    """The model's configuration: the preset's keys, then the file's, then those of --set. whole: a file was given, which may
+    describe a whole model without a preset."""
     from siltstone.config import presets
     from siltstone.config.model import LMConfig
 
@@ -192,9 +194,9 @@ def _config_file(path: Path) -> dict[str, Any]:
         data = read_limited(path, LARGEST)
         keys = tomllib.loads(data.decode("utf-8")) if path.suffix == ".toml" else parse_json(data)
     except FileNotFoundError:
-        raise ConfigError(f"config file {path} is not there; check the path") from None
+        raise ConfigError(f"config file {path} does not exist; check the path") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"config file {path} cannot be read: {reason(error)}") from error
     if not isinstance(keys, dict):
-        raise ConfigError(f"config file {path} must hold keys and values, and it holds a {type(keys).__name__}")
+        raise ConfigError(f"config file {path} must have keys and values, and it has a {type(keys).__name__}")
     return keys

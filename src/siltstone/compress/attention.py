@@ -1,16 +1,16 @@
-"""Attention pooling: m learned queries look at the block, each through keys and values of its own.
+"""Attention pooling: m learned queries attend to the block, each with its own keys and values.
 
     c = concat_j [ sum_i softmax_i(<p_j, x_i W_k^j> / sqrt(U) + b_ji) x_i W_v^j ] W_o,   j = 1..m, U = D / m
 
-With `context` the queries are p_j + x' W_c^j, x' the mean of the window's tokens at the time of the write: what is kept of a
-block depends on what is being read now.
-Source: arXiv 1810.00825, section 3.2 (pooling by multihead attention with learned seeds), with a bias b a query and
-place, so that the order of a block counts. State: none of its own (up to rate - 1 tokens wait in the layer).
-Cost: 2 * D * D, and D * D a write.
+With `context` the queries are p_j + x' W_c^j, x' the mean of the window's tokens at the time of the write: the content kept of
+a block depends on the tokens that follow it.
+Source: arXiv 1810.00825, section 3.2 (pooling by multihead attention with learned seeds), with a bias b per query and
+place, so that order inside a block matters. State: none of its own (the layer holds up to rate - 1 tokens).
+Cost: 2 * D * D, and D * D per write.
 
-For: blocks from which several things are to be kept at once.
-Can: pick by content and by place, once for each of its queries, and write another thing of each.
-Cannot: hand on more than D / queries numbers of what one query picked.
+For: blocks from which several items are to be kept.
+Can: select by content and by place, separately for each query, and write a different summary for each.
+Cannot: pass more than D / queries numbers from the tokens that one query selected.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .base import Compress
 
 @dataclass(frozen=True)
 class AttentionOptions:
-    """queries: m, how many learned queries share the width. context: the queries depend on the recent window too."""
+    """queries: m, the number of learned queries; each has width D / m. context: the queries also depend on the recent window."""
 
     queries: int = 4
     context: bool = False
@@ -64,8 +64,8 @@ class AttentionPool(Compress):
             raise ConfigError(f"compress_options context={options.context!r} must be true or false")
         if options.context and cfg.write_delay == 0:
             raise ConfigError(
-                "compress_options context=true looks at the tokens that came after the block, and write_delay=0 writes before "
-                "they come; set write_delay='window'"
+                "compress_options context=true uses the tokens that came after the block, and write_delay=0 writes before "
+                "they arrive; set write_delay='window'"
             )
 
     def forward(self, x: Tensor, recent: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a compressor is."""
+"""The interface of compressors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..config.registry import NoOptions
 class Compress(nn.Module):
     """`rate` tokens become one: x [R, M, rate, D] -> [R, M, D]. Subclasses define `name` and `forward`.
 
-    sees_window   `forward` takes `recent` [R, M, D] too: the mean of the window's tokens when each write is made
+    sees_window   `forward` also takes `recent` [R, M, D]: the mean of the window's tokens at the time of each write
     """
 
     name: ClassVar[str]
@@ -27,7 +27,7 @@ class Compress(nn.Module):
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: Any) -> None:
-        """Raise ConfigError where this compressor cannot work with the layer's other keys."""
+        """Raise ConfigError if this compressor cannot work with the layer's other keys."""
 
     @abstractmethod
     def forward(self, x: Tensor, recent: Tensor | None = None) -> Tensor:

@@ -1,13 +1,13 @@
-"""Learned strided pooling: c = sum_i w_i * x_i, a weight for each place in the block and each channel.
+"""Learned strided pooling: c = sum_i w_i * x_i, one weight for each place in the block and each channel.
 
-A depthwise convolution whose stride is its length; it begins as the mean. Source: arXiv 1911.05507, section 3.1 (1D
-convolution over leaving activations), kept to one weight a channel. State: none of its own (up to rate - 1 tokens wait in
-the layer).
+A depthwise convolution whose stride is its length; it is initialised to the mean. Source: arXiv 1911.05507, section 3.1 (1D
+convolution over leaving activations), reduced to one weight per channel. State: none of its own (the layer holds up to
+rate - 1 tokens).
 Cost: D.
 
-For: blocks in which the place says what matters.
-Can: weigh each place, a channel at a time, with either sign.
-Cannot: look at the content: what matters must always stand at the same place.
+For: blocks in which a token's place decides its importance.
+Can: weigh each place, per channel, with either sign.
+Cannot: use the content: important tokens must always be at the same place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .base import Compress
 
 
 class Conv(Compress):
-    """taps [rate, D], 1 / rate to begin with."""
+    """taps [rate, D], initially 1 / rate."""
 
     name: ClassVar[str] = "conv"
 

@@ -1,12 +1,12 @@
-"""Softmax-gated pooling: c = sum_i g_i * x_i, g = softmax over the block of (x_i W_g + b_i), for every channel by itself.
+"""Softmax-gated pooling: c = sum_i g_i * x_i, g = softmax over the block of (x_i W_g + b_i), separately for each channel.
 
-Source: arXiv 1709.04696 (multi-dimensional source-to-token attention), with a bias b_i a place and channel, so that the
-order of a block counts. It begins near the mean. State: none of its own (up to rate - 1 tokens wait in the layer).
+Source: arXiv 1709.04696 (multi-dimensional source-to-token attention), with a bias b_i per place and channel, so that order
+inside a block matters. Initially close to the mean. State: none of its own (the layer holds up to rate - 1 tokens).
 Cost: D * D + D.
 
-For: blocks in which a token or two matter, and say so.
-Can: pick by content and by place, a channel at a time.
-Cannot: leave the span of its tokens: each channel is a mean with positive weights.
+For: blocks in which one or two tokens matter and can be recognised by their content.
+Can: select by content and by place, per channel.
+Cannot: leave the range of its tokens: each channel is a weighted mean with positive weights.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Source: by definition. State: none.
 Cost: nothing.
 
-For: every token to be written as it is; the default.
-Can: lose nothing before the memory.
-Cannot: spare the memory a write.
+For: writing every token unchanged; the default.
+Can: pass all information on to the memory.
+Cannot: reduce the number of writes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Identity(Compress):
         """Requires `rate=1`."""
         if cfg.rate != 1:
             raise ConfigError(
-                f"compress='identity' writes every token, so rate={cfg.rate} must be 1; or choose another, as compress='mean'"
+                f"compress='identity' writes every token, so rate={cfg.rate} must be 1; set rate=1, or "
+                "another compressor, for example compress='mean'"
             )
 
     def forward(self, x: Tensor, recent: Tensor | None = None) -> Tensor:

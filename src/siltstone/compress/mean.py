@@ -1,12 +1,12 @@
 """Mean pooling: c = (x_1 + ... + x_r) / r.
 
-Source: arXiv 1911.05507, section 3.1 (mean pooling of leaving activations). State: none of its own (up to rate - 1 tokens
-wait in the layer).
+Source: arXiv 1911.05507, section 3.1 (mean pooling of leaving activations). State: none of its own (the layer holds up to
+rate - 1 tokens).
 Cost: D additions.
 
-For: fewer writes at no cost and without a weight to learn.
-Can: keep what the tokens of a block share.
-Cannot: tell the tokens of a block apart, by place or by content.
+For: fewer writes at almost no cost, without parameters.
+Can: keep what the tokens of a block have in common.
+Cannot: distinguish the tokens of a block, by place or by content.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What can be chosen: the keys of a layer and of a model, their checks, and sizes by name."""
+"""Configuration: the keys of a layer and of a model, their checks, and presets."""
 
 from .layer import LayerConfig
 from .model import LMConfig

@@ -1,7 +1,7 @@
 """Older names of keys: one table.
 
-A configuration that a user writes may have them, with a warning, once a process; files that Siltstone wrote may have them
-without one. Fingerprints are of the older names, so that those of older models stay as they are.
+In a configuration that a user writes, an older name gives a warning, once a process. In files that Siltstone wrote, it gives
+none. Fingerprints are computed from the older names, so that fingerprints of older models do not change.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..errors import ConfigError, RenamedKeyWarning
 
 @dataclass(frozen=True)
 class Alias:
-    """An older name of a key of a layer or model, or, where a family is named, of an option of some of its members."""
+    """An older name of a key of a layer or model; with a family, of an option of some of its members."""
 
     old: str
     new: str
@@ -34,10 +34,10 @@ Rename = Callable[[str, Any, dict[str, Any]], dict[str, Any]]
 
 
 def current(keys: dict[str, Any], names: Mapping[str, Any] | None = None, warn: bool = True) -> dict[str, Any]:
-    """Keys, flat as in a file, under their present names; those of options and of single blocks too.
+    """Renames keys, flat as in a file, to their present names, also inside options and inside single blocks.
 
-    names   the members that keys without their names are about, family by family
-    Raises ConfigError where an older name stands beside the present one.
+    names   family -> member, for keys that do not name the member themselves
+    Raises ConfigError if the older and the present name are both given.
     """
     return _walk(keys, names or {}, lambda family, member, given: options(family, member, given, warn))
 
@@ -53,7 +53,7 @@ def older(keys: dict[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def options(family: str, member: Any, given: dict[str, Any], warn: bool = True) -> dict[str, Any]:
-    """The options of one member under their present names; family "": the keys of a layer or model themselves."""
+    """The options of one member under their present names; family "": the keys of a layer or model."""
     found = dict(given)
     for alias in _of(family, member):
         if alias.old not in found:
@@ -86,7 +86,7 @@ def _walk(keys: dict[str, Any], names: Mapping[str, Any], rename: Rename) -> dic
 
 
 def _outside() -> int:
-    """The stack level of the first caller outside this package, which a warning is about."""
+    """The stack level of the first caller outside this package, to which a warning points."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "siltstone":
         level, frame = level + 1, frame.f_back

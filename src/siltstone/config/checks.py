@@ -1,4 +1,4 @@
-"""What the checks of configurations share: each raises ConfigError with the key, what was given and expected, and the mend."""
+"""Shared checks of configurations. Each raises ConfigError with the key, what was given, what is expected, and the mend."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 from ..errors import ConfigError
 from . import registry
 
-TOLD = 4096  # the largest limit that a message names where the other one was overstepped
-WIDEST = 2**16  # of widths and heads, which weights are made for
-SEEN = 2**20  # of tokens that are kept one by one, in rings of that size
-LONGEST = 2**40  # of tokens, checkpoints and bytes that are only counted
+TOLD = 4096  # a message names both limits if the upper one is at most this
+WIDEST = 2**16  # largest width or number of heads: weights have this size
+SEEN = 2**20  # largest number of tokens kept one by one: ring buffers have this size
+LONGEST = 2**40  # largest number of tokens, checkpoints or bytes that are only counted
 
 
 def require(ok: bool, message: str) -> None:
-    """ConfigError with the message unless ok."""
+    """Raise ConfigError with the message unless ok."""
     if not ok:
         raise ConfigError(message)
 
 
 def one_of(key: str, value: Any, allowed: list[Any]) -> None:
-    """ConfigError unless the value is among those allowed."""
+    """Raise ConfigError unless the value is one of those allowed."""
     if value not in allowed:
         near = difflib.get_close_matches(str(value), [str(a) for a in allowed], 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -32,7 +32,7 @@ def one_of(key: str, value: Any, allowed: list[Any]) -> None:
 
 
 def whole(key: str, value: Any, least: int, most: int | None = None) -> None:
-    """ConfigError unless the value is a whole number within the limits."""
+    """Raise ConfigError unless the value is a whole number within the limits."""
     number = isinstance(value, int) and not isinstance(value, bool)
     if not number or value < least or (most is not None and value > most):
         allowed = f"of at most {most:,}" if number and value > least else f"of at least {least}"
@@ -41,32 +41,32 @@ def whole(key: str, value: Any, least: int, most: int | None = None) -> None:
 
 
 def number_between(value: Any, low: float, high: float) -> bool:
-    """Whether low < value < high, for a number that is no truth value."""
+    """Whether the value is a number (not a bool) with low < value < high."""
     return isinstance(value, int | float) and not isinstance(value, bool) and low < value < high
 
 
 def divisors(number: int) -> list[int]:
-    """In order."""
+    """All divisors, ascending."""
     low = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
     return sorted({*low, *(number // n for n in low)})
 
 
 def nearest(given: int, choices: list[int]) -> int:
-    """The choice nearest to what was given, of equals the smaller; 1 only where there is no other."""
+    """The choice nearest to what was given; the smaller of two equally near; 1 only if there is no other."""
     return min([n for n in choices if n > 1] or choices, key=lambda n: (abs(n - given), n))
 
 
 def whole_updates(cfg: Any, batch: int) -> None:
-    """ConfigError unless a rule's batch of writes is made of whole updates of the memory."""
+    """Raise ConfigError unless `batch` writes are a whole number of updates of the memory."""
     if batch % cfg.group:
         raise ConfigError(
-            f"memory_options inner_batch={batch} is not a multiple of the {cfg.group} writes at once that compress_every="
+            f"memory_options inner_batch={batch} is not a multiple of the {cfg.group} writes an update that compress_every="
             f"{cfg.compress_every} with rate={cfg.rate} makes; choose inner_batch={-(-batch // cfg.group) * cfg.group}"
         )
 
 
 def known(keys: dict[str, Any], names: set[str], owner: str) -> None:
-    """ConfigError for a key that its owner does not have; it says where the key belongs, or which one was meant."""
+    """Raise ConfigError for an unknown key. The message says where the key belongs, or which key was probably meant."""
     unknown = sorted((k for k in keys if k not in names), key=str)
     if unknown:
         key = str(unknown[0])
@@ -76,12 +76,12 @@ def known(keys: dict[str, Any], names: set[str], owner: str) -> None:
 
 
 def elsewhere(key: str, value: Any, owner: str) -> str:
-    """Where a key that is an option of members', or a key of a whole model, belongs; "" for any other."""
+    """Where a key belongs that is an option of a member, or a key of a whole model; "" for any other."""
     from . import model as config
 
     if key in {f.name for f in fields(config.LMConfig)} - {"layer"}:
         if owner != "a layer":
-            return f"it is one for all blocks: set {key} beside `layers`"
+            return f"all blocks share it: set {key} beside `layers`"
         return "it is a key of a whole model: use st.LM, with st.presets or st.LMConfig.from_dict"
     for family in registry.FAMILIES:
         owners = [name for name, cls in registry.members(family).items() if key in {f.name for f in fields(cls.Options)}]

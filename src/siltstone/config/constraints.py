@@ -1,4 +1,4 @@
-"""What keys need of each other and exclude: one row each, from which messages and docs/configuration.md are made."""
+"""Which keys require or exclude each other: one row a constraint. Messages and docs/configuration.md are made from the rows."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Words = str | Callable[[Any], str]
 
 @dataclass(frozen=True)
 class Constraint:
-    """A rule that a configuration keeps.
+    """A rule that every configuration must satisfy.
 
-    keys    those that it is about
-    rule    what must hold, in a sentence of the documentation
-    holds   whether it does, given the configuration
-    said    what is wrong where it does not: a text with `{key}` for values (`{key!r}` as JSON would quote it), or a function
-    mend    what to do then, likewise
+    keys    the keys that it concerns
+    rule    what must hold, as a sentence of the documentation
+    holds   configuration -> whether the rule holds
+    said    the first part of the error message: a text with `{key}` for values (`{key!r}` quotes them), or a function
+    mend    the second part, what to change: likewise a text or a function
     """
 
     keys: tuple[str, ...]
@@ -30,7 +30,7 @@ class Constraint:
     mend: Words
 
     def message(self, cfg: Any) -> str:
-        """What a configuration is told that breaks it."""
+        """The error message for a configuration that violates the rule."""
         return "; ".join(
             words.format_map(_Values(cfg)) if isinstance(words, str) else words(cfg) for words in (self.said, self.mend)
         )
@@ -45,7 +45,7 @@ class _Values(dict[str, Any]):
 
 
 def check(cfg: Any, table: Sequence[Constraint]) -> None:
-    """ConfigError with the message of the first row that does not hold."""
+    """Raise ConfigError with the message of the first row that does not hold."""
     for row in table:
         if not row.holds(cfg):
             raise ConfigError(row.message(cfg))
@@ -69,7 +69,7 @@ def _segment(c: Any) -> str:
 
 def _subblock(c: Any) -> str:
     fitting = [n * c.every for n in divisors(c.updates)]
-    better = nearest(c.subblock, fitting[:-1] or fitting)  # the last is the segment itself, as with "mean"
+    better = nearest(c.subblock, fitting[:-1] or fitting)  # the last one is the whole segment, the same as "mean"
     return "choose another, for example " + (f"router='subblock:{better}'" if 1 < better < c.segment else "router='mean'")
 
 
@@ -93,7 +93,7 @@ LAYER: tuple[Constraint, ...] = (
         ("head_dim", "position", "window"),
         "`position='rope'` requires an even `head_dim` (it is ignored when `window=0`)",
         lambda c: c.position != "rope" or c.window == 0 or c.key_dim % 2 == 0,
-        "head_dim={key_dim} is odd, and position='rope' turns pairs",
+        "head_dim={key_dim} is odd, and position='rope' rotates pairs of channels",
         "choose an even head_dim, or position='alibi' or 'none'",
     ),
     Constraint(
@@ -107,7 +107,7 @@ LAYER: tuple[Constraint, ...] = (
         ("sinks", "window"),
         "`sinks` requires `window >= 1`",
         lambda c: c.window > 0 or c.sinks == 0,
-        "sinks={sinks} needs window attention",
+        "sinks={sinks} requires window attention",
         "set a window of at least 1, or sinks=0",
     ),
     Constraint(
@@ -122,8 +122,8 @@ LAYER: tuple[Constraint, ...] = (
         "`write_delay=0` requires `window >= compress_every - 1` (`rate - 1` where `compress_every` is unset)",
         lambda c: c.write_delay == "window" or c.window >= c.every - 1,
         lambda c: (
-            f"write_delay=0 with {_unit(c)}={c.every} needs window >= {c.every - 1}, or tokens of an unfinished "
-            f"block would be seen by nobody; window={c.window} was given"
+            f"write_delay=0 with {_unit(c)}={c.every} requires window >= {c.every - 1}, or tokens of an incomplete "
+            f"update would be invisible; window={c.window} was given"
         ),
         lambda c: f"set window={c.every - 1}, or write_delay='window'",
     ),
@@ -148,7 +148,7 @@ LAYER: tuple[Constraint, ...] = (
         (*BUDGETS, "cache"),
         "`max_checkpoints` and `max_bytes` require a cache that keeps checkpoints",
         lambda c: not c.bounded or c.members.cache.cls.keeps,
-        "max_checkpoints and max_bytes bound checkpoints, and cache={cache!r} keeps none",
+        "max_checkpoints and max_bytes limit checkpoints, and cache={cache!r} keeps none",
         "leave them out, or set another cache",
     ),
     Constraint(
@@ -162,28 +162,28 @@ LAYER: tuple[Constraint, ...] = (
         (*BUDGETS, "segments"),
         "`max_checkpoints` and `max_bytes` exclude `segments='logarithmic'`",
         lambda c: not c.bounded or c.segments != "logarithmic",
-        "max_checkpoints and max_bytes bound a bank that grows, and logarithmic segments do not",
+        "max_checkpoints and max_bytes limit a bank that grows, and a bank of logarithmic segments does not",
         "set segments='constant' or 'content', or give no budget",
     ),
     Constraint(
         ("evict", "cache"),
         "`evict='use'` requires a cache with gates",
         lambda c: not c.bounded or c.evict != "use" or c.members.cache.cls.routed,
-        "evict='use' counts how much each checkpoint is read under gates, and cache={cache!r} has none",
+        "evict='use' adds up the gate weights of each checkpoint, and cache={cache!r} has no gates",
         "choose evict='age' or 'merge', or cache='gated'",
     ),
     Constraint(
         ("evict", "routing"),
         "`evict='use'` excludes `routing='shared'`",
         lambda c: not c.bounded or c.evict != "use" or c.routing == "own",
-        "evict='use' keeps other checkpoints in every layer, so that routing='shared' cannot find them",
+        "evict='use' keeps different checkpoints in each layer, and routing='shared' requires the same ones",
         "set routing='own', or evict='age' or 'merge'",
     ),
     Constraint(
         ("evict", "start", "memory"),
-        "`evict='merge'` with `start='restart'` requires a memory whose states add up",
+        "`evict='merge'` with `start='restart'` requires a memory whose states can be added",
         lambda c: not c.bounded or c.evict != "merge" or c.start != "restart" or c.members.memory.cls.adds_up,
-        "evict='merge' adds up what restarted segments hold, and states of memory={memory!r} do not add up",
+        "evict='merge' with start='restart' adds the states of two segments, and states of memory={memory!r} cannot be added",
         "set evict='age' or 'use', or start='carry'",
     ),
 )

@@ -1,7 +1,7 @@
-"""Unused keys raise ConfigError, where they are not at their defaults.
+"""Unused keys raise ConfigError, unless they are at their defaults.
 
-A key of the whole model is unused where none of its memory layers uses it, and one that `layers` names where that block does not.
-A model without any memory may have such keys: it is the twin of one that uses them, `cfg.replace(pattern="w")`.
+A key of the whole model is unused if none of its memory layers uses it, a key in `layers` if that block does not use it.
+A model without memory layers may have unused keys, so that `cfg.replace(pattern="w")` gives the window-only twin of any model.
 """
 
 from __future__ import annotations
@@ -37,8 +37,13 @@ class Blocks(Protocol):
 
 @dataclass(frozen=True)
 class Use:
-    """Which layers use a key; what is said where none does, {cache}, {segments} and {rate} being those of the layers; the mend;
-    and the values that need such a layer, where others pass in any (none named: every value but the default)."""
+    """When a key is used.
+
+    by      whether a layer uses it
+    none    part of the message if no layer does; {cache}, {segments} and {rate} are filled in from the layers
+    mend    what to set instead
+    values  the values that require such a layer; empty: every value but the default
+    """
 
     by: Callable[[LayerConfig], bool]
     none: str
@@ -71,7 +76,7 @@ USES = dict.fromkeys(("router", "router_dim", "routing", "gate", "temperature", 
     ),
     "segments": Use(
         lambda layer: layer.content and _policy(layer).keeps,
-        "with cache={cache}, which keeps no checkpoints, so that cuts end nothing",
+        "with cache={cache}, which keeps no checkpoints, so that cuts have no effect",
         "a cache that keeps checkpoints, for example cache='gated'",
         ("content",),  # presets set "logarithmic"
     ),
@@ -82,14 +87,14 @@ USES = dict.fromkeys(("router", "router_dim", "routing", "gate", "temperature", 
         POOLS,
     ),
 }
-OF_DEMO = "router_dim"  # the model that ships sets it, and must take any other cache as it is
+OF_DEMO = "router_dim"  # the shipped model sets it; its configuration must stay valid with any other cache
 
 
 def check_layer(layer: LayerConfig) -> None:
-    """ConfigError for an unused key of a layer that stands alone."""
+    """Raise ConfigError for an unused key of a single layer (`MemoryCaching`)."""
     require(
         layer.routing == "own",
-        "routing='shared' takes the routing of a memory layer before this one, and a layer that stands alone has none before it; "
+        "routing='shared' uses the routing of an earlier memory layer, and a single layer has no earlier one; "
         "set routing='own' (the default)",
     )
     default = defaults(layer)
@@ -97,7 +102,7 @@ def check_layer(layer: LayerConfig) -> None:
 
 
 def check_model(cfg: Blocks) -> None:
-    """ConfigError for an unused key of a model, or of a block."""
+    """Raise ConfigError for an unused key of a model, or of a block."""
     default = defaults(cfg)
     for block, keys in cfg.layers.items():
         layer, owner = cfg.layer_configs[int(block)], f"layers[{block!r}]: "
@@ -118,13 +123,13 @@ def check_model(cfg: Blocks) -> None:
         _check({key: (value, default[key]) for key, value in given.items()}, cfg.memory_layers)
         require(
             cfg.layer.routing == "own" or any(cfg.routing_shared),
-            "routing='shared' has no effect, as no layer has another one with gates before it to take its routing from; set "
-            "routing='own' (the default), or have at least two memory layers with gates",
+            "routing='shared' has no effect, as no layer has an earlier layer with gates whose routing it could use; set "
+            "routing='own' (the default), or use at least two memory layers with gates",
         )
 
 
 def _check(given: dict[str, tuple[Any, Any]], layers: list[LayerConfig], owner: str = "") -> None:
-    """given: values and defaults. None means unset."""
+    """given: key -> (value, default). None means unset."""
     for key, use in USES.items():
         value, default = given.get(key, (None, None))
         if value is None or value == default or use.values and value not in use.values or any(map(use.by, layers)):

@@ -1,4 +1,4 @@
-"""A configuration, `LayerConfig` or `LMConfig`, as keys: all of them, their defaults, and those that are not at them."""
+"""The keys of a configuration (`LayerConfig` or `LMConfig`): all values, the defaults, and the overrides."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def flat(cfg: Any) -> dict[str, Any]:
-    """Every key and its value, those of a model's layers among them."""
+    """Every key and its value; for a model, its own keys and those of its layer."""
     keys = {f.name: getattr(cfg, f.name) for f in fields(cfg)}
     return flat(keys.pop("layer")) | keys if "layer" in keys else keys
 
@@ -19,6 +19,6 @@ def defaults(cfg: Any) -> dict[str, Any]:
 
 
 def overrides(cfg: Any) -> dict[str, Any]:
-    """The keys that are not at their defaults: one that a later version adds leaves what was written before as it is."""
+    """The keys that are not at their defaults. A key that a later version adds does not change the result for older configs."""
     default = defaults(cfg)
     return {key: value for key, value in flat(cfg).items() if value != default[key]}

@@ -1,4 +1,4 @@
-"""Kinds of keys: which values each takes, how it says so, and what it means. A field's metadata holds its `Key`."""
+"""Kinds of keys: the allowed values, their check, and the words for the documentation. A field's metadata has its `Key`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Whole:
 
 
 class Choice:
-    """One of some texts."""
+    """One of a list of strings."""
 
     type = "string"
 
@@ -81,7 +81,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the chosen member's own, which that member's dataclass checks (`members.parse`)."""
+    """The options of the chosen member; the member's dataclass checks them (`members.parse`)."""
 
     family: str
     type = "object"
@@ -91,7 +91,7 @@ class Options:
         return f"the options of the chosen `{self.family}`"
 
     def check(self, key: str, value: Any) -> None:
-        """See Kind; checked where they are parsed."""
+        """See Kind. Does nothing: options are checked when they are parsed."""
 
 
 class Flag:
@@ -106,7 +106,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Custom:
-    """Whatever passes `allowed`; a refusal says key, value and `expected`."""
+    """Any value for which `allowed` is true; the error message has key, value and `expected`."""
 
     type: str
     values: str
@@ -120,7 +120,7 @@ class Custom:
 
 @dataclass(frozen=True)
 class Key:
-    """A key of a configuration: the kind of its values, its default where that is computed, and what it means."""
+    """A key of a configuration: the kind of its values, its meaning, and its default if that is computed."""
 
     kind: Kind
     meaning: str
@@ -138,13 +138,13 @@ def keys(cls: Any) -> dict[str, Key]:
 
 
 def check_values(cfg: Any) -> None:
-    """ConfigError for the first value that its key's kind refuses."""
+    """Raise ConfigError for the first value that is not allowed."""
     for name, key in keys(type(cfg)).items():
         key.kind.check(name, getattr(cfg, name))
 
 
 def documented(cls: Any) -> Any:
-    """A decorator: the meaning of every key goes into the docstring, for `help`."""
+    """A decorator: adds the meaning of every key to the docstring, for `help`."""
     width = max(map(len, keys(cls))) + 2
     cls.__doc__ = f"{cls.__doc__}\n\n" + "\n".join(f"    {name:<{width}}{key.meaning}" for name, key in keys(cls).items()) + "\n"
     return cls

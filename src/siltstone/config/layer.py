@@ -1,4 +1,4 @@
-"""The configuration of one mixing layer: its keys, and what follows from them."""
+"""The configuration of one mixing layer: its keys, and the sizes derived from them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TEMPERATURE = Custom("number", "above 0", lambda x: number_between(x, 0, math.in
 
 
 class Parsed:
-    """Where a configuration keeps what is parsed of its keys, beside its fields."""
+    """Holds the parsed members of a configuration; they are not a field."""
 
     __slots__ = ("members",)
     members: Members
@@ -66,10 +66,10 @@ class LayerConfig(Parsed):
         ),
     )
     window: int = field(
-        default=128, metadata=about(Whole(0, SEEN), "W, tokens that are attended to exactly, the current one included; 0: none")
+        default=128, metadata=about(Whole(0, SEEN), "W, tokens of exact attention, including the current one; 0: none")
     )
     sinks: int = field(
-        default=0, metadata=about(Whole(0, SEEN), "first tokens of a text that stay visible for ever and are never written")
+        default=0, metadata=about(Whole(0, SEEN), "first tokens of a document that always stay visible and are never written")
     )
     position: str = field(
         default="rope", metadata=about(Choice("rope", "alibi", "none"), "positions of window and full attention")
@@ -95,20 +95,20 @@ class LayerConfig(Parsed):
     cache: str = field(default="gated", metadata=about(Member("cache"), "the caching policy"))
     segment: int = field(
         default=256,
-        metadata=about(Whole(1, LONGEST), "C, written tokens a segment; a checkpoint is sealed at each segment's end"),
+        metadata=about(Whole(1, LONGEST), "C, written tokens a segment; a checkpoint is sealed at the end of each segment"),
     )
     segments: str = field(
         default="constant",
         metadata=about(
             Member("segments"),
-            "`constant`: every checkpoint is kept; `logarithmic`: O(log t) of them are; `content`: every one, and segments end "
-            "where the caller cuts, or when they have C tokens",
+            "`constant`: every checkpoint is kept; `logarithmic`: O(log t) checkpoints are kept; `content`: every checkpoint is "
+            "kept, and a segment ends at a cut by the caller or after C tokens",
         ),
     )
     start: str = field(
         default="restart",
         metadata=about(
-            Choice("restart", "carry"), "`restart`: a segment begins from the initial state; `carry`: from the last one"
+            Choice("restart", "carry"), "`restart`: a segment begins from the initial state; `carry`: from the previous state"
         ),
     )
     gate: str = field(
@@ -121,8 +121,8 @@ class LayerConfig(Parsed):
         default=4,
         metadata=about(
             Whole(1, LONGEST),
-            "checkpoints that a token reads with `cache=sparse`; `top_k` of `generate` is another "
-            "option, the number of likeliest tokens to sample from",
+            "checkpoints that a token reads with `cache=sparse`; `top_k` of `generate` is a different "
+            "option: the number of most probable tokens to sample from",
         ),
     )
     temperature: float = field(
@@ -131,28 +131,31 @@ class LayerConfig(Parsed):
     )
     gate_distance: str = field(
         default="none",
-        metadata=about(Choice("none", "alibi"), "`alibi`: a gate's logit falls with the distance to the checkpoint, in segments"),
+        metadata=about(Choice("none", "alibi"), "`alibi`: a gate's logit falls linearly with the distance in segments"),
     )
     router: str = field(
         default="mean",
-        metadata=about(ROUTER, "`mean`: a segment is found by the mean of its routing keys; `subblock:m`: by its best m tokens"),
+        metadata=about(
+            ROUTER,
+            "`mean`: a segment's score is that of the mean of its routing keys; `subblock:m`: that of its best block of m tokens",
+        ),
     )
     router_dim: int = field(default=64, metadata=about(Whole(1, WIDEST), "U, the width of a routing key"))
     routing: str = field(
         default="own",
         metadata=about(
-            Choice("own", "shared"), "`shared`: scores are those of the last memory layer before with routing keys of its own"
+            Choice("own", "shared"), "`shared`: scores come from the nearest earlier memory layer with its own routing keys"
         ),
     )
     max_checkpoints: int | None = field(
-        default=None, metadata=about(Whole(1, LONGEST, True), "the most checkpoints that a row keeps in a layer", "no budget")
+        default=None, metadata=about(Whole(1, LONGEST, True), "maximum number of checkpoints of a row in a layer", "no budget")
     )
     max_bytes: int | None = field(
         default=None,
         metadata=about(
             Whole(1, LONGEST, True),
-            "the most bytes that a row's checkpoints take in a layer, all that is kept of them (in float64 up to twice as "
-            "many; a cut by content takes 8 bytes more)",
+            "maximum number of bytes of a row's checkpoints in a layer, all their tensors included (in float64 up to twice as "
+            "many; each cut takes 8 bytes more)",
             "no budget",
         ),
     )
@@ -160,24 +163,24 @@ class LayerConfig(Parsed):
         default="age",
         metadata=about(
             Choice("age", "use", "merge"),
-            "over the budget goes the oldest checkpoint (`age`) or the least read (`use`), or two become one (`merge`)",
+            "over budget, the oldest checkpoint (`age`) or the least read one (`use`) is dropped, or two are merged (`merge`)",
         ),
     )
     checkpoint_dtype: str = field(
         default="float32",
         metadata=about(
             Choice("float32", "bfloat16", "int8"),
-            "how checkpoints are kept: as the state is, rounded, or as codes with a scale a row",
+            "how checkpoints are stored: in the state's dtype, rounded to bfloat16, or as int8 codes with a scale a row",
         ),
     )
     memory_options: dict[str, Any] = field(
-        default_factory=dict, hash=False, metadata=about(Options("memory"), "options of the update rule's own")
+        default_factory=dict, hash=False, metadata=about(Options("memory"), "options of the update rule")
     )
     compress_options: dict[str, Any] = field(
-        default_factory=dict, hash=False, metadata=about(Options("compress"), "options of the compressor's own")
+        default_factory=dict, hash=False, metadata=about(Options("compress"), "options of the compressor")
     )
     cache_options: dict[str, Any] = field(
-        default_factory=dict, hash=False, metadata=about(Options("cache"), "options of the caching policy's own")
+        default_factory=dict, hash=False, metadata=about(Options("cache"), "options of the caching policy")
     )
 
     @property
@@ -197,7 +200,7 @@ class LayerConfig(Parsed):
 
     @property
     def delay(self) -> int:
-        """How many tokens later than it is seen a token is written."""
+        """Tokens between reading a token and writing it."""
         return self.window if self.write_delay == "window" else 0
 
     @property
@@ -227,7 +230,7 @@ class LayerConfig(Parsed):
 
     @property
     def subblock(self) -> int:
-        """Tokens that one routing summary stands for."""
+        """Tokens that one routing summary covers."""
         return self.segment if self.router == "mean" else int(self.router.removeprefix("subblock:"))
 
     @property
@@ -253,13 +256,13 @@ class LayerConfig(Parsed):
 
     @classmethod
     def from_keys(cls, keys: dict[str, Any]) -> LayerConfig:
-        """A layer of some keys; ConfigError for one that is not a layer's."""
+        """A layer from its keys; ConfigError for a key that a layer does not have."""
         keys = aliases.options("", None, keys)
         known(keys, {f.name for f in fields(cls)}, "a layer")
         return cls(**keys)
 
     def changed(self, keys: dict[str, Any]) -> LayerConfig:
-        """A copy with other keys; another member takes its own options' defaults, where none are among them."""
+        """A copy with other keys. If a member changes and no options are given for it, its options are reset to defaults."""
         for family in ("memory", "compress", "cache"):
             if keys.get(family, getattr(self, family)) != getattr(self, family):
                 keys = {f"{family}_options": {}} | keys

@@ -1,4 +1,4 @@
-"""The members that a layer uses, each with its options parsed, once, into the member's own dataclass."""
+"""The members that a layer uses. The options of each are parsed once, into the member's own dataclass."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Members:
     cache: Chosen
 
     def check(self, cfg: Any) -> None:
-        """ConfigError for options, and for other keys of the layer, with which a member cannot work."""
+        """Raise ConfigError if a member cannot work with its options or with the other keys of the layer."""
         for chosen in (self.compress, self.memory, self.cache):
             chosen.cls.check(cfg, chosen.options)
         registry.member("segments", cfg.segments).check(cfg)
 
 
 def parse(cfg: Any) -> tuple[Members, dict[str, dict[str, Any]]]:
-    """The members of a layer's keys, and the keys of their options under their present names. Raises ConfigError."""
+    """The members that a layer's keys name, and their options under the present names. Raises ConfigError."""
     chosen, given = {}, {}
     for family in registry.FAMILIES:
         cls, key = registry.member(family, getattr(cfg, family)), f"{family}_options"

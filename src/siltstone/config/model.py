@@ -1,7 +1,7 @@
 """Configuration: two frozen dataclasses, `LayerConfig` (one mixing layer) and `LMConfig` (the model).
 
 On disk and on the command line the keys of both are flat: `{"vocab_size": 512, "window": 64, ...}`,
-`--set window=64`. Unknown keys and impossible combinations raise `ConfigError` with the mend.
+`--set window=64`. Unknown keys and invalid combinations raise `ConfigError` with the mend.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ from .registry import FAMILIES
 
 EXACT_KEYS = {"heads", "head_dim", "value_dim", "kv_heads", "window", "sinks", "position", "qk_norm", "short_conv", "write_delay"}
 KINDS = {"m": "memory", "w": "window", "a": "attention"}
-MOST_BLOCKS = 10_000  # checks look at every block, and a file that says more must not keep a process busy
+MOST_BLOCKS = 10_000  # every block is checked; the limit bounds the time that a damaged or hostile file can take
 
 PATTERN = Custom(
     "string",
     "letters `m`, `w`, `a`",
     lambda x: isinstance(x, str) and bool(x.replace(" ", "")) and set(x.replace(" ", "")) <= set(KINDS),
-    "must be made of the letters m (memory), w (window) and a (attention), which stand together, with or without spaces, "
-    "for example 'mmw'",
+    "must be made of the letters m (memory), w (window) and a (attention), with or without spaces, for example 'mmw'",
 )
 EPSILON = Custom("number", "0 to 1", lambda x: number_between(x, 0, 1), "must be a number between 0 and 1, for example 1e-6")
 CUT_AT = Custom(
@@ -59,7 +58,7 @@ SHAPE = (
         ("pattern", "depth"),
         "`pattern` may have at most `depth` letters",
         lambda c: len(c.letters) <= c.depth,
-        lambda c: f"pattern={c.pattern!r} has {len(c.letters)} letters, and depth={c.depth} as many blocks",
+        lambda c: f"pattern={c.pattern!r} has {len(c.letters)} letters, more than the depth={c.depth} blocks",
         lambda c: f"shorten it, or set depth={len(c.letters)}",
     ),
 )
@@ -68,7 +67,7 @@ MODEL = (
         ("pattern", "window"),
         "a block `w` of `pattern` requires `window >= 1`",
         lambda c: all(layer.window for kind, layer in zip(c.kinds, c.layer_configs, strict=True) if kind == "window"),
-        "window=0 leaves a window layer (w) with nothing to see",
+        "with window=0 a window layer (w) sees no token",
         "set a window of at least 1, or another pattern",
     ),
 )
@@ -79,7 +78,7 @@ MODEL = (
 class LMConfig:
     """A language model: pre-norm blocks of a mixing layer and an MLP, RMSNorm, tied embeddings.
 
-    `layer` has the keys of every mixing layer; files and the command line name them beside the model's own.
+    `layer` has the keys of every mixing layer; in files and on the command line they are flat, beside the model's own keys.
     """
 
     vocab_size: int = field(metadata=about(Whole(1, SEEN), "number of token ids"))
@@ -107,13 +106,13 @@ class LMConfig:
         hash=False,
         metadata=about(
             BLOCKS,
-            "keys that differ in single blocks, numbered from 0, or backwards from -1; one with another `memory`, `compress` or "
-            "`cache` begins from that member's own options",
+            "keys that differ in single blocks, numbered from 0, or backwards from -1; a block with another `memory`, `compress` "
+            "or `cache` has the default options of that member",
         ),
     )
     cut_at: str | None = field(
         default="\n",
-        metadata=about(CUT_AT, "with `segments=content`: sessions and training cut at tokens that hold this text; null: at none"),
+        metadata=about(CUT_AT, "with `segments=content`: sessions and training cut at tokens that contain this text; null: none"),
     )
 
     def __post_init__(self) -> None:
@@ -128,7 +127,7 @@ class LMConfig:
         idle_keys.check_model(self)
 
     def _checked_layers(self) -> tuple[dict[str, dict[str, Any]], dict[int, LayerConfig]]:
-        """`layers` with text for the numbers of blocks, and without blocks in which nothing differs; and the layers that do."""
+        """`layers` with block numbers as text and without blocks that change nothing; and the changed layers by number."""
         found, seen, changed = {}, {}, {}
         names = {f.name for f in fields(LayerConfig)}
         for number, given in self.layers.items():
@@ -140,7 +139,7 @@ class LMConfig:
             at = int(block) % self.depth
             require(at not in seen, f"layers[{block!r}] and layers[{seen.get(at)!r}] are the same block; join them")
             seen[at] = block
-            require("d_model" not in keys, f"layers[{block!r}] sets d_model, which is one for all blocks; leave it out there")
+            require("d_model" not in keys, f"layers[{block!r}] sets d_model, which all blocks share; leave it out there")
             known(keys, names, f"layers[{block!r}]")
             kind = KINDS[self.letters[at % len(self.letters)]]
             without = sorted(keys.keys() - EXACT_KEYS) if kind != "memory" else []
@@ -165,7 +164,7 @@ class LMConfig:
 
     @cached_property
     def layer_configs(self) -> tuple[LayerConfig, ...]:
-        """The layer of each block: `layer`, with what `layers` changes."""
+        """The layer of each block: `layer` with the changes of `layers`."""
         changed: dict[int, LayerConfig] = vars(self)["_changed"]
         return tuple(changed.get(i, self.layer) for i in range(self.depth))
 
@@ -176,7 +175,7 @@ class LMConfig:
 
     @property
     def rounded(self) -> bool:
-        """Whether any checkpoint is sealed in fewer bits, so that it passes no gradient to a later call."""
+        """Whether any checkpoint is stored in fewer bits. Such a checkpoint passes no gradient to a later call."""
         return any(layer.checkpoint_dtype != "float32" for layer in self.memory_layers)
 
     @property
@@ -191,7 +190,7 @@ class LMConfig:
 
     @cached_property
     def routing_shared(self) -> list[bool]:
-        """Which blocks take their routing from an earlier one; ConfigError where that one's checkpoints are not theirs."""
+        """Which blocks use the routing of an earlier block; ConfigError if the two have different checkpoints."""
         found, lead = [], None
         for i, (kind, layer) in enumerate(zip(self.kinds, self.layer_configs, strict=True)):
             routed = kind == "memory" and layer.members.cache.cls.routed
@@ -202,7 +201,7 @@ class LMConfig:
                 require(
                     not other,
                     f"block {i} has routing='shared' with block {lead}, and other values of {', '.join(other)}, so that "
-                    "their checkpoints are not of the same tokens; make them equal, or set routing='own' there",
+                    "their checkpoints do not cover the same tokens; make them equal, or set routing='own' there",
                 )
             elif routed:
                 lead = i
@@ -210,18 +209,18 @@ class LMConfig:
 
     @property
     def widest_window(self) -> int:
-        """Tokens that the block with the widest window sees exactly."""
+        """The largest window of any block, in tokens."""
         return max(layer.window for layer in self.layer_configs)
 
     @property
     def differences(self) -> str:
-        """What differs in some blocks, for people: "; block 0: memory titans, window 32", or nothing."""
+        """The keys of `layers` as text: "; block 0: memory titans, window 32", or ""."""
         told = [(n, ", ".join(f"{key} {value}" for key, value in keys.items())) for n, keys in self.layers.items()]
         return "".join(f"; block {number}: {keys}" for number, keys in told)
 
     @property
     def kinds(self) -> list[str]:
-        """What each block mixes with: "memory", "window" or "attention"."""
+        """The kind of each block: "memory", "window" or "attention"."""
         return [KINDS[self.letters[i % len(self.letters)]] for i in range(self.depth)]
 
     @property
@@ -239,8 +238,8 @@ class LMConfig:
 
     @property
     def fingerprint(self) -> str:
-        """The choices as text, which fingerprints of models are made of: keys that are not at their defaults, under their oldest
-        names. A key that a later version adds or renames leaves it as it is."""
+        """The keys that are not at their defaults, under their oldest names, as JSON; fingerprints of models are hashes of it. A
+        key that a later version adds or renames does not change it."""
         keys = aliases.older(overrides(self), {family: getattr(self.layer, family) for family in FAMILIES})
         return json.dumps(keys, sort_keys=True, separators=(",", ":"))
 
@@ -248,7 +247,7 @@ class LMConfig:
     def from_dict(cls, keys: dict[str, Any], stored: bool = False) -> LMConfig:
         """The inverse of `to_dict`; missing keys take their defaults, unknown ones raise ConfigError.
 
-        stored   the keys are those of a file that Siltstone wrote: older names of keys are no reason for a warning
+        stored   the keys come from a file that Siltstone wrote: older names of keys give no warning
         """
         if not isinstance(keys, dict):
             raise ConfigError(f"a configuration must be a mapping of keys to values, and this is {type(keys).__name__}")
@@ -263,7 +262,7 @@ class LMConfig:
         return cls(layer=layer, **{k: v for k, v in keys.items() if k in model_names})
 
     def sized(self, vocab_size: int) -> LMConfig:
-        """The same with another number of token ids, on which nothing else depends: the rest is not built again."""
+        """A copy with another number of token ids. Nothing else depends on it, so that nothing else is checked again."""
         kinds.keys(LMConfig)["vocab_size"].kind.check("vocab_size", vocab_size)
         twin = copy.copy(self)
         object.__setattr__(twin, "vocab_size", vocab_size)
@@ -275,7 +274,7 @@ class LMConfig:
 
 
 def _cuts(layer: LayerConfig) -> dict[str, Any]:
-    """What decides which tokens a checkpoint stands for."""
+    """The keys that determine which tokens a checkpoint covers."""
     names = [
         "window",
         "write_delay",

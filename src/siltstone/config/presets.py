@@ -8,7 +8,7 @@
 | base  | 133 M  |  12   |   768   |  12   |  256   |  256    |
 | large | 352 M  |  20   |  1024   |  16   |  512   |  512    |
 
-All keep logarithmic segments, so that time a token and memory stay flat on a text of any length.
+All have logarithmic segments: time a token and memory are O(log t) after t tokens, nearly constant for long texts.
 Parameter counts are with 2,048 (nano), 4,096 (tiny), 8,192 (small) or 32,768 (base, large) token ids.
 """
 

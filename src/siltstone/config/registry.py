@@ -1,8 +1,8 @@
-"""Finds the members of each family by looking into its folder: a new member is one new file.
+"""Finds the members of each family in its folder: a new member is one new file.
 
 `members("memory")` maps the names of the update rules to their classes; likewise `"compress"`, `"cache"`, and `"segments"` for
 the kinds of segment, which are banks.
-A module offers a member by defining a class with its own `name`.
+A module defines a member as a class with the attribute `name`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class NoOptions:
 
 @cache
 def members(family: str) -> Mapping[str, type]:
-    """Name -> class of every member of a family, in alphabetical order; it is shared, and cannot be changed."""
+    """Name -> class of every member of a family, in alphabetical order; read-only."""
     package = importlib.import_module(f"siltstone.{FOLDERS.get(family, family)}")
     found: dict[str, type] = {}
     for info in pkgutil.iter_modules(package.__path__):
@@ -55,7 +55,7 @@ def member(family: str, name: str) -> Any:
 
 
 def options(cls: Any, given: dict[str, Any]) -> Any:
-    """A member's own `Options` made from `memory_options`, `compress_options` or `cache_options`, unknown keys refused."""
+    """A member's `Options` from `memory_options`, `compress_options` or `cache_options`; ConfigError for unknown keys."""
     family = cls.__module__.split(".")[-2]
     known = [f.name for f in dataclasses.fields(cls.Options)]
     if not isinstance(given, dict):
@@ -74,22 +74,22 @@ def options(cls: Any, given: dict[str, Any]) -> Any:
 
 
 def settings(family: str) -> list[tuple[str, dict[str, Any]]]:
-    """Every member's name and options: the defaults ({}), and the variants that it names."""
+    """Every member's name and options: the defaults ({}), and the variants that the member lists."""
     return [(name, options) for name, cls in members(family).items() for options in ({}, *getattr(cls, "variants", ()))]
 
 
 def label(name: str, options: dict[str, Any]) -> str:
-    """`("gated", {"decay": "channel"})` -> `"gated, decay=channel"`; true values are named alone."""
+    """`("gated", {"decay": "channel"})` -> `"gated, decay=channel"`; for the value True only the key is written."""
     return ", ".join([name, *(key if value is True else f"{key}={value}" for key, value in options.items())])
 
 
 def facts(cls: type) -> dict[str, str]:
-    """What the docstring of a member's file says of it, a key for each of `FACTS`; "" where it is silent.
+    """The parts of the docstring of a member's file, a key for each of `FACTS`; "" for a part that is missing.
 
-    about      the first line, up to a source that follows it
+    about      the first line, without the source if there is one
     equations  the indented lines
-    The others are what follows `Source:`, `State:`, `Cost:`, `For:`, `Can:` and `Cannot:`, each up to the next of them or to the
-    paragraph's end.
+    The other parts follow `Source:`, `State:`, `Cost:`, `For:`, `Can:` and `Cannot:`; each ends at the next of these words or at
+    the end of the paragraph.
     """
     text = inspect.cleandoc(importlib.import_module(cls.__module__).__doc__ or "")
     found = dict.fromkeys(FACTS, "")

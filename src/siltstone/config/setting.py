@@ -1,4 +1,4 @@
-"""What is typed behind `--set`: a key, and a value in JSON, or plain text."""
+"""Parses the argument of `--set`: a key, and a value in JSON or as plain text."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from ..errors import ConfigError
 
-LONGEST = 2_000  # json's own limits are those of its recursion and of whole numbers
+LONGEST = 2_000  # characters; the json module limits only nesting and the digits of whole numbers
 PYTHON = {"True": "true", "False": "false", "None": "null"}
 NEWLINE = r"\n"
-ESCAPES = re.compile(r"(\\[nrtf]|\\u[0-9a-fA-F]{4})*")  # and nothing else: none at all, too
+ESCAPES = re.compile(r"(\\[nrtf]|\\u[0-9a-fA-F]{4})*")  # only escapes; also the empty text
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\'[^\']*\'|-?\d[\w.+-]*(\s*:)?|[A-Za-z_][\w.+-]*|,(?=\s*[]}])')
 
 
@@ -25,18 +25,18 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def _parsed(text: str) -> tuple[str, Any]:
-    """`"window=64"` -> `("window", 64)`. Values are JSON, or plain text; ConfigError for what seems meant as JSON and is not."""
+    """`"window=64"` -> `("window", 64)`. A value is JSON or plain text; ConfigError if it looks like JSON and is invalid."""
     key, eq, value = text.partition("=")
     key, value = key.strip(), value.strip()
     if not eq or not key:
         raise ConfigError(f"--set {text!r} must look like key=value, for example --set window=64")
     if len(value) > LONGEST:
-        raise ConfigError(f"--set {key}= has a value of {len(value):,} characters, and at most {LONGEST:,} are read")
+        raise ConfigError(f"--set {key}= has a value of {len(value):,} characters; give at most {LONGEST:,}")
     try:
         return key, json.loads(value)
     except json.JSONDecodeError as error:
         if key == "cut_at" and ESCAPES.fullmatch(value):
-            found = "is a backslash and a letter, as no shell makes more of it" if value else "is empty"
+            found = "is a backslash and a letter, as shells do not interpret it" if value else "is empty"
             like = f'cut_at="{value or NEWLINE}"'
             raise ConfigError(
                 f"--set cut_at={value} {found}; write --set {shlex.quote(like)} (JSON), "
@@ -47,13 +47,13 @@ def _parsed(text: str) -> tuple[str, Any]:
         better = mended(value)
         like = f"{key}={better}" if better else 'memory_options={"decay": "channel"}'
         raise ConfigError(
-            f"--set {key}={value} is not JSON ({error.msg} at character {error.pos + 1}), which has true, false, null, and "
+            f"--set {key}={value} is not JSON ({error.msg} at character {error.pos + 1}); JSON has true, false, null, and "
             f"double quotes round names and texts; write {'' if better else 'it like '}--set {shlex.quote(like)}"
         ) from None
 
 
 def mended(value: str) -> str | None:
-    """The JSON that was meant, by literals, quotes, commas and closing brackets; None where nothing is found."""
+    """The JSON that was probably meant, with literals, quotes, commas and closing brackets corrected; None if none is found."""
 
     def better(found: re.Match[str]) -> str:
         token = found[0]

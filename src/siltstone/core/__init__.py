@@ -1,1 +1,1 @@
-"""Small things that every room may use: words, numbers that callers give, the process and its terminal."""
+"""Small helpers for all packages: words, checks of numbers, the process and its terminal."""

@@ -1,4 +1,4 @@
-"""Whole numbers and rows that a caller gives: lists, arrays and tensors; never truth values or floats in their place."""
+"""Checks of whole numbers and row numbers that a caller gives as lists, arrays or tensors; bools and floats are not accepted."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _LARGEST = (1 << 63) - 1
 
 
 def is_whole(x: Any) -> bool:
-    """Whether x is a whole number, Python's or numpy's, and no truth value."""
+    """Whether x is a whole number of Python or numpy, and not a bool."""
     return isinstance(x, Integral) and not isinstance(x, bool)
 
 
 def plain_numbers(x: Tensor) -> bool:
-    """Whether x is an ordinary tensor of whole numbers or truth values, and its numbers can be read."""
+    """Whether x is a dense tensor of whole numbers or bools whose values can be read."""
     ordinary = x.layout == torch.strided and not (x.is_nested or x.is_meta or x.is_quantized)
     return ordinary and not (x.is_floating_point() or x.is_complex())
 
 
 def whole(name: str, given: Any, what: str) -> int:
-    """A whole number of at least 0; InputError names the argument and says what it must be."""
+    """A whole number of at least 0. Raises InputError with the argument's name and what it must be (`what`)."""
     if not is_whole(given) or given < 0:
         raise InputError(f"{name}={given!r} must be a whole number {what}")
     return operator.index(given)
 
 
 def numbers(given: Any) -> np.ndarray | None:
-    """[n] whole numbers (int64) or truth values (bool) of a list, an array or a tensor; None where they are neither."""
+    """[n] whole numbers (int64) or bools of a list, an array or a tensor; None if it has anything else."""
     if isinstance(given, Tensor):
         given = given.detach().cpu().numpy() if plain_numbers(given) else None
     elif isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping | np.ndarray):
@@ -56,7 +56,7 @@ def _listed(given: Iterable[Any]) -> np.ndarray | None:
 
 
 def row_numbers(rows: Any, count: int) -> np.ndarray:
-    """int64 [n] of the rows asked for among `count`: their numbers, or a truth value for each of them (True: it is taken)."""
+    """int64 [n], numbers of the selected rows of `count`. rows: row numbers, or one bool a row (True: selected)."""
     found = numbers(rows)
     if found is None or found.dtype == bool and len(found) != count:
         if found is not None:
@@ -75,5 +75,5 @@ def row_numbers(rows: Any, count: int) -> np.ndarray:
         return np.flatnonzero(found)
     wrong = found[(found < 0) | (found >= count)]
     if len(wrong):
-        raise InputError(f"row {wrong[0]} was asked for, and the state's {count} rows are numbered from 0")
+        raise InputError(f"row {wrong[0]} does not exist; the state has {count} rows, numbered from 0")
     return found

@@ -1,8 +1,8 @@
-"""Signals that ask a process to stop, at moments that harm nothing: SIGINT (Ctrl-C), SIGTERM and SIGHUP.
+"""Delays signals that stop a process to safe points: SIGINT (Ctrl-C), SIGTERM and SIGHUP.
 
-Only a signal that has a handler in Python is taken over. One that is ignored (`nohup`, a background job) stays ignored,
-and one that ends the process at once still does: a program that uses the library keeps its own ways. The command line
-gives all three a handler.
+Only signals with a handler in Python are handled here. A signal that is ignored (`nohup`, a background job) stays ignored, and a
+signal with the default action still ends the process at once: a program that uses the library keeps its own settings. The
+command line installs a handler for all three.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGINT", "SIGTERM") if hasattr(signal, name))
-FORCE = 3  # this Ctrl-C waits for nothing
+FORCE = 3  # the third Ctrl-C takes effect at once
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the process to stop.
+    """A signal stops the process.
 
-    number    of the signal
+    number    number of the signal
     """
 
     def __init__(self, number: int = signal.SIGINT) -> None:
@@ -32,18 +32,18 @@ class Stopped(KeyboardInterrupt):
 
 
 class ForcedStop(BaseException):
-    """Ctrl-C was pressed again and again: stop without saving anything more."""
+    """Ctrl-C was pressed three times: stop without saving."""
 
     number = signal.SIGINT
 
 
 def exit_code(stopped: BaseException | Interrupts) -> int:
-    """128 + the signal's number, as shells have it; a plain KeyboardInterrupt is SIGINT."""
+    """128 + the signal's number, as in shells; a plain KeyboardInterrupt is SIGINT."""
     return 128 + int(getattr(stopped, "number", signal.SIGINT))
 
 
 def _handlers() -> dict[int, Callable[..., Any]]:
-    """Signals with a handler in Python; none outside the main thread, which alone is interrupted."""
+    """Signals with a handler in Python; none outside the main thread, as only the main thread is interrupted."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     return {number: found for number in SIGNALS if callable(found := signal.getsignal(number))}
@@ -51,7 +51,7 @@ def _handlers() -> dict[int, Callable[..., Any]]:
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """A signal during the block takes effect right after it, so that a step is made wholly or not at all."""
+    """A signal during the block takes effect directly after it, so that a step is complete or not made at all."""
     ours = Interrupts.active
     if ours is not None and threading.current_thread() is threading.main_thread():
         ours.shields += 1
@@ -76,11 +76,11 @@ def shielded() -> Iterator[None]:
 
 
 class Interrupts:
-    """A stop as a question that a loop asks itself: `check()` between steps, `waiting()` round what may block.
+    """Lets a loop decide when a signal takes effect: `check()` between steps, `waiting()` round calls that may block.
 
-    Inside `with Interrupts() as stop:` Stopped is raised by these two alone. The third Ctrl-C raises ForcedStop anywhere.
+    Inside `with Interrupts() as stop:` only these two raise Stopped. The third Ctrl-C raises ForcedStop anywhere.
 
-    number    of the first signal that came, or None
+    number    number of the first signal, or None
     """
 
     active: ClassVar[Interrupts | None] = None
@@ -96,13 +96,13 @@ class Interrupts:
 
     @property
     def asked(self) -> bool:
-        """Whether a signal came."""
+        """Whether a signal has arrived."""
         return self.number is not None
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             if Interrupts.active is not None:
-                Interrupts.active.check()  # what was raised may have been swallowed, by an import for example
+                Interrupts.active.check()  # an earlier Stopped may have been swallowed, for example by an import
             self._outer, Interrupts.active = Interrupts.active, self
             self._before = _handlers()
             for number in self._before:
@@ -123,30 +123,30 @@ class Interrupts:
         self._late += self._obeyed
         if number == signal.SIGINT and self._seen[number] >= FORCE:
             self._due = ForcedStop()
-        elif self.waits and self._late != 1:  # one more signal does not disturb what the first one ended
+        elif self.waits and self._late != 1:  # a second signal does not interrupt the handling of the first one
             self._due = Stopped(self.number)
         self.settle()
 
     def settle(self) -> None:
-        """Raise what a signal left to be raised, unless a step is being made."""
+        """Raise the pending exception of a signal, unless inside `shielded`."""
         if self._due is not None and not self.shields:
             due, self._due, self._obeyed = self._due, None, True
             raise due
 
     def check(self) -> None:
-        """Raise Stopped if a signal came."""
+        """Raise Stopped if a signal has arrived."""
         if self.number is not None:
             self._obeyed = True
             raise Stopped(self.number)
 
     def again(self, number: int) -> None:
-        """Have a signal come again in a moment: what it raised was swallowed, by a callback of an import for example."""
+        """Send a signal again after a moment: its exception was swallowed, for example by a callback of an import."""
         self._obeyed, self._late = False, 0
         threading.Timer(0.05, lambda: os.kill(os.getpid(), number) if Interrupts.active is not None else None).start()
 
     @contextmanager
     def waiting(self, check: bool = True) -> Iterator[None]:
-        """A block that a signal may end at once; `check` whether one came before."""
+        """A block that a signal may end at once. check: raise Stopped first if a signal has already arrived."""
         self.waits += 1
         try:
             if check:
@@ -158,7 +158,7 @@ class Interrupts:
 
 @contextmanager
 def stopping() -> Iterator[Interrupts]:
-    """The block of a whole process: SIGTERM and SIGHUP end it as Ctrl-C does, by Stopped, unless they are ignored."""
+    """A block for a whole process: SIGTERM and SIGHUP raise Stopped like Ctrl-C, unless they are ignored."""
     if threading.current_thread() is not threading.main_thread() or Interrupts.active is not None:
         yield Interrupts.active or Interrupts()
         return

@@ -1,4 +1,4 @@
-"""What a process asks of its machine: its name, threads, and memory that stays at hand."""
+"""The machine: name of the processor, number of threads, and memory that is kept for reuse."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 from ..errors import ConfigError
 from .words import counted
 
-SMALL = 20_000_000  # parameters: below, two threads gain little on free processors and lose much on busy ones
-MOST = 256  # threads that may be asked for anywhere
+SMALL = 20_000_000  # parameters; for smaller models, two threads gain little on idle processors and lose much on busy ones
+MOST = 256  # maximum number of threads on machines with fewer processors
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of glibc's mallopt(3)
-_torch: int | None = None  # threads that torch took by itself
-_chosen: tuple[int, str] | None = None  # what `use_threads` set, and why
+_torch: int | None = None  # torch's default number of threads
+_chosen: tuple[int, str] | None = None  # the number that `use_threads` set, and the reason
 
 
 def processor() -> str:
-    """The processor's name where the system tells it, else the kind of machine."""
+    """The processor's name if the system reports it, otherwise the type of machine."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
             if line.startswith("model name"):
@@ -30,12 +30,12 @@ def processor() -> str:
 
 
 def use_threads(threads: int | None, parameters: int | None = None, recorded: int | None = None) -> None:
-    """Sets how many threads of the processor torch uses in this process: the first of these that is there.
+    """Sets the number of CPU threads of torch in this process, from the first of these that is given:
 
-    threads      as the user asked
-    recorded     as a run was begun, so that it goes on with the same bits
-    OMP_NUM_THREADS, as the user set it
-    parameters   of the model: 1 below SMALL, else torch's own number
+    threads      the user's choice
+    recorded     the number that a run began with, so that it continues with the same bits
+    the environment variable OMP_NUM_THREADS
+    parameters   number of parameters of the model: 1 thread below SMALL, otherwise torch's default
     Raises ConfigError, see `check_threads`.
     """
     global _torch, _chosen
@@ -47,7 +47,7 @@ def use_threads(threads: int | None, parameters: int | None = None, recorded: in
     if threads is not None:
         count, why = threads, "as --threads says"
     elif recorded is not None:
-        count, why = recorded, "as the run was begun; --threads changes it"
+        count, why = recorded, "as the run began; --threads changes it"
     elif os.environ.get("OMP_NUM_THREADS"):
         count, why = _torch, "as OMP_NUM_THREADS says"
     elif parameters is not None and parameters < SMALL:
@@ -59,14 +59,14 @@ def use_threads(threads: int | None, parameters: int | None = None, recorded: in
 
 
 def check_threads(threads: int | None) -> None:
-    """ConfigError for a number of threads below 1, or beyond what the machine can be asked for."""
+    """ConfigError for a number of threads below 1, or above both MOST and the number of processors."""
     most = max(MOST, processors())
     if threads is not None and not 1 <= threads <= most:
         raise ConfigError(f"threads={threads} must be a number from 1 to {most}; leave it out for one that suits the model")
 
 
 def threads_said() -> str:
-    """Threads that torch uses, of how many, and why where `use_threads` chose them: for receipts."""
+    """For receipts: the number of threads of torch; if `use_threads` set it, also the number of processors and the reason."""
     import torch
 
     count = torch.get_num_threads()
@@ -83,11 +83,11 @@ def processors() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Asks the C library to keep freed memory for the next request instead of handing it back to the system.
+    """Makes the C library keep freed memory for reuse instead of returning it to the system.
 
-    Training steps and chunks of a stream ask for the same large blocks over and over. Otherwise every one is mapped,
-    cleared by the kernel and unmapped again, which took a third of the time of a step on two cores. For the whole
-    process; does nothing where the C library is not glibc.
+    Training steps and chunks of a stream allocate blocks of the same large sizes again and again. Otherwise each block is
+    mapped, cleared by the kernel and unmapped, which took a third of the time of a step on two cores. It applies to the whole
+    process; it does nothing if the C library is not glibc.
     """
     if sys.platform != "linux":
         return

@@ -1,4 +1,4 @@
-"""Values as JSON has them."""
+"""Conversion of values for JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """`value` with numbers that are none (NaN, infinity) as None, and tuples as lists."""
+    """`value` with NaN and infinity replaced by None, and tuples by lists."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

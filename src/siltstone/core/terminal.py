@@ -1,4 +1,4 @@
-"""What reaches a terminal, a pipe or a file: text that commands nothing, lines that are whole, streams that may fail."""
+"""Output to a terminal, a pipe or a file: escapes control characters, writes whole lines, handles streams that fail."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .interrupt import ForcedStop
 if TYPE_CHECKING:
     from rich.console import Console
 
-LONGEST, END = 1500, 400  # characters of a message, and of its end, which names the mend
-WIDE = 1 << 16  # columns of what is no terminal
-# Control characters but line ends and tabs, line and paragraph separators, changes of direction, what is invisible, surrogates.
+LONGEST, END = 1500, 400  # maximum characters of a message, and of its end, which has the mend
+WIDE = 1 << 16  # columns if the output is not a terminal
+# Control characters except line ends and tabs, line and paragraph separators, text direction marks, invisible ones, surrogates.
 _HARMFUL = re.compile(
     "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]|\r(?!\n)"
@@ -28,17 +28,17 @@ _HARMFUL = re.compile(
 
 
 def escaped(text: str) -> str:
-    """`text` with every character that a terminal would obey, or that would hide others, as its escape: ESC is \\x1b."""
+    """`text` with escapes for every character that controls a terminal or hides other characters: ESC becomes \\x1b."""
     return _HARMFUL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def shown(text: str, out: TextIO) -> str:
-    """`text`, escaped where `out` is a terminal: a file or a pipe gets it as it is."""
+    """`text`, escaped if `out` is a terminal; unchanged for a file or a pipe."""
     return escaped(text) if out.isatty() else text
 
 
 def say(message: str) -> None:
-    """One line on standard error, behind the program's name: escaped, and cut in its middle where it is very long."""
+    """Prints one line on standard error, after the program's name: escaped, and shortened in the middle if it is very long."""
     line = escaped(" ".join(message.split()))
     if len(line) > LONGEST:
         line = f"{line[: LONGEST - END]} [...] {line[-END:]}"
@@ -48,9 +48,10 @@ def say(message: str) -> None:
 
 
 class Careful:
-    """A text stream of the process. Once it cannot be written it is silent; of standard output OutputError tells, once.
+    """A text stream of the process. After the first failed write, all output to it is dropped.
 
-    That of standard error is swallowed, since no work shall end for want of someone who reads its progress.
+    tells   whether the first failure raises OutputError: True for standard output; False for standard error, so that work
+            continues if nobody reads its progress
     """
 
     def __init__(self, stream: TextIO, tells: bool) -> None:
@@ -58,7 +59,7 @@ class Careful:
 
     def write(self, text: str) -> int:
         """See TextIO."""
-        if text != "":  # which some write in order to see what kind of stream this is
+        if text != "":  # some libraries write "" to test the type of stream
             self._do(self._stream.write, text)
         return len(text)
 
@@ -76,7 +77,7 @@ class Careful:
             if self._tells:
                 raise _told(error) from None
         except (KeyboardInterrupt, ForcedStop):
-            if self._blocked():  # nobody reads on: what is left would hold up the end of the process too
+            if self._blocked():  # nobody reads: buffered text would block the end of the process
                 self._abandon()
             raise
 
@@ -97,16 +98,16 @@ class Careful:
 
 
 def _told(error: OSError) -> OutputError:
-    found = OutputError(f"standard output cannot be written: {error.strerror or error}; send it to another place")
+    found = OutputError(f"standard output cannot be written: {error.strerror or error}; redirect it to another place")
     found.closed = error.errno == errno.EPIPE
     return found
 
 
 @contextmanager
 def careful_streams() -> Iterator[None]:
-    """Standard streams of a process for the block: none fails for a character that its encoding lacks, one that was closed
-    by the caller is /dev/null (and no file that is opened later can take its place), all wait for whoever is at their other
-    end, and see `Careful`."""
+    """Makes the standard streams of the process safe for the block: characters that the encoding lacks are escaped; a stream
+    that the caller closed becomes /dev/null, so that no file that is opened later gets its descriptor; all streams block; for
+    failed writes see `Careful`."""
     if isinstance(sys.stdout, Careful):
         yield
         return
@@ -118,7 +119,7 @@ def careful_streams() -> Iterator[None]:
     null = contextlib.ExitStack()
     for name, given, mode in zip(("stdin", "stdout", "stderr"), before, "rww", strict=True):
         stream: Any = null.enter_context(open(os.devnull, mode, encoding="utf-8")) if given is None else given
-        with contextlib.suppress(OSError, ValueError):  # else a pause would be taken for the end, or for a failure
+        with contextlib.suppress(OSError, ValueError):  # a non-blocking stream would report a pause as its end or as an error
             os.set_blocking(stream.fileno(), True)
         if name != "stdin":
             if hasattr(stream, "reconfigure"):
@@ -133,7 +134,7 @@ def careful_streams() -> Iterator[None]:
 
 
 def console(out: TextIO, quiet: bool = False) -> Console:
-    """A rich console on standard output or error. Where that is no terminal, lines are neither cut nor wrapped."""
+    """A rich console on standard output or error. If it is not a terminal, lines are neither cut nor wrapped."""
     from rich.console import Console
 
     file: Any = out if isinstance(out, Careful) else Careful(out, tells=out is sys.stdout)

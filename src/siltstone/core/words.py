@@ -1,4 +1,4 @@
-"""Numbers with what they count."""
+"""Numbers with their nouns, in singular or plural."""
 
 from __future__ import annotations
 

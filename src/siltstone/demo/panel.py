@@ -1,4 +1,4 @@
-"""The live panel of a demonstration: rich on a terminal, a plain line now and then elsewhere."""
+"""The live panel of a demonstration: a rich table on a terminal, otherwise plain lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: list[float], width: int = 32, low: float | None = None, high: float | None = None) -> str:
-    """The last values of a series as `width` blocks at most, each the mean of its share."""
+    """A series of values as at most `width` block characters, each for the mean of an equal share of the values."""
     if not values:
         return ""
     n = min(width, len(values))
@@ -34,7 +34,7 @@ def sparkline(values: list[float], width: int = 32, low: float | None = None, hi
 
 
 class Panel:
-    """Shows a `Record` while it grows: `with Panel(record, total) as panel: ...; panel.show()`."""
+    """Shows a `Record` during the reading: `with Panel(record, total) as panel: ...; panel.show()`."""
 
     def __init__(self, record: Record, total: int, console: Console | None = None) -> None:
         self.record, self.total = record, total
@@ -54,11 +54,11 @@ class Panel:
             self.live.__exit__(kind, error, trace)
 
     def say(self, line: str) -> None:
-        """One line of plain text, above the panel."""
+        """Prints one line of plain text above the panel."""
         self.console.print(terminal.escaped(line), markup=False, highlight=False, soft_wrap=True)
 
     def show(self, last: bool = False) -> None:
-        """Draws the record as it stands; without a terminal, prints a line at every twentieth of the text."""
+        """Shows the current record; without a terminal, prints a line after every twentieth of the text."""
         reader = self.record.reader
         if not reader.position:
             return

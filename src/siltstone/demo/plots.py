@@ -11,7 +11,7 @@ from .record import Record
 
 
 def _cumulative(position: list[int], values: list[float]) -> list[float]:
-    """Mean so far of a value per chunk, weighted by the chunk's tokens."""
+    """Running mean of a value per chunk, weighted by the chunk's tokens."""
     out, total, before = [], 0.0, 0
     for at, value in zip(position, values, strict=True):
         total += value * (at - before)
@@ -35,7 +35,7 @@ def time_plot(record: Record, place: str = "", size: svg.Size = (640, 300)) -> s
 
 
 def memory_plot(record: Record, place: str = "", size: svg.Size = (640, 300)) -> str:
-    """Bytes kept against position, both readers."""
+    """Bytes of the state against position, both readers."""
     lines = [
         svg.Line(name, trace.position, trace.bytes, colour)
         for name, trace, colour in (("Siltstone", record.reader, "a"), ("transformer", record.transformer, "b"))
@@ -54,7 +54,7 @@ def memory_plot(record: Record, place: str = "", size: svg.Size = (640, 300)) ->
 
 
 def bits_plot(record: Record, place: str = "", size: svg.Size = (640, 300)) -> str:
-    """Bits per byte against position: each chunk faintly, and the mean so far."""
+    """Bits per byte against position: each chunk as a faint dot, and the running mean as a line."""
     reader = record.reader
     lines = [svg.Line("mean so far", reader.position, _cumulative(reader.position, reader.bits), "a", reader.bits)]
     return svg.plot(lines, "Bits per byte of what was read", "tokens read", log_x=True, place=place, size=size)
@@ -73,7 +73,7 @@ def loss_plot(evidence: dict, size: svg.Size = (640, 300)) -> str:
 
 
 def position_plot(evidence: dict, size: svg.Size = (640, 300)) -> str:
-    """Bits per byte by position in a document, a curve a model.
+    """Bits per byte by position in a document, one curve for each model.
 
     `evidence["by_position"]` = {"series": {name: what `siltstone.eval.by_position` returned}, "window": n, "train_length": n}.
     """
@@ -94,7 +94,7 @@ def position_plot(evidence: dict, size: svg.Size = (640, 300)) -> str:
 
 
 def picture(record: Record, narrow: bool = False) -> str:
-    """The three plots as one SVG file: side by side, or (`narrow`) below each other, for screens of 390 pixels."""
+    """The three plots as one SVG file: in one row, or (`narrow`) in one column, for screens of 390 pixels."""
     size, across = ((350, 270), 1) if narrow else ((400, 300), 3)
     curves = (time_plot, memory_plot, bits_plot)
     draw: list[Callable[[str], str]] = [functools.partial(curve, record, size=size) for curve in curves]

@@ -1,4 +1,4 @@
-"""The reading itself: a session and a transformer of the same size, chunk by chunk in turn, each timed by itself."""
+"""The reading: a session and a transformer of the same size read chunks in turn, and each is timed separately."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from .text import Reading
 
 CHUNK = 1024  # tokens a turn
-SHARE = 0.4  # of the whole time: the most that the transformer may take
-KEPT = 0.2  # of the whole time: reserved for the transformer, however short the time is
+SHARE = 0.4  # maximum share of the whole time for the transformer
+KEPT = 0.2  # share of the whole time that is reserved for the transformer, also if the time is short
 LN2 = math.log(2)
 
 
 def transformer_like(cfg: LMConfig, parameters: int) -> LM:
-    """Full attention in every block, the same widths, the MLP widened until it has about `parameters` parameters."""
+    """A transformer: full attention in every block, the same widths, and an MLP widened so that it has about `parameters`
+    parameters."""
     plain = cfg.replace(pattern="a")
     matrices = 3 if cfg.mlp == "swiglu" else 2
     missing = parameters - LM(plain).parameters_count
@@ -40,7 +41,7 @@ def transformer_like(cfg: LMConfig, parameters: int) -> LM:
 
 @dataclass
 class Turn:
-    """One chunk that was read: its span in tokens, seconds, and minus the log-probabilities (nats) of its tokens."""
+    """One chunk that was read: its first token and end, seconds, and -log p (nats) of its tokens."""
 
     start: int
     end: int
@@ -49,7 +50,7 @@ class Turn:
 
 
 def read_chunk(session: Session, ids: np.ndarray) -> Turn:
-    """Appends `ids`; the clock covers reading and scoring, as for everybody here."""
+    """Appends `ids`; the time includes reading and scoring, for both readers."""
     start, clock = session.position, time.perf_counter()
     scores = session.append_scored(torch.from_numpy(ids))
     seconds = time.perf_counter() - clock
@@ -57,7 +58,7 @@ def read_chunk(session: Session, ids: np.ndarray) -> Turn:
 
 
 def bits_per_byte(nats: np.ndarray, sizes: np.ndarray) -> float:
-    """Bits a byte of some tokens; the first token of all has no prediction and does not count."""
+    """Bits per byte of some tokens; the first token of a session has no prediction and is not counted."""
     known = np.isfinite(nats)
     return float(nats[known].sum() / LN2 / max(1, sizes[known].sum()))
 
@@ -66,16 +67,17 @@ def bits_per_byte(nats: np.ndarray, sizes: np.ndarray) -> float:
 def from_nothing_but(
     model: LM, ids: np.ndarray, start: int, context: int, count: int, cuts: torch.Tensor | None = None
 ) -> np.ndarray:
-    """Nats of tokens start..start+count, read from nothing but the `context` tokens before them."""
+    """Nats of tokens start..start+count, predicted from only the `context` tokens before them."""
     row = torch.from_numpy(ids[start - context : start + count])[None]
     logits, _ = model(row[:, :-1], cut=None if cuts is None else cuts[row[:, :-1]])
     return F.cross_entropy(logits[0, context - 1 :].float(), row[0, context:], reduction="none").double().numpy()
 
 
 class Race:
-    """Reads a text with a session and, while its share of the time lasts, with a transformer.
+    """Reads a text with a session and, within its share of the time, with a transformer.
 
-    seconds   for both together. KEPT of it is the transformer's; it gets up to SHARE if the session needs less than the rest.
+    seconds   for both together. The share KEPT is reserved for the transformer; it gets up to SHARE if the session needs less
+              than the rest.
     """
 
     def __init__(self, model: LM, tokenizer: Tokenizer, text: Reading, record: Record, seconds: float) -> None:
@@ -84,19 +86,19 @@ class Race:
         rival = transformer_like(model.cfg, model.parameters_count)
         record.facts["transformer_parameters"] = rival.parameters_count
         self.rival: Session | None = Session(rival, tokenizer)
-        self.spent = 0.0  # by the transformer
+        self.spent = 0.0  # seconds of the transformer
         window = model.cfg.widest_window
-        self.contexts = [window, 4 * window, 16 * window] if window else []  # to compare the whole session with
+        self.contexts = [window, 4 * window, 16 * window] if window else []  # tokens; compared with the whole session
         self.sample = min(CHUNK, 2 * window)  # tokens, in every third turn
         record.facts |= {"chunk": CHUNK, "sample": self.sample}
 
     def run(self, panel: Panel) -> None:
-        """Reads until the text or the time is over."""
+        """Reads until the end of the text or of the time."""
         for session in (self.session, self.rival):
             if session is not None:
                 session.fork().append(
                     torch.from_numpy(self.text.ids[:CHUNK])
-                )  # the first calls of a process are slow: off the clock
+                )  # the first calls of a process are slow and are not timed
         began, nats, counted, per_turn = time.perf_counter(), 0.0, 0, 0.0
         for start in range(0, len(self.text.ids), CHUNK):
             turn = read_chunk(self.session, self.text.ids[start : start + CHUNK])
@@ -114,16 +116,16 @@ class Race:
             self._rival_turn(began, 1.1 * needed)
             panel.show()
             if time.perf_counter() - began + per_turn > self.seconds and turn.end < len(self.text.ids):
-                self.record.notes.append(f"The time was over after {turn.end:,} of {len(self.text.ids):,} tokens.")
+                self.record.notes.append(f"The time ended after {turn.end:,} of {len(self.text.ids):,} tokens.")
                 break
         while self._rival_turn(began, 0.0):
             panel.show()
-        self.rival = None  # its memory is given back before anything else is done
+        self.rival = None  # frees its memory
         gc.collect()
         panel.show(last=True)
 
     def _rival_turn(self, began: float, needed: float) -> bool:
-        """Lets the transformer read its next chunk, if its share of the time and what the session will still need allow it."""
+        """The transformer reads its next chunk if its share of the time and the remaining needs of the session allow it."""
         trace, rival = self.record.transformer, self.rival
         if rival is None or rival.position >= self.session.position:
             return False
@@ -138,7 +140,7 @@ class Race:
         return True
 
     def _compare(self, turn: Turn) -> None:
-        """One sample at the chunk's start: what the model makes of it from nothing but the tokens just before."""
+        """One sample at the start of the chunk: bits per byte with the session, and with only the tokens directly before."""
         end = turn.start + self.sample
         if not self.contexts or turn.start < self.contexts[-1] or end > turn.end:
             return

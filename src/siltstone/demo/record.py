@@ -1,4 +1,4 @@
-"""What a demonstration measured: plain values, which the panel shows and the report draws."""
+"""The measurements of a demonstration as plain values, for the panel and the report."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 @dataclass
 class Trace:
-    """One reader's measurements, a value per chunk.
+    """The measurements of one reader, one value a chunk.
 
     position  tokens read so far
     ms        wall milliseconds a token of this chunk
-    bytes     bytes the reader keeps in order to go on: a session's state, or a transformer's keys and values
-    bits      bits per byte of the chunk's text (empty where the weights are random)
+    bytes     bytes of the reader's state: a session's state, or a transformer's keys and values
+    bits      bits per byte of the chunk's text (empty if the weights are random)
     """
 
     position: list[int] = field(default_factory=list)
@@ -22,7 +22,7 @@ class Trace:
     bits: list[float] = field(default_factory=list)
 
     def add(self, position: int, ms: float, size: int, bits: float | None = None) -> None:
-        """The measurements of one more chunk."""
+        """Adds the measurements of one chunk."""
         self.position.append(position)
         self.ms.append(ms)
         self.bytes.append(size)
@@ -38,14 +38,15 @@ class Trace:
 
 @dataclass
 class Record:
-    """Everything the report shows; `to_dict` is JSON-able.
+    """The contents of the report; `to_dict` is ready for JSON.
 
-    facts        model, text and machine: name -> value, shown as they stand
-    bits         bits per byte over all that was read
-    samples      bits per byte of short pieces: "session" as they were read, and from nothing but the last "32", "128", ... tokens
+    facts        model, text and machine: name -> value, shown unchanged
+    bits         bits per byte over all tokens that were read
+    samples      bits per byte of short samples: key "session" with the whole session, keys "32", "128", ... with only so many
+                 tokens of context
     forks        prompt, text and ms a token of each fork
-    resume       the proof of the restored session
-    evidence     the training evidence beside the checkpoint, where there is one
+    resume       the comparison with the restored session
+    evidence     the training evidence in the folder of the model, if there is any
     """
 
     facts: dict[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""`demo-report.html`: one self-contained page that shows a record. No script, no font and no picture from elsewhere."""
+"""`demo-report.html`: one self-contained page that shows a record. It loads no script, font or picture."""
 
 from __future__ import annotations
 
@@ -57,19 +57,19 @@ def _curves(record: Record) -> str:
     if other.position:
         rival = (
             f"The transformer has the same depth and widths, an MLP widened to {facts['transformer_parameters']:,} parameters, "
-            "full attention, and random weights: only its time and its memory are shown. "
+            "full attention, and random weights: only its time and memory are shown. "
             f"It read {other.position[-1]:,} tokens in its share of the time."
         )
     else:
-        rival = "The transformer was left out: there was no time for it."
+        rival = "The transformer did not run: there was not enough time."
     chunks = f"Dots: chunks of {facts['chunk']:,} tokens, read and scored; line: running median."
     return (
-        "<h2>The cost of a token, and of remembering</h2>"
+        "<h2>Time a token, and memory</h2>"
         + figure(lambda size: plots.time_plot(record, size=size), f"{chunks} {escape(rival)}")
         + pair(
             figure(
                 lambda size: plots.memory_plot(record, size=size),
-                f"All bytes that are kept in order to continue. Siltstone: {escape(facts['growth'])}.",
+                f"All bytes of the state. Siltstone: {escape(facts['growth'])}.",
                 HALF,
             ),
             figure(lambda size: plots.bits_plot(record, size=size), "Dots: one chunk each; line: mean so far.", HALF),
@@ -86,13 +86,12 @@ def _memory(record: Record) -> str:
     for context in (key for key in record.samples[0] if key != "session"):
         lost = [sample[context] - sample["session"] for sample in record.samples]
         mean, spread = statistics.fmean(lost), statistics.stdev(lost) / n**0.5
-        cells = (f"nothing but the {int(context):,} tokens before", f"{session + mean:.4f}", f"{mean:+.4f} ± {spread:.4f}")
+        cells = (f"only the {int(context):,} tokens before", f"{session + mean:.4f}", f"{mean:+.4f} ± {spread:.4f}")
         rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
     return (
-        "<h2>What remembering is worth</h2>"
-        f"<p>At {n:,} places the next {record.facts['sample']:,} tokens were predicted again by the same model, without what it "
-        "remembered: in a new session that had read only the tokens just before. The difference is paired; ± is one standard "
-        "error.</p>"
+        "<h2>The gain from the memory</h2>"
+        f"<p>At {n:,} places the same model predicted the next {record.facts['sample']:,} tokens again without its memory: in a "
+        "new session that had read only the tokens directly before. The difference is paired; ± is one standard error.</p>"
         + table(
             "<tr><th>predicted from</th><th>bits per byte</th><th>more than with the session</th></tr>"
             f"<tr><td>the whole session</td><td>{session:.4f}</td><td></td></tr>{rows}",
@@ -110,12 +109,12 @@ def _forks(record: Record) -> str:
         for i, fork in enumerate(record.forks)
     )
     ms = sum(fork["ms"] for fork in record.forks) / len(record.forks)
-    moved = "noticed, which is a fault" if any(fork["moved"] for fork in record.forks) else "did not notice"
+    moved = "changed, which is a fault" if any(fork["moved"] for fork in record.forks) else "did not change"
     return (
         "<h2>One session, two continuations</h2>"
         f"<p>The session was forked after {record.reader.position[-1]:,} tokens; each fork was given a sentence (grey) "
-        f"and continued from there, at {ms:.1f} ms a token. The session itself {moved}. The model is very small: expect the "
-        f'tone, not the sense.</p><div class="pair">{boxes}</div>'
+        f"and continued it, at {ms:.1f} ms a token. The original session {moved}. The model is very small: its text has the "
+        f'style of the source, but little meaning.</p><div class="pair">{boxes}</div>'
     )
 
 
@@ -131,8 +130,8 @@ def _resume(r: dict[str, Any]) -> str:
     there = r["there"]
     return (
         "<h2>Saved, and resumed in another process</h2>"
-        f"<p>The session went to a file of {human(r['file_bytes'])} in {r['save_ms']:,.0f} ms, and a new process loaded it in "
-        f"{there['load_ms']:,.0f} ms. Both then read the same next {r['tokens']:,} tokens in {there['calls']:,} calls. Logits "
+        f"<p>The session was saved to a file of {human(r['file_bytes'])} in {r['save_ms']:,.0f} ms, and a new process loaded it "
+        f"in {there['load_ms']:,.0f} ms. Both then read the same {r['tokens']:,} tokens in {there['calls']:,} calls. Logits "
         f"and state have {verdict}; {there['restored']:,} tokens were restored and {there['recomputed']:,} recomputed.</p>"
         + table(
             "<tr><th></th><th>process</th><th>position</th><th>SHA-256 of all the logits</th>"
@@ -162,12 +161,12 @@ def _evidence(evidence: dict[str, Any]) -> str:
 
 
 def _separated(words: str) -> str:
-    """Whole numbers of five digits and more with separators."""
+    """Adds separators to whole numbers of five or more digits."""
     return re.sub(r"(?<![\w.,])\d{5,}(?![\w.])", lambda found: f"{int(found[0]):,}", words)
 
 
 def _numbers(record: Record) -> str:
-    """The values at about twenty positions, and the facts, for those who want figures."""
+    """Tables of the values at about twenty positions, and of the facts."""
     reader, other = record.reader, record.transformer
     last = len(reader.position) - 1
     rows = ""

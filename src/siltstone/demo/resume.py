@@ -1,6 +1,6 @@
-"""The proof that a saved session goes on as if nothing had happened, here and in a new process.
+"""Shows that a saved session continues with the same bits in a new process as in this one.
 
-`python -m siltstone.demo.resume RUN SESSION IDS THREADS` loads the session, reads the ids and prints what it got as JSON.
+`python -m siltstone.demo.resume RUN SESSION IDS THREADS` loads the session, reads the ids and prints hashes and counts as JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 
 def go_on(session: Session, ids: np.ndarray) -> dict[str, Any]:
-    """Reads `ids`, the first half in one call, the rest one by one; SHA-256 of the logits after each call, and of the state."""
+    """Reads `ids`, the first half in one call, the rest one by one. Returns the SHA-256 of the logits after all calls, and of the
+    final state, with counts."""
     logits = hashlib.sha256()
     half = len(ids) // 2
     calls = [ids[:half], *ids[half:].reshape(-1, 1)]
@@ -48,9 +49,9 @@ def go_on(session: Session, ids: np.ndarray) -> dict[str, Any]:
 
 
 def prove(session: Session, ids: np.ndarray, run: Path, folder: Path) -> dict[str, Any]:
-    """Saves the session in `folder`, goes on with `ids` in a new process and in a fork here, and compares.
+    """Saves the session in `folder`, reads `ids` in a new process and in a fork in this process, and compares.
 
-    Returns {"equal", "here", "there", "file_bytes", "save_ms", "tokens"}. Raises SiltstoneError when the new process fails.
+    Returns {"equal", "here", "there", "file_bytes", "save_ms", "tokens"}. Raises SiltstoneError if the new process fails.
     """
     file, numbers = folder / "session.silt", folder / "ids.npy"
     clock = time.perf_counter()
@@ -61,7 +62,7 @@ def prove(session: Session, ids: np.ndarray, run: Path, folder: Path) -> dict[st
     path = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(path)})
     if done.returncode:
-        raise SiltstoneError(f"the new process failed: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+        raise SiltstoneError(f"the new process failed: {(done.stderr.strip().splitlines() or ['it printed no message'])[-1]}")
     there = json.loads(done.stdout)
     here = go_on(session.fork(), ids)
     equal = all(here[key] == there[key] for key in ("position", "logits", "state"))
@@ -71,7 +72,7 @@ def prove(session: Session, ids: np.ndarray, run: Path, folder: Path) -> dict[st
 
 
 def main(run: str, file: str, numbers: str, threads: str) -> None:
-    """The new process: everything it knows is in the files."""
+    """The new process: its only input are the files."""
     import siltstone as st
 
     use_threads(int(threads))

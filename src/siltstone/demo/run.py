@@ -1,4 +1,4 @@
-"""The main job, shown: read a long text at a flat cost, fork, save, resume elsewhere, and write the report."""
+"""The demonstration: read a long text, fork the session, save it, resume it in a new process, and write the report."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ PROMPTS = (
     "In regard to the public debt and the revenue, I have to report that",
 )
 PIECE = 80  # tokens that each fork writes
-ENDING = 20.0  # seconds kept for everything after the reading
-LEAST = 0.3  # of the whole time, for the reading, where less would be left
+ENDING = 20.0  # seconds reserved for everything after the reading
+LEAST = 0.3  # minimum share of the whole time for the reading
 
 
 def demonstrate(
     run: Path, seconds: float = 240.0, tokens: int = 250_000, out: Path = Path("demo-report.html"), picture: Path | None = None
 ) -> Record:
-    """The whole demonstration of the checkpoint in `run`, within about `seconds`; writes the report (and the picture).
+    """Runs the whole demonstration of the model in `run` in about `seconds`; writes the report (and the picture).
 
     Raises CheckpointError for an unusable run, DataError without text, InputError for times or lengths out of range,
-    StorageError when the report cannot be written.
+    StorageError if the report cannot be written.
     """
     if not seconds > 0 or tokens < 1:
         raise InputError(f"seconds={seconds} and tokens={tokens} must be above 0")
@@ -71,7 +71,7 @@ def demonstrate(
     with Panel(record, len(ids), screen) as panel:
         race.run(panel)
     session = race.session
-    _say(screen, "\nTwo forks of the session, each with a sentence of its own:")
+    _say(screen, "\nTwo forks of the session, each with a different sentence:")
     record.forks = [_fork(session, prompt, screen) for prompt in PROMPTS]
 
     _say(screen, "Saving the session, and resuming from the file in a new process:")
@@ -89,7 +89,7 @@ def demonstrate(
 
 
 def narrow(picture: Path) -> Path:
-    """Where the picture for narrow screens goes: demo.svg -> demo-narrow.svg."""
+    """The file of the picture for narrow screens: demo.svg -> demo-narrow.svg."""
     return picture.with_stem(f"{picture.stem}-narrow")
 
 
@@ -98,7 +98,7 @@ def _say(screen: Console, text: str) -> None:
 
 
 def _fork(session: Session, prompt: str, screen: Console) -> dict[str, Any]:
-    """A fork that reads `prompt` and writes on; the session it came from must not notice."""
+    """Forks the session, reads `prompt` and generates; checks that the original session does not change."""
     assert session.logits is not None
     before, logits = session.position, session.logits.clone()
     fork = session.fork()
@@ -149,7 +149,7 @@ def _facts(model: LM, run: Path, source: str, tokens: int, size: int) -> dict[st
 
 
 def _evidence(run: Path) -> dict[str, Any]:
-    """`evidence.json` beside the checkpoint, where there is one."""
+    """`evidence.json` in the folder of the model; {} if there is none."""
     try:
         found = json.loads((run / "evidence.json").read_text("utf-8"))
     except FileNotFoundError:

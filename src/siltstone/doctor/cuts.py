@@ -1,4 +1,4 @@
-"""A model with segments="content" is read as sessions read it: with a cut at every token that holds `cut_at`."""
+"""Cuts for models with segments="content", as in sessions: a cut at every token that contains `cut_at`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..text import Tokenizer, cut_table
 
 @contextmanager
 def cut_as_sessions_do(model: StreamingModel, tokenizer: Tokenizer) -> Iterator[None]:
-    """Inside the block calls of the model without `cut` cut where a session would; of other models nothing changes."""
+    """Inside the block, calls of the model without `cut` get the cuts of a session. Models without cuts do not change."""
     table = cut_table(model.cfg, tokenizer)
     if table is None:
         yield

@@ -1,11 +1,12 @@
-"""The same tokens read in every way that must give the same logits.
+"""Reads the same tokens in all ways that must give the same logits.
 
     difference = max |logits - logits of one call| / max(1, max |logits of one call|)
 
-Allowed are 1e-5 in float32 and 1e-10 in float64. (In float32 one step of rounding where checkpoints are rounded: a number that
-falls between two codes may go to either in another split.) A state that was saved and restored goes on bit for bit in the
-same calls. Where rounding decides between two checkpoints of a sparse cache, as their scores lie at the border of two steps,
-another split may choose otherwise: only the tokens before the first such place are compared. In float64 there is hardly ever one.
+The tolerance is 1e-5 in float32 and 1e-10 in float64. If checkpoints are rounded, it is one rounding step in float32: a value
+between two codes may be rounded to either of them with another split. A state that was saved and restored must continue bit for
+bit with the same calls. If rounding decides which of two checkpoints a sparse cache selects (their scores are at the border of
+two steps), another split may select the other one: only the tokens before the first such place are compared. In float64 this is
+very rare.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ from ..text import Tokenizer
 from .gates import Call, watched
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
-ROUNDED = {"float32": 0.0, "bfloat16": 2.0**-8, "int8": 1 / 127}  # one step of rounding, of the largest value
-TIE = {torch.float32: 1e-5, torch.float64: 1e-11}  # of scores, which are products of unit vectors
+ROUNDED = {"float32": 0.0, "bfloat16": 2.0**-8, "int8": 1 / 127}  # one rounding step, relative to the largest value
+TIE = {torch.float32: 1e-5, torch.float64: 1e-11}  # rounding error of scores, which are products of unit vectors
 
 
 @dataclass(frozen=True)
 class Check:
-    """One way of reading against one call.
+    """One way of reading, compared with one call.
 
-    way, dtype    "a token a call", "float32"
-    difference    as above, nan where logits are not numbers; `tolerance` is what is allowed
-    token         where it is largest
-    tokens        how many were compared, of `of`
-    same_bits     whether a restored state went on bit for bit; None where that is not asked
-    cuts          segments that the text ended in the layer with the fewest; None where no layer seals any
+    way, dtype    for example "a token a call", "float32"
+    difference    as above, nan if logits are nan; must be at most `tolerance`
+    token         index of the token with the largest difference
+    tokens        number of tokens that were compared, of `of`
+    same_bits     whether a restored state continued bit for bit; None if this is not checked
+    cuts          number of segments that ended in the layer with the fewest; None if no layer seals any
     """
 
     way: str
@@ -58,13 +59,13 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether it holds."""
+        """Whether the check passed."""
         return self.difference <= self.tolerance and self.same_bits is not False
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the ways read, ids [1, T], and what they have: a generator of their choices, a tokenizer for session files."""
+    """The input of every way of reading: model, ids [1, T], a random generator, and a tokenizer for session files."""
 
     model: StreamingModel
     tokenizer: Tokenizer
@@ -73,7 +74,7 @@ class Reading:
 
     @property
     def half(self) -> int:
-        """Where a stream is taken apart: about its middle."""
+        """The token at which a stream is split in two: about its middle."""
         return self.ids.shape[1] // 2 + 1
 
 
@@ -83,7 +84,7 @@ Way = Callable[[Reading], tuple[Tensor, bool | None]]
 def feed(
     model: StreamingModel, ids: Tensor, state: StreamingState | None, cuts: Sequence[int], inplace: bool = False
 ) -> tuple[Tensor, StreamingState]:
-    """Logits [B, T, V] of several calls, cut before the given columns, and the state after."""
+    """Logits [B, T, V] of several calls, split before the given columns, and the state after."""
     edges, outs = [0, *sorted(cuts), ids.shape[1]], []
     now = model.init_state(len(ids)) if state is None else state
     for a, b in zip(edges, edges[1:], strict=False):
@@ -93,7 +94,7 @@ def feed(
 
 
 def _cuts(random: np.random.Generator, length: int) -> list[int]:
-    """Random places, two tokens apart at least; one stands twice, so that a call has no token at all."""
+    """Random split points, at least two tokens apart; the first one is listed twice, so that one call has no tokens."""
     if length < 4:
         return []
     found = np.unique(2 * random.integers(1, length // 2, 3 + length // 64)).tolist()
@@ -106,12 +107,12 @@ def chunks(r: Reading) -> tuple[Tensor, None]:
 
 
 def steps(r: Reading) -> tuple[Tensor, None]:
-    """A token a call, states updated in place, as a session does."""
+    """One token a call, with in-place updates of the state, as in a session."""
     return feed(r.model, r.ids, None, range(1, r.ids.shape[1]), inplace=True)[0], None
 
 
 def batch(r: Reading) -> tuple[Tensor, None]:
-    """As one row among others that stand at other positions and read other text."""
+    """As one row of a batch; the other rows are at other positions and read other text."""
     other, length = r.ids.flip(1), r.ids.shape[1]
     starts = [logits(r.model, other[:, :n])[1] for n in (min(5, length), length // 3)]
     state = starts[0].cat([starts[0], r.model.init_state(1), starts[1]])
@@ -120,7 +121,7 @@ def batch(r: Reading) -> tuple[Tensor, None]:
 
 
 def padded(r: Reading, left: int = 0, right: int = 0, inside: float = 0.0) -> tuple[Tensor, None]:
-    """In two calls, each with padding before, behind or (as a share of the tokens) between its tokens."""
+    """In two calls, each with padding before, after or (as a share of the tokens) between its tokens."""
     outs, state = [], None
     for part in r.ids.tensor_split([r.half], 1):
         number = part.shape[1]
@@ -135,7 +136,7 @@ def padded(r: Reading, left: int = 0, right: int = 0, inside: float = 0.0) -> tu
 
 
 def packed(r: Reading) -> tuple[Tensor, None]:
-    """Behind another document in the same row, which a reset ends."""
+    """After another document in the same row, separated by a reset."""
     before = r.ids.flip(1)[:, : r.half]
     ids = torch.cat([before, r.ids], 1)
     reset = torch.zeros_like(ids, dtype=torch.bool)
@@ -144,7 +145,7 @@ def packed(r: Reading) -> tuple[Tensor, None]:
 
 
 def forked(r: Reading) -> tuple[Tensor, None]:
-    """A fork goes on with the text while the original goes on, in place, with another one."""
+    """A fork continues the text while the original continues, in place, with another text."""
     first, original = feed(r.model, r.ids[:, : r.half], None, _cuts(r.random, r.half))
     fork, other, outs = original.fork(), r.ids.flip(1), [first]
     for t in range(r.half, r.ids.shape[1]):
@@ -155,7 +156,7 @@ def forked(r: Reading) -> tuple[Tensor, None]:
 
 
 def through_file(r: Reading) -> tuple[Tensor, bool]:
-    """Half of it in a session that goes through a file; the other half on both sides of the file."""
+    """The first half in a session that is saved and loaded; the second half in both sessions."""
     session = Session(r.model, r.tokenizer)
     session.append(r.ids[0, : r.half])
     with tempfile.TemporaryDirectory(prefix="siltstone-") as folder:
@@ -167,14 +168,15 @@ def through_file(r: Reading) -> tuple[Tensor, bool]:
 
 
 def through_tensors(r: Reading) -> tuple[Tensor, bool]:
-    """Half of it, the state taken apart into tensors and numbers, and put together again for the other half."""
+    """The first half, then the state is converted to tensors and JSON and restored for the second half."""
     _, state = feed(r.model, r.ids[:, : r.half], None, _cuts(r.random, r.half))
     tensors = {name: x.clone() for name, x in state.tensors().items()}
     return _both(r, state, r.model.load_state(tensors, json.loads(json.dumps(state.meta()))), True)
 
 
 def _both(r: Reading, kept: StreamingState, back: StreamingState, same: bool) -> tuple[Tensor, bool]:
-    """The second half from two states in the same calls: its logits behind those of one call over the first, bits compared."""
+    """Reads the second half from two states with the same calls and compares their bits. Returns the logits of the first half
+    (one call) and the second half, and whether all bits are equal."""
     rest = r.ids[:, r.half :]
     cuts = sorted({*range(min(8, rest.shape[1])), *_cuts(r.random, rest.shape[1])})
     (a, one), (b, two) = (feed(r.model, rest, s.fork(), cuts) for s in (kept, back))
@@ -199,7 +201,7 @@ WAYS: dict[str, Way] = {
 
 @torch.no_grad()
 def compare(model: StreamingModel, tokenizer: Tokenizer, ids: Tensor, seed: int) -> Iterator[Check]:
-    """Every way against one call, in the model's own dtype. ids int64 [1, T], T >= 2."""
+    """Compares every way with one call, in the model's dtype. ids int64 [1, T], T >= 2."""
     dtype = model.like.dtype
     want, after = logits(model, ids)
     tokens, cuts = untied(model, ids), ended(model, after)
@@ -219,7 +221,7 @@ def compare(model: StreamingModel, tokenizer: Tokenizer, ids: Tensor, seed: int)
 
 
 def ended(model: StreamingModel, state: Any) -> int | None:
-    """Segments that a row has sealed in the layer with the fewest, of those that seal any; None where none does."""
+    """Number of sealed segments of a row in the layer with the fewest, of the layers that seal any; None if none does."""
     if not isinstance(model, LM):
         return None
     sealing = [block.mix.geo for block in model.blocks if isinstance(block.mix, Mixer) and block.mix.cache.keeps]
@@ -227,7 +229,7 @@ def ended(model: StreamingModel, state: Any) -> int | None:
 
 
 def untied(model: StreamingModel, ids: Tensor) -> int:
-    """How many tokens come before the first at which a sparse cache's choice hangs on rounding; all of them without one."""
+    """Number of tokens before the first at which rounding decides the choice of a sparse cache; all tokens if there is none."""
     first, dtype = ids.shape[1], model.like.dtype
     if not isinstance(model, LM):
         return first
@@ -249,7 +251,7 @@ def untied(model: StreamingModel, ids: Tensor) -> int:
 
 
 def hangs(scores: Tensor, hidden: Tensor | None, chosen: Tensor, error: float) -> bool:
-    """Whether scores [R, Q, N] that are off by `error` could choose others than `chosen` [R, Q, k]."""
+    """Whether scores [R, Q, N] with an error of `error` could select other checkpoints than `chosen` [R, Q, k]."""
     low, high = in_steps(scores - error), in_steps(scores + error)
     sure = low == high
     taken = torch.zeros_like(sure).scatter(-1, chosen, True)

@@ -1,4 +1,4 @@
-"""What the figures mean: a line each, with the figure and what to do about it."""
+"""Findings: one line each, with the measured figure and advice."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ..config.model import LMConfig
 from .equality import Check
 
 STUCK = 0.9  # share of saturated gates
-ALIKE, STILL = 0.995, 0.02  # entropy over its limit, and deviation of a gate, of a router that makes no choice
+ALIKE, STILL = 0.995, 0.02  # entropy / limit above ALIKE and deviation of a gate below STILL: the router does not select
 UNREAD = 0.01  # share of tokens, or mean sigmoid gate
-VANISHED, EXPLODED, CLIFF = 1e-6, 100.0, 100.0  # of the gradient at n = 1; a fall from one doubling of n to the next
+VANISHED, EXPLODED, CLIFF = 1e-6, 100.0, 100.0  # relative to n = 1; CLIFF: ratio of one doubling of n to the next
 
 _MENDS = {
-    "calls of random lengths": "what a session answers depends on how its text was split into calls: do not rely on sessions of "
-    "this model",
-    "a token a call": "generated text is not what the same text gives in one call: the way of a single token (`step` of the "
-    "update rule) and that of many (`scan`) differ; do not rely on sessions of this model",
-    "a row of a batch": "rows of a batch reach into each other: read one text a call until this is fixed",
+    "calls of random lengths": "the results of a session depend on how its text was split into calls: do not rely on sessions "
+    "of this model",
+    "a token a call": "decoding differs from one call with the same text: the decode step (`step` of the update rule) and the "
+    "chunk program (`scan`) give different results; do not rely on sessions of this model",
+    "a row of a batch": "rows of a batch influence each other: read one text a call until this is fixed",
     "padding on the left": "padding is not skipped: give texts of equal length, without `mask`, until this is fixed",
     "padding on the right": "padding is not skipped: give texts of equal length, without `mask`, until this is fixed",
     "padding between tokens": "padding is not skipped: give texts without gaps, without `mask`, until this is fixed",
-    "behind another document": "`reset` leaves something of the document before: begin every document with a new state until "
+    "behind another document": "`reset` keeps parts of the earlier document: begin every document with a new state until "
     "this is fixed",
     "after a fork": "a fork and its original change each other: do not use `fork`, `snapshot` or `rollback` until this is fixed",
     "after a session file": "a restored session does not continue as the saved one: read its text again until this is fixed",
@@ -38,34 +38,34 @@ _CAUSES = {
     "after a fork": ["calls of random lengths", "a token a call"],
     "after a session file": ["calls of random lengths", "a token a call"],
     "after state.tensors()": ["calls of random lengths", "a token a call"],
-}  # ways that read in such calls too
+}  # ways that include such calls
 _CHECK = (
-    "Check, in this order: (1) `siltstone doctor demo`: if it fails too, the installation is at fault (files of two versions, or "
-    "another torch): install again into an empty environment; (2) a memory rule, compressor or cache of your own: see that its "
+    "Check, in this order: (1) `siltstone doctor demo`: if it fails too, the installation is faulty (files of two versions, or "
+    "another torch): install again into an empty environment; (2) your own memory rule, compressor or cache: check that its "
     "`scan` and `step` agree (CONTRIBUTING.md has the tests); (3) the run's folder: if files in it were edited or copied from "
-    "elsewhere, take it as `siltstone train` or `st.save` wrote it, with the version that wrote it. If none of these helps, it "
-    "is a fault of Siltstone: report it where you have Siltstone from, with this report and your settings"
+    "elsewhere, restore the folder that `siltstone train` or `st.save` wrote, and use the version that wrote it. If none of this "
+    "helps, it is a fault of Siltstone: report it where you got Siltstone, with this report and your settings"
 )
 _ROUNDING = (
-    "float64 agrees, so this is rounding and no fault: see that float32 is computed as such "
-    '(torch.set_float32_matmul_precision("highest"), no TF32, no autocast); if it is, weights or gates are very large: train '
+    "float64 agrees, so that this is rounding and not a fault: check that float32 is not reduced "
+    '(torch.set_float32_matmul_precision("highest"), no TF32, no autocast); if it is not, weights or gates are very large: train '
     "with a lower --lr or --clip"
 )
 _STUCK = (
-    "the layer does not select, and no gradient passes through its gates: train with a lower --lr (a third of it, for "
-    "example) or a larger temperature (--set temperature=0.5); router.bias, router.online and router.log_scale are the weights "
-    "that drive gates there"
+    "the layer does not select, and no gradient passes through its gates: train with a lower --lr (for example a third of it) "
+    "or a larger temperature (--set temperature=0.5); the weights that saturate gates are router.bias, router.online and "
+    "router.log_scale"
 )
 _REACH = (
     "train with a shorter window, so that the memory is needed (arXiv 2509.24552), on longer rows (--length), or with "
     "start=carry instead of restart (or restart instead of carry, with a cache that reads checkpoints) or a shorter segment; the "
-    "biases of the rule's decay say how slowly it forgets to begin with"
+    "initial decay of the rule is given by the biases of its decay"
 )
 _LONGER = "give a longer text, or more --tokens"
 _READ = "train on longer rows (--span), or keep fewer of them: a longer segment, or segments=logarithmic"
 _EXPLODES = (
     "train with a lower --lr and --clip, or choose a rule that forgets or replaces (gated, gated_delta), a shorter segment, or "
-    "start=restart; very large norm weights or gates of the memory are a sign of too high an lr"
+    "start=restart; very large norm weights or gates of the memory show that the lr is too high"
 )
 
 
@@ -82,53 +82,53 @@ class Finding:
 def all_findings(
     cfg: LMConfig, checks: Sequence[Check], gates: Sequence[dict[str, Any]], gradient: dict[str, Any]
 ) -> list[Finding]:
-    """The findings on an `LM`, the worst first."""
+    """The findings on an `LM`, worst first."""
     return _sorted([*_equality(checks), *_short(checks), *_gates(cfg, gates), *_gradient(cfg, gradient)])
 
 
 def equality_findings(checks: Sequence[Check]) -> list[Finding]:
-    """Those on the ways of reading alone, which every `StreamingModel` has."""
+    """Only the findings on the ways of reading, for any `StreamingModel`."""
     return _sorted([*_equality(checks), *_short(checks)])
 
 
 def _sorted(found: Sequence[Finding]) -> list[Finding]:
-    """The worst first."""
+    """Worst first."""
     return sorted(found, key=lambda f: ("failure", "warning", "ok").index(f.level))
 
 
 def recent(cfg: LMConfig) -> int:
-    """Tokens of the window and a segment, beyond which only what was sealed or lasts in a memory can be felt."""
+    """Tokens of the window and one segment; more distant tokens have an effect only through checkpoints or a lasting memory."""
     layer = cfg.layer
     return layer.window + (layer.segment if layer.members.cache.cls.keeps else max(layer.window, 16))
 
 
 def _equality(checks: Sequence[Check]) -> Iterator[Finding]:
-    bad: dict[str, Check] = {c.way: c for c in checks if not c.ok}  # of two number formats that fail, the exacter
+    bad: dict[str, Check] = {c.way: c for c in checks if not c.ok}  # if both dtypes fail, the one of higher precision
     told = False
     for c in bad.values():
         exact = any(o.way == c.way and o.ok for o in checks)
         advice = _mend(c, exact, bad)
-        if advice == _MENDS[c.way] and not told:  # once is enough
+        if advice == _MENDS[c.way] and not told:  # added only once
             advice, told = f"{advice}. {_CHECK}", True
-        yield Finding("failure", "equality", f"{c.way} ({c.dtype}{' alone' * exact}): {_apart(c)}", advice)
+        yield Finding("failure", "equality", f"{c.way} ({c.dtype}{' only' * exact}): {_apart(c)}", advice)
     for dtype in dict.fromkeys(c.dtype for c in checks):
         mine = [c for c in checks if c.dtype == dtype]
         if all(c.ok for c in mine):
             text = f"{len(mine)} ways of reading agree in {dtype} to {max(c.difference for c in mine):.1e}"
-            ties = f"; compared before token {mine[0].tokens}, at which a sparse choice hangs on rounding"
+            ties = f"; compared before token {mine[0].tokens}, at which rounding decides a sparse choice"
             yield Finding("ok", "equality", f"{text} (allowed {mine[0].tolerance:.0e}){ties * (mine[0].tokens < mine[0].of)}")
 
 
 def _short(checks: Sequence[Check]) -> Iterator[Finding]:
-    """A text that hardly comes to a segment's end says little."""
+    """A warning if the text has fewer than two ends of segments."""
     if checks and (cuts := checks[0].cuts) is not None and cuts < 2:
-        text = f"only {checks[0].of} tokens were read, which cross {cuts} segment cut{'s' * (cuts != 1)}"
+        text = f"only {checks[0].of} tokens were read, with {cuts} end{'s' * (cuts != 1)} of segments"
         yield Finding("warning", "equality", text, _LONGER)
 
 
 def _apart(c: Check) -> str:
     if math.isnan(c.difference):
-        return "logits are not numbers"
+        return "logits are nan"
     if c.difference > c.tolerance:
         return f"logits differ by {c.difference:.1e} (allowed {c.tolerance:.0e}), most at token {c.token}"
     return "the restored state does not continue with the same bits"
@@ -136,7 +136,7 @@ def _apart(c: Check) -> str:
 
 def _mend(c: Check, exact: bool, bad: Mapping[str, Check]) -> str:
     if math.isnan(c.difference):
-        return "weights or an update overflow: train again with a lower --lr, or from a copy of the run that is older"
+        return "weights or an update overflow: train again with a lower --lr, or from an older copy of the run"
     if c.same_bits is False:
         return _MENDS[c.way]
     if exact and c.dtype == "float32":
@@ -148,7 +148,7 @@ def _mend(c: Check, exact: bool, bad: Mapping[str, Check]) -> str:
 def _gates(cfg: LMConfig, gates: Sequence[dict[str, Any]]) -> Iterator[Finding]:
     if not gates:
         without = "no layer has a memory" if "memory" not in cfg.kinds else f"cache={cfg.layer.cache} has none"
-        yield Finding("ok", "gates", f"no gates to look at: {without}")
+        yield Finding("ok", "gates", f"no gates to examine: {without}")
     for g in gates:
         name = f"layer {g['layer']} ({g['cache']}, {g['gate']})"
         if not g["tokens"]:
@@ -158,7 +158,7 @@ def _gates(cfg: LMConfig, gates: Sequence[dict[str, Any]]) -> Iterator[Finding]:
         choice = None if g["entropy"] is None else g["entropy"] / g["entropy_limit"]
         entropy = "" if choice is None else f", entropy {g['entropy']:.2f} of {g['entropy_limit']:.2f} bits"
         if softmax and g["online"] > 1 - STILL:
-            text = f"{name}: the online memory has {g['online']:.1%} of the weight, the checkpoints are not read"
+            text = f"{name}: the online memory has {g['online']:.1%} of the weight; the checkpoints are not read"
             yield Finding("warning", "gates", text, _STUCK)
         elif share > STUCK:
             kind = "largest weight above 0.98" if softmax else f"{g['open']:.1%} near 1, {g['shut']:.1%} near 0"
@@ -166,20 +166,20 @@ def _gates(cfg: LMConfig, gates: Sequence[dict[str, Any]]) -> Iterator[Finding]:
             yield Finding("warning", "gates", f"{name}: {share:.1%} of the gates are saturated ({kind}){entropy}", advice)
         elif choice is not None and choice > ALIKE and max(g["spread_by_head"]) < STILL:
             text = f"{name}: all checkpoints get the same weight from every token{entropy}"
-            yield Finding("warning", "gates", text, "the router has not learnt to choose: train longer, on longer rows (--span)")
+            yield Finding("warning", "gates", text, "the router does not select yet: train longer, on longer rows (--span)")
         else:
             yield Finding("ok", "gates", f"{name}: {share:.1%} of the gates saturated{entropy}")
         yield from _unread(name, g)
 
 
 def _unread(name: str, g: dict[str, Any]) -> Iterator[Finding]:
-    """Ages whose checkpoints are hardly read, while others are."""
+    """Ages whose checkpoints are hardly read, while others are read."""
     if g["gate"] == "softmax" and g["cache"] != "sparse":
         return
     used = {(u["from"], u["to"]): u["gate"] if u["picked"] is None else u["picked"] for u in g["use_by_age"]}
     unread = [f"{a} to {b}" for (a, b), share in used.items() if share < UNREAD]
     if unread and max(used.values()) >= UNREAD:
-        text = f"{name}: checkpoints aged {', '.join(unread)} segments are read by less than {UNREAD:.0%}"
+        text = f"{name}: checkpoints aged {', '.join(unread)} segments are read less than {UNREAD:.0%}"
         yield Finding("warning", "gates", text, _READ)
 
 
@@ -187,13 +187,13 @@ def _gradient(cfg: LMConfig, gradient: dict[str, Any]) -> Iterator[Finding]:
     buckets, layer = gradient["buckets"], cfg.layer
     values = [b[k] for b in buckets for k in ("all", "memory") if b[k] is not None]
     if not gradient["first"] or not all(map(math.isfinite, values)):
-        why = "0 at n = 1" if gradient["first"] == 0 else "not a number"
-        yield Finding("warning", "gradient", f"the gradient is {why}", "look for weights that are 0, very large or not numbers")
+        why = "0 at n = 1" if gradient["first"] == 0 else "nan or infinite"
+        yield Finding("warning", "gradient", f"the gradient is {why}", "look for weights that are 0, very large or nan")
         return
     most = max(buckets, key=lambda b: max(b["all"], b["memory"] or 0.0))
     peak = max(most["all"], most["memory"] or 0.0)
     if peak > EXPLODED:
-        text = f"explodes: {peak:.3g} times the value at n = 1 at a distance of {most['from']:,} tokens"
+        text = f"explodes: at a distance of {most['from']:,} tokens {peak:.3g} times the value at n = 1"
         yield Finding("warning", "gradient", text, _EXPLODES)
     if "memory" not in cfg.kinds:
         reach = max((b["to"] - 1 for b in buckets if b["all"] >= VANISHED), default=1)
@@ -203,9 +203,9 @@ def _gradient(cfg: LMConfig, gradient: dict[str, Any]) -> Iterator[Finding]:
     beyond = [b for b in buckets if b["from"] > max(layer.delay, 1)]
     far = [b for b in beyond if b["from"] > edge]
     if not far:
-        begin = 2 ** edge.bit_length()  # of the first bucket beyond
-        text = f"not measured to tokens beyond window and segment, from n = {begin:,} on"
-        advice = f"give a text of at least {-(-4 * (begin + 1) // 3):,} tokens, and --tokens as many or none"
+        begin = 2 ** edge.bit_length()  # the first bucket beyond `edge`
+        text = f"not measured for tokens beyond window and segment (n >= {begin:,})"
+        advice = f"give a text of at least {-(-4 * (begin + 1) // 3):,} tokens, and the same --tokens or none"
         yield Finding("warning", "gradient", text, advice)
         return
     top = max(b["memory"] for b in far)

@@ -1,8 +1,8 @@
-"""What the gates of routed caches do: how they are spread, whether they choose, which checkpoints they use.
+"""Statistics of the gates of routed caches: distribution, selectivity, and which checkpoints are read.
 
-entropy   H = -sum_n p_n log2 p_n bits, p the gates of one token and head, normalised; at most log2 of their number
+entropy   H = -sum_n p_n log2 p_n bits, p the normalised gates of one token and head; at most log2 of their number
           (with softmax gates the online memory is one of them)
-age       from the end of what a checkpoint holds to the token that reads it, in segments
+age       distance from the last token that a checkpoint covers to the token that reads it, in segments
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from ..models.lm import LM
 
 SHUT, OPEN = 0.02, 0.98
 EDGES = [0.0, SHUT, *(i / 10 for i in range(1, 10)), OPEN, 1.0]  # of the histogram
-EXAMPLES = 4  # rows read side by side
+EXAMPLES = 4  # rows in a batch
 
 
 @dataclass(frozen=True)
 class Call:
-    """One answer of a caching policy: what it was asked, and the mix it made of that."""
+    """One call of a caching policy: its input scores and its output weights."""
 
     asked: RouterScores
     mix: ReadWeights
@@ -37,7 +37,7 @@ class Call:
 
 @contextmanager
 def watched(model: LM, look: Callable[[int, Call], None]) -> Iterator[None]:
-    """Inside the block `look(layer, call)` sees every answer of the model's caching policies; nothing else changes."""
+    """Inside the block, `look(layer, call)` is called for every call of the model's caching policies; nothing else changes."""
     caches = [(i, block.mix.cache) for i, block in enumerate(model.blocks) if isinstance(block.mix, Mixer)]
     before = [(cache, vars(cache).get("mix")) for _, cache in caches]
 
@@ -65,16 +65,16 @@ def watched(model: LM, look: Callable[[int, Call], None]) -> Iterator[None]:
 
 @dataclass
 class Layer:
-    """Sums over the tokens of a memory layer, a value a head."""
+    """Collected values of the tokens of a memory layer, by head."""
 
     mixer: Mixer
-    online: list[Tensor] = field(default_factory=list)  # [R, H] a token
-    gates: list[Tensor] = field(default_factory=list)  # [R, H, n] of what a token may read
-    picked: list[Tensor | None] = field(default_factory=list)  # bool [R, n] of the same, with a sparse cache
+    online: list[Tensor] = field(default_factory=list)  # [R, H] for each token
+    gates: list[Tensor] = field(default_factory=list)  # [R, H, n] for the checkpoints that a token may read
+    picked: list[Tensor | None] = field(default_factory=list)  # bool [R, n], the selected ones of a sparse cache
     ages: list[list[float]] = field(default_factory=list)  # [n]
 
     def add(self, call: Call, seen: int) -> None:
-        """One token of each row, after `seen` tokens. Calls that pad it (at some cuts of blocks) are left out."""
+        """Adds one token of each row, after `seen` tokens. Calls in which it is padded (at some block borders) are skipped."""
         if call.mix.gates is None or call.mix.gates.shape[1] != 1:
             return
         cfg, asked, number = self.mixer.cfg, call.asked, call.asked.scores.shape[-1]
@@ -134,7 +134,8 @@ class Layer:
         return flat.flatten(1) if picked is None else flat[:, picked]
 
     def _entropy(self, weights: list[Tensor]) -> tuple[Tensor, float | None]:
-        """Mean entropy a head, bits, and the mean of its limit, over tokens with a choice; (zeros, None) without any."""
+        """Mean entropy of each head in bits, and the mean of its limit, over tokens with at least two checkpoints; (zeros, None)
+        if there are none."""
         found, limits = [], []
         for w, picked in zip(weights, self.picked, strict=True):
             count = w.shape[-1] if picked is None else int(picked[0].sum()) + w.shape[-1] - picked.shape[-1]
@@ -148,7 +149,7 @@ class Layer:
         return torch.stack(found).mean(0), sum(limits) / len(limits)
 
     def _use(self) -> list[dict[str, Any]]:
-        """Mean gate a head of checkpoints of some age; with a sparse cache, also the share of tokens that pick them."""
+        """Mean gate of each head by age of the checkpoint; with a sparse cache, also the share of tokens that select it."""
         found: dict[int, list[tuple[Tensor, Tensor | None]]] = {}
         for gates, picked, ages in zip(self.gates, self.picked, self.ages, strict=True):
             for n, age in enumerate(ages):
@@ -173,7 +174,7 @@ class Layer:
 
 @torch.no_grad()
 def survey(model: LM, ids: Tensor, tick: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
-    """The gates of every memory layer with a routed cache, while rows ids [R, T] are read a token a call."""
+    """Statistics of the gates of every memory layer with a routed cache; rows ids [R, T] are read one token a call."""
     layers = {
         i: Layer(block.mix)
         for i, block in enumerate(model.blocks)

@@ -1,7 +1,7 @@
-"""How far gradients reach: |d loss_t / d x_{t-n}| against n, x the embedded input, loss_t = -log p(token t).
+"""The reach of gradients: |d loss_t / d x_{t-n}| against n, x the embedded input, loss_t = -log p(token t).
 
-At n = 1 stands the token that t is predicted from. Once along all paths, and once with nothing that the exact attention
-(window or full) reads passing a gradient on: what is left goes through the memories.
+n = 1 is the token from which t is predicted. It is measured along all paths, and without the gradient through exact attention
+(window or full): the rest passes through the memories.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ..models.lm import LM
 from ..ops.upcast import upcast
 from ..train import recompute
 
-PLACES = 4  # tokens t that are averaged over
+PLACES = 4  # number of tokens t in the mean
 
 
 @contextmanager
 def hooked(model: LM, embedded: list[Tensor], exact: bool) -> Iterator[None]:
-    """Inside the block every call's embedded input is a leaf, kept in `embedded`; without `exact` no gradient passes through
-    what exact attention reads."""
+    """Inside the block, the embedded input of every call is a leaf tensor and is appended to `embedded`. exact: whether gradients
+    pass through exact attention."""
 
     def leaf(_: Any, __: Any, out: Tensor) -> Tensor:
         embedded.append(out.detach().requires_grad_())
@@ -45,10 +45,10 @@ def hooked(model: LM, embedded: list[Tensor], exact: bool) -> Iterator[None]:
 
 
 def norms(model: LM, ids: Tensor, places: list[int], exact: bool = True, tick: Callable[[], None] = lambda: None) -> Tensor:
-    """[len(places), n] norms of d loss_t / d x_{t-1-i} for the tokens t of `places`, n the least of them. ids [1, T].
+    """[len(places), n] norms of d loss_t / d x_{t-1-i} for the tokens t in `places`, n = min(places). ids [1, T].
 
-    Weights should not require gradients. The row is run in stretches of a segment that are run again for each place, so
-    that memory grows little with its length; in one call where checkpoints are rounded, which pass no gradient to later ones.
+    Weights should not require gradients. The row is computed in stretches of one segment, and again for each place, so that
+    memory grows little with its length. If checkpoints are rounded it is one call, as they pass no gradient to later calls.
     """
     least, xs = min(places), list[Tensor]()
     with torch.enable_grad(), hooked(model, xs, exact):
@@ -68,10 +68,10 @@ def norms(model: LM, ids: Tensor, places: list[int], exact: bool = True, tick: C
 
 
 def profile(model: LM, ids: Tensor, seed: int, tick: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """The reach of a model's gradients on ids [1, T], in buckets of n that double, ready for JSON.
+    """The reach of a model's gradients on ids [1, T], in buckets of n of doubling size, ready for JSON.
 
     Returns {"places", "first": the mean norm at n = 1, "buckets": [{"from", "to", "all", "memory"}]}: mean norms of a bucket
-    (its `to` is not in it) relative to `first`; "memory" is None for a model without memory layers.
+    (`to` is exclusive) relative to `first`; "memory" is None for a model without memory layers.
     """
     length = ids.shape[1]
     random = np.random.default_rng([seed, 99])

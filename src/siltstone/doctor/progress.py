@@ -1,4 +1,4 @@
-"""How far an examination is: a live bar on a terminal, a line for each part elsewhere; all on standard error."""
+"""Progress of an examination on standard error: a live bar on a terminal, otherwise a line for each part."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Steps:
             self._bar.stop()
 
     def begin(self, part: str, steps: int) -> None:
-        """The next part, of so many steps."""
+        """Begins the next part, with `steps` steps."""
         if self._bar is None:
             self._console.print(part, markup=False, soft_wrap=True)
             return

@@ -1,4 +1,4 @@
-"""What an examination found."""
+"""The result of an examination."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .findings import Finding
 
 @dataclass
 class Record:
-    """What an examination found: `to_dict()` is ready for JSON."""
+    """The result of an examination; `to_dict()` is ready for JSON."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
@@ -26,7 +26,7 @@ class Record:
         return all(c.ok for c in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Numbers that are none become null."""
+        """The result as plain values; nan and infinity become None."""
         found = {
             "ok": self.ok,
             "findings": [asdict(f) for f in self.findings],

@@ -14,8 +14,8 @@ from .equality import Check
 from .gates import EDGES
 from .record import Record
 
-ROWS = 24  # of a picture with a row a head; with more heads, a row a layer
-FLOOR = 1e-12  # gradients below it are drawn there
+ROWS = 24  # maximum rows of a picture with a row for each head; with more heads there is a row for each layer
+FLOOR = 1e-12  # smaller gradients are drawn at this value
 _CLASS = {"ok": "good", "warning": "warn", "failure": "bad"}
 
 
@@ -24,7 +24,7 @@ def page(record: Record) -> str:
     facts, levels = record.facts, [f.level for f in record.findings]
     name, bad, odd = facts.get("run", "a model"), levels.count("failure"), levels.count("warning")
     counted = [_count(n, what) for n, what in ((bad, "failure"), (odd, "warning")) if n]
-    verdict = ", ".join(counted) or "nothing amiss"
+    verdict = ", ".join(counted) or "no problems"
     title = f"Examination of {name}: {verdict}"
     parts = [
         f"<h1>{escape(title)}</h1>",
@@ -63,8 +63,8 @@ def _equality(record: Record) -> str:
     )
     return (
         "<h2>One text, read in every way</h2>"
-        f"<p>The same {record.facts['tokens']['equality']:,} tokens must give the same logits however they are read. The figure "
-        "is the largest difference from one single call, relative to the largest logit (at least 1). A restored state must "
+        f"<p>The same {record.facts['tokens']['equality']:,} tokens must give the same logits in every way of reading. The "
+        "figure is the largest difference from a single call, relative to the largest logit (at least 1). A restored state must "
         "continue with the same bits.</p>" + table(f"<tr><th>read</th>{head}</tr>{rows}", "num")
     )
 
@@ -77,7 +77,7 @@ def _cell(c: Check) -> str:
 
 
 def _rows(gates: list[dict[str, Any]], whole: str, by_head: str) -> list[tuple[str, Any]]:
-    """(name, value) of each layer, or of each head where they are few."""
+    """(name, value) of each layer, or of each head if there are few."""
     gates = [g for g in gates if g["tokens"]]
     if sum(len(g[by_head] or []) for g in gates) > ROWS:
         return [(f"layer {g['layer']}", g[whole]) for g in gates]
@@ -110,12 +110,12 @@ def _gates(record: Record) -> str:
 
     return (
         f"<h2>The gates of the caches</h2><p>Over {record.facts['tokens']['gates']:,} tokens, read one at a time. A gate is "
-        "saturated below 0.02 or above 0.98; of softmax gates, where the largest weight is above 0.98.</p>"
+        "saturated below 0.02 or above 0.98; softmax gates are saturated if the largest weight is above 0.98.</p>"
         + figure(histogram, "The first and the last column are saturated.")
         + figure(_use(gates), _use_caption(gates))
         + pair(
             figure(entropy, "Bars: mean entropy of one token's gates. Line: its maximum, log2 of their number.", HALF),
-            figure(stuck, "Share of saturated gates, by head where heads are few.", HALF),
+            figure(stuck, "Share of saturated gates, by head if there are few heads.", HALF),
         )
     )
 
@@ -141,11 +141,11 @@ def _use(gates: list[dict[str, Any]]) -> str:
 
 def _use_caption(gates: list[dict[str, Any]]) -> str:
     picked = (
-        " Rows “picked”: share of tokens that pick a checkpoint of that age."
+        " Rows “picked”: share of tokens that select a checkpoint of that age."
         if any(g["cache"] == "sparse" for g in gates)
         else ""
     )
-    return f"How much is read of what was sealed how long ago. With sigmoid gates the online memory always counts 1.{picked}"
+    return f"Mean gate by the age of the checkpoint. With sigmoid gates the online memory always has weight 1.{picked}"
 
 
 def _gradient(record: Record) -> str:
@@ -155,7 +155,7 @@ def _gradient(record: Record) -> str:
         return ""
     lines = []
     for key, name, colour in (("all", "all paths", "a"), ("memory", "memory", "b")):
-        near = 0 if key == "all" else max(1, facts["delay"])  # nearer tokens are not in the memory yet
+        near = 0 if key == "all" else max(1, facts["delay"])  # nearer tokens are not yet in the memory
         some = [b for b in buckets if b[key] is not None and b["from"] > near]
         if some:
             xs = [(b["from"] * (b["to"] - 1)) ** 0.5 for b in some]
@@ -180,9 +180,9 @@ def _gradient(record: Record) -> str:
         for b in found["buckets"]
     )
     return (
-        "<h2>How far gradients reach</h2><p>The loss of a token, differentiated by the embedded input n tokens before, averaged "
-        f"over {len(found['places'])} tokens. “Memory” leaves out what passes through exact attention.</p>"
-        + figure(drawing, f"Mean of each doubling of n; below {FLOOR:g} drawn there. At n = 1 the norm is {found['first']:.3g}.")
+        "<h2>How far gradients reach</h2><p>The gradient of a token's loss with respect to the embedded input n tokens earlier, "
+        f"averaged over {len(found['places'])} tokens. “Memory” is the gradient without the paths through exact attention.</p>"
+        + figure(drawing, f"Mean over each doubling of n, at least {FLOOR:g}. At n = 1 the norm is {found['first']:.3g}.")
         + "<details><summary>The figures</summary>"
         + table(f"<tr><th>n</th><th>all paths</th><th>memory</th></tr>{rows}", "num")
         + "</details>"

@@ -1,4 +1,4 @@
-"""An examination: the text, the three parts, what they mean, and the report."""
+"""An examination: the text, the three parts, the findings, and the report."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from .gradient import PLACES, profile
 from .progress import Steps
 from .record import Record
 
-LEAST = 16  # tokens of a text worth reading
-EQUAL = 256  # tokens that a model that is no `LM` is read on
-CUTS, SURVEYED = 4.5, 8.5  # segments that are read for equality and for the gates
+LEAST = 16  # minimum tokens of a text
+EQUAL = 256  # tokens for a model that is not an `LM`
+CUTS, SURVEYED = 4.5, 8.5  # number of segments that are read for equality and for the gates
 
 
 def lengths(cfg: LMConfig, tokens: int | None = None) -> tuple[int, int, int]:
-    """Tokens to read for equality, for the gates and for the gradient: some segments' cuts, and several times window and
-    segment; `tokens` for each where it is given."""
+    """Number of tokens for equality, for the gates and for the gradient: several segments, and several times window and segment;
+    `tokens` for each if it is given."""
     layer = cfg.layer
     away = layer.delay + layer.sinks + layer.rate
     segment = layer.segment if "memory" in cfg.kinds else layer.window
@@ -60,18 +60,17 @@ def examine(
     tokens: int | None = None,
     steps: Steps | None = None,
 ) -> Record:
-    """Examines a model on a text's ids: 16 tokens at least, and best as many as `tokens_wanted`. Of a model that is no `LM`
-    only the ways of reading are compared, as nothing is known of its layers.
+    """Examines a model on the ids of a text: at least 16 tokens; `tokens_wanted` is the number that can be used. For a model that
+    is not an `LM`, only the ways of reading are compared, as its layers are not known.
 
-    tokens   how many each part reads (default: see `lengths`)
-    Raises InputError for a text that is too short, and for a model that is not in float32 or float64. The model itself is not
-    changed.
+    tokens   number of tokens that each part reads (default: see `lengths`)
+    Raises InputError for a text that is too short, and for a model that is not in float32 or float64. The model is not changed.
     """
     wanted = tokens_wanted(model.cfg, tokens) if isinstance(model, LM) else tokens or EQUAL
     if model.like.dtype not in TOLERANCE:
-        raise InputError(f"model is in {model.like.dtype}, and rounding hides what differs; examine model.float()")
+        raise InputError(f"model is in {model.like.dtype}, in which rounding hides differences; examine model.float()")
     if len(ids) < LEAST:
-        raise InputError(f"the text has {len(ids)} tokens; give one of {LEAST} at least, and best of {wanted:,}")
+        raise InputError(f"the text has {len(ids)} tokens; give a text of at least {LEAST}, or better {wanted:,}")
     steps, record = steps or Steps(quiet=True), Record()
     exact: Any = copy.deepcopy(model)
     exact.double().requires_grad_(False)
@@ -109,14 +108,14 @@ def examine(
 
 
 def _of_another_kind(model: StreamingModel, record: Record, tokens: int, seed: int) -> Record:
-    """What is known of a model that is no `LM`: whether its ways of reading agree."""
+    """The record of a model that is not an `LM`: only whether its ways of reading agree."""
     record.findings = equality_findings(record.checks)
     record.facts = {"model": type(model).__name__, "tokens": {"equality": tokens}, "seed": seed, "siltstone": VERSION}
     return record
 
 
 def tokens_wanted(cfg: LMConfig, tokens: int | None = None) -> int:
-    """Tokens of text that an examination can make use of."""
+    """Number of tokens of text that an examination can use."""
     one, many, far = lengths(cfg, tokens)
     return max(one, EXAMPLES * many, far)
 
@@ -128,7 +127,7 @@ def _bits(model: LM, ids: torch.Tensor) -> float:
 
 
 def _layer(cfg: LMConfig, number: int, kind: str) -> str:
-    """What a layer has, in words."""
+    """A layer in words."""
     if kind != "memory":
         return f"layer {number}: {kind}, no memory"
     layer = cfg.layer_configs[number]
@@ -141,7 +140,7 @@ def diagnose(
 ) -> Record:
     """Examines the run in the folder `run` and writes the report to `out`.
 
-    text   a file; None: what `siltstone demo` reads
+    text   a file; None: the text of `siltstone demo`
     Raises CheckpointError for an unusable run, DataError for an unusable text, ConfigError, StorageError.
     """
     began = time.perf_counter()
@@ -154,7 +153,7 @@ def diagnose(
     else:
         ids, source = _ids(tokenizer, text, wanted), text.name
     if len(ids) < LEAST:
-        raise DataError(f"{source} has {len(ids)} tokens; give a text of {LEAST} at least, and best of {wanted:,}")
+        raise DataError(f"{source} has {len(ids)} tokens; give a text of at least {LEAST}, or better {wanted:,}")
     with Steps(quiet) as steps:
         record = examine(model, tokenizer, ids, seed, tokens, steps)
     record.facts = {"run": run.name, "text": f"{source}, {len(ids):,} tokens"} | record.facts

@@ -1,4 +1,4 @@
-"""How well a model predicts text."""
+"""Evaluation: bits per byte of text under a model."""
 
 from .position import by_position
 from .stream import Score, score_documents, stream_nats

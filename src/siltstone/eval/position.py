@@ -1,4 +1,4 @@
-"""Bits per byte against position: does a model use what it read long ago?"""
+"""Bits per byte by position: shows whether a model uses distant tokens."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ def by_position(
 ) -> dict[str, Any]:
     """Bits per byte of `texts` in buckets of token position, the same documents in every bucket.
 
-    length    tokens read of each document (default: all of the shortest); shorter documents are left out
-    buckets   edges of the buckets, rising; default 0, 64, 128, 256, ... up to `length`
-    chunk     tokens a call; batch: documents side by side
+    length    tokens read of each document (default: length of the shortest); shorter documents are left out
+    buckets   edges of the buckets, ascending; default 0, 64, 128, 256, ... up to `length`
+    chunk     tokens a call
+    batch     documents a batch
 
-    Each document is streamed from its beginning with its state carried along; a token counts in the bucket of its own
-    position (the first token of a document, at 0, is not predicted). Returns, ready for JSON:
+    Each document is streamed from its beginning with its state. A token counts in the bucket of its position (the first token
+    of a document, at 0, is not predicted). Returns, ready for JSON:
     `{"length", "documents", "left_out", "bits_per_byte", "buckets": [{"from", "to", "bits_per_byte", "tokens", "bytes",
-    "each": [bits per byte of each document]}]}`. Raises DataError when no document is long enough, InputError for edges
-    that do not rise, TokenizerError for a tokenizer with losses that cannot count bytes. Bytes are those of the texts, also
-    where the tokenizer loses some.
+    "each": [bits per byte of each document]}]}`. Bytes are those of the texts, also if the tokenizer loses text.
+    Raises DataError if no document is long enough, InputError for edges that are not ascending, TokenizerError for a tokenizer
+    that loses text and cannot count bytes.
     """
     found = [np.array(encode_sized(tokenizer, text), np.int64) for text in texts]  # [2, tokens]: ids, and bytes of each
     lengths: list[int] = [d.shape[1] for d in found]
@@ -43,10 +44,10 @@ def by_position(
     kept = [d[:, :length] for d in found if d.shape[1] >= length]
     if not kept or length < 2:
         longest = max(lengths, default=0)
-        raise DataError(f"no text has length={length} tokens (2 at least); the longest of {len(found)} has {longest}")
+        raise DataError(f"no text has length={length} tokens (at least 2); the longest of {len(found)} has {longest}")
     edges = _edges(length) if buckets is None else [*buckets]
     if len(edges) < 2 or any(a >= b for a, b in zip(edges, edges[1:], strict=False)) or edges[0] < 0:
-        raise InputError(f"buckets={edges} must be at least two rising positions, for example [0, 64, 128]")
+        raise InputError(f"buckets={edges} must be at least two ascending positions, for example [0, 64, 128]")
 
     nats = np.zeros((len(kept), length))
     for rows, start, cost in stream_nats(model, [ids for ids, _ in kept], chunk, batch, cuts=cut_table(model.cfg, tokenizer)):

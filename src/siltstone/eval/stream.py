@@ -1,4 +1,4 @@
-"""Documents streamed through a model, piece by piece and side by side, with what each token costs."""
+"""Streams documents through a model in batches and chunks, and returns the cost of each token."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def stream_nats(
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     cuts: Tensor | None = None,
 ) -> Iterator[tuple[list[int], int, np.ndarray]]:
-    """Minus the log-probability (nats) of every token but each document's first, given all before it in the document.
+    """-log p (nats) of every token except the first of each document, given all earlier tokens of the document.
 
-    documents   ids, one array each, of any lengths
+    documents   one array of ids each, of any lengths
     cuts        bool [vocab_size], the tokens that end a segment (`siltstone.text.cut_table`)
-    Yields (indices of `batch` documents or fewer, position p of the first input, nats float64 [B, n]): column c is about
-    the token at position p + 1 + c, NaN where a document has ended.
+    Yields (indices of at most `batch` documents, position p of the first input, nats float64 [B, n]): column c has the cost of
+    the token at position p + 1 + c, NaN after the end of a document.
     """
     model = plain_model(model)
     device = model.like.device
@@ -60,7 +60,7 @@ def stream_nats(
 
 @dataclass(frozen=True)
 class Score:
-    """The cost of some text: nats in all, tokens predicted, and the bytes these stand for."""
+    """The cost of a text: total nats, number of predicted tokens, and the bytes of text that these represent."""
 
     nats: float
     tokens: int
@@ -68,7 +68,7 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits of information a byte of text; NaN without bytes."""
+        """Bits per byte of text; NaN without bytes."""
         return self.nats / math.log(2) / self.bytes if self.bytes else math.nan
 
 
@@ -82,9 +82,9 @@ def score_documents(
     stop: Callable[[], bool] = lambda: False,
     cuts: Tensor | None = None,
 ) -> Score | None:
-    """The cost of all documents together; None when `stop()` came true on the way.
+    """The total cost of all documents; None if `stop()` became true.
 
-    sizes   [vocab_size] bytes that each id stands for, or a sequence: bytes of text behind each document's ids but its first
+    sizes   [vocab_size] bytes of text of each id, or a sequence: bytes of text of each document without its first id
     cuts    see `stream_nats`
     """
     nats, tokens = 0.0, 0

@@ -1,6 +1,6 @@
-"""Sessions: a model reading one text for as long as it lasts; their files, sampling, streams of bytes, receipts.
+"""Sessions: a model that reads one text of any length; session files, sampling, streams of bytes, receipts.
 
-Names are imported on first use: signals and the terminal are needed before torch is.
+Names are imported on first use: the command line handles signals and the terminal before it imports torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a session file says of its session, for people and programs that have no model at hand."""
+"""Describes a session file without its model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .store import described, theirs
 
 
 def described_model(cfg: LMConfig) -> str:
-    """A model in a line of words."""
+    """A one-line summary of a model."""
     layer, kinds = cfg.layer, "".join(kind[0] for kind in cfg.kinds)
     return (
         f"{cfg.depth} blocks ({kinds}), d_model {layer.d_model}, {layer.memory} memory, {layer.cache} cache, "
@@ -30,7 +30,7 @@ def described_model(cfg: LMConfig) -> str:
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a session file says of its session, ready for JSON; no model is needed. Raises as `Session.load` does."""
+    """The description of a session file, ready for JSON; no model is needed. Raises the errors of `Session.load`."""
     blank: dict[str, Tensor] = {}
     built: list[LMConfig] = []
 
@@ -48,7 +48,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     element = {"float64": 8, "float32": 4}.get(header["dtype"], 2)
     growing = [layer for layer in memories if kinds.bank(layer).grows]
     if any(sealed(layer, position, first, cuts) > size for layer in growing):
-        raise SessionCorrupt(f"{path} claims position {position}, and its {size} bytes cannot hold the checkpoints of that")
+        raise SessionCorrupt(f"{path} claims position {position}, and its {size} bytes are too few for the checkpoints of that")
     banks: dict[tuple[tuple[int, int], ...], list[int]] = {}
     for block, (kind, layer) in enumerate(zip(cfg.kinds, cfg.layer_configs, strict=True)):
         if kind == "memory":
@@ -56,7 +56,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
             names = {leaf: f"{_PREFIX}layers.{block}.bank.{leaf}" for leaf in leaves}
             told = {leaf: tensors[name].flatten().tolist() if name in tensors else [] for leaf, name in names.items()}
             if not all(is_count(n) for numbers in told.values() for n in numbers):
-                raise SessionCorrupt(f"{path} describes no session: the checkpoints of block {block} hold no segments")
+                raise SessionCorrupt(f"{path} describes no session: the checkpoints of block {block} have invalid segments")
             banks.setdefault(tuple(spans(layer, position, first, cuts, told)), []).append(block)
     parts = {str(k)[:40]: v for k, v in list(header["parts"].items())[:16] if is_count(v)}
     parts["logits and sampler"] = sum(x.nbytes for name, x in blank.items() if not name.startswith(_PREFIX))
@@ -82,7 +82,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _segmented(path: Any, header: dict[str, Any], tensors: dict[str, Tensor], cfg: LMConfig) -> tuple[int, Cuts]:
-    """The session's phase and cuts. Raises SessionCorrupt where they, or its position, make no sense."""
+    """The session's phase and cuts. Raises SessionCorrupt if they or the position are invalid."""
     position, phase = header["position"], header["state"].get("phase")
     first = phase[0] if isinstance(phase, list) and phase and is_count(phase[0]) else 0
     try:

@@ -1,4 +1,4 @@
-"""What a session hands out: marks to go back to, and the pieces of a text that it writes."""
+"""Objects that a session returns: marks for `rollback`, and the pieces of a generated text."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..models.streaming import StreamingState
 
 
 class Mark:
-    """A moment of a session, from `Session.snapshot`. It costs one copy of the session's small parts, until nobody
-    refers to it any more or `release()` is called; from the oldest live mark on, the session keeps its ids."""
+    """A saved point of a session, from `Session.snapshot`. It takes one copy of the session's small parts until the last
+    reference to it is gone or `release()` is called. The session keeps its ids from the oldest live mark on."""
 
     def __init__(self, position: int, state: StreamingState, logits: Tensor | None, sampler: Tensor) -> None:
         self.position = position
@@ -24,11 +24,11 @@ class Mark:
 
     @property
     def live(self) -> bool:
-        """Whether a session can still go back to it."""
+        """Whether a session can still roll back to it."""
         return self._state is not None
 
     def release(self) -> None:
-        """Give its memory back; it cannot be gone back to any more."""
+        """Free its memory; `rollback` to it then raises PositionError."""
         self._state = self._logits = None
 
     def __repr__(self) -> str:
@@ -36,7 +36,7 @@ class Mark:
 
 
 class Pieces(Iterator[str]):
-    """What `Session.generate` gives out, one after the other; BusyError while another thread waits for one."""
+    """The pieces of text that `Session.generate` yields; BusyError while another thread waits for a piece."""
 
     def __init__(self, source: Generator[str, None, None]) -> None:
         self._source, self._entered = source, threading.Lock()
@@ -45,12 +45,12 @@ class Pieces(Iterator[str]):
         return self._alone(self._source.__next__)
 
     def close(self) -> None:
-        """No more pieces are made."""
+        """Ends the generation."""
         self._alone(self._source.close)
 
     def _alone(self, call: Callable[[], Any]) -> Any:
         if not self._entered.acquire(blocking=False):
-            raise BusyError("another thread waits for a piece of this text; ask for its pieces from one thread at a time")
+            raise BusyError("another thread waits for a piece of this text; take its pieces in one thread at a time")
         try:
             return call()
         finally:

@@ -1,9 +1,9 @@
-"""Bytes of any length, cut into pieces that can be tokenized one by one, the same whatever the reads brought.
+"""Splits a stream of bytes into pieces that can be tokenized one by one; the pieces do not depend on the sizes of the reads.
 
-A piece has about 2,048 bytes at most, and ends where the tokenizer proves that the ids are those of the whole text
-(`siltstone.text.seams`). A stretch of 2,048 bytes without such a place gives a longer piece, and is cut anywhere between two
-characters after 16,384 bytes. By lines, a piece also ends behind every line end: the ids are those of each line by itself,
-even where a token of the whole text would hold a line end and what follows it.
+A piece has about 2,048 bytes at most. It ends at a place where the tokenizer proves that the ids are those of the whole text
+(`siltstone.text.seams`). If 2,048 bytes have no such place, the piece is longer; after 16,384 bytes it ends between any two
+characters. By lines, a piece also ends after every line end: the ids are then those of each line by itself, also if a token of
+the whole text would contain a line end and the characters after it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..text.tokenizer import Tokenizer
 
 PIECE, LONGEST = 2048, 16384
 BLOCK = 1 << 16
-_INVALID = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8
+_INVALID = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8
 
 
 def pieces(
@@ -29,13 +29,13 @@ def pieces(
     tokenizer: Tokenizer | None = None,
     size: int = PIECE,
 ) -> Iterator[bytes]:
-    """The pieces of an open binary file with `read1` (or `read`), none of them empty; by lines if `lines`.
+    """The pieces of an open binary file with `read1` (or `read`), each of at least one byte; by lines if `lines`.
 
-    waiting     entered round every read, which may block
-    tokenizer   what proves each cut. None, or the byte tokenizer: pieces have at most `size` bytes, and end where a character
-                that is no white space meets a space, tab or line end
-    size        bytes of a piece where a cut is proved; 8 times as many at most
-    Raises what the tokenizer raises for the text.
+    waiting     a context manager round every read; a read may block
+    tokenizer   proves each place where a piece ends. None, or the byte tokenizer: pieces have at most `size` bytes, and end
+                between a character that is not white space and a space, tab or line end
+    size        maximum bytes of a piece that ends at a proved place; any other piece has at most 8 times as many
+    Raises the errors of the tokenizer for the text.
     """
     read = source.read1 if hasattr(source, "read1") else source.read
     longest = size * (LONGEST // PIECE) if proves(tokenizer) else size
@@ -55,7 +55,7 @@ def pieces(
 
 
 def _end(held: bytearray, size: int, longest: int, lines: bool, ended: bool, tokenizer: Tokenizer | None) -> int:
-    """Where the first piece ends; 0 if that is not known yet (or nothing is held)."""
+    """The end of the first piece in bytes; 0 if it is not known yet (or nothing is held)."""
     most = longest + 4 * (CONTEXT + 2)  # bytes: CONTEXT characters behind the longest piece, whole ones
     line = held.find(b"\n", 0, most) + 1 if lines else 0
     if 0 < line <= size:
@@ -69,10 +69,10 @@ def _end(held: bytearray, size: int, longest: int, lines: bool, ended: bool, tok
 
 
 def _text(data: bytearray, ended: bool) -> str:
-    """The characters of some bytes; a byte that is no UTF-8 is one, and what may be the begin of one at the end is left out."""
+    """The characters of some bytes. An invalid byte is one character; an incomplete character at the end is left out."""
     return codecs.getincrementaldecoder("utf-8")("surrogateescape").decode(bytes(data), ended)
 
 
 def _count(held: bytearray, size: int) -> int:
-    """Whole characters of the first `size` bytes, one at least."""
+    """Number of whole characters in the first `size` bytes, at least 1."""
     return max(1, len(_text(held[:size], len(held) <= size)))

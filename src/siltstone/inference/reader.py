@@ -1,4 +1,4 @@
-"""A session that reads a stream of bytes, counts its bits, and knows at which byte it stands."""
+"""A session that reads a stream of bytes: counts the bits and the byte offset."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ from ..text import encode_sized
 from .receipt import Receipt, Timeline, receipt
 from .session import Session
 
-TAIL = 4096  # bytes before the offset by which a text is known again
+TAIL = 4096  # bytes before the offset whose hash identifies the text on resume
 NOTE = "stream"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What some text cost: bits of information, the bytes that they are about, tokens, the bytes of a session's first token,
-    which nothing foresees, and the bytes that were no text and read as U+FFFD."""
+    """The cost of a text.
+
+    bits      bits of information (-log2 of the probability)
+    bytes     bytes that were scored
+    tokens    tokens read
+    unscored  bytes of a session's first token, for which there is no prediction
+    replaced  bytes that were not text and were read as U+FFFD
+    """
 
     bits: float = 0.0
     bytes: int = 0
@@ -33,7 +39,7 @@ class Cost:
 
     @property
     def bits_per_byte(self) -> float:
-        """nan without bytes."""
+        """bits / bytes; nan without bytes."""
         return self.bits / self.bytes if self.bytes else math.nan
 
     def __add__(self, other: Cost) -> Cost:
@@ -50,12 +56,12 @@ class Reader:
     """Feeds pieces of bytes to a session.
 
     offset      bytes of the source read so far (from its beginning)
-    cost        of all of them, earlier runs included
-    timeline    seconds against tokens, of this run
-    errors      "strict": bytes that are no UTF-8 text, and zero bytes, are refused; "replace": they are read as U+FFFD, and
-                each costs 8 bits more, which tell what it was: bits per byte stay those of a code that gives all bytes back
+    cost        cost of all these bytes, earlier processes included
+    timeline    seconds against tokens, of this process
+    errors      "strict": bytes that are not UTF-8 text, and zero bytes, raise DataError; "replace": they are read as U+FFFD, and
+                each costs 8 more bits, which encode its value: bits per byte remain those of a lossless code
 
-    `save` keeps all this in the session's notes, so that `Reader(Session.load(...))` resumes there.
+    `save` stores offset and cost in the session's notes, so that `Reader(Session.load(...))` resumes there.
     """
 
     def __init__(self, session: Session, errors: str = "strict") -> None:
@@ -70,15 +76,15 @@ class Reader:
                 self.cost = Cost(_bits(note["bits"]), *map(_count, counts))
                 self._known = (_digest(note["tail"]), min(_count(note["tail_bytes"]), self.offset, TAIL))
             except (KeyError, TypeError, ValueError, OverflowError) as error:
-                raise SessionCorrupt(f"the session's note of its stream makes no sense: {error!r} in {note!r}"[:300]) from None
+                raise SessionCorrupt(f"the session's note of its stream is invalid: {error!r} in {note!r}"[:300]) from None
 
     def begin(self, offset: int) -> None:
-        """Stand at byte `offset` of another source (or of the same one, somewhere else); counts begin anew."""
+        """Set the position to byte `offset` of another source, or to another byte of the same one; counts restart at 0."""
         if offset != self.offset:
             self.offset, self.cost, self._tail, self._known = offset, Cost(), b"", ("", 0)
 
     def check(self, source: Any, name: str) -> None:
-        """Move an open file to the offset; DataError unless the bytes before it are those that were read."""
+        """Seek an open file to the offset; DataError unless the bytes before it are those that were read."""
         digest, length = self._known
         source.seek(self.offset - length)
         before = source.read(length)
@@ -90,12 +96,12 @@ class Reader:
         self._tail = before
 
     def feed(self, piece: bytes) -> Cost:
-        """Read one piece. Raises DataError for bytes that are no text (nothing of the piece was read then), and
-        CheckpointError for a model whose predictions are not numbers."""
+        """Read one piece. Raises DataError for bytes that are not text (then nothing of the piece was read), and
+        CheckpointError if the model's predictions are nan."""
         text, replaced = self._decode(piece)
         began = time.perf_counter()
         ids = self.session.tokenizer.encode(text)
-        blind = int(self.session.position == 0)  # the first token of all is predicted by nothing
+        blind = int(self.session.position == 0)  # there is no prediction for the first token of a session
         missed = min(len(piece), encode_sized(self.session.tokenizer, text)[1][0]) if blind and ids else 0
         nats = -self.session.append_scored(ids)[blind:].double()
         if torch.isnan(nats).any():
@@ -124,7 +130,7 @@ class Reader:
         self.session.save(path)
 
     def receipt(self) -> Receipt:
-        """What it cost."""
+        """The costs so far; see `Receipt`."""
         cost = self.cost
         read = cost.bytes + cost.unscored
         return receipt(self.session, read, cost.bytes, cost.tokens, cost.bits, self.timeline, cost.replaced)
@@ -152,17 +158,17 @@ class Reader:
 
 def _count(value: Any) -> int:
     if not is_count(value):
-        raise ValueError(f"{value!r:.60} is no count")
+        raise ValueError(f"{value!r:.60} is not a count")
     return value
 
 
 def _bits(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ValueError(f"{value!r:.60} is no number of bits")
+        raise ValueError(f"{value!r:.60} is not a number of bits")
     return float(value)
 
 
 def _digest(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r:.60} is no hash")
+        raise ValueError(f"{value!r:.60} is not a hash")
     return value

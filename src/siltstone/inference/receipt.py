@@ -1,4 +1,4 @@
-"""What a session cost: counters, times, memory, and what a transformer's cache would have taken."""
+"""The costs of a session: counters, times, memory, and the size of a transformer's KV cache for comparison."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNCUT = Cuts()
 
 @dataclass
 class Counters:
-    """Tokens that a session computed for the first time, took over from a file, and computed again by going back."""
+    """Tokens that a session computed for the first time, restored from a file, and recomputed in `rollback`."""
 
     appended: int = 0
     restored: int = 0
@@ -36,7 +36,7 @@ class Counters:
 
 
 class Counted(Protocol):
-    """A session, as far as its costs are concerned."""
+    """The attributes of a session that a receipt is made of."""
 
     model: Any
     counters: Counters
@@ -49,14 +49,14 @@ class Counted(Protocol):
 
 
 class Timeline:
-    """Seconds against tokens in bounded memory: at most `most` spans, merged two by two when there are more."""
+    """Seconds against tokens in bounded memory: at most `most` spans; when there are more, they are merged in pairs."""
 
     def __init__(self, most: int = 512) -> None:
         self.most, self.least = most, 1
         self.spans: list[list[float]] = []  # tokens, seconds
 
     def add(self, tokens: int, seconds: float) -> None:
-        """The next `tokens` tokens took so long."""
+        """Record that the next `tokens` tokens took `seconds`."""
         if self.spans and self.spans[-1][0] < self.least:
             self.spans[-1][0] += tokens
             self.spans[-1][1] += seconds
@@ -83,7 +83,7 @@ class Timeline:
 
 
 def kv_cache_bytes(cfg: LMConfig, tokens: int, element_size: int) -> int:
-    """Bytes that keys and values of `tokens` tokens take in a transformer of the same depth, heads and widths."""
+    """Bytes of the keys and values of `tokens` tokens in a transformer of the same depth, heads and widths."""
     return sum(layer.key_heads * (layer.key_dim + layer.val_dim) for layer in cfg.layer_configs) * element_size * tokens
 
 
@@ -113,7 +113,7 @@ def _tokens(cfg: LayerConfig, phase: int, cuts: Cuts, edges: list[int]) -> list[
 
 
 def sealed(cfg: LayerConfig, position: int, phase: int = 0, cuts: Cuts = UNCUT) -> int:
-    """Segments that a memory layer has sealed at a position."""
+    """Number of segments that a memory layer has sealed at a position."""
     if not cfg.members.cache.cls.keeps:
         return 0
     writes = max(0, position - cfg.delay - cfg.sinks) // cfg.every
@@ -125,7 +125,7 @@ def spans(
 ) -> list[tuple[int, int]]:
     """Tokens [first, end) that each live checkpoint of a memory layer covers, oldest first.
 
-    told: what the leaves in `Bank.tells` say, where it depends on the text which segments are held.
+    told: the values of the leaves in `Bank.tells`, needed if the held segments depend on the text.
     """
     number = sealed(cfg, position, phase, cuts)
     held = (kinds.bank(cfg) if told else kinds.kind(cfg)).spans(number, told or {})
@@ -134,7 +134,7 @@ def spans(
 
 
 def peak_rss() -> int | None:
-    """The most memory this process has had, in bytes; None where the system does not say."""
+    """Peak memory of this process in bytes; None if the system does not report it."""
     try:
         import resource
     except ImportError:
@@ -145,9 +145,9 @@ def peak_rss() -> int | None:
 
 @dataclass(frozen=True)
 class Receipt:
-    """A stream's costs. What was read, and the bits per byte of what was scored, all but a session's first token, are the whole
-    stream's, over all its runs; times and memory are this process's; sizes in bytes. Replaced bytes were no text.
-    kv_cache_bytes, growth: None for a model that is no `LM`, of which they are not known."""
+    """The costs of a stream. Bytes, tokens and bits per byte cover the whole stream, over all processes that read it; times and
+    memory are those of this process; sizes are in bytes. All bytes but those of a session's first token are scored. Replaced
+    bytes were not text. kv_cache_bytes, growth: None for a model that is not an `LM`, as they are not known then."""
 
     position: int
     bytes_read: int
@@ -176,7 +176,7 @@ class Receipt:
         if self.bytes_scored < self.bytes_read:
             read += f", {counted(self.bytes_scored, 'byte')} scored (the session's first token is not)"
         if self.bytes_replaced:
-            read += f", {counted(self.bytes_replaced, 'byte')} replaced (no text; 8 bits more for each)"
+            read += f", {counted(self.bytes_replaced, 'byte')} replaced (not text; 8 bits more for each)"
         rows = [
             ("read", f"{read}, {bpb} bits per byte"),
             ("position", f"{self.position:,}"),

@@ -1,4 +1,4 @@
-"""From logits to a token, and from pieces of text to pieces that never show a stop string."""
+"""Samples a token from logits, and removes stop strings from a stream of text pieces."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..errors import CheckpointError, InputError
 def check_options(temperature: float, top_k: int | None, top_p: float | None) -> None:
     """InputError unless temperature >= 0, top_k is None or >= 1, top_p is None or in (0, 1].
 
-    They are the sampler's: `top_k` counts tokens, and `top_k` and `temperature` of a configuration are other things.
+    These are options of the sampler: `top_k` is a number of tokens. `top_k` and `temperature` of a configuration are unrelated.
     """
     if not (isinstance(temperature, (int, float)) and 0 <= temperature < math.inf):
-        raise InputError(f"temperature={temperature!r} must be a number of at least 0 (0 takes the likeliest token)")
+        raise InputError(f"temperature={temperature!r} must be a number of at least 0 (0 takes the most probable token)")
     if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
         raise InputError(f"top_k={top_k!r} must be a whole number of at least 1; leave it out for all tokens")
     if top_p is not None and not (isinstance(top_p, (int, float)) and 0 < top_p <= 1):
@@ -27,10 +27,11 @@ def check_options(temperature: float, top_k: int | None, top_p: float | None) ->
 def sample(
     logits_V: Tensor, generator: torch.Generator, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> int:
-    """One id. Softmax of logits / temperature, cut to the top_k likeliest and to the fewest whose mass reaches top_p.
+    """Samples one id from softmax(logits / temperature), restricted to the top_k most probable ids, and of these to the fewest
+    whose total probability reaches top_p.
 
-    One random number a token (none at temperature 0) from `generator`, a CPU generator whatever the model's device, so
-    that a saved sampler goes on anywhere. Raises CheckpointError where the logits are not numbers.
+    Takes one random number a token (none at temperature 0) from `generator`. It is a CPU generator for a model on any device,
+    so that a saved sampler can resume on any device. Raises CheckpointError if the logits are nan or +infinite.
     """
     x = logits_V.detach().to("cpu", torch.float32)
     if bool(torch.isnan(x).any()) or bool((x == math.inf).any()):
@@ -47,16 +48,17 @@ def sample(
 
 
 class StopStrings:
-    """Holds text back while it may still become one of the stop strings.
+    """Holds text back while it may be the beginning of a stop string.
 
-    `push` returns the text that is safe to show and whether a stop string was met; it and what follows are dropped.
+    `push` returns the text that can be shown and whether a stop string was found. The stop string and all text after it are
+    dropped.
     """
 
     def __init__(self, stop: str | Sequence[str]) -> None:
         self.stop = [stop] if isinstance(stop, str) else list(stop) if isinstance(stop, Sequence | set) else [stop]
         for s in self.stop:
             if not isinstance(s, str) or not s:
-                raise InputError(f"stop={stop!r} must be a string, or several, of at least one character each")
+                raise InputError(f"stop={stop!r} must be a string, or several strings, of at least one character each")
         self.held = ""
 
     def push(self, text: str) -> tuple[str, bool]:
@@ -71,10 +73,10 @@ class StopStrings:
         return shown, False
 
     def finish(self) -> str:
-        """What was held back and became no stop string."""
+        """The rest of the text that was held back; it contains no stop string."""
         shown, self.held = self.held, ""
         return shown
 
     def _begun(self, stop: str) -> int:
-        """The longest end of the held text that begins `stop`."""
+        """Length of the longest suffix of the held text that is a proper prefix of `stop`."""
         return next((n for n in range(min(len(stop) - 1, len(self.held)), 0, -1) if self.held.endswith(stop[:n])), 0)

@@ -1,4 +1,4 @@
-"""A session: one text that a model reads and writes, token by token, for as long as it lasts."""
+"""A session: one text of any length that a model reads and continues."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ from .tokens import CHUNK, chunks, encoded, log_probabilities
 class Session:
     """`s = Session(model, tokenizer)`; device and dtype follow the model, an `LM` or any other `StreamingModel`.
 
-    Text goes in by `append`; `logits` are those after its last token. Calls are cut in chunks of 512 tokens and nothing
-    else depends on how a text was cut (up to rounding). Ctrl-C never tears a step: it takes effect between two calls.
-    With segments="content" every token that holds the model's `cut_at` (a line end, by default) ends a segment.
+    `append` reads text; `logits` are those after its last token. The model is called with at most 512 tokens at a time. Results
+    do not depend on how a text is split over calls of `append` (up to rounding). Ctrl-C takes effect between two calls of the
+    model, never inside one. With segments="content" every token that contains the model's `cut_at` (default: a line end) ends a
+    segment.
 
-    One thread at a time may be inside a call of a session: BusyError is raised in the others, whose calls then did nothing.
-    Sessions and forks of one model may be used by several threads, each its own. The model's weights must stay as they are:
-    `save` raises SessionMismatch where they were changed (`siltstone.freeze` makes a copy that cannot be).
+    Only one thread at a time may call a session: the calls of other threads raise BusyError and change nothing. Several threads
+    may use sessions and forks of one model, each thread its own. The model's weights must not change: `save` raises
+    SessionMismatch if they did (`siltstone.freeze` makes a copy whose weights cannot change).
 
-    counters    tokens appended, restored from a file, recomputed by going back
-    notes       a dictionary of the caller's own, ready for JSON, saved with the session
+    counters    tokens appended, restored from a file, recomputed in `rollback`
+    notes       a dictionary for the caller's use, ready for JSON, saved with the session
     """
 
     def __init__(self, model: StreamingModel, tokenizer: Tokenizer) -> None:
@@ -56,15 +57,15 @@ class Session:
         self._logits: Tensor | None = None
         self._sampler = torch.Generator("cpu").manual_seed(0)
         self._marks: list[weakref.ref[Mark]] = []
-        self._ids = array("q")  # of the tokens from position - len(ids) on: none earlier than the oldest live mark
-        self._torn = False
+        self._ids = array("q")  # the last len(ids) tokens, back to the oldest live mark at most
+        self._torn = False  # a decode step failed after it had changed the state in place
         self._weights = Seen(model)
-        self._file: tuple[str, Stamp] | None = None  # where it was read or written last, and what was there then
+        self._file: tuple[str, Stamp] | None = None  # path and stamp of the file when it was last read or written
         self._entered, self._inside = threading.RLock(), False
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Raise BusyError while another call is not over: of another thread, or the one that this call comes from."""
+        """Raise BusyError if another call has not returned: in another thread, or the call that this one comes from."""
         if not self._entered.acquire(blocking=False):
             raise BusyError(
                 "another thread is inside a call of this session; use it from one thread at a time, or fork it for each thread"
@@ -72,8 +73,8 @@ class Session:
         try:
             if self._inside:
                 raise BusyError(
-                    "a call of this session is not over, and a hook, a tokenizer or a signal's handler calls it again; "
-                    "call it afterwards, or use a fork made before"
+                    "a call of this session has not returned, and a hook, a tokenizer or a signal handler called it again; "
+                    "call it afterwards, or use a fork that was made before"
                 )
             self._inside = True
             try:
@@ -84,16 +85,16 @@ class Session:
             self._entered.release()
 
     def __copy__(self) -> Session:
-        """A fork: two sessions never share what a step writes in place."""
+        """A fork: two sessions never share tensors that a decode step updates in place."""
         return self.fork()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
-        """A fork, whose model is the same."""
+        """A fork; the model is shared."""
         return self.fork()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """InputError: sessions have files of their own."""
-        raise InputError("a session is not pickled, and not sent to other processes; save it to a file, and load it there")
+        """InputError: use `save` and `load`."""
+        raise InputError("a session cannot be pickled or sent to another process; save it to a file, and load it there")
 
     @property
     def position(self) -> int:
@@ -107,18 +108,18 @@ class Session:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the state, the logits and the ids kept for going back (of marks: nothing)."""
+        """Bytes of the state, the logits and the ids kept for `rollback`; marks are not counted."""
         return self._state.nbytes + (0 if self._logits is None else self._logits.nbytes) + len(self._ids) * self._ids.itemsize
 
     def append(self, text: str | Sequence[int] | Tensor) -> None:
-        """Read text or ids. Raises InputError for ids out of range and for text without a UTF-8 form, and then nothing
-        was read. Interrupted, the session has read a first part (see `position`)."""
+        """Read text or ids. Raises InputError for ids out of range and for text that UTF-8 cannot encode; then nothing
+        was read. After an interrupt, the session has read a first part (see `position`)."""
         with self._alone():
             for _ in self._read(self._encode(text), scored=False):
                 pass
 
     def append_scored(self, text: str | Sequence[int] | Tensor) -> Tensor:
-        """`append`, and what `score` would have given, from the same calls: float32 [tokens] on the CPU."""
+        """`append`, and returns the result of `score` from the same calls: float32 [tokens] on the CPU."""
         with self._alone():
             return torch.cat(
                 [
@@ -128,10 +129,10 @@ class Session:
             )
 
     def score(self, text: str | Sequence[int] | Tensor) -> Tensor:
-        """Natural-log probability of each token of `text`, were it to follow: float32 [tokens] on the CPU.
+        """Natural-log probability of each token of `text` as the continuation: float32 [tokens] on the CPU.
 
-        The session stays as it was. Before a session's first token there is no prediction: a text scored there has nan
-        for its first token (`torch.nansum` adds the rest).
+        The session does not change. There is no prediction for a session's first token: its value is nan (`torch.nansum`
+        adds the others).
         """
         with self._alone(), torch.no_grad():
             self._whole()
@@ -152,15 +153,15 @@ class Session:
         stop: str | Sequence[str] | None = None,
         seed: int | None = None,
     ) -> Pieces:
-        """Pieces of text that the model writes, as they come; a token is appended before its piece is given out.
+        """Generates text and yields it in pieces; a token is appended before its piece is yielded.
 
-        max_new_tokens  at most so many tokens; fewer when the model ends the text (the end token is not appended)
-        temperature     0 takes the likeliest token; top_k, top_p cut the choice to the likeliest tokens
-        stop            strings that end it; they are not given out, not even in parts, though their tokens were appended
-        seed            of the sampler, which is the session's own and saved with it; None goes on from where it stands
-                        (a new session begins with seed 0)
-        Pieces joined are the text of the tokens; a character that is not complete at the end becomes U+FFFD.
-        Raises InputError for options out of range, and for a session without a token to go on from.
+        max_new_tokens  maximum number of tokens; fewer if the model predicts the end token (which is not appended)
+        temperature     0 takes the most probable token; top_k, top_p restrict the choice to the most probable tokens
+        stop            strings that end the generation; they are not yielded, not even in part, but their tokens are appended
+        seed            seed of the sampler, which belongs to the session and is saved with it; None continues with its current
+                        state (a new session has seed 0)
+        The joined pieces are the text of the tokens; an incomplete character at the end becomes U+FFFD.
+        Raises InputError for options out of range, and for a session without any token.
         """
         if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 0:
             raise InputError(f"max_new_tokens={max_new_tokens!r} must be a whole number of at least 0")
@@ -170,7 +171,7 @@ class Session:
             if seed is not None:
                 if not isinstance(seed, int) or isinstance(seed, bool) or not -(2**63) <= seed < 2**64:
                     raise InputError(
-                        f"seed={seed!r} must be a whole number of 64 bits, or None to go on with the session's own sampler"
+                        f"seed={seed!r} must be a whole number of 64 bits, or None to continue with the session's own sampler"
                     )
                 self._sampler.manual_seed(seed)
         return Pieces(self._write(max_new_tokens, temperature, top_k, top_p, StopStrings(() if stop is None else stop)))
@@ -200,7 +201,7 @@ class Session:
             yield piece
 
     def fork(self) -> Session:
-        """A session of its own that goes on from here; sealed states are shared. Marks made so far serve both."""
+        """An independent session with the same state; sealed states are shared. Marks made so far are valid in both."""
         with self._alone():
             self._whole()
             twin = object.__new__(type(self))
@@ -214,7 +215,7 @@ class Session:
             return twin
 
     def snapshot(self) -> Mark:
-        """A mark to go back to with `rollback`, for as long as somebody holds it."""
+        """A mark for `rollback`; it is valid as long as there is a reference to it."""
         with self._alone():
             self._whole()
             self._trim()
@@ -223,11 +224,11 @@ class Session:
             return mark
 
     def rollback(self, to: Mark | int) -> int:
-        """Go back to a mark, or to a position by replaying the ids from the nearest live mark before it.
+        """Go back to a mark, or to a position: then the ids from the nearest earlier live mark are read again.
 
-        Returns how many tokens were recomputed (0 for a mark). A mark brings the sampler back too; a position leaves it
-        as it is. Marks after the place gone back to are released from this session. Raises PositionError for a position
-        before the oldest live mark or beyond the end, and for a mark that is released or of another session.
+        Returns the number of recomputed tokens (0 for a mark). A mark restores the sampler too; a position does not change
+        the sampler. Later marks become invalid in this session. Raises PositionError for a position before the oldest live
+        mark or beyond the end, and for a mark that was released or belongs to another session.
         """
         with self._alone():
             return self._rollback(to)
@@ -252,8 +253,8 @@ class Session:
         if to > self.position or not before:
             kept = f"ids are kept from {marks[0].position} on (the oldest live mark)" if marks else "no mark is live"
             raise PositionError(
-                f"cannot go back to position {to}: the session stands at {self.position}, and {kept}; "
-                "take a snapshot() before the place to come back to"
+                f"cannot go back to position {to}: the session is at {self.position}, and {kept}; "
+                "take a snapshot() at or before the position to go back to"
             )
         mark = max(before, key=lambda m: m.position)
         ids = torch.tensor(self._ids[mark.position - marks[0].position : to - marks[0].position], dtype=torch.long, device="cpu")
@@ -263,14 +264,14 @@ class Session:
         return len(ids)
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write the session to one file, atomically: state, logits, sampler, notes; marks and their ids stay behind.
+        """Write the session to one file, atomically: state, logits, sampler, notes; marks and their ids are not saved.
 
-        overwrite   write also over what another session or process has put there since this session read or wrote the file
+        overwrite   replace the file also if another session or process has written it since this session read or wrote it
 
-        Everything is checked as `load` checks it before anything is written. Raises InputError for notes that cannot be saved;
-        SessionMismatch where the model's weights were changed under the session; StorageError, after which the old file is as
-        it was, and its kinds FileChanged, where another writer has replaced the file in between, and NotDurable, after which
-        the new file is there and might be lost in a power cut.
+        Before anything is written, all checks of `load` are made. Raises InputError for notes that cannot be saved;
+        SessionMismatch if the model's weights have changed since the session was made; StorageError if writing failed and the
+        old file is unchanged. Two kinds of StorageError: FileChanged if another writer has replaced the file in between;
+        NotDurable if the new file is in place, but may be lost in a power failure.
         """
         from .store import save
 
@@ -280,7 +281,7 @@ class Session:
 
     @staticmethod
     def load(path: str | os.PathLike[str], model: StreamingModel, tokenizer: Tokenizer) -> Session:
-        """The session of a file, as it was: in the same calls it goes on bit for bit, with nothing recomputed.
+        """The session of a file. With the same calls it continues bit for bit as the saved one; nothing is recomputed.
 
         Raises SessionCorrupt, SessionVersion, SessionMismatch (another model, configuration, dtype or tokenizer),
         SessionFileError (no such file).
@@ -295,7 +296,7 @@ class Session:
     def _call(
         self, ids: Tensor, state: StreamingState, scored: bool = True, inplace: bool = False
     ) -> tuple[Tensor, StreamingState]:
-        """Logits [tokens, vocab_size] (only the last one's unless scored) and the state after."""
+        """Logits [tokens, vocab_size] (only those of the last token unless scored) and the state after."""
         batch = ids[None].to(self.model.like.device)
         cut = None if self._cuts is None else self._cuts[ids][None]
         hidden, state = self.model.features(batch, state, inplace=inplace, cut=cut)
@@ -303,16 +304,16 @@ class Session:
         return logits[0], state
 
     def _read(self, ids: Tensor, scored: bool, again: bool = False) -> Iterator[Tensor]:
-        """Append checked ids chunk by chunk; gives log-probabilities if scored."""
+        """Append checked ids chunk by chunk; yields log-probabilities if scored, otherwise logits."""
         self._whole()
         for chunk in chunks(ids):
             self._trim()
-            single = len(chunk) == 1  # a single token may be written into the state in place: all or nothing
+            single = len(chunk) == 1  # a decode step updates the state in place; if it fails, the state is torn
             with shielded(), torch.no_grad():
                 self._torn = single
                 logits_TV, state = self._call(chunk, self._state, scored, inplace=single)
                 out = log_probabilities(self._logits, logits_TV, chunk) if scored else logits_TV
-                last = logits_TV[-1].to(self.model.like.dtype, copy=True)  # under autocast they are narrower
+                last = logits_TV[-1].to(self.model.like.dtype, copy=True)  # under autocast they have fewer bits
                 self._state, self._logits, self._torn = state, last, False
                 if self._marks:
                     self._ids.extend(chunk.tolist())
@@ -321,21 +322,21 @@ class Session:
 
     def _whole(self) -> None:
         if self._torn:
-            raise InputError("a step of this session failed halfway; roll back to a mark, or load it from its file")
+            raise InputError("a step of this session failed before its end; roll back to a mark, or load it from its file")
 
     def _last_logits(self) -> Tensor:
         self._whole()
         if self._logits is None:
-            raise InputError("the prompt is empty: there is no token to go on from; append some text first")
+            raise InputError("the prompt is empty: there is no token to continue from; append some text first")
         return self._logits
 
     def _live(self) -> list[Mark]:
-        """Marks that can be gone back to, oldest first."""
+        """Valid marks, oldest first."""
         found = (ref() for ref in self._marks)
         return sorted((m for m in found if m is not None and m.live), key=lambda m: m.position)
 
     def _trim(self) -> None:
-        """Forget marks that nobody holds, and the ids before the oldest one that somebody does."""
+        """Drop marks without references, and the ids before the oldest live mark."""
         if not self._marks:
             return
         marks = self._live()
@@ -345,7 +346,7 @@ class Session:
             del self._ids[:drop]
 
     def _go(self, mark: Mark, marks: list[Mark]) -> None:
-        """Stand at a mark; later marks, and the ids after it, belong to a text that is gone."""
+        """Set the session to a mark; later marks, and the ids after it, are dropped."""
         assert mark._state is not None
         self._marks = [weakref.ref(m) for m in marks if m.position <= mark.position]
         del self._ids[mark.position - marks[0].position :]

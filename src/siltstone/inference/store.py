@@ -1,4 +1,4 @@
-"""What a session file says about its session, and whether it fits the model at hand."""
+"""Saves and loads sessions; checks that a session file fits the model."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ FARTHEST = 1 << 62  # tokens; positions are counted in 64 bits
 
 
 def save(session: Session, path: str | os.PathLike[str], overwrite: bool) -> None:
-    """See `Session.save`. What is written has passed the checks of `load`."""
+    """See `Session.save`. The checks of `load` are made before the file is written."""
     state, model, path = session._state, session.model, named(path)
     if changed := session._weights.changed(model):
         names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
         raise SessionMismatch(
-            f"the model's weights were changed since this session was made ({names}), and its state is of the old ones; "
-            "make a new session, or give the weights back"
+            f"the model's weights were changed since this session was made ({names}), and its state belongs to the old ones; "
+            "make a new session, or restore the old weights"
         )
     tensors = {PREFIX + name: x for name, x in state.tensors().items()}
     tensors["sampler"] = session._sampler.get_state()
@@ -75,14 +75,14 @@ def save(session: Session, path: str | os.PathLike[str], overwrite: bool) -> Non
 
 
 def load(path: str | os.PathLike[str], model: Model, tokenizer: Tokenizer) -> Session:
-    """See `Session.load`. Nothing of the session exists before all of the file is found to fit."""
+    """See `Session.load`. The session is filled only after all checks of the file have passed."""
     session, path = Session(model, tokenizer), given_path(path)
 
     def check(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         _check(path, header, tensors, session.model, tokenizer, session._weights)
 
     before: Stamp | None = None
-    with suppress(StorageError, ValueError):  # which reading will name
+    with suppress(StorageError, ValueError):  # `silt.read` reports these
         before = stamp(path)
     header, tensors = silt.read(path, check)
     session._file = None if before is None else (os.path.realpath(path), before)
@@ -108,7 +108,7 @@ def _check(
     _check_fits(path, header, model, tokenizer, weights)
     with _own(path):
         if not 0 <= header["position"] < FARTHEST:
-            raise ValueError(f"position {header['position']} is none")
+            raise ValueError(f"position {header['position']} is out of range")
         _state(header, tensors, model)
         wanted = None if not header["position"] else ((model.cfg.vocab_size,), model.like.dtype)
         logits = tensors.get("logits")
@@ -132,7 +132,7 @@ def _state(header: dict[str, Any], tensors: dict[str, Tensor], model: Model) -> 
 
 @contextmanager
 def _own(path: Any) -> Iterator[None]:
-    """Whatever a stranger's numbers make fail is SessionCorrupt."""
+    """Turns every error that the contents of a file cause into SessionCorrupt."""
     try:
         yield
     except MemoryError:
@@ -145,7 +145,7 @@ def _own(path: Any) -> Iterator[None]:
 
 
 def described(path: str | os.PathLike[str], header: dict[str, Any]) -> None:
-    """Raise SessionCorrupt unless a header has all its parts, each of its kind."""
+    """Raise SessionCorrupt unless a header has all its entries, each of the right type."""
     kinds = {"position": int, "model": dict, "tokenizer": str, "dtype": str, "state": dict, "parts": dict, "notes": dict}
     for key, kind in kinds.items():
         if not isinstance(header.get(key), kind) or isinstance(header.get(key), bool):
@@ -155,7 +155,7 @@ def described(path: str | os.PathLike[str], header: dict[str, Any]) -> None:
 
 
 def theirs(path: str | os.PathLike[str], header: dict[str, Any]) -> LMConfig:
-    """The configuration of the model that wrote a file. Raises SessionMismatch where this Siltstone cannot build it."""
+    """The configuration of the model that wrote a file. Raises SessionMismatch if this Siltstone cannot build it."""
     try:
         return LMConfig.from_dict(header["model"]["config"], stored=True)
     except (ConfigError, TypeError, ValueError, RecursionError) as error:
@@ -186,7 +186,7 @@ def _check_fits(path: str | os.PathLike[str], header: dict[str, Any], model: Mod
         )
     if header["dtype"] != _dtype(model):
         raise SessionMismatch(
-            f"{path} was written by the model in {header['dtype'][:20]!a}, and here it is in {_dtype(model)}; "
+            f"{path} was written by a model in {header['dtype'][:20]!a}, and this model is in {_dtype(model)}; "
             "load the model in the same dtype"
         )
     if header["model"]["weights"] != weights.fingerprint:
@@ -198,4 +198,4 @@ def _check_fits(path: str | os.PathLike[str], header: dict[str, Any], model: Mod
         raise SessionMismatch(f"{path} was written with another tokenizer; use the one in that model's run folder")
     known = header["model"].get("fingerprint")
     if known is not None and known != with_tokenizer(weights.fingerprint, tokenizer):
-        raise SessionCorrupt(f"{path} contradicts itself: its fingerprints of model and tokenizer do not belong together")
+        raise SessionCorrupt(f"{path} is inconsistent: its fingerprints of model and tokenizer do not belong together")

@@ -1,4 +1,4 @@
-"""What goes into a session and what it costs: checked ids, cut for calls, and their log-probabilities."""
+"""Inputs of a session: checks ids, splits them into calls, and computes their log-probabilities."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from ..errors import InputError
 from ..text import Tokenizer
 
-CHUNK = 512  # tokens a call of the model at most: an append of any length needs no more memory than this
+CHUNK = 512  # maximum tokens in a call of the model; it bounds the memory of an append of any length
 
 
 def encoded(text: str | Sequence[int] | Tensor, tokenizer: Tokenizer, vocab_size: int) -> Tensor:
-    """int64 ids [tokens] on the CPU. Raises InputError for what is no text and no row of the model's ids."""
+    """int64 ids [tokens] on the CPU. Raises InputError unless given a text or one row of the model's ids."""
     if isinstance(text, str):
         return torch.tensor(tokenizer.encode(text), dtype=torch.long, device="cpu")
     try:
@@ -36,7 +36,7 @@ def encoded(text: str | Sequence[int] | Tensor, tokenizer: Tokenizer, vocab_size
     low, high = (int(x) for x in ids.aminmax())
     if low < 0 or high >= vocab_size:
         raise InputError(
-            f"ids hold {low if low < 0 else high}, and the model knows 0 to {vocab_size - 1}; "
+            f"ids contain {low if low < 0 else high}, and the model has ids 0 to {vocab_size - 1}; "
             "encode the text with the model's own tokenizer"
         )
     return ids
@@ -48,7 +48,7 @@ def chunks(ids_T: Tensor) -> Sequence[Tensor]:
 
 
 def log_probabilities(last_V: Tensor | None, logits_TV: Tensor, ids_T: Tensor) -> Tensor:
-    """Natural-log probability of each id under the logits before it; nan for the first where there are none."""
+    """Natural-log probability of each id under the logits before it; nan for the first id if there are none."""
     first_1V = torch.full_like(logits_TV[:1], torch.nan) if last_V is None else last_V[None]
     before_TV = torch.cat([first_1V, logits_TV[:-1]])
     index_T1 = ids_T.to(before_TV.device)[:, None]

@@ -1,4 +1,4 @@
-"""Files: written so that a crash, a full disk or a power cut never leaves half of one, and read as what strangers made."""
+"""Files: atomic writing, safe against crashes, full disks and power failures, and reading of untrusted files."""
 
 from .atomic import atomic_file, sweep, write_bytes, write_json, write_text
 from .checked import checked_line, read_checked, read_lines, write_checked

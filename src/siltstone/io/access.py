@@ -1,4 +1,4 @@
-"""Who may read a file: what a new file takes over from the one whose place it takes."""
+"""Permissions: a new file gets the permissions, owner and attributes of the file that it replaces."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _NOT_ALLOWED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODATA, errno.ENOSYS, er
 
 
 def keep_access(handle: int, path: Path, found: os.stat_result) -> None:
-    """Gives an open new file what `path` has: permissions, owner and group, access list, attributes of the user.
+    """Copies permissions, owner and group, access list and user attributes of `path` to an open new file.
 
     found   the stat result of `path`
-    Where the system does not allow the owner, the writer is the owner; without the group or the access list, the group may
-    do no more than everyone may. On filesystems without permissions nothing happens. Raises OSError for a failing disk.
+    If the system does not allow the owner, the writer is the owner. If it does not allow the group or the access list, the group
+    gets only the permissions of others. On filesystems without permissions nothing happens. Raises OSError for a failing disk.
     """
     mode, made = found.st_mode & 0o777, os.fstat(handle)
     if found.st_uid != made.st_uid:
         _allowed(system.chown, handle, found.st_uid, -1)
     kept = found.st_gid == made.st_gid or _allowed(system.chown, handle, -1, found.st_gid)
     names = _attributes(path)
-    if _ACL in _attributes(handle) and _ACL not in names:  # which the folder gives to its new files
+    if _ACL in _attributes(handle) and _ACL not in names:  # a default access list of the folder
         kept &= _allowed(system.remove_attribute, handle, _ACL)
     for name in names:
         kept &= _allowed(_copy, path, handle, name) or name != _ACL
@@ -35,7 +35,7 @@ def keep_access(handle: int, path: Path, found: os.stat_result) -> None:
 
 
 def _attributes(file: Path | int) -> list[str]:
-    """The names of the access list and of the user's attributes; none where the system has no such thing."""
+    """Names of the access list and of the user attributes; none if the system does not support them."""
     if not hasattr(os, "listxattr"):
         return []
     try:
@@ -51,7 +51,7 @@ def _copy(path: Path, handle: int, name: str) -> None:
 
 
 def _allowed(call: Callable[..., None], *values: object) -> bool:
-    """Whether the system did it; False where it does not allow it, or has no such thing."""
+    """Whether the call succeeded; False if the system does not allow or support it."""
     try:
         call(*values)
     except OSError as error:

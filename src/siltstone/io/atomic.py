@@ -1,8 +1,8 @@
-"""Atomic files: written beside their place under another name, flushed to the disk, then renamed.
+"""Atomic files: written under another name in the same folder, flushed to disk, then renamed.
 
-A reader sees the old file or the new one, whole, whatever happens in between. What the system refuses (no space, no
-permission, no such folder) is raised as `StorageError`, and the unfinished file is removed. Symbolic links stay, and what
-they lead to is replaced. Decision 19 says step by step what a save guarantees.
+A reader sees the complete old file or the complete new one, whatever happens in between. Errors of the system (no space, no
+permission, no such folder) are raised as `StorageError`, and the unfinished file is removed. Symbolic links are kept, and their
+targets are replaced. Decision 19 describes the guarantees of a save step by step.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _BUFFER = 1 << 16  # bytes
 
 
 class _Raw(io.FileIO):
-    """An open descriptor that is written through `system`; its owner closes it."""
+    """An open descriptor that is written with `system.write`; its owner closes it."""
 
     def __init__(self, handle: int, path: Path) -> None:
         super().__init__(handle, "wb", closefd=False)
@@ -62,7 +62,7 @@ class _Raw(io.FileIO):
 class AtomicFile(io.BufferedWriter):
     """The new file while it is written.
 
-    stamp   the stamp of its content, once it is in its place; for the next `atomic_file(path, expected=...)`
+    stamp   the stamp of its content, set after it was renamed; for the next `atomic_file(path, expected=...)`
     """
 
     stamp: Stamp | None = None
@@ -72,14 +72,14 @@ class AtomicFile(io.BufferedWriter):
 def atomic_file(
     path: str | os.PathLike[str], expected: Stamp | None = None, like: str | os.PathLike[str] | None = None
 ) -> Iterator[AtomicFile]:
-    """A binary file that takes the place of `path` when the block ends, and vanishes if the block raises.
+    """A binary file that replaces `path` when the block ends, and is removed if the block raises.
 
-    expected    the stamp of the file that may be replaced (ABSENT: none may be there)
-    like        a file whose permissions a new file takes, if it is there
-    The parent folder must exist. The new file has the permissions of the old one; other hard links of the old one keep it.
-    Raises StorageError where the system refuses, for a `path` that is no file (a folder, a device, a pipe), and these kinds
-    of it: FileChanged where another file than the expected one is there; NotDurable where the file was replaced, but the
-    disk did not confirm it. After any other error the old file is as it was.
+    expected    the stamp of the file that may be replaced (ABSENT: there must be no file)
+    like        a file whose permissions are used for a new file, if it exists
+    The parent folder must exist. The new file gets the permissions of the old one; other hard links still lead to the old one.
+    Raises StorageError if writing fails or `path` is not a file (a folder, a device, a pipe), and these kinds of it:
+    FileChanged if another file than the expected one is there; NotDurable if the file was replaced, but the disk did not confirm
+    it. After any other error the old file is unchanged.
     """
     with storage_errors(path):
         place = find_file(path)
@@ -94,22 +94,22 @@ def atomic_file(
             with storage_errors(path):
                 _finish(place, model, spare, file, expected)
         finally:
-            raw.close()  # and not `file`, which would write what is left in its buffer
+            raw.close()  # not file.close(), which would write the rest of its buffer
     except BaseException:
         spare.discard()
         raise
 
 
 def _finish(place: Place, model: Place, spare: Spare, file: AtomicFile, expected: Stamp | None) -> None:
-    """Brings a written file to the disk and to its place, readable as `model` is. Raises OSError, FileChanged, NotDurable."""
-    old = find_file(model.path).found  # permissions may have changed since
+    """Flushes a written file, gives it the permissions of `model`, and renames it. Raises OSError, FileChanged, NotDurable."""
+    old = find_file(model.path).found  # permissions may have changed in between
     if old is not None:
         keep_access(spare.handle, model.path, old)
     folder = open_folder(place.path.parent)
     try:
         system.fsync(spare.handle)
         written = stamp_of(os.fstat(spare.handle))
-        if not spare.locked:  # nothing is lost by closing it early, and some such systems rename no open file
+        if not spare.locked:  # it can be closed early without loss, and some such systems cannot rename an open file
             spare.close()
         if expected is None:
             system.replace(spare.path, place.path)
@@ -122,8 +122,8 @@ def _finish(place: Place, model: Place, spare: Spare, file: AtomicFile, expected
             spare.close()
         except OSError as error:
             raise NotDurable(
-                f"{place.asked} was replaced, but the disk did not confirm it ({reason(error)}): a power cut now might bring "
-                "the old file back; save again when that is mended"
+                f"{place.asked} was replaced, but the disk did not confirm it ({reason(error)}): a power failure now may bring "
+                "the old file back; correct this, and save again"
             ) from error
     finally:
         if folder is not None:
@@ -132,9 +132,9 @@ def _finish(place: Place, model: Place, spare: Spare, file: AtomicFile, expected
 
 @contextlib.contextmanager
 def output_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """As `atomic_file`, but a device, a pipe or an open stream (/dev/null, /dev/stdout) is written into.
+    """As `atomic_file`, but a device, a pipe or an open stream (/dev/null, /dev/stdout) is written directly.
 
-    For what is only looked at, such as a report. Raises StorageError.
+    For output that is not read again by Siltstone, such as a report. Raises StorageError.
     """
     place = find(path)
     if not place.streams:
@@ -143,7 +143,7 @@ def output_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         return
     with storage_errors(path):
         if place.handle == 1 and sys.stdout is not None:
-            sys.stdout.flush()  # what was printed before comes first
+            sys.stdout.flush()  # earlier output comes first
         handle = os.dup(place.handle) if place.handle is not None else system.open(place.path, os.O_WRONLY)
     try:
         raw = _Raw(handle, place.asked)
@@ -162,9 +162,9 @@ def output_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def check_place(path: str | os.PathLike[str], streams: bool = True) -> None:
-    """StorageError now, and not after long work, where `path` cannot be written.
+    """StorageError if `path` cannot be written; called before long work.
 
-    streams     whether `output_file` is to write it, which takes devices and pipes; False: `atomic_file`
+    streams     True: `output_file` will write it, and devices and pipes are allowed; False: `atomic_file` will
     """
     place = find(path) if streams else find_file(path)
     with storage_errors(path):
@@ -181,7 +181,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """As `write_bytes`, in UTF-8; what UTF-8 cannot hold (half of a character) is written as an escape. Raises StorageError."""
+    """As `write_bytes`, in UTF-8; lone surrogates, which UTF-8 cannot encode, are written as escapes. Raises StorageError."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 

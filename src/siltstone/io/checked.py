@@ -1,8 +1,8 @@
-"""JSON files and lines that carry their own checksum: a flipped bit is found, and people can still read them.
+"""JSON files and lines with their own checksum: damage is detected, and people can still read them.
 
-A file is an object whose first key, `sealed`, is true and whose last, `sha256`, is the SHA-256 of the others (sorted keys, no
-spaces, ASCII); where one of the two is missing the file was altered. A line of a `.jsonl` file is an object whose last key,
-`crc32`, is that of the others, eight hexadecimal digits; a file has it in every line, or in none.
+A file is an object whose first key, `sealed`, is true and whose last key, `sha256`, is the SHA-256 of the others (sorted keys, no
+spaces, ASCII); if one of the two is missing, the file was altered. A line of a `.jsonl` file is an object whose last key,
+`crc32`, is the CRC-32 of the others, eight hexadecimal digits; a file has it in every line, or in none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .atomic import atomic_file
 from .parse import parse_object
 from .regular import read_limited
 
-MOST = 64 * 2**20  # bytes of a file
+MOST = 64 * 2**20  # maximum bytes of a file
 MARK, SUM, LINE_SUM = "sealed", "sha256", "crc32"
 
 
@@ -34,7 +34,7 @@ def write_checked(path: str | Path, value: dict[str, Any]) -> None:
 def read_checked(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bool]:
     """The object, and whether it had a checksum (files of early versions have none).
 
-    Raises OSError when the file cannot be read, ValueError when it is no JSON object or was altered.
+    Raises OSError if the file cannot be read, ValueError if it is not a JSON object or was altered.
     """
     found = parse_object(read_limited(path, MOST))
     wanted = found.pop(SUM, None)
@@ -51,7 +51,7 @@ def checked_line(value: dict[str, Any]) -> str:
 
 
 def read_lines(text: str) -> list[dict[str, Any] | None]:
-    """The objects of all lines; None for one that is no JSON object or was altered."""
+    """The objects of all lines; None for a line that is not a JSON object or was altered."""
     found = [_line(line) for line in text.splitlines()]
     summed = any(fits for _, fits in found)
     return [value if fits or not summed else None for value, fits in found]

@@ -1,4 +1,4 @@
-"""Folders that outlast a power cut: a name is on the disk when the folder that has it was flushed."""
+"""Folders that survive a power failure: a name is on the disk after its parent folder was flushed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from . import system
 from .place import named
 from .refusal import storage_errors
 
-_CANNOT = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)  # systems and filesystems that flush no folders
+_CANNOT = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)  # systems and filesystems that cannot flush folders
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Creates the folder `path` and its parents where they are not there, so that they outlast a power cut.
+    """Creates the folder `path` and its missing parents, and flushes them, so that they survive a power failure.
 
-    Raises StorageError; a folder that could not be made to last is removed again.
+    Raises StorageError; a folder that could not be flushed is removed again.
     """
     whole = named(path, folder=True)
     with storage_errors(whole):
@@ -39,7 +39,7 @@ def _make(folder: Path) -> None:
     except FileExistsError:
         if not folder.is_dir():
             raise
-        return  # another process was quicker
+        return  # another process has created it in between
     try:
         sync_folder(folder.parent)
     except BaseException:
@@ -49,7 +49,7 @@ def _make(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in `folder` last through a power cut, where the system can. Raises OSError."""
+    """Flushes the names in `folder` to disk, if the system can. Raises OSError."""
     handle = open_folder(folder)
     if handle is not None:
         try:
@@ -59,7 +59,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def open_folder(folder: Path) -> int | None:
-    """A descriptor for `sync`; None where folders cannot be opened (Windows) or this one may not be read. Raises OSError."""
+    """A descriptor for `sync`; None if folders cannot be opened (Windows) or this one is not readable. Raises OSError."""
     try:
         return system.open(folder, os.O_RDONLY)
     except PermissionError:
@@ -67,7 +67,7 @@ def open_folder(folder: Path) -> int | None:
 
 
 def sync(handle: int) -> None:
-    """Makes the names in an open folder last through a power cut, where the system can. Raises OSError."""
+    """Flushes the names in an open folder to disk, if the system can. Raises OSError."""
     try:
         system.fsync(handle)
     except OSError as error:
@@ -76,6 +76,6 @@ def sync(handle: int) -> None:
 
 
 def close_folder(handle: int) -> None:
-    """Closes a folder; nothing was written through it that could be lost."""
+    """Closes a folder; errors are ignored, as no data was written with this descriptor."""
     with contextlib.suppress(OSError):
         system.close(handle)

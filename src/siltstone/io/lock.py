@@ -1,13 +1,13 @@
 """Claims: one writer at a time for a session file or a run's folder.
 
-    with claim("a.silt"):       # InUse where another session or run has it
+    with claim("a.silt"):       # InUse if another session or run has it
         ...
 
-A claim is a lock of the system (flock) on a small file: `.NAME.lock` beside the file NAME, `.siltstone.lock` inside a
-folder. The system lifts it when the process ends, however it ends. The lock file names the process for the message that
-others get. One that a killed process left behind claims nothing, and the next claim takes it over.
+A claim is a system lock (flock) on a small file: `.NAME.lock` in the folder of the file NAME, `.siltstone.lock` inside a
+folder. The system releases it when the process ends, also when it is killed. The lock file contains the process number, for the
+error message of others. The lock file of a killed process is not locked, and the next claim reuses it.
 
-Where the filesystem has no locks, a claim keeps nobody out, and its `exclusive` is False.
+If the filesystem has no locks, a claim does not exclude others, and its `exclusive` is False.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TRIES = 100
 
 
 def try_lock(handle: int) -> bool | None:
-    """Locks an open file at once: False where another has it, None where the filesystem has no locks. Raises OSError."""
+    """Tries to lock an open file without waiting: False if it is locked, None if the filesystem has no locks. Raises OSError."""
     try:
         system.lock(handle)
     except OSError as error:
@@ -45,10 +45,10 @@ def try_lock(handle: int) -> bool | None:
 class Claim:
     """The right to write a file or folder, until `release`, the end of a `with` block, or the end of the process.
 
-    path        what is claimed: a file, which need not be there yet (links are followed), or a folder that is there
-    exclusive   False where the filesystem has no locks
-    A child process does not share the claim. Raises InUse where another claim holds `path`, in this process or any
-    other; StorageError where the folder cannot be written, or `path` can be no file.
+    path        a file, which may not exist yet (links are followed), or an existing folder
+    exclusive   False if the filesystem has no locks
+    A child process does not share the claim. Raises InUse if there is another claim on `path`, in this process or another one;
+    StorageError if the folder cannot be written or `path` cannot be a file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -66,7 +66,7 @@ class Claim:
             raise
 
     def release(self) -> None:
-        """Gives the claim up, and removes the lock file. Once is enough."""
+        """Releases the claim and removes the lock file; further calls do nothing."""
         self._end()
 
     def __enter__(self) -> Claim:
@@ -76,7 +76,7 @@ class Claim:
         self.release()
 
     def _forget(self) -> None:
-        """In a forked child: the claim is the parent's, and ends with it."""
+        """In a forked child: drops the claim, which belongs to the parent."""
         if self._end.detach():
             os.close(self._handle)
 
@@ -99,7 +99,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _lock_file(path: str | os.PathLike[str]) -> Path:
-    """Beside the file itself, whatever links lead to it, or in the folder."""
+    """The path of the lock file: in the folder of the file itself (links are followed), or inside a claimed folder."""
     with contextlib.suppress(OSError, TypeError, ValueError):
         if os.path.isdir(path):
             return Path(path, ".siltstone.lock")
@@ -115,13 +115,13 @@ def _locked(lock: Path, path: str | os.PathLike[str]) -> tuple[int, bool]:
             held = try_lock(handle)
             if held is False:
                 raise InUse(f"{path} is being written by {_holder(handle)}; stop it, or choose another file")
-            if _names(lock, handle):  # and was not removed, by the claim before, just as it was opened
+            if _names(lock, handle):  # otherwise the previous claim removed it while it was opened
                 return handle, held is True
         except BaseException:
             system.close(handle)
             raise
         system.close(handle)
-    raise StorageError(f"cannot claim {path}: others claim {lock} and release it all the time; choose another file")
+    raise StorageError(f"cannot claim {path}: other processes claim and release {lock} all the time; choose another file")
 
 
 def _opened(lock: Path, path: str | os.PathLike[str]) -> int:
@@ -130,7 +130,7 @@ def _opened(lock: Path, path: str | os.PathLike[str]) -> int:
     except PermissionError:
         if os.path.lexists(lock):
             raise StorageError(
-                f"cannot claim {path}: {lock} is another user's; remove it if nobody is writing there, or choose another file"
+                f"cannot claim {path}: {lock} belongs to another user; remove it if nobody writes there, or choose another file"
             ) from None
         raise
 
@@ -144,7 +144,7 @@ def _names(lock: Path, handle: int) -> bool:
 
 
 def _holder(handle: int) -> str:
-    """Who holds the claim, by what the lock file says."""
+    """The holder of the claim in words, from the lock file."""
     words = os.pread(handle, 300, 0).decode(errors="replace").split()
     if len(words) != 2 or not words[0].isdecimal():
         return "another process"
@@ -155,11 +155,11 @@ def _holder(handle: int) -> str:
 
 
 def _release(handle: int, lock: Path, process: int) -> None:
-    """Removes the lock file while it is still locked, so that nobody else's is removed, and lifts the lock."""
+    """Removes the lock file while it is locked, so that no other lock file is removed, and releases the lock."""
     if os.getpid() != process:
         return
     try:
-        with contextlib.suppress(OSError):  # a lock file that stays claims nothing
+        with contextlib.suppress(OSError):  # a lock file without a lock has no effect
             if _names(lock, handle):
                 system.unlink(lock)
     finally:

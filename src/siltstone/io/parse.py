@@ -1,12 +1,12 @@
-"""JSON from strangers: bounded in size, depth and numbers, and nothing in it that JSON does not have."""
+"""Parsing of untrusted JSON: strict, with limits for depth and numbers."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-DEEPEST = 64  # lists and objects inside one another
-DIGITS = 20  # of a whole number: one of 64 bits has no more
+DEEPEST = 64  # maximum nesting of lists and objects
+DIGITS = 20  # maximum digits of a whole number: enough for 64 bits
 
 
 def is_count(value: Any) -> bool:
@@ -17,8 +17,8 @@ def is_count(value: Any) -> bool:
 def parse_json(text: str | bytes, deepest: int = DEEPEST) -> Any:
     """The value of a JSON text.
 
-    Raises ValueError, with a short reason, for text that is no UTF-8 or no JSON, for NaN and Infinity, numbers that a float or
-    64 bits cannot hold, a key that an object has twice, and values nested more than `deepest` deep.
+    Raises ValueError, with a short reason, for text that is not UTF-8 or not JSON, for NaN and Infinity, for numbers out of the
+    range of a float or of 64 bits, for an object with a key twice, and for values nested more than `deepest` deep.
     """
     try:
         value = json.loads(
@@ -53,14 +53,14 @@ def _constant(name: str) -> Any:
 
 def _whole(digits: str) -> int:
     if len(digits) > DIGITS:
-        raise ValueError(f"a number has {len(digits)} digits, and at most {DIGITS} are read")
+        raise ValueError(f"a number has {len(digits)} digits; at most {DIGITS} are allowed")
     return int(digits)
 
 
 def _number(text: str) -> float:
     value = float(text)
     if value - value != 0:  # infinite
-        raise ValueError(f"the number {text[:20]} is beyond every float")
+        raise ValueError(f"the number {text[:20]} is out of the range of a float")
     return value
 
 

@@ -1,4 +1,4 @@
-"""What the system refuses, as StorageError with the mend."""
+"""Errors of the system as StorageError with the mend."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _DEVICE = "the disk failed to store it: check the disk, or choose another one"
 _MENDS = {
     errno.ENOSPC: "the disk is full: free some space, or choose another folder",
     errno.EDQUOT: "the disk quota is used up: free some space, or choose another folder",
-    errno.EFBIG: "the file grew beyond the largest size allowed here: raise the limit, or choose another folder",
+    errno.EFBIG: "the file exceeds the maximum size allowed here: raise the limit, or choose another folder",
     errno.EACCES: _ACCESS,
     errno.EPERM: _ACCESS,
     errno.EROFS: "the disk is read-only: choose another folder",
-    errno.ENOENT: "the folder is not there: create it, or choose another one",
+    errno.ENOENT: "the folder does not exist: create it, or choose another one",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another one",
     errno.EISDIR: "this is a folder: give the name of a file",
-    errno.EEXIST: "a file of that name is in the way: remove it, or choose another folder",
+    errno.EEXIST: "a file with this name already exists: remove it, or choose another folder",
     errno.EIO: _DEVICE,
-    errno.ENXIO: "nothing is at the other end of this device or pipe: choose a file",
-    errno.EPIPE: "the reader of this pipe is gone: keep it open, or choose a file",
+    errno.ENXIO: "this device or pipe has no reader: choose a file",
+    errno.EPIPE: "the reader of this pipe has closed it: keep it open, or choose a file",
     errno.ESTALE: "the network folder was replaced on its server: mount it again, or choose another folder",
     errno.EINTR: "a signal interrupted the system: try again",
     errno.EBUSY: "the system is using it: try again, or choose another name",
@@ -39,12 +39,12 @@ _MENDS = {
 
 
 def reason(error: OSError) -> str:
-    """What `error` says, with the mend where there is one."""
+    """The reason of `error`, with the mend if there is one."""
     return _MENDS.get(error.errno or 0, error.strerror or str(error))
 
 
 def storage_error(path: str | os.PathLike[str], error: OSError) -> StorageError:
-    """What `error` says about writing `path`, with the mend."""
+    """`error` as a StorageError about writing `path`, with the mend."""
     return StorageError(f"cannot write {path}: {reason(error)}")
 
 

@@ -1,4 +1,4 @@
-"""Opening files that a stranger may have named or made: regular files only, and every failure an OSError with a plain reason."""
+"""Opening of untrusted files: only regular files, and every failure is an OSError with a plain reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KINDS = (
 
 
 def given_path(path: str | os.PathLike[str], what: str = "file") -> Path:
-    """`path` as a Path. Raises InputError for what is none, such as None, bytes or the number of an open file."""
+    """`path` as a Path. Raises InputError for other types, such as None, bytes or the number of an open file."""
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise InputError(f"path={path!r:.60} must be the name of a {what}, as text or Path")
     return Path(path)
@@ -30,14 +30,14 @@ def given_path(path: str | os.PathLike[str], what: str = "file") -> Path:
 
 @contextlib.contextmanager
 def open_regular(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, int]]:
-    """A regular file, open for reading, and its size in bytes. A pipe or device is never waited for.
+    """A regular file, open for reading, and its size in bytes. Never blocks on a pipe or device.
 
-    Raises OSError whose `strerror` is the reason: also for folders, pipes, devices, and paths that no system takes.
+    Raises OSError with the reason in `strerror`, also for folders, pipes, devices and invalid paths.
     """
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except ValueError as error:  # a zero byte in the path
-        raise OSError(errno.EINVAL, f"the path is none: {error}", str(path)) from None
+        raise OSError(errno.EINVAL, f"the path is invalid: {error}", str(path)) from None
     with open(handle, "rb", buffering=0) as file:
         found = os.fstat(handle)
         for is_kind, number, reason in _KINDS:
@@ -50,7 +50,7 @@ def read_limited(path: str | os.PathLike[str], most: int) -> bytes:
     """The content of a regular file of at most `most` bytes. Raises OSError, also for a larger file."""
     with open_regular(path) as (file, size):
         if size > most:
-            raise OSError(errno.EFBIG, f"it has {size:,} bytes, and at most {most:,} are read", str(path))
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes; at most {most:,} are read", str(path))
         data = file.read(most + 1)
         while data and len(data) <= most and (more := file.read(most + 1 - len(data))):
             data += more
@@ -60,7 +60,7 @@ def read_limited(path: str | os.PathLike[str], most: int) -> bytes:
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` is a folder; False for a path that no system takes."""
+    """Whether `path` is a folder; False for an invalid path."""
     try:
         return Path(path).is_dir()
     except (OSError, ValueError):
@@ -68,5 +68,5 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """Why a file could not be read or used, in a few words."""
+    """The reason why a file could not be read or used, in a few words."""
     return getattr(error, "strerror", None) or str(error)

@@ -1,8 +1,8 @@
-"""Several files that belong together, replaced all at once.
+"""Several files that belong together, replaced as one set.
 
-One file of the set, the manifest, names the SHA-256 of the others and is replaced last, atomically: that is the moment at which
-the new set counts. The others are staged beside their places before it, and written into them after it. Whatever stops a writer,
-a reader that looks for each file by its hash, in its place and in the staging, finds either the old set or the new one.
+One file of the set, the manifest, has the SHA-256 of the others. Its atomic replacement is the moment at which the new set
+becomes valid. The other files are staged in the same folder before, and replaced after it. A reader looks for each file by its
+hash, at its place and among the staged files. If a writer is interrupted, the reader finds either the old set or the new one.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from .place import find_file
 from .regular import read_limited
 from .spare import sweep
 
-MOST = 64 * 2**20  # bytes of a file besides the manifest
+MOST = 64 * 2**20  # maximum bytes of a file other than the manifest
 
 
 def sha256(data: bytes) -> str:
-    """In hexadecimal."""
+    """SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def write_set(folder: Path, files: Mapping[str, bytes], manifest: Callable[[dict[str, str]], None]) -> None:
-    """Replaces `files`, name -> content, and the manifest, which `manifest(hashes)` writes, atomically, with the hashes in it.
+    """Replaces `files`, name -> content, and the manifest. `manifest(hashes)` writes the manifest with the hashes, atomically.
 
-    Each file is replaced as `atomic_file` does it: links, permissions and owners stay. Raises StorageError; then the old set is
-    as it was, or, once the manifest is in place, the new one is.
+    Each file is replaced with `atomic_file`: links, permissions and owners are kept. Raises StorageError; then the old set is
+    valid, or, if the manifest was already replaced, the new one.
     """
     hashes = {name: sha256(data) for name, data in files.items()}
     changed = {name: data for name, data in files.items() if _content(find_file(folder / name).path) != data}
     staged = {name: _staging(folder, name, hashes[name]) for name in changed}
-    new = [place for place in staged.values() if not os.path.lexists(place)]  # one that is there may be the old set's
+    new = [place for place in staged.values() if not os.path.lexists(place)]  # an existing one may belong to the old set
     try:
         for name, data in changed.items():
             with atomic_file(staged[name], like=folder / name) as file:
@@ -59,9 +59,9 @@ def write_set(folder: Path, files: Mapping[str, bytes], manifest: Callable[[dict
 
 
 def read_member(folder: Path, name: str, digest: str | None) -> tuple[bytes, bool]:
-    """The content of a file of the set, and whether it is what the manifest names (digest None: it names nothing).
+    """The content of a file of the set, and whether it has the hash in the manifest (digest None: the manifest has none).
 
-    Raises OSError when there is no such file.
+    Raises OSError if there is no such file.
     """
     try:
         data = read_limited(folder / name, MOST)
@@ -75,7 +75,7 @@ def read_member(folder: Path, name: str, digest: str | None) -> tuple[bytes, boo
             if sha256(waiting) == digest:
                 return waiting, True
     if data is None:
-        raise FileNotFoundError(f"{folder / name} is not there")
+        raise FileNotFoundError(f"{folder / name} does not exist")
     return data, False
 
 
@@ -91,7 +91,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def _forget(folder: Path, names: Mapping[str, bytes]) -> None:
-    """Removes what writers that were stopped have left, staged or unfinished."""
+    """Removes staged and unfinished files of interrupted writers."""
     sweep(folder)
     for name in names:
         for left in folder.glob(f".{name}.*.new"):

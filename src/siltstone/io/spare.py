@@ -1,8 +1,8 @@
-"""Unfinished files: how they are named, that their writers are alive, and how those of dead writers are removed.
+"""Unfinished files: their names, locks that show whether their writers are alive, and removal of those of dead writers.
 
-The file that is to become NAME is `.NAME.HEX.tmp` beside it, with twelve hexadecimal digits. Its writer holds a lock on it
-(flock) from the beginning to the end. The system lifts the lock when the writer dies, so that anyone can tell a file that
-was left behind from one at work. Where the filesystem has no locks, a file of the last day counts as one at work.
+The unfinished file for NAME is `.NAME.HEX.tmp` in the same folder, with twelve hexadecimal digits. Its writer holds a lock on it
+(flock) until it is complete. The system releases the lock when the writer ends, so that a leftover file is not locked. If the
+filesystem has no locks, a file that is less than a day old is taken as being written.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .lock import try_lock
 from .place import file_of, short
 
 _PATTERN = re.compile(r"\.(.+)\.[0-9a-f]{12}\.tmp", re.DOTALL)
-_LOOKED_AT = 250  # names of a folder among which a writer looks for what others left: a tenth of a millisecond
+_LOOKED_AT = 250  # names of a folder that a writer searches for leftover files: a tenth of a millisecond
 _DAY = 86400.0  # seconds
 
 
@@ -32,21 +32,21 @@ def _digits(name: str) -> str:
 
 
 class Spare:
-    """An unfinished file beside `target`, open for writing, empty, claimed.
+    """An empty unfinished file in the folder of `target`, open for writing and locked.
 
-    target      what it is to become; its folder must exist
-    mode        permissions of the new file, less what the umask takes away
-    Dead writers' unfinished files of the same target are removed first. Raises OSError.
+    target      the final file; its folder must exist
+    mode        permissions of the new file, restricted by the umask
+    Unfinished files of dead writers for the same target are removed first. Raises OSError.
 
     path        its name
     handle      its descriptor
-    locked      False where the filesystem has no locks
+    locked      False if the filesystem has no locks
     """
 
     def __init__(self, target: Path, mode: int) -> None:
         clear(target)
         stem, flags = short(target.name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | system.NO_LINK
-        # The first name tried is always the same, so that what a lone writer left is found in folders of any size.
+        # The first name is always the same, so that the leftover file of a single writer is found in a folder of any size.
         for digits in itertools.chain([_digits(target.name)], (secrets.token_hex(6) for _ in range(20))):
             self.path = target.parent / f".{stem}.{digits}.tmp"
             try:
@@ -64,17 +64,17 @@ class Spare:
             if held is not False and not gone:
                 self.locked = held is True
                 return
-            self.close()  # one who removes dead writers' files was quicker than the lock, and removes this one
+            self.close()  # another process, which removes files of dead writers, locked this file first and removes it
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
     def close(self) -> None:
-        """Closes the file, once; it is no longer claimed then."""
+        """Closes the file and releases its lock; further calls do nothing."""
         if self._open:
             self._open = False
             system.close(self.handle)
 
     def discard(self) -> None:
-        """Removes the file if it still has its first name, and closes it. What fails here is left to the next writer."""
+        """Removes the file if it still has its first name, and closes it. After an error, the next writer removes it."""
         try:
             with contextlib.suppress(OSError):
                 if file_of(os.lstat(self.path)) == self._file:
@@ -85,7 +85,8 @@ class Spare:
 
 
 def clear(target: Path) -> None:
-    """Removes dead writers' unfinished files of `target`: all in small folders, that of a lone writer in any."""
+    """Removes unfinished files of dead writers for `target`: all of them in a small folder, in a large one at least that of a
+    single writer."""
     stem = short(target.name)
     names = {f".{stem}.{_digits(target.name)}.tmp"}
     with contextlib.suppress(OSError), os.scandir(target.parent) as entries:
@@ -98,9 +99,9 @@ def clear(target: Path) -> None:
 
 
 def sweep(folder: str | Path) -> int:
-    """Removes the unfinished files in `folder` whose writers are dead; returns how many.
+    """Removes the unfinished files in `folder` whose writers are dead; returns their number.
 
-    Files of other names, links, and files whose writers are at work stay, and so does what cannot be removed.
+    Other files, links, files that are being written, and files that cannot be removed are kept.
     """
     try:
         names = os.listdir(folder)
@@ -110,7 +111,7 @@ def sweep(folder: str | Path) -> int:
 
 
 def _bury(path: Path) -> bool:
-    """Removes an unfinished file unless its writer is at work; whether it did."""
+    """Removes an unfinished file unless it is being written; returns whether it was removed."""
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             return False
@@ -125,12 +126,12 @@ def _bury(path: Path) -> bool:
             return True
         finally:
             system.close(handle)
-    except OSError:  # another was quicker, or it may not be removed: no reason to write nothing
+    except OSError:  # already removed, or not removable: writing can continue
         return False
 
 
 def _open_any(path: Path) -> int:
-    """For locking; network filesystems lock only what is open for writing."""
+    """A descriptor for locking; network filesystems lock only files that are open for writing."""
     flags = system.NO_LINK | system.NO_WAIT
     try:
         return system.open(path, os.O_RDWR | flags)

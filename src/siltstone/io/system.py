@@ -1,7 +1,7 @@
-"""The system calls by which this package changes the disk, and no others.
+"""All system calls of this package that change the disk.
 
-Everything in `siltstone.io` that creates, writes, names, locks or removes a file calls these functions through this
-module, so that a test can make any one of them fail. Each does one system call, and raises OSError where it fails.
+All code in `siltstone.io` that creates, writes, renames, locks or removes a file calls the functions of this module, so that a
+test can make any of them fail. Each function makes one system call and raises OSError if it fails.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 
 
 def open(path: Path, flags: int, mode: int = 0o600) -> int:
-    """A file descriptor, which no program started later inherits."""
+    """A file descriptor that child programs do not inherit."""
     return os.open(path, flags | _ALWAYS, mode)
 
 
 def write(handle: int, data: bytes | memoryview) -> int:
-    """How many bytes were written; fewer than given is no error."""
+    """Writes and returns the number of bytes written; fewer than given is not an error."""
     return os.write(handle, data)
 
 
@@ -36,22 +36,22 @@ def truncate(handle: int) -> None:
 
 
 def fsync(handle: int) -> None:
-    """Returns when the disk has the content of the file, or the names in the folder."""
+    """Flushes the content of a file, or the names in a folder, to disk."""
     os.fsync(handle)
 
 
 def close(handle: int) -> None:
-    """The descriptor is gone afterwards, also when this fails."""
+    """Closes a descriptor; it is invalid afterwards, also after an error."""
     os.close(handle)
 
 
 def replace(source: Path, target: Path) -> None:
-    """Gives `source` the name `target`, in place of what had it."""
+    """Renames `source` to `target` and replaces a file with that name."""
     os.replace(source, target)
 
 
 def link(source: Path, target: Path) -> None:
-    """Gives `source` the second name `target`; FileExistsError where the name is taken."""
+    """Gives `source` the second name `target`; FileExistsError if the name exists."""
     os.link(source, target, follow_symlinks=False)
 
 
@@ -77,7 +77,7 @@ def chmod(handle: int, mode: int) -> None:
 
 
 def chown(handle: int, user: int, group: int) -> None:
-    """Sets owner and group of an open file; -1 leaves one as it is."""
+    """Sets owner and group of an open file; -1: no change."""
     if hasattr(os, "fchown"):
         os.fchown(handle, user, group)
 
@@ -93,7 +93,7 @@ def remove_attribute(handle: int, name: str) -> None:
 
 
 def lock(handle: int) -> None:
-    """Takes the exclusive lock of the open file at once; BlockingIOError where another open file has it."""
+    """Takes the exclusive lock of an open file without waiting; BlockingIOError if another open file has it."""
     if fcntl is None:
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

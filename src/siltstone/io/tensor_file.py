@@ -1,9 +1,8 @@
-"""Reading safetensors files of strangers: nothing in them is trusted, and no memory is taken before it is checked.
+"""Reading of untrusted safetensors files: everything is checked before memory is allocated.
 
-The header is bounded and read by itself; names, dtypes, shapes and sizes must fill the file exactly. Whoever opened the file
-can compare them with what it needs before any data is read. Data then goes straight into tensors of torch, so that a file
-takes its own size in memory and no more; of a sealed file every byte is hashed on the way, and nothing is handed out unless
-the sum is right.
+The header has a size limit and is read first; names, dtypes, shapes and sizes must fill the file exactly. The caller can compare
+them with its needs before any data is read. Data is read directly into torch tensors, so that a file takes only its own size in
+memory. For a sealed file every byte is hashed while it is read, and tensors are returned only if the checksum is right.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch import Tensor
 from .parse import parse_object
 from .regular import open_regular
 
-HEADER = 4 * 2**20  # bytes of a header at most; parsed, it takes some forty times as much
+HEADER = 4 * 2**20  # maximum bytes of a header; the parsed header takes about forty times as much
 ZEROS = "0" * 64
 BLOCK = 1 << 20
 DTYPES = {
@@ -41,7 +40,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """What the header says of one tensor; `size` in bytes."""
+    """The description of one tensor in the header; `size` in bytes."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -57,7 +56,7 @@ class TensorFile:
 
     metadata   name -> text
     entries    name -> Entry, in the order of the data
-    sealed     whether the metadata holds a sum of the whole file
+    sealed     whether the metadata has a checksum of the whole file
     """
 
     def __init__(self, file: BinaryIO, front: bytes, head: dict[str, Any], room: int, seal: str):
@@ -65,7 +64,7 @@ class TensorFile:
         self._start = len(front)
         meta = head.pop("__metadata__", {})
         if not isinstance(meta, dict) or not all(isinstance(x, str) for x in meta.values()):
-            raise ValueError("was altered: its metadata are not texts with names")
+            raise ValueError("was altered: its metadata is not a mapping of names to texts")
         self.metadata: dict[str, str] = meta
         self.entries = _entries(head, room)
         self.sealed = seal in meta
@@ -75,7 +74,7 @@ class TensorFile:
         return {name: entry.like() for name, entry in self.entries.items()}
 
     def read(self, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
-        """The tensors whose names are wanted. Of a sealed file all is read, and ValueError raised unless the sum is right."""
+        """The tensors for which `wanted(name)` is true. A sealed file is read as a whole; ValueError if its checksum is wrong."""
         total, found = self._hash(), {}
         self._file.seek(self._start)
         for name, entry in self.entries.items():
@@ -89,7 +88,7 @@ class TensorFile:
         return found
 
     def verify(self) -> None:
-        """ValueError unless the sum of a sealed file is right; takes no memory."""
+        """ValueError if the checksum of a sealed file is wrong; allocates no tensors."""
         self.read(lambda name: False)
 
     def _hash(self) -> Any:
@@ -111,12 +110,12 @@ class TensorFile:
             )
 
     def _tensor(self, name: str, entry: Entry, total: Any) -> Tensor:
-        flat = torch.empty(entry.size, dtype=torch.uint8, device="cpu")  # aligned as torch aligns its own
+        flat = torch.empty(entry.size, dtype=torch.uint8, device="cpu")  # with torch's alignment
         self._fill(flat.numpy().data, name)
         if total is not None:
             total.update(flat.numpy())
         if entry.dtype == torch.bool and entry.size and int(flat.max()) > 1:
-            raise ValueError(f"was altered: the tensor {name[:80]!r} holds bytes that are neither true nor false")
+            raise ValueError(f"was altered: the tensor {name[:80]!r} has bytes that are neither true nor false")
         return flat.view(entry.dtype).reshape(entry.shape)
 
     def _skim(self, size: int, total: Any) -> None:
@@ -141,25 +140,26 @@ def open_tensors(
 ) -> Iterator[TensorFile]:
     """A safetensors file with its header read and checked.
 
-    seal   the name of the sum in the metadata
-    most   bytes of a header at most; kind: what the file should be, for messages
-    Raises OSError when the file cannot be read; ValueError, with a reason that goes on from the file's name, when it is no
-    safetensors file, truncated or altered.
+    seal   name of the checksum in the metadata
+    most   maximum bytes of a header
+    kind   type of file, for messages
+    Raises OSError if the file cannot be read; ValueError if it is truncated, altered or not a safetensors file. The message
+    continues a sentence that begins with the file's name.
     """
     with open_regular(path) as (file, size):
         if size < 8:
-            raise ValueError(f"is truncated: it has {size} bytes, and such a file begins with 8 of length")
+            raise ValueError(f"is truncated: it has {size} bytes, and the length of the header alone takes 8")
         front = _exactly(file, 8)
         length = int.from_bytes(front, "little")
         if length > most:
-            raise ValueError(f"is no {kind}, or its first bytes were altered")
+            raise ValueError(f"is not a {kind}, or its first bytes were altered")
         if length > size - 8:
-            raise ValueError(f"is truncated, or no {kind}: its header would take {length:,} of its {size:,} bytes")
+            raise ValueError(f"is truncated, or not a {kind}: its header would take {length:,} of its {size:,} bytes")
         front += _exactly(file, length)
         try:
             head = parse_object(front[8:])
         except ValueError as error:
-            raise ValueError(f"is no {kind}, or was altered: its header is not a JSON object ({error})"[:300]) from None
+            raise ValueError(f"is not a {kind}, or was altered: its header is not a JSON object ({error})"[:300]) from None
         yield TensorFile(file, front, head, size - len(front), seal)
 
 
@@ -174,7 +174,7 @@ def _exactly(file: BinaryIO, count: int) -> bytes:
 
 
 def _entries(head: dict[str, Any], room: int) -> dict[str, Entry]:
-    """Every tensor in the order of the data, which they must fill exactly."""
+    """All tensors in the order of the data. They must fill the data exactly."""
     found = []
     for name, entry in head.items():
         try:
@@ -183,14 +183,14 @@ def _entries(head: dict[str, Any], room: int) -> dict[str, Entry]:
                 raise LookupError(kind)
             dtype = DTYPES[kind]
             whole = all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**48 for n in [*shape, start, end])
-            whole = whole and math.prod(n or 1 for n in shape) < 2**48  # strides are counted without the zeros
+            whole = whole and math.prod(n or 1 for n in shape) < 2**48  # strides ignore zeros in the shape
             if not whole or len(shape) > 8 or end - start != math.prod(shape) * dtype.itemsize:
                 raise ValueError("sizes do not agree")
         except (KeyError, TypeError, ValueError):
-            raise ValueError(f"was altered: its header's description of {name[:80]!r} makes no sense") from None
+            raise ValueError(f"was altered: its header's description of {name[:80]!r} is invalid") from None
         except LookupError as error:
             raise ValueError(
-                f"holds {name[:80]!r} in the dtype {str(error.args[0])[:20]!r}, and these are read: {', '.join(DTYPES)}"
+                f"has {name[:80]!r} in the dtype {str(error.args[0])[:20]!r}; supported are {', '.join(DTYPES)}"
             ) from None
         found.append((start, end, name, Entry(dtype, tuple(shape), end - start)))
     at = 0
@@ -199,6 +199,6 @@ def _entries(head: dict[str, Any], room: int) -> dict[str, Entry]:
             raise ValueError(f"was altered: the tensor {name[:80]!r} begins at byte {start} and not at {at}")
         at = end
     if at != room:
-        what = "is truncated" if room < at else "has bytes behind its end"
-        raise ValueError(f"{what}: its header promises {at} bytes of data, and {room} are there")
+        what = "is truncated" if room < at else "has bytes after its end"
+        raise ValueError(f"{what}: its header describes {at} bytes of data, and it has {room}")
     return {name: entry for _, _, name, entry in sorted(found, key=lambda e: e[:2])}

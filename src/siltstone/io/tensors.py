@@ -1,8 +1,8 @@
-"""Writing safetensors files, atomically and one tensor at a time (no second copy of them all in memory).
+"""Writing of safetensors files, atomically and one tensor at a time (without a second copy of all tensors in memory).
 
 The layout is the public one: an 8-byte little-endian length, a JSON header, the raw tensors. The same tensors and
-metadata always give the same bytes. A sealed file has one more entry in its metadata: the SHA-256 of the whole file, taken with
-the 64 digits of the sum themselves written as zeros, so that every byte of the file counts, the sum's own included.
+metadata always give the same bytes. A sealed file has one more entry in its metadata: the SHA-256 of the whole file, computed
+with the 64 digits of the checksum replaced by zeros, so that it covers every byte of the file.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .atomic import atomic_file
 from .place import Stamp
 from .tensor_file import DTYPES, ZEROS, open_tensors
 
-SEAL = "file_sha256"  # the sum's name in the metadata
+SEAL = "file_sha256"  # name of the checksum in the metadata
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGN = 64
 
 
 class _Hash:
-    """A file that keeps only the hash of what is written to it."""
+    """A file that computes the hash of the data written to it and stores nothing else."""
 
     def __init__(self) -> None:
         self.total = hashlib.sha256()
@@ -37,8 +37,8 @@ class _Hash:
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
-    """The elements of `tensor` in row-major order, little-endian, as bytes (a copy only where one is needed)."""
-    flat = tensor.data.to("cpu").contiguous().reshape(-1)  # not detach(), which fails once `half()` changed inference tensors
+    """The elements of `tensor` in row-major order, little-endian, as bytes (copied only if needed)."""
+    flat = tensor.data.to("cpu").contiguous().reshape(-1)  # not detach(): it fails after `half()` changed inference tensors
     return flat.view(torch.uint8).numpy().data
 
 
@@ -46,7 +46,7 @@ def dump_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mappin
     """Writes a safetensors file to an open binary `file`.
 
     tensors     name -> tensor, of any device and strides
-    metadata    name -> text, kept under "__metadata__"
+    metadata    name -> text, stored under "__metadata__"
     """
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
@@ -70,7 +70,7 @@ def write_tensors(
     metadata: Mapping[str, str] | None = None,
     expected: Stamp | None = None,
 ) -> Stamp | None:
-    """Writes a safetensors file atomically; returns its stamp. expected, and what is raised: see `atomic_file`."""
+    """Writes a safetensors file atomically; returns its stamp. For `expected` and errors see `atomic_file`."""
     with atomic_file(path, expected) as file:
         dump_tensors(file, tensors, metadata)
     return file.stamp
@@ -83,17 +83,17 @@ def write_sealed(
     seal: str = SEAL,
     expected: Stamp | None = None,
 ) -> Stamp | None:
-    """The same, with the sum of the whole file as `metadata[seal]`."""
+    """The same, with the checksum of the whole file as `metadata[seal]`."""
     sink: Any = _Hash()
     dump_tensors(sink, tensors, {**metadata, seal: ZEROS})
     return write_tensors(path, tensors, {**metadata, seal: sink.total.hexdigest()}, expected)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors (on the CPU, in memory of their own) and the metadata of a safetensors file.
+    """The tensors (on the CPU, copied) and the metadata of a safetensors file.
 
-    Raises OSError when the file cannot be read, ValueError when it is truncated, altered in its header or, if it is sealed,
-    anywhere, or no safetensors file at all.
+    Raises OSError if the file cannot be read, ValueError if it is truncated, altered (in its header; if it is sealed, anywhere)
+    or not a safetensors file.
     """
     try:
         with open_tensors(path, seal=SEAL) as file:

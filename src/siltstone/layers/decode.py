@@ -1,6 +1,6 @@
-"""One token for rows that all stand at the same place: the same result as a call of many tokens, without a schedule.
+"""The decode step: one token for rows that are all at the same position. Same result as a chunk program, without a schedule.
 
-The token at which a segment is sealed is a call with a schedule.
+A token at which a segment is sealed runs as a chunk program with a schedule.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .window import ExtraKV, put_one
 def step(
     mixer: Parts, x: Tensor, state: LayerState, after: LayerState, context: Context, token: Token
 ) -> tuple[Tensor | None, ExtraKV | None]:
-    """x [B, 1, D] -> what memory and bank say [B, 1, H, V], and what the window sees besides; None before the first write.
+    """x [B, 1, D] -> output of memory and bank [B, 1, H, V], and extra KV for the window; None: before the first write.
 
-    Fills in `after`.
+    Updates `after`.
     """
     geo, rule, position, before = mixer.geo, mixer.memory, token.position, token.before
     if token.writes > before:
@@ -69,7 +69,7 @@ def _window(mixer: Parts, x: Tensor, state: LayerState, position: int) -> Tensor
 
 
 def _leaving(mixer: Parts, x: Tensor, state: LayerState, position: int, write: int) -> Tensor:
-    """The tokens [B, every, D] of the update that this token brings about."""
+    """The tokens [B, every, D] of the update that this token triggers."""
     geo = mixer.geo
     if geo.rate == 1:
         return state.input[:, (position - geo.delay) % geo.ring_input].unsqueeze(1) if geo.delay else x
@@ -111,7 +111,7 @@ def _asked(router: Router, lead: Lead, view: View, place: int) -> RouterScores:
     assert view.summary is not None
     keys, online = lead.router, None
     if router.softmax:
-        means, empty = lead.before / (place + 1), None  # beyond the first segment, which begins at place 0
+        means, empty = lead.before / (place + 1), None  # also beyond the first segment, which begins at place 0
         if keys.blocks > 1:
             count = held(np.array(place), np.array(0), keys.block, keys.blocks)
             means = lead.before / torch.from_numpy(np.maximum(count, 1)).to(lead.u.device).unsqueeze(-1)

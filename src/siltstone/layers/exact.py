@@ -1,4 +1,4 @@
-"""cache="exact" in a call: how much each write surprises the memory, and which kept writes each query sees."""
+"""cache="exact" in a call: the surprise of each write, and which kept writes each query sees."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def surprise(memory: Memory, inputs: Inputs, before: State) -> Tensor:
 
 
 def surprises(memory: Memory, inputs: Inputs, written: ScanOutput, before: State) -> Tensor:
-    """The same [R, L] of every write slot of runs of one segment chunk, each by the memory as the slot before left it."""
+    """The surprise [R, L] of every write slot of runs of one segment chunk, each with the memory after the previous slot."""
     query, value = (x.transpose(2, 3) for x in _predicted(memory, inputs))  # [R, 1, H, L, ...]
     first = _asked(memory, before, query[:, 0, :, :1])
     later = ahead = query.roll(-1, 3)
@@ -37,7 +37,7 @@ def _predicted(memory: Memory, inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 
 def _asked(memory: Memory, state: State, query: Tensor) -> Tensor:
-    """What a memory answers: query [B, H, Q, in] -> [B, H, Q, V]."""
+    """Read the memory: query [B, H, Q, in] -> [B, H, Q, V]."""
     out = query
     for i, matrices in enumerate(memory.read_factors(state)):
         out = memory.activation(i, out @ matrices.to(out.dtype), query)
@@ -45,7 +45,7 @@ def _asked(memory: Memory, state: State, query: Tensor) -> Tensor:
 
 
 def _apart(value: Tensor, answer: Tensor) -> Tensor:
-    """[B, H, Q, V] twice -> [B, Q]."""
+    """Squared distance, summed over heads: [B, H, Q, V] twice -> [B, Q]."""
     return (upcast(value) - upcast(answer)).square().sum((1, 3)).detach()
 
 
@@ -64,9 +64,9 @@ def now(geo: Geometry, kept: Kept, position: Tensor) -> ExtraKV:
 def planned(
     window: WindowAttention, kept: Kept, surprise: Tensor, tokens: Tensor, schedule: CallSchedule, by: WindowSchedule
 ) -> tuple[ExtraKV, Kept]:
-    """What the queries of a call see of what is kept, in the window's blocks; and what is kept after it.
+    """The kept writes that each query of a call sees, per block of the window; and the kept writes after the call.
 
-    surprise [R, L] of the write slots, tokens [R, M, rate, D] of the writes; the schedule counts updates, each of some writes.
+    surprise [R, L] of the write slots, tokens [R, M, rate, D] of the writes; the schedule counts updates of one or more writes.
     """
     geo, (most, rate) = schedule.geo, tokens.shape[1:3]
     group, m = geo.rate // rate, np.arange(most)[None]
@@ -96,7 +96,7 @@ def _further(geo: Geometry, writes: Kept, seen: Tensor, at: Tensor, blocks: int)
     rate = writes.key.shape[2]
     if rate > 1:
         seen = seen.repeat_interleave(rate, -1)
-    if not geo.delay:  # what was written may still be in the window
+    if not geo.delay:  # written tokens may still be in the window
         token = geo.sinks + writes.number.unsqueeze(-1) * rate + torch.arange(rate, device=at.device)
         seen = seen & (token.flatten(1).unflatten(1, (blocks, 1, -1)) <= at - geo.window)
     return ExtraKV(key, value, seen.unsqueeze(2))

@@ -1,7 +1,7 @@
-"""Queries, keys and values of exact attention, with keys and values that heads may share.
+"""Queries, keys and values of exact attention; heads may share keys and values.
 
     q [H, K], k [J, K], v [J, V] = x W;  qk_norm: q and k over their root mean square, times a learned weight [K]
-    head h of the queries looks at keys and values of head h // (H / J)
+    query head h attends to keys and values of head h // (H / J)
 
 Source: arXiv 2305.13245 (shared keys and values), arXiv 2010.04245 (normalised queries and keys).
 """

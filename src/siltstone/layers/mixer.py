@@ -1,8 +1,8 @@
-"""One memory-caching layer over runs: window, memory and bank, joined.
+"""One memory-caching layer over runs: combines window, memory and bank.
 
-    y = W_o (window(x) + norm(read(M, bank)))      norm: RMSNorm over V, a weight for each head
+    y = W_o (window(x) + norm(read(M, bank)))      norm: RMSNorm over V, one weight per head
 
-The data flow is drawn in docs/how-it-works.md; the meaning, token by token, is spelled out in tests/oracle.
+The data flow is drawn in docs/how-it-works.md; tests/oracle defines the meaning token by token.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Mixer(Placed):
         self.norm = nn.Parameter(torch.ones(cfg.heads, cfg.val_dim))
         self.out = nn.Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
         routing = None if self.router is None else (self.router.blocks, cfg.router_dim)
-        self.budget = kinds.budget(self.memory, routing)  # the most checkpoints that a row keeps
+        self.budget = kinds.budget(self.memory, routing)  # the largest number of checkpoints per row
 
     @property
     def _routing(self) -> tuple[int, int] | None:
@@ -75,7 +75,7 @@ class Mixer(Placed):
         return (self.router.blocks, self.cfg.router_dim) if self.router is not None and self.router.leads else None
 
     def init(self, batch: int) -> LayerState:
-        """Nothing seen."""
+        """The state before the first token."""
         cfg, like = self.cfg, self.like
         routing = self._routing
         bank = kinds.bank(cfg).empty(self.memory, batch, routing) if self.cache.keeps else None
@@ -136,7 +136,7 @@ class Mixer(Placed):
         return self.out(seen.flatten(2)), replace(after, window=window, conv=conv)
 
     def _memory_parameters(self) -> Iterator[nn.Parameter]:
-        """Those that only tokens use which see a memory or checkpoints."""
+        """Parameters that only tokens use which see a memory or checkpoints."""
         yield self.norm
         for part in (self.memory, self.compress, self.cache, self.router):
             if part is not None:
@@ -145,7 +145,7 @@ class Mixer(Placed):
     def _memory(
         self, x: Tensor, both: Tensor, state: LayerState, after: LayerState, schedule: CallSchedule, context: Context
     ) -> tuple[Tensor, ExtraKV | None]:
-        """Write what leaves the window, seal, read: [R, T, H, V], and what the window sees besides. Fills in `after`."""
+        """Write what leaves the window, seal, read: [R, T, H, V], and extra keys and values for the window. Updates `after`."""
         runs, segment_chunks = schedule.shape
         group = self.cfg.group
         block = schedule.write_source(both).unflatten(1, (-1, self.cfg.rate))
@@ -191,7 +191,7 @@ class Mixer(Placed):
         return tokens, further
 
     def _compressed(self, block: Tensor, schedule: CallSchedule, both: Tensor) -> Tensor:
-        """block [R, M, rate, D] -> [R, M, D]; compressors that ask for it see the mean of the window at each write."""
+        """block [R, M, rate, D] -> [R, M, D]; compressors with `sees_window` also get the window's mean at each write."""
         if not self.compress.sees_window:
             return self.compress(block)
         means = F.avg_pool1d(both.transpose(1, 2), self.cfg.window, 1).transpose(1, 2)
@@ -200,7 +200,7 @@ class Mixer(Placed):
     def _scan(
         self, inputs: dict[str, Tensor], valid: Tensor | None, online: State, schedule: CallSchedule, skip: Tensor
     ) -> ScanOutput:
-        """Segment chunks that restart are written side by side, segment chunks that carry on one after the other."""
+        """Segment chunks that restart are written in parallel, segment chunks that carry on one after the other."""
         runs, segment_chunks = schedule.shape
         if self.cfg.start == "carry" or segment_chunks == 1 and not schedule.dropped:
             return self.memory.scan(inputs, valid, skip, online)

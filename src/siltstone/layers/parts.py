@@ -1,4 +1,4 @@
-"""The state of a memory layer, and what the functions that write and read it need of the layer."""
+"""The state of a memory layer, and the protocol by which reads and writes access the layer."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .window import WindowAttention, WindowState
 
 @dataclass
 class LayerState(MixState):
-    """window: rings; input [B, delay + rate - 1, D]: tokens still to be written; online: the memory; bank: sealed states;
-    summary [B, J, U]: sums of the online segment's routing keys, a sub-block each; conv [B, width - 1, D]: what a short
-    convolution still reaches; kept: writes that the window still sees."""
+    """window: rings; input [B, delay + rate - 1, D]: tokens not yet written; online: the memory; bank: sealed states;
+    summary [B, J, U]: sums of the online segment's routing keys, one per sub-block; conv [B, width - 1, D]: the inputs that the
+    short convolution still needs; kept: writes that the window still sees."""
 
     narrow: ClassVar[tuple[str, ...]] = ("input", "conv")
 
@@ -39,7 +39,7 @@ class LayerState(MixState):
     kept: Kept | None = None
 
     def parts(self) -> dict[str, int]:
-        """See MixState; checkpoints are the bank, or the writes that are kept as they are."""
+        """See MixState; `checkpoints` are the bank, or the kept writes of cache="exact"."""
         out = {"memory": self.online.nbytes, "routing": 0 if self.summary is None else self.summary.nbytes}
         out["checkpoints"] = sum(0 if x is None else x.nbytes for x in (self.bank, self.kept))
         return out | {"window": self.nbytes - sum(out.values())}
@@ -68,7 +68,7 @@ class LayerState(MixState):
 
 
 def _ordered(kept: Kept, written: np.ndarray) -> bool:
-    """Whether as many of the writes [B] are kept as there is room for, in order."""
+    """Whether the expected number of the writes [B] is kept, in order."""
     number, nothing = kept.number.cpu().numpy(), (kept.surprise == -torch.inf).cpu().numpy()
     full = ((number >= 0) & (number < written[:, None])).sum(1) == np.minimum(written, number.shape[1])
     ordered = (number[:, :-1] < number[:, 1:]) | nothing[:, :-1]
@@ -77,7 +77,7 @@ def _ordered(kept: Kept, written: np.ndarray) -> bool:
 
 
 class Parts(Protocol):
-    """A memory layer as its reads and writes see it."""
+    """A memory layer as seen by its reads and writes."""
 
     cfg: LayerConfig
     geo: Geometry

@@ -1,7 +1,7 @@
-"""What memory and bank answer to the queries of a call: [R, S, H, Q, V].
+"""Reads of memory and bank for the queries of a call: [R, S, H, Q, V].
 
-Where the bank has one view for all segment chunks and the memory has one read factor, all are answered together. Otherwise
-(logarithmic segments, a budget, memories of several read factors) they are answered one after the other: each reads the
+If the bank has one view for all segment chunks and the memory has one read factor, all segment chunks are read together.
+Otherwise (logarithmic segments, a budget, memories of several read factors) they are read one after the other: each reads the
 checkpoints that it sees, and then the segment that ends with it is sealed.
 """
 
@@ -21,13 +21,13 @@ from ..ops.bank_read import by_segment_chunk, factor_sum
 from .parts import Parts
 from .routing import Routing, share_routing
 
-FEW = 32  # checkpoints up to which the gates of all segment chunks are made at once, though half of them are hidden
+FEW = 32  # up to this number of checkpoints, gates of all segment chunks are computed at once, although half are hidden
 
 
 def with_bank(
     mixer: Parts, written: ScanOutput, z: Tensor, bank: Bank, call: Sealing, route: Routing | None
 ) -> tuple[Tensor, Bank]:
-    """The answers to z [R, S, H, Q, in], and the bank after the call."""
+    """The outputs for z [R, S, H, Q, in], and the bank after the call."""
     bank = bank.begin(call)
     view = bank.whole(call) if mixer.memory.read_is_linear or mixer.cache.sparse else None
     if view is not None:
@@ -44,7 +44,7 @@ def with_bank(
 
 
 def _together(mixer: Parts, own: Tensor, z: Tensor, view: View, route: Routing | None) -> Tensor:
-    """All segment chunks with one view; own [R, S, H, Q, V] is what the memory itself answers."""
+    """All segment chunks with one view; own [R, S, H, Q, V] is the output of the online memory."""
     if not view.number:
         return own
     if route is None:
@@ -53,7 +53,7 @@ def _together(mixer: Parts, own: Tensor, z: Tensor, view: View, route: Routing |
 
 
 def _led(mixer: Parts, view: View, route: Routing | None, j: int) -> None:
-    """The view of segment chunk j is kept for the layers that follow this one, or shown what the layer before keeps."""
+    """Store the view of segment chunk j for layers that share this routing, or give it the routing keys of the leading layer."""
     if route is not None and mixer.router is not None and mixer.router.leads:
         route.lead.views.append(view)
     elif route is not None:
@@ -61,7 +61,7 @@ def _led(mixer: Parts, view: View, route: Routing | None, j: int) -> None:
 
 
 def online(mixer: Parts, written: ScanOutput, z: Tensor) -> Tensor:
-    """What the memory itself answers."""
+    """The output of the online memory."""
     out = z
     for i in range(mixer.memory.factors_count):
         out = mixer.memory.activation(i, _through(mixer, written, i, out), z)
@@ -69,7 +69,7 @@ def online(mixer: Parts, written: ScanOutput, z: Tensor) -> Tensor:
 
 
 def cached(mixer: Parts, z: Tensor, view: View, mix: ReadWeights) -> Tensor:
-    """Checkpoints' part of one segment chunk: [R, H, Q, V]."""
+    """The checkpoints' part of the output of one segment chunk: [R, H, Q, V]."""
     memory = mixer.memory
     if mix.index is not None:
         return sparse(memory, z.transpose(1, 2), view.leaves, mix).transpose(1, 2)
@@ -84,7 +84,7 @@ def cached(mixer: Parts, z: Tensor, view: View, mix: ReadWeights) -> Tensor:
 
 
 def _through(mixer: Parts, written: ScanOutput, factor: int, z: Tensor) -> Tensor:
-    """One read factor of the online memory, whatever way its segment chunks were scanned: [R, S, H, Q, ...]."""
+    """One read factor of the online memory, for parallel and sequential scans: [R, S, H, Q, ...]."""
     groups = next(iter(written.ends.leaves()))[1].shape[:2]
     answers = written.read(factor, z.flatten(0, 1).unflatten(0, groups), mixer.cfg.group)
     return answers.flatten(0, 1).unflatten(0, z.shape[:2])
@@ -130,7 +130,7 @@ def _added(found: Tensor, gate: Tensor | None, own: Tensor) -> Tensor:
 
 
 def _picked(mixer: Parts, own: Tensor, z: Tensor, view: View, route: Routing) -> Tensor:
-    """Each token's own choice of checkpoints."""
+    """Reads the checkpoints that each token selects."""
     shape = (z.shape[0], z.shape[1] * z.shape[3])
     mix = _mix(mixer, view, route, slice(None))
     assert mix is not None and mix.index is not None and mix.gates is not None
@@ -140,7 +140,7 @@ def _picked(mixer: Parts, own: Tensor, z: Tensor, view: View, route: Routing) ->
 
 
 def _gated(mixer: Parts, own: Tensor, z: Tensor, view: View, route: Routing) -> Tensor:
-    """All checkpoints under their gates, one segment chunk after the other."""
+    """Reads all checkpoints with their gates, one segment chunk after the other."""
     assert view.seen is not None
     widths = view.seen.max(0).tolist()
     step = z.shape[1] if view.number <= FEW else 1
@@ -173,7 +173,7 @@ def _sums(view: View) -> Tensor:
 
 
 def _apart(mixer: Parts, written: ScanOutput, z: Tensor, views: list[View], mixes: list[ReadWeights | None]) -> Tensor:
-    """Each segment chunk with a view of its own."""
+    """Each segment chunk with its own view."""
     memory = mixer.memory
     if not mixer.cache.blends or memory.read_is_linear:
         own, asked = online(mixer, written, z).unbind(1), z.unbind(1)
@@ -194,5 +194,5 @@ def _apart(mixer: Parts, written: ScanOutput, z: Tensor, views: list[View], mixe
 
 
 def _gate(gate: Tensor | None, out: Tensor) -> Tensor:
-    """gate [R, Q, H] or None on out [R, H, Q, V]."""
+    """out [R, H, Q, V] times gate [R, Q, H] (None: 1)."""
     return out if gate is None else gate.transpose(1, 2).unsqueeze(-1).to(out.dtype) * out

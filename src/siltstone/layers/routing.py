@@ -1,4 +1,4 @@
-"""What a call asks the checkpoints for: routing queries, and sums of routing keys by segment and sub-block."""
+"""Routing of a call: queries, and sums of routing keys by segment and sub-block."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..schedule.segments import held
 
 @dataclass
 class Lead:
-    """What later layers need to follow a layer's routing: its router, queries u [R, T, U], keys [R, M, U], sums `before` the
-    call [R, J, U], and the views of its bank: one of each segment chunk, or one of all."""
+    """What later layers need to share a layer's routing: its router, queries u [R, T, U], keys [R, M, U], sums `before` the
+    call [R, J, U], and the views of its bank: one per segment chunk, or one for all."""
 
     router: Router
     u: Tensor
@@ -58,7 +58,7 @@ class Routing:
             self.sums = _first(self.sums, before.unsqueeze(1))
 
     def _best(self, router: Router, keys: Tensor, member: Tensor, before: Tensor | None, schedule: CallSchedule) -> Tensor:
-        """The online segment's score at each query: its sub-blocks as far as they are written compete."""
+        """The online segment's score at each query: a smooth maximum over its sub-blocks as far as they are written."""
         rate, u = schedule.geo.rate, self.u
         late = torch.ones(schedule.slots, schedule.slots, dtype=torch.bool, device=u.device).triu(1).repeat_interleave(rate, 0)
         each = (u @ keys.to(u.dtype).transpose(-1, -2)).masked_fill(late, 0.0) @ member.to(u.dtype)
@@ -66,7 +66,7 @@ class Routing:
             each = _first(each, (u[:, 0] @ before.to(u.dtype).transpose(-1, -2)).unsqueeze(1))
         start, place = schedule.places()
         count = held(place, start[..., None], router.block, router.blocks)
-        count = np.where(count.sum(-1, keepdims=True) > 0, count, 1)  # padding slots: no writes, and nothing to divide by
+        count = np.where(count.sum(-1, keepdims=True) > 0, count, 1)  # padding slots have no writes: avoid division by 0
         counts = schedule.host(np.repeat(count, rate, 2))
         return router.best((each / counts.clamp(min=1)).flatten(0, 1), (counts == 0).flatten(0, 1)).unflatten(0, u.shape[:2])
 

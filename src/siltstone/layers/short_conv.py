@@ -1,8 +1,8 @@
-"""A short causal convolution over a layer's input: x~_t = x_t + sum_{i < width} a_i * x_{t-i}, a weight for each channel.
+"""A short causal convolution over a layer's input: x~_t = x_t + sum_{i < width} a_i * x_{t-i}, one weight per channel.
 
-Everything in the layer sees x~ instead of x. The weights a_1 of the token before begin as N(0, 1/4), the others at 0: what
-follows can tell the two tokens apart by their channels, and learns to bind one to the other. Before a row's first token there
-are zeros.
+The whole layer uses x~ instead of x. The weights a_1 of the previous token are initialised to N(0, 1/4), the others to 0: the
+layer can then distinguish the two tokens by their channels and learn to bind one to the other. Before a row's first token the
+inputs are zeros.
 Source: arXiv 2212.14052 (shift convolutions before a recurrence), here shared by all projections, with a residual.
 """
 
@@ -19,7 +19,7 @@ from .context import StepContext
 
 
 class ShortConv(nn.Module):
-    """x [R, T, D] -> x~ [R, T, D]; without a width, x itself. State: the last width - 1 inputs, in order of time."""
+    """x [R, T, D] -> x~ [R, T, D]; with width 0, x itself. State: the last width - 1 inputs, in order of time."""
 
     def __init__(self, cfg: LayerConfig):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the state of any layer says of itself."""
+"""The interface of layer states."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from ..state.tree import State
 
 
 class MixState(State):
-    """The state of a layer that mixes tokens. `mixer` below is the layer's module that made it, `clock` where its rows stand."""
+    """The state of a layer that mixes tokens. Arguments: `mixer`, the layer's module; `positions`, the positions of its rows."""
 
     def parts(self) -> dict[str, int]:
-        """Live bytes of each part, of those that `LMState.parts` names."""
+        """Live bytes of each part, with the names of `LMState.parts`."""
         return {"window": self.nbytes}
 
     def checkpoints(self) -> np.ndarray | None:
-        """int64 [B], the places for sealed states; None: such a layer keeps none."""
+        """int64 [B], the places for sealed states; None: the layer keeps none."""
         return None
 
     def open_axis(self, name: str) -> int | None:
-        """The axis of a tensor leaf whose length follows from what was read; None: it has none."""
+        """The axis of a tensor leaf whose length depends on what was read; None: it has none."""
         return None
 
     def reserved(self, active: np.ndarray) -> Self:
@@ -30,13 +30,13 @@ class MixState(State):
         return self
 
     def sized(self, mixer: Any, positions: RowPositions) -> Self:
-        """With the places of rows at these positions; what new ones hold is not said."""
+        """With the places of rows at these positions; the content of new places is undefined."""
         return self
 
     def fits(self, mixer: Any, positions: RowPositions) -> bool:
-        """Whether a loaded state holds as much as rows at these positions have."""
+        """Whether a loaded state has the content of rows at these positions."""
         return True
 
     def may_fit(self, mixer: Any, positions: RowPositions, cuts: int) -> bool:
-        """`fits` as far as shapes say it, for rows that were cut so often: it holds no more than they may have."""
+        """`fits` checked by shapes alone, for rows with this number of cuts: it holds no more than they can have."""
         return self.fits(mixer, positions)

@@ -1,9 +1,9 @@
 """Exact causal attention over the last `window` tokens, tokens pending compression, and sinks.
 
-The ring holds the last E tokens of each row at slot position % E. A call lays ring and new tokens end to end, cuts the
+The ring holds the last E tokens of each row at slot position % E. A call concatenates ring and new tokens, splits the
 queries into blocks and lets each block attend to its own tokens and the E before them. Softmax attention, eq. 1 of
 arXiv 1706.03762; the window as in arXiv 2004.05150; sinks as in arXiv 2309.17453 (a sink's distance stops growing when
-it leaves the window). Positions: rotary, or linear biases (arXiv 2108.12409), for which a sink's distance is the same.
+it leaves the window). Positions: rotary, or linear biases (arXiv 2108.12409); both use the same sink distance.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class WindowState(State):
 
 @dataclass(frozen=True)
 class ExtraKV:
-    """Tokens besides those of the window, for each block of queries, seen at the distance of the last sink.
+    """Tokens outside the window, for each block of queries, seen at the distance of the last sink.
 
     key [R, n, J, N, K] (not rotated), value [R, n, J, N, V], seen bool [R, n, 1, Q, N].
     """
@@ -59,7 +59,7 @@ def put_one(ring: Tensor, token: Tensor, slot: int, inplace: bool) -> Tensor:
 
 
 class WindowAttention(Heads):
-    """q, k, v = x W; softmax(q k^T / sqrt(K)) v over what the window schedule shows. x [R, T, D] -> [R, T, H, V]."""
+    """q, k, v = x W; softmax(q k^T / sqrt(K)) v with the masks of the window schedule. x [R, T, D] -> [R, T, H, V]."""
 
     def __init__(self, cfg: LayerConfig, geo: Geometry):
         super().__init__(cfg)
@@ -165,7 +165,7 @@ class WindowAttention(Heads):
         return alibi.biases(distance, self.linear, dtype).masked_fill(~sees[:, None], float("-inf")).unsqueeze(2)
 
     def _placed(self, key: Tensor, schedule: WindowSchedule, at: int | None = None) -> Tensor:
-        """Keys [..., K], rotated to where the last sink stands."""
+        """Keys [..., K], rotated to the position of the last sink."""
         key = key.to(schedule.dtype)
         return rope.rotate(key, schedule.last_sink(key.shape[-1], at)) if self.cfg.position == "rope" else key
 

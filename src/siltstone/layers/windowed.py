@@ -1,4 +1,4 @@
-"""A layer of window attention alone: what a memory is measured against."""
+"""A layer of window attention alone: the baseline for a memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .window import WindowAttention, WindowState
 
 @dataclass
 class WindowedState(MixState):
-    """window: the rings; conv [B, width - 1, D]: what a short convolution still reaches."""
+    """window: the rings; conv [B, width - 1, D]: the inputs that a short convolution still needs."""
 
     narrow: ClassVar[tuple[str, ...]] = ("conv",)
 

@@ -1,9 +1,9 @@
-"""What an update rule is.
+"""The interface of update rules.
 
-A read is a chain of matrices, the *read factors*: the query passes through read factor 0, an activation without state, read
+A read is a chain of matrices, the *read factors*: the query passes through read factor 0, a stateless activation, read
 factor 1, and so on. A matrix memory has one read factor, an MLP memory two; a vector memory is a matrix of one row, read with
-the query 1. `read_factors` gives the matrices; `activation` is applied between them and after the last. Therefore gated outputs,
-blended weights and sparse reads are written once for all rules (see ops/bank_read.py).
+the query 1. `read_factors` returns the matrices; `activation` is applied between them and after the last. With this interface,
+gated outputs, blended weights and sparse reads are written once for all rules (see ops/bank_read.py).
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from ..ops.upcast import Placed, upcast, upcasting
 from ..state.tree import State
 
 Inputs = dict[str, Tensor]
-MOST = 4096  # writes of an inner batch, slots, hidden units over those of a key
+MOST = 4096  # upper limit of: writes of an inner batch, slots, expansion (hidden units / K)
 
 
 class ScanOutput:
-    """A memory during a call: readable after every write, and its states at the segment chunks' ends.
+    """A memory during a call: readable after every write, and its states at the ends of the segment chunks.
 
-    ends      State with leaves [G, S, ...]: after each segment chunk
-    readers   what reads the matrices of each read factor
+    ends      State with leaves [G, S, ...]: the state after each segment chunk
+    readers   one Reader per read factor
     """
 
     def __init__(self, ends: State, *readers: Reader):
         self.ends, self.readers = ends, readers
 
     def read(self, factor: int, z: Tensor, group: int = 1) -> Tensor:
-        """z [G, S, H, L*rate, in] through the matrices of one read factor, as they stand at each query: [..., out]."""
+        """z [G, S, H, L*rate, in] times the matrices of one read factor in force at each query: [..., out]."""
         return self.readers[factor].read(z, group)
 
     def carried(self, group: slice, states: State, before: State | None, after: State) -> State | None:
-        """What the writes of some groups (one segment chunk each) make of other states [R, X, ...].
+        """The result of applying the writes of some groups (one segment chunk each) to other states [R, X, ...].
 
-        They make `after` [R, ...] of the online state `before` (None: of the rule's first state, where it is 0).
-        None: this rule has no shorter way than to write all of it again.
+        The same writes turn the online state `before` into `after` [R, ...] (None: the rule's initial state, which is 0).
+        Returns None if this rule must replay the writes instead.
         """
         mine, now = list(vars(states).values()), list(vars(after).values())
         if len(self.readers) != 1 or len(mine) != 1:
@@ -55,15 +55,15 @@ class ScanOutput:
 class Memory(Placed):
     """An update rule. Subclasses define `name`, `init`, `queries`, `inputs`, `scan`, `read_factors`; all methods are pure.
 
-    factors_count    how many matrices a read passes through
+    factors_count    number of matrices that a read passes through
     read_is_linear   whether blending weights equals blending outputs
-    adds_up          whether what several states hold beyond the first one adds up, as in merged checkpoints
-    normalizer         how many of the last columns of a matrix divide the others when it is read
-    merges           shape of a write's log decays, (H,), (H, in) or (H, in, out), where writes do no more than S <- e^f S + ...
-                     to the matrix of a read factor; else None
-    chunk            write slots that a scan handles as one block
-    bounded          whether bounded inputs keep the state bounded, however many there are
-    variants         settings of the options, besides the defaults, that tables and long runs show too
+    adds_up          whether the differences of states from the initial state can be summed, as in merged checkpoints
+    normalizer       number of last columns of a matrix that divide the others when it is read
+    merges           shape of a write's log decays, (H,), (H, in) or (H, in, out), if a write changes a read factor's matrix by
+                     S <- e^f S + ... only; else None
+    chunk            write slots that a scan processes as one block
+    bounded          whether bounded inputs keep the state bounded after any number of writes
+    variants         settings of the options, besides the defaults, that tables and long runs also show
     """
 
     name: ClassVar[str]
@@ -84,11 +84,11 @@ class Memory(Placed):
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: Any) -> None:
-        """Raise ConfigError where this rule cannot work with the layer's other keys."""
+        """Raise ConfigError if this rule cannot work with the layer's other keys."""
 
     @classmethod
     def align(cls, options: Any) -> int:
-        """Slots must agree with the count of writes since the cut modulo this number."""
+        """The slot of a write must equal the number of writes since the cut, modulo this number."""
         return 1
 
     @abstractmethod
@@ -97,18 +97,18 @@ class Memory(Placed):
 
     @abstractmethod
     def queries(self, x: Tensor) -> Tensor:
-        """x [R, T, D] -> what the memory is asked with, [R, T, H, in of read factor 0]."""
+        """x [R, T, D] -> queries [R, T, H, in of read factor 0]."""
 
     @abstractmethod
     def inputs(self, c: Tensor) -> Inputs:
-        """Compressed tokens [R, M, D] -> the rule's own keys, values, gates, each [R, M, ...]."""
+        """Compressed tokens [R, M, D] -> the rule's keys, values and gates, each [R, M, ...]."""
 
     @abstractmethod
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """Write S segment chunks one after the other into G independent states.
 
         inputs [G, S, L, ...], valid bool [G, S, L] (None: all), skip int [G, S] empty slots before a segment chunk's first
-        write, state leaves [G, ...]. A write that is not valid changes nothing.
+        write, state leaves [G, ...]. An invalid write changes nothing.
         """
 
     def step(self, inputs: Inputs, begins: Tensor | None, state: State) -> State:
@@ -122,7 +122,7 @@ class Memory(Placed):
         return self.scan(one, None, skip, state).ends.map(lambda x: x[:, 0])
 
     def predicted(self, inputs: Inputs) -> tuple[Tensor, Tensor] | None:
-        """What a write has its key answer: the key as a query [..., H, in of read factor 0], and the value [..., H, V].
+        """The pair that a write stores: the key as a query [..., H, in of read factor 0], and the value [..., H, V].
 
         None: this rule has no keys and values.
         """
@@ -130,22 +130,22 @@ class Memory(Placed):
 
     def log_decay(self, inputs: Inputs) -> Tensor:
         """The log decays of each write, [..., *merges], for rules that merge."""
-        raise NotImplementedError(f"{type(self).__name__} has merges, and must define fading(inputs)")
+        raise NotImplementedError(f"{type(self).__name__} sets `merges`, so it must define log_decay(inputs)")
 
     @abstractmethod
     def read_factors(self, state: State) -> tuple[Tensor, ...]:
         """The matrices of each read factor, [..., H, in, out], of a state with leaves [..., ...]."""
 
     def settled(self, sums: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """What a merged checkpoint keeps of the sums of two, the matrices of each read factor [..., H, N, in, out]."""
+        """Sums of two states' matrices, one per read factor [..., H, N, in, out] -> the matrices of the merged checkpoint."""
         return sums
 
     def activation(self, factor: int, z: Tensor, query: Tensor) -> Tensor:
-        """What follows a read factor: z [..., out] -> the next read factor's input, or after the last one the result."""
+        """Applied after a read factor: z [..., out] -> the next read factor's input, or, after the last one, the result."""
         return z
 
 
 def logits(gates: nn.Module, c: Tensor) -> Tensor:
-    """c W + b in float32 or wider, with b added there: bfloat16 has steps of 1/32 near -6, 3 per cent of such a gate's decay."""
+    """c W + b in float32 or wider; b is added in that precision: bfloat16 steps near -6 are 1/32, 3 % of such a gate's decay."""
     with upcasting(c):
         return upcast(gates(c))

@@ -1,22 +1,22 @@
-"""Deep linear attention: the memory is a small MLP, M(q) = q + gelu(q W_in) W_out, trained while it reads.
+"""Deep linear attention: the memory is a small MLP, M(q) = q + gelu(q W_in) W_out, trained at inference by its writes.
 
 A write takes one gradient step of size eta on a Hebbian loss:
 
-    L = -<M(k), v>,   W <- W - eta grad L for W_in and W_out,   eta = inner_lr * sigmoid(c W_e + b_e), one a head, which is
+    L = -<M(k), v>,   W <- W - eta grad L for W_in and W_out,   eta = inner_lr * sigmoid(c W_e + b_e), one per head; that is,
     W_out <- W_out + eta h^T v,   W_in <- W_in + eta k^T ((v W_out^T) * gelu'(k W_in)),   h = gelu(k W_in)
 
-with the gradient taken at the weights in force at the last multiple of `inner_batch` writes since the segment's cut
-(inner_batch = 1: at the current weights). Inside such a batch the steps add up, so that reads are chunk-parallel. When a batch
-begins, a matrix larger than `limit` times its first norm is scaled down to that: left alone, the two matrices feed each
-other and grow without bound. Source: arXiv 2602.24281, section 4 (DLA); the chunked inner gradient as in arXiv 2407.04620; fast
-weights held to a norm between chunks as in arXiv 2505.23884, section 3.
+The gradient is taken at the weights in force at the last multiple of `inner_batch` writes since the segment's cut
+(inner_batch = 1: at the current weights). Inside such a batch the steps add up, so reads are chunk-parallel. When a batch
+begins, a matrix whose norm exceeds `limit` times its initial norm is scaled down to that norm: without the limit the two
+matrices amplify each other and grow without bound. Source: arXiv 2602.24281, section 4 (DLA); the chunked inner gradient as in
+arXiv 2407.04620; fast weights limited in norm between chunks as in arXiv 2505.23884, section 3.
 State: 4 * H * K * F floats: the weights, and the batch's base, F = expansion * K.
 Cost: 6 * H * K * F.
 
-For: more pairs a head than K in principle (the toy of docs/family.md does not show it), in segments that restart.
-Can: recall through a nonlinear map, with F hidden units to tell keys apart; with `inner_batch=1` follow parity, not faultlessly.
-Cannot: replace: writes to a key add up. It forgets only by being held to its limit, everything alike; with limit=null the weights
-of a long segment grow exponentially. It sees no write of its own inner batch when it takes a gradient.
+For: more than K pairs per head in principle (the toy of docs/family.md does not show it), in segments that restart.
+Can: recall through a nonlinear map, with F hidden units to tell keys apart; with `inner_batch=1`, learn parity, but with errors.
+Cannot: replace a value: writes to the same key add up. It forgets only when the limit scales a matrix down, which fades all
+pairs equally; with limit=null the weights grow exponentially in a long segment. A gradient ignores the other writes of its batch.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from .base import MOST, Inputs, Memory, ScanOutput, logits
 
 @dataclass(frozen=True)
 class DeepOptions:
-    """expansion: F / K. inner_batch: writes that share one base for their gradients. inner_lr: largest step
-    eta.
+    """expansion: F / K. inner_batch: writes that take their gradients at the same base weights. inner_lr: upper bound of the step
+    size eta.
 
-    limit: how many times its first norm a matrix may have when a batch begins, and merged ones; None: no limit, as the paper
-    writes it.
+    limit: the largest norm of a matrix at the start of a batch, and of a merged matrix, in units of its initial norm; None: no
+    limit, as in the paper.
     """
 
     expansion: int = 4
@@ -55,7 +55,7 @@ class DeepOptions:
 
 @dataclass
 class DeepState(State):
-    """w_in [B, H, K, F], w_out [B, H, F, K] now, and the same at the running batch's base."""
+    """w_in [B, H, K, F] and w_out [B, H, F, K]: the current weights; base_in and base_out: the weights at the batch's start."""
 
     w_in: Tensor
     w_out: Tensor
@@ -131,16 +131,16 @@ class Deep(Memory):
         return (now.w_in, now.w_out)
 
     def settled(self, sums: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Held to the limit, as a batch is where it begins."""
+        """Scaled down to the limit, as at the start of a batch."""
         most = self.most()
         return sums if most is None else tuple(mlp.limited(w, m.unsqueeze(2)) for w, m in zip(sums, most, strict=True))
 
     def activation(self, factor: int, z: Tensor, query: Tensor) -> Tensor:
-        """gelu between the matrices, the query added after them."""
+        """gelu between the matrices; the query is added after them."""
         return mlp.activation(factor, z, query)
 
     def most(self) -> Tensor | None:
-        """The largest Frobenius norm of each matrix of a pair when a batch begins, [2, 1, H, 1, 1]; None: any."""
+        """The largest Frobenius norm of each of the two matrices at the start of a batch, [2, 1, H, 1, 1]; None: no limit."""
         if self.options.limit is None:
             return None
         return self.options.limit * mlp.norms(mlp.pair(upcast(self.w_in).unsqueeze(0), upcast(self.w_out).unsqueeze(0)))

@@ -1,15 +1,15 @@
 """Delta rule: S_t = (I - b_t k_t^T k_t) S_{t-1} + b_t k_t^T v_t, o = q S, with unit keys and without forgetting.
 
-    b = sigmoid(c W_b), with `negative` 2 sigmoid(c W_b)        one a head, with a bias
+    b = sigmoid(c W_b), with `negative` 2 sigmoid(c W_b)        one per head, with a bias
 
 Source: arXiv 2406.06484, eq. 4 (the chunk form is that of `gated_delta` with a decay of 1). State: H * K * V floats.
 Cost: 3 * H * K * V.
 
-For: facts that change, within a segment that is not too long.
-Can: replace what a key holds in one write; recall K orthogonal keys a head exactly; with `negative`, decide parity and
-follow swaps (arXiv 2411.12537).
-Cannot: forget what no later write touches, nor clear itself; replace what an earlier segment sealed, where segments restart.
-Without `negative`, parity is out of reach.
+For: facts that change, within segments of moderate length.
+Can: replace the value of a key in one write; recall K orthogonal keys per head exactly; with `negative`, compute parity and
+track permutations (arXiv 2411.12537).
+Cannot: forget keys that are not written again, nor clear its state; replace a value that an earlier segment sealed, if segments
+restart. Without `negative` it cannot compute parity.
 """
 
 from __future__ import annotations

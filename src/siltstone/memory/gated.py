@@ -1,16 +1,16 @@
-"""Gated linear memory: S_t = a_t S_{t-1} + b_t k_t^T v_t, o = q S, one decay a and one beta b a head.
+"""Gated linear memory: S_t = a_t S_{t-1} + b_t k_t^T v_t, o = q S, one decay a and one beta b per head.
 
     log a = logsigmoid(c W_a),   b = sigmoid(c W_b)        each with a bias
     with decay="channel": log a = max(logsigmoid(c W_a), -5), one for each of the K channels of a head
 
-Source: arXiv 2405.21060 (scalar decay, SSD), with a write gate; the decay of a channel, arXiv 2312.06635 (GLA).
+Source: arXiv 2405.21060 (scalar decay, SSD), with a write gate; the decay per channel, arXiv 2312.06635 (GLA).
 State: H * K * V floats.
 Cost: 3 * H * K * V.
 
-For: the gist of what was said lately, at the least cost; the default.
-Can: forget, as fast as each token says; recall about K recent keys a head; with `decay="channel"`, clear the channels of one
-key, where keys have channels to themselves.
-Cannot: replace one key among many without fading the others. Parity is out of reach: no factor is below 0.
+For: the gist of recent text at the least cost; the default.
+Can: forget at a rate that each token sets; recall about K recent keys per head; with `decay="channel"`, clear the channels of
+one key, if keys use separate channels.
+Cannot: replace one of many keys without fading the others; compute parity: no decay is negative.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from .matrix import MatrixMemory, MatrixState
 
 
 class GatedMatrixMemory(MatrixMemory):
-    """A matrix memory with a decay (log space) and a beta a head, both read from the token."""
+    """A matrix memory with a decay (log space) and a beta per head, both computed from the token."""
 
-    decays: bool = True  # a head; else there is no decay here
+    decays: bool = True  # a decay per head; False: this class computes no decay
 
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)
@@ -59,13 +59,13 @@ class GatedMatrixMemory(MatrixMemory):
 
 @dataclass(frozen=True)
 class GatedOptions:
-    """decay: one a "head" (arXiv 2405.21060), or one a "channel" of the keys (arXiv 2312.06635, eq. 3)."""
+    """decay: one per "head" (arXiv 2405.21060), or one per "channel" of the keys (arXiv 2312.06635, eq. 3)."""
 
     decay: str = "head"
 
 
 class Gated(GatedMatrixMemory):
-    """S <- a S + b k^T v; a stands for itself in every head, or for every row of S (a channel's decay is at least e^-5)."""
+    """S <- a S + b k^T v; a is one number per head, or one per row of S (a channel's decay is at least e^-5)."""
 
     name: ClassVar[str] = "gated"
     Options = GatedOptions
@@ -90,13 +90,13 @@ class Gated(GatedMatrixMemory):
             raise ConfigError(f"memory_options decay={options.decay!r} is not known; choose 'head' or 'channel'")
         if options.decay == "channel" and cfg.group > 2 * CHANNELS:
             raise ConfigError(
-                f"compress_every={cfg.every} makes {cfg.group} writes of rate={cfg.rate} at once, and with memory_options "
-                f"decay='channel' there are {2 * CHANNELS} at most, as powers of its decays must stay in float32; give "
-                f"compress_every={2 * CHANNELS * cfg.rate} at most, a larger rate, or decay='head'"
+                f"compress_every={cfg.every} with rate={cfg.rate} makes {cfg.group} writes at once; memory_options "
+                f"decay='channel' allows at most {2 * CHANNELS}, because powers of its decays must fit float32; set "
+                f"compress_every to at most {2 * CHANNELS * cfg.rate}, a larger rate, or decay='head'"
             )
 
     def inputs(self, c: Tensor) -> Inputs:
-        """key, value, beta, and decay in log space: [R, M, H], or [R, M, H, K] a channel."""
+        """key, value, beta, and decay in log space: [R, M, H], or [R, M, H, K] with `decay="channel"`."""
         found = super().inputs(c)
         if self.fade is None:
             return found

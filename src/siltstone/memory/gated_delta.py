@@ -1,16 +1,16 @@
 """Gated delta rule: S_t = a_t (I - b_t k_t^T k_t) S_{t-1} + b_t k_t^T v_t, o = q S, with unit keys.
 
-    log a = logsigmoid(c W_a),   b = sigmoid(c W_b), with `negative` 2 sigmoid(c W_b)        one of each a head, each with a bias
+    log a = logsigmoid(c W_a),   b = sigmoid(c W_b), with `negative` 2 sigmoid(c W_b)        one of each per head, with biases
 
-A write first erases what its key held. Source: arXiv 2412.06464, eq. 10 and its chunk form (WY representation: one
-triangular solve a chunk). State: H * K * V floats.
+A write first erases the old value of its key. Source: arXiv 2412.06464, eq. 10 and its chunk form (WY representation: one
+triangular solve per chunk). State: H * K * V floats.
 Cost: 4 * H * K * V.
 
 For: facts that change, in texts of any length; the first choice for recall.
-Can: replace what a key holds in one write; forget all of it, as fast as each token says; recall K orthogonal keys a head
-exactly; with `negative`, decide parity and follow swaps (arXiv 2411.12537).
-Cannot: hold more than K keys a head apart; replace what an earlier segment sealed, where segments restart (`start="carry"`).
-Without `negative`, parity is out of reach.
+Can: replace the value of a key in one write; forget the whole state at a rate that each token sets; recall K orthogonal keys per
+head exactly; with `negative`, compute parity and track permutations (arXiv 2411.12537).
+Cannot: tell more than K keys per head apart; replace a value that an earlier segment sealed, if segments restart (a fix:
+`start="carry"`). Without `negative` it cannot compute parity.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .matrix import MatrixState
 
 @dataclass(frozen=True)
 class DeltaOptions:
-    """negative: beta up to 2 instead of 1, so that a write may turn a state's sign over (arXiv 2411.12537)."""
+    """negative: beta up to 2 instead of 1, so that a write can flip the sign of part of the state (arXiv 2411.12537)."""
 
     negative: bool = False
 

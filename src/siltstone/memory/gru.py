@@ -1,15 +1,14 @@
-"""Gated recurrent unit over the compressed tokens: a vector state h [H, V], read as it is.
+"""Gated recurrent unit over the compressed tokens: a vector state h [H, V]; a read returns h.
 
     z = sigmoid(W_z c + U_z h), r = sigmoid(W_r c + U_r h), n = tanh(W_n c + r * (U_n h)), h <- (1 - z) n + z h
 
-c is RMS-normalised first; the read is normalised per head like every memory's. Source: arXiv 1406.1078 in torch's form
+c is RMS-normalised first; the read is normalised per head, as for every memory. Source: arXiv 1406.1078 in torch's form
 (`torch.nn.GRU`, which runs it). State: H * V floats.
-Cost: 3 * (H * V)^2, one write after the other.
+Cost: 3 * (H * V)^2, sequential.
 
-For: following a state (who holds the ball, inside or outside a quotation) in the smallest memory; `lstm` is faster.
-Can: track states that depend on the state before, as automata do, parity included; forget and overwrite by its gates.
-Cannot: be asked for a key: every query gets the same H * V numbers, and recall is bounded by them. Writes cannot run side by
-side.
+For: state tracking (who holds the ball, inside or outside a quotation) with the smallest state; `lstm` is faster.
+Can: track states that depend on the previous state, as an automaton does, parity included; forget and overwrite by its gates.
+Cannot: look up a key: every query returns the same H * V numbers, which bounds recall. Writes cannot run in parallel.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class GRU(FusedMemory):
         super().__init__(cfg, options)
         self.gru = nn.GRU(cfg.d_model, self.heads * self.val_dim, batch_first=True)
         keep = torch.linspace(3.0, 6.0, self.heads).repeat_interleave(self.val_dim)
-        with torch.no_grad():  # heads remember from about twenty to some hundred writes, and gradients reach as far
+        with torch.no_grad():  # initial memory spans: about twenty to a few hundred writes; gradients reach as far
             self.gru.get_parameter("bias_ih_l0")[len(keep) : 2 * len(keep)] = keep
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:

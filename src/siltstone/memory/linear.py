@@ -1,14 +1,14 @@
-"""Linear attention: S_t = S_{t-1} + f(k_t)^T v_t, o = f(q) S, f a feature map (unit vectors unless another is chosen).
+"""Linear attention: S_t = S_{t-1} + f(k_t)^T v_t, o = f(q) S, f a feature map (default: unit vectors).
 
-    with normalise: z_t = z_{t-1} + f(k_t),   o = f(q) S / (f(q) z + 1e-6), for every memory by itself
+    with normalise: z_t = z_{t-1} + f(k_t),   o = f(q) S / (f(q) z + 1e-6), separately for every memory
 
 Source: arXiv 2006.16236, eqs. 18 to 20 (f = elu + 1). State: H * K * V floats (H * K more with `normalise`).
 Cost: 2 * H * K * V.
 
-For: sums and counts over short segments, and the cheapest baseline.
-Can: recall about K keys a head, exactly where they are orthogonal; give the same state for any order of writes; with
-`normalise`, answer with a weighted mean of values.
-Cannot: forget, or replace what a key holds: its values add up. The state grows with the text. Parity is out of reach.
+For: sums and counts over short segments, and as the cheapest baseline.
+Can: recall about K keys per head, exactly if they are orthogonal; reach the same state for any order of writes; with
+`normalise`, return a weighted mean of values.
+Cannot: forget, or replace the value of a key: values add up. The norm of the state grows with the text. It cannot compute parity.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from .matrix import MatrixMemory, MatrixState
 
 @dataclass(frozen=True)
 class LinearOptions:
-    """feature: "identity" (unit vectors), "elu" (elu + 1) or "softmax" (over K). normalise: divide by the keys' sum."""
+    """feature: "identity" (unit vectors), "elu" (elu + 1) or "softmax" (over K). normalise: divide by the sum of the keys."""
 
     feature: str = "identity"
     normalise: bool = False
 
 
 class Linear(MatrixMemory):
-    """S <- S + f(k)^T v. It forgets nothing, so that in a long segment everything blurs."""
+    """S <- S + f(k)^T v. Nothing is forgotten, so keys interfere in a long segment."""
 
     name: ClassVar[str] = "linear"
     Options = LinearOptions
@@ -51,7 +51,7 @@ class Linear(MatrixMemory):
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: LinearOptions) -> None:
-        """`normalise=true` requires `feature` to be `elu` or `softmax`, which are positive."""
+        """`normalise=true` requires `feature` to be `elu` or `softmax`, whose values are positive."""
         if options.feature not in [*linear.FEATURES]:
             raise ConfigError(f"memory_options feature={options.feature!r} is not known; choose one of {list(linear.FEATURES)}")
         if not isinstance(options.normalise, bool) or options.normalise and options.feature == "identity":
@@ -61,7 +61,7 @@ class Linear(MatrixMemory):
             )
 
     def init(self, batch: int) -> MatrixState:
-        """Zeros; the sum of keys is one more column."""
+        """Zeros; with `normalise` the sum of keys is one more column."""
         wider = self.val_dim + self.options.normalise
         return MatrixState(upcast(self.like.new_zeros(batch, self.heads, self.key_dim, wider)))
 
@@ -70,7 +70,7 @@ class Linear(MatrixMemory):
         return linear.FEATURES[self.options.feature](z)
 
     def inputs(self, c: Tensor) -> Inputs:
-        """key [R, M, H, K] and value [R, M, H, V], with a column of ones where reads are normalised."""
+        """key [R, M, H, K] and value [R, M, H, V]; with `normalise` a column of ones is appended to the value."""
         found = super().inputs(c)
         if self.options.normalise:
             value = found["value"]
@@ -82,11 +82,11 @@ class Linear(MatrixMemory):
         return inputs["key"], inputs["value"][..., : self.val_dim]
 
     def log_decay(self, inputs: Inputs) -> Tensor:
-        """Nothing fades."""
+        """Zeros: nothing decays."""
         return upcast(inputs["key"].new_zeros(inputs["key"].shape[:-1]))
 
     def activation(self, factor: int, z: Tensor, query: Tensor) -> Tensor:
-        """With `normalise` divided by f(q) z."""
+        """With `normalise`, z divided by f(q) z."""
         return linear.normalised(z) if self.options.normalise else z
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:

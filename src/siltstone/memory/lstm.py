@@ -1,16 +1,15 @@
-"""Long short-term memory over the compressed tokens: a vector state h and a cell s, both [H, V]; h is read as it is.
+"""Long short-term memory over the compressed tokens: a vector state h and a cell s, both [H, V]; a read returns h.
 
     i, f, o = sigmoid(W c + U h), g = tanh(W_g c + U_g h), s <- f * s + i * g, h <- o * tanh(s)
 
-c is RMS-normalised first; the read is normalised per head like every memory's. Source: Hochreiter and Schmidhuber 1997 with
+c is RMS-normalised first; the read is normalised per head, as for every memory. Source: Hochreiter and Schmidhuber 1997 with
 the forget gate of Gers et al. 2000, in torch's form (`torch.nn.LSTM`, which runs it). State: 2 * H * V floats.
-Cost: 4 * (H * V)^2, one write after the other.
+Cost: 4 * (H * V)^2, sequential.
 
-For: following a state, and counting.
-Can: track states that depend on the state before, as automata do, parity included; count in its cells (arXiv 1805.04908); and
-forget by its gates.
-Cannot: be asked for a key: every query gets the same H * V numbers, and recall is bounded by them. Writes cannot run side by
-side.
+For: state tracking and counting.
+Can: track states that depend on the previous state, as an automaton does, parity included; count in its cells (arXiv
+1805.04908); forget by its gates.
+Cannot: look up a key: every query returns the same H * V numbers, which bounds recall. Writes cannot run in parallel.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class CellState(VectorState):
 
 
 class LSTM(FusedMemory):
-    """h, s <- LSTM(c, h, s). Heads begin by remembering twenty to some hundred writes (arXiv 1804.11188, section 2)."""
+    """h, s <- LSTM(c, h, s). Initial memory spans: about twenty to a few hundred writes (arXiv 1804.11188, section 2)."""
 
     name: ClassVar[str] = "lstm"
 

@@ -1,4 +1,4 @@
-"""Matrix memories: projections, state and reading of rules whose state is one matrix a head (ops/chunked.py has their scan)."""
+"""Matrix memories: projections, state and reads of rules whose state is one matrix per head (their scan: ops/chunked.py)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MatrixState(State):
 
 
 class MatrixMemory(Memory):
-    """A state S [H, K, V] of zeros, read by o = q S with unit queries; unit keys and values from the compressed token."""
+    """A state S [H, K, V], initially zeros, read by o = q S with unit queries; unit keys and values from the compressed token."""
 
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)
@@ -35,7 +35,7 @@ class MatrixMemory(Memory):
         return MatrixState(upcast(self.like.new_zeros(batch, self.heads, self.key_dim, self.val_dim)))
 
     def feature(self, z: Tensor) -> Tensor:
-        """What queries and keys become after their projection: unit vectors."""
+        """Applied to queries and keys after their projection: unit vectors."""
         return l2(z)
 
     def queries(self, x: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
-"""Minimal GRU: z = sigmoid(W_z c), h <- (1 - z) h + z (W_h c), gates that do not look at h.
+"""Minimal GRU: z = sigmoid(W_z c), h <- (1 - z) h + z (W_h c); the gates do not depend on h.
 
 Source: arXiv 2410.01201, section 3.1. State: H * V floats.
 Cost: H * V.
 
-For: slow topics and moods, in the smallest memory that is written in parallel.
-Can: keep a running mean of what its gates let in, and forget as fast as each token says; write a segment chunk side by side.
-Cannot: look at its state before a write, so that parity and other states to be tracked are out of reach; be asked for a key
-(recall): every query gets the same H * V numbers.
+For: topics and moods that change slowly, in the smallest state that is written in parallel.
+Can: keep a running mean of what its gates admit, and forget at a rate that each token sets; write a segment chunk in parallel.
+Cannot: use its state in a write, so it cannot compute parity or track other states; look up a key (recall): every query returns
+the same H * V numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .vector import DiagonalMemory
 
 
 class MinGRU(DiagonalMemory):
-    """keep = 1 - z, new = z (W_h c). W_z and W_h lie in `write`, in this order."""
+    """keep = 1 - z, new = z (W_h c). `write` holds W_z and W_h, in this order."""
 
     name: ClassVar[str] = "min_gru"
 

@@ -1,17 +1,17 @@
 """mLSTM: C_t = f_t C_{t-1} + i_t k_t^T v_t, n_t = f_t n_{t-1} + i_t k_t, o = q C / max(|q n|, 1).
 
-    f = sigmoid(c W_f),   i = exp(c W_i)        one of each a head, each with a bias
-    m_t = max(log f_t + m_{t-1}, log i_t, 0),   C and n kept times e^-m,   o = q C / max(|q n|, e^-m)
+    f = sigmoid(c W_f),   i = exp(c W_i)        one of each per head, each with a bias
+    m_t = max(log f_t + m_{t-1}, log i_t, 0),   C and n stored times e^-m,   o = q C / max(|q n|, e^-m)
 
-Keys are divided by sqrt(K), and nothing is made a unit vector. o is the same for any m; this one is never below 0, so that
-neither a state nor e^-m overflows, whatever the gates. m carries no gradient, since it cancels out. The output gate is left out.
+Keys are divided by sqrt(K); keys and queries are not normalised. o is the same for any m; this m is never below 0, so neither
+the state nor e^-m overflows for any gates. m carries no gradient, since it cancels out. The output gate is left out.
 Source: arXiv 2405.04517, eqs. 19 to 27; the stabiliser, eq. 15.
 State: H * (K * V + K + 1) floats.
 Cost: 3 * H * K * (V + 1).
 
-For: recall where one write must outweigh many.
-Can: let a write outweigh all before it; forget; recall of about K keys a head.
-Cannot: replace one key among many without fading the others; be blended (soup) or merged; parity.
+For: recall if one write must outweigh many.
+Can: let a write outweigh all before it; forget; recall about K keys per head.
+Cannot: replace one of many keys without fading the others; work with blended (soup) or merged states; compute parity.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class MlstmState(State):
 
 
 class Mlstm(MatrixMemory):
-    """[C, n] <- f [C, n] + i k^T [v, 1]. A query ends with a 1, which finds e^-m in a corner of its own."""
+    """[C, n] <- f [C, n] + i k^T [v, 1]. A query ends with a 1, which reads e^-m from the last row of the read factor."""
 
     name: ClassVar[str] = "mlstm"
     normalizer = 2  # n and e^-m
@@ -52,17 +52,17 @@ class Mlstm(MatrixMemory):
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)
         self.gates = nn.Linear(cfg.d_model, 2 * self.heads)
-        with torch.no_grad():  # heads remember from about twenty to some hundred writes, whose i add up to about 1
+        with torch.no_grad():  # initial memory spans: about twenty to a few hundred writes, whose i add up to about 1
             spans = torch.linspace(3.0, 6.0, self.heads)
             self.gates.bias.copy_(torch.cat([spans, -spans]))
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: Any) -> None:
-        """Excludes `cache='soup'`, which blends states: each is scaled by an e^-m of its own."""
+        """Excludes `cache='soup'`, which blends states: each state has its own scale e^-m."""
         if registry.member("cache", cfg.cache).blends:
             raise ConfigError(
-                f"cache={cfg.cache!r} blends states, and with memory='mlstm' each state has a scale of its own; "
-                "choose cache='gated', which blends what they answer"
+                f"cache={cfg.cache!r} blends states, and with memory='mlstm' each state has its own scale; "
+                "choose cache='gated', which blends outputs"
             )
 
     def init(self, batch: int) -> MlstmState:
@@ -71,7 +71,7 @@ class Mlstm(MatrixMemory):
         return MlstmState(zeros, torch.zeros_like(zeros[..., 0, 0]))
 
     def feature(self, z: Tensor) -> Tensor:
-        """As it is."""
+        """z unchanged: no normalisation."""
         return z
 
     def queries(self, x: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class Mlstm(MatrixMemory):
         return F.pad(super().queries(x), (0, 1), value=1.0)
 
     def inputs(self, c: Tensor) -> Inputs:
-        """key [R, M, H, K], value [R, M, H, V + 1] with a 1 at its end; log f and log i, [R, M, H]."""
+        """key [R, M, H, K], value [R, M, H, V + 1] whose last column is 1; log f and log i, [R, M, H]."""
         found, (forget, enter) = super().inputs(c), logits(self.gates, c).chunk(2, -1)
         key, value = found["key"] * self.key_dim**-0.5, F.pad(found["value"], (0, 1), value=1.0)
         return {"key": key, "value": value, "forget": F.logsigmoid(forget), "enter": enter}

@@ -1,24 +1,24 @@
-"""Slots: m vectors a head, slot <- gate(base, attention of base over a batch of writes), o = softmax(q A^T) slots.
+"""Slots: m vectors per head, slot <- gate(base, attention of base over a batch of writes), o = softmax(q A^T) slots.
 
-Slot s asks the writes j of the running batch, from the batch's start up to the current one, with unit vectors:
+Slot s attends with a unit query to the writes j of the running batch, from the batch's start to the current write:
 
     q_s = l2(base_s W_seek + I_s),   e_sj = exp(tau <q_s, k_j>),   a_s = sum_j e_sj v_j / (1 + sum_j e_sj)
     lstm:  slot_s = sigmoid(f) base_s + sigmoid(i) tanh(z),     (z, i, f) = a_s W + b_s
     gru:   slot_s = (1 - u) base_s + u tanh(z), u = sigmoid(~u),   (z, ~u) = a_s W + b_s
     read:  o = sum_s softmax_s(tau' <q, A_s>) slot_s,   A_s = l2(slot_s W_key + J_s)
 
-with W_seek, W_key, W, I, J, b, tau and tau' learned, a set a head, and base the slots in force at the last multiple of
-`inner_batch` writes since the segment's cut (inner_batch = 1: a recurrence of writes). The 1 beside the sum stands for taking
-nothing: without it a batch of one write would fill all slots alike. Slots begin as learned vectors.
-Source: arXiv 2203.07852 (slots with learned identities, LSTM gates that see what was attended to); u as in a GRU, arXiv
+W_seek, W_key, W, I, J, b, tau and tau' are learned, one set per head; base is the slots in force at the last multiple of
+`inner_batch` writes since the segment's cut (inner_batch = 1: a recurrence over writes). The 1 in the denominator lets a slot
+attend to nothing: without it a batch of one write would fill all slots alike. The initial slots are learned vectors.
+Source: arXiv 2203.07852 (slots with learned identities, LSTM gates that see the attention result); u as in a GRU, arXiv
 1406.1078. State: 3 * H * m * V + H * m floats.
 Cost: H * m * (2 * K * V + 3 * V^2 + 2 * K + 2 * V).
 
-For: a few things to be kept apart.
-Can: keep m vectors a head, each with gates of its own, by which it also forgets; recall about m things a head (in the toy of
-docs/family.md 16 slots hold 12 keys, and nothing is pressed for room).
-Cannot: ask writes with what the same batch has changed (slots ask as they were when it began); hold more than m things apart;
-be merged. In the toy it does not learn parity.
+For: a few items to be kept separately.
+Can: keep m vectors per head, each with its own gates, which can also forget; recall about m items per head (the toy of
+docs/family.md has 16 slots for 12 keys, so it does not test capacity).
+Cannot: use changes of the current batch in its attention (slots query as they were when the batch began); keep more than m items
+apart; be merged. In the toy it does not learn parity.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ GATES = {"lstm": 3, "gru": 2}
 
 @dataclass(frozen=True)
 class SlotOptions:
-    """number: m, slots a head. inner_batch: writes that slots attend to together. gate: "lstm" or "gru"."""
+    """number: m, slots per head. inner_batch: writes that slots attend to together. gate: "lstm" or "gru"."""
 
     number: int = 16
     inner_batch: int = 16
@@ -53,8 +53,8 @@ class SlotOptions:
 
 @dataclass
 class SlotState(State):
-    """slots [B, H, m, V] now, `base` at the running batch's start; found [B, H, m, V]: the a of the batch so far, and
-    level [B, H, m]: the log of the sum it was divided by."""
+    """slots [B, H, m, V]: the current slots; `base`: the slots at the running batch's start; found [B, H, m, V]: the batch's a
+    so far; level [B, H, m]: the log of the denominator of a."""
 
     slots: Tensor
     base: Tensor
@@ -82,7 +82,7 @@ class Slots(Memory):
         self.seek_id, self.key_id = (nn.Parameter(torch.randn(heads, number, key)) for _ in range(2))
         self.seek_scale, self.key_scale = (nn.Parameter(torch.full((heads,), math.log(key) / 2)) for _ in range(2))
         self.gate = nn.Parameter(torch.randn(heads, val, parts * val) / math.sqrt(val))
-        start = torch.tensor([0.0, 0.0, 3.0] if options.gate == "lstm" else [0.0, -3.0])  # remember some twenty batches
+        start = torch.tensor([0.0, 0.0, 3.0] if options.gate == "lstm" else [0.0, -3.0])  # memory span: about twenty batches
         self.bias = nn.Parameter(start.repeat_interleave(val).repeat(heads * number))  # [H*m*parts*V]
 
     @classmethod
@@ -114,7 +114,7 @@ class Slots(Memory):
         return {"key": l2(key.unflatten(-1, (self.heads, -1))), "value": value.unflatten(-1, (self.heads, -1))}
 
     def weights(self) -> slots.Weights:
-        """What the equations need."""
+        """The learned weights of the equations."""
         seek, key = (self.seek, self.seek_id, self.seek_scale), (self.key, self.key_id, self.key_scale)
         return slots.Weights(*seek, *key, self.gate, self.bias)
 
@@ -123,12 +123,12 @@ class Slots(Memory):
         return inputs["key"], inputs["value"]
 
     def read_factors(self, state: State) -> tuple[Tensor, ...]:
-        """The addresses, [K, m], and the slots."""
+        """The addresses A^T, [K, m], and the slots, [m, V]."""
         now = cast(SlotState, state).slots
         return (upcast(slots.addresses(now, self.weights())).transpose(-1, -2), now)
 
     def activation(self, factor: int, z: Tensor, query: Tensor) -> Tensor:
-        """softmax over the slots between the matrices."""
+        """softmax over the slots, between the two matrices."""
         return slots.activation(factor, z)
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:

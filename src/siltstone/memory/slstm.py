@@ -1,16 +1,16 @@
-"""Scalar LSTM with exponential gates: c <- f c + i z, n <- f n + i, h <- o c / n, read as it is.
+"""Scalar LSTM with exponential gates: c <- f c + i z, n <- f n + i, h <- o c / n; a read returns h.
 
     z = tanh(~z), i = exp(~i), f = sigmoid(~f), o = sigmoid(~o),    (~z, ~i, ~f, ~o) = W x + h R + b
 
-x is the RMS-normalised compressed token, h the head's own last output: R has one block [V, V] for each head and gate. All
-is kept in units of e^m, m <- max(log f + m, ~i), so that nothing overflows and n is at least 1; m cancels out of h.
+x is the RMS-normalised compressed token, h the head's own last output: R has one block [V, V] for each head and gate. c and n
+are stored in units of e^m, m <- max(log f + m, ~i), so that nothing overflows and n is at least 1; m cancels out of h.
 Source: arXiv 2405.04517, eqs. 8 to 17. State: 4 * H * V floats.
-Cost: 4 * H * V^2, one write after the other.
+Cost: 4 * H * V^2, sequential.
 
-For: following a state, and revising it.
-Can: track states, parity included; forget, as fast as each token and its own last output say; let a write outweigh all before
-it.
-Cannot: be asked for a key: every query gets the same H * V numbers. Writes cannot run side by side inside a segment.
+For: state tracking, and revising a state.
+Can: track states, parity included; forget at a rate set by each token and the head's last output; let a write outweigh all
+before it.
+Cannot: look up a key: every query returns the same H * V numbers. Writes cannot run in parallel inside a segment.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .vector import FusedMemory, VectorState
 
 @dataclass
 class ScalarState(VectorState):
-    """hidden h, cell c, total n, level m (log space) [B, H, V], float32 or wider."""
+    """hidden h, cell c, total n, level m (log space), each [B, H, V], float32 or wider."""
 
     cell: Tensor
     total: Tensor
@@ -48,18 +48,18 @@ class SLSTM(FusedMemory):
         width = self.heads * self.val_dim
         self.write = nn.Linear(cfg.d_model, 4 * width)
         self.recurrent = nn.Parameter(torch.empty(self.heads, self.val_dim, 4 * self.val_dim))
-        with torch.no_grad():  # heads remember from about twenty to some hundred writes
+        with torch.no_grad():  # initial memory spans: about twenty to a few hundred writes
             self.recurrent.uniform_(-1, 1).mul_(self.val_dim**-0.5)
             self.write.bias.zero_()
             self.write.bias[2 * width : 3 * width] = torch.linspace(3.0, 6.0, self.heads).repeat_interleave(self.val_dim)
 
     def init(self, batch: int) -> ScalarState:
-        """Zeros, at the level of nothing."""
+        """Zeros; `level` is that of an empty state."""
         hidden, cell, total, level = (self._zeros(batch) for _ in range(4))
         return ScalarState(hidden, cell, total, level + NOTHING)
 
     def inputs(self, c: Tensor) -> Inputs:
-        """token [R, M, 4*H*V]: the gates' part that depends on the token."""
+        """token [R, M, 4*H*V]: the part of the gates that depends on the token."""
         return {"token": logits(self.write, self.norm(c))}
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:

@@ -1,15 +1,15 @@
 """Sliding-window linear attention of two: S_t = a_t S_{t-1} + b_t k_{t-1}^T v_{t-1} + l_t k_t^T v_t, o = q S.
 
-    log a = logsigmoid(c W_a),   b = sigmoid(c W_b),   l = sigmoid(c W_l)        one of each a head, each with a bias
+    log a = logsigmoid(c W_a),   b = sigmoid(c W_b),   l = sigmoid(c W_l)        one of each per head, each with a bias
 
-Every write writes the last one again beside its own, by gates read from the token of write t; before the first write k and v
+Each write t stores its own pair and the previous pair again, with gates computed from token t; before the first write k and v
 are 0. Source: arXiv 2602.24281 (SWLA, c = 2).
 State: H * (K * V + K + V) floats: S, and the last key and value.
 Cost: 4 * H * K * V.
 
-For: the gist of what was said lately, where a token tells how much the one before it mattered.
-Can: what `gated` can; strengthen the last write afterwards.
-Cannot: what `gated` cannot: replace one key without fading the others; parity.
+For: the gist of recent text, if a token tells how much the previous token mattered.
+Can: all that `gated` can; strengthen the previous write.
+Cannot: replace one of many keys without fading the others; compute parity (as `gated`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .matrix import MatrixMemory
 class SwlaState(State):
     """matrix [B, H, K, V], key [B, H, K] and value [B, H, V] of the last write; float32 or wider.
 
-    No MatrixState: what a difference in keys and values becomes is more than a decayed difference of matrices.
+    Not a MatrixState: a write does not map a difference of two states to a decayed difference of their matrices alone.
     """
 
     matrix: Tensor
@@ -41,14 +41,14 @@ class SwlaState(State):
 
 
 class Swla(MatrixMemory):
-    """S <- a S + b k'^T v' + l k^T v, with k' and v' of the write before."""
+    """S <- a S + b k'^T v' + l k^T v, with k' and v' of the previous write."""
 
     name: ClassVar[str] = "swla"
 
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)
         self.gates = nn.Linear(cfg.d_model, 3 * self.heads)
-        with torch.no_grad():  # heads remember from about twenty to some hundred writes
+        with torch.no_grad():  # initial memory spans: about twenty to a few hundred writes
             self.gates.bias.zero_()
             self.gates.bias[: self.heads] = torch.linspace(3.0, 6.0, self.heads)
 

@@ -1,23 +1,22 @@
-"""Titans: the memory is a small MLP, M(q) = q + gelu(q W_in) W_out, that learns with momentum and forgetting while it reads.
+"""Titans: the memory is a small MLP, M(q) = q + gelu(q W_in) W_out, trained at inference with momentum and weight decay.
 
-A write takes a step on the loss L, with rates read from the token, one of each a head:
+A write takes a step on the loss L, with rates computed from the token, one of each per head:
 
     L = |M(k) - v|^2,   S <- eta S - theta grad L,   W <- (1 - alpha) W + S        for W_in and W_out alike
     alpha = sigmoid(c W_a),   eta = sigmoid(c W_e),   theta = inner_lr * sigmoid(c W_t)        each with a bias
 
-with the gradient taken at the weights in force at the last multiple of `inner_batch` writes since the segment's cut, and
-weights held to `limit` times their first norm when such a batch begins, as in `deep`. Inside
-such a batch both recurrences are linear, W_i = a_i W_0 + d_i S_0 + sum_{j<=i} C_ij (-theta_j grad_j) with C the product
-of two triangular matrices of decays, so that reads are chunk-parallel. Source: arXiv 2501.00663, eqs. 12 to 14.
+The gradient is taken at the weights in force at the last multiple of `inner_batch` writes since the segment's cut, and norms
+are limited to `limit` times the initial norm when such a batch begins, as in `deep`. Inside such a batch both recurrences are
+linear, W_i = a_i W_0 + d_i S_0 + sum_{j<=i} C_ij (-theta_j grad_j) with C the product of two triangular matrices of decays, so
+reads are chunk-parallel. Source: arXiv 2501.00663, eqs. 12 to 14.
 State: 6 * H * K * F floats: the weights, their momenta, and the batch's base, F = expansion * K.
 Cost: 11 * H * K * F.
 
-For: more pairs a head than K in principle, that change (in the toy of docs/family.md with `inner_batch=1` alone), where the time
-of a token matters less.
-Can: recall through a nonlinear map; correct what a key holds, a step at a time; forget; go on writing after a surprise.
-Cannot: replace in one write; follow parity, which it learns in the toy of docs/family.md at no setting. It sees no write of
-its own inner batch when it takes a gradient, so that a key that comes often in one batch is overshot where `inner_lr` times
-`inner_batch` is large.
+For: more than K pairs per head in principle, with values that change (in the toy of docs/family.md only with `inner_batch=1`),
+if cost per token matters less.
+Can: recall through a nonlinear map; correct the value of a key step by step; forget; keep writing after a surprise (momentum).
+Cannot: replace a value in one write; compute parity: no setting learns it in the toy of docs/family.md. A gradient ignores the
+other writes of its batch, so a key that occurs often in one batch overshoots if `inner_lr` times `inner_batch` is large.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from .deep import Deep, DeepOptions, DeepState
 
 @dataclass(frozen=True)
 class TitansOptions(DeepOptions):
-    """See DeepOptions; inner_lr: largest theta."""
+    """See DeepOptions; inner_lr: upper bound of theta."""
 
     inner_lr: float = 0.1
 
@@ -61,11 +60,11 @@ class Titans(Deep):
     def __init__(self, cfg: LayerConfig, options: DeepOptions):
         super().__init__(cfg, options)
         self.gates = nn.Linear(cfg.d_model, 3 * self.heads)
-        with torch.no_grad():  # forgets over some hundred writes, gathers over a few
+        with torch.no_grad():  # initially: weights decay over a few hundred writes, momentum lasts a few writes
             self.gates.bias.copy_(torch.tensor([-6.0, 0.0, -2.0]).repeat_interleave(self.heads))
 
     def init(self, batch: int) -> TitansState:
-        """The learned initial weights, at rest."""
+        """The learned initial weights; momenta 0."""
         now, base = ([upcast(w).repeat(batch, 1, 1, 1) for w in (self.w_in, self.w_out)] for _ in range(2))
         return TitansState(now[0], now[1], base[0], base[1], torch.zeros_like(now[0]), torch.zeros_like(now[1]))
 

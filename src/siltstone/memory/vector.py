@@ -1,6 +1,6 @@
-"""Memories that are a vector a head: what gru, lstm, slstm, min_gru and min_lstm share.
+"""Memories with one vector per head: shared by gru, lstm, slstm, min_gru and min_lstm.
 
-A vector memory is read as it is; to the caches it is a matrix with one row that is always asked with 1.
+A read returns the vector; caching policies see a matrix with one row that is always read with the query 1.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class VectorState(State):
 
 
 class VectorMemory(Memory):
-    """hidden [H, V], zeros to begin with. Subclasses define `inputs` and `scan`."""
+    """hidden [H, V], initially zeros. Subclasses define `inputs` and `scan`."""
 
     def init(self, batch: int) -> VectorState:
         """Zeros."""
@@ -39,7 +39,7 @@ class VectorMemory(Memory):
         return upcast(self.like.new_zeros(batch, self.heads, self.val_dim))
 
     def queries(self, x: Tensor) -> Tensor:
-        """Ones [R, T, H, 1]: a vector is not asked for anything in particular."""
+        """Ones [R, T, H, 1]: a vector memory does not depend on the query."""
         return x.new_ones(1).expand(*x.shape[:2], self.heads, 1)
 
     def read_factors(self, state: State) -> tuple[Tensor, ...]:
@@ -48,15 +48,15 @@ class VectorMemory(Memory):
 
 
 def whole(token: Tensor) -> None:
-    """InputError where torch's recurrences, which have no rule for vmap, would be asked for one."""
+    """Raise InputError under vmap: torch's GRU and LSTM have no vmap rule."""
     if batched(token):
         raise InputError(
-            "torch's gru and lstm cannot be run under vmap; give the rows as a batch, or choose another memory, such as 'slstm'"
+            "torch's gru and lstm cannot run under vmap; pass the rows as a batch, or choose another memory, for example 'slstm'"
         )
 
 
 class FusedMemory(VectorMemory):
-    """A recurrent network over the writes of a segment chunk, one call each; segment chunks that restart run side by side."""
+    """A recurrent network over the writes of a segment chunk, one call each; segment chunks that restart run in parallel."""
 
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)
@@ -68,9 +68,9 @@ class FusedMemory(VectorMemory):
 
 
 class DiagonalMemory(VectorMemory):
-    """h_t = keep_t * h_{t-1} + new_t with gates that see the token alone, so that a segment chunk is a parallel scan.
+    """h_t = keep_t * h_{t-1} + new_t with gates that depend on the token alone, so a segment chunk is a parallel scan.
 
-    Subclasses give `keep` in (0, 1) and `new` as inputs [R, M, H, V].
+    Subclasses return `keep` in (0, 1) and `new` as inputs [R, M, H, V].
     """
 
     def __init__(self, cfg: LayerConfig, options: Any, parts: int):
@@ -79,7 +79,7 @@ class DiagonalMemory(VectorMemory):
         self.merges = (self.heads, 1, self.val_dim)
 
     def start_with(self, *biases: Tensor) -> None:
-        """Biases [H] of each product to begin with: heads remember from about twenty to some hundred writes."""
+        """Initial biases [H] of each product: memory spans from about twenty to a few hundred writes."""
         with torch.no_grad():
             self.write.bias.copy_(torch.stack(biases).unsqueeze(-1).expand(-1, -1, self.val_dim).reshape(-1))
 
@@ -89,7 +89,7 @@ class DiagonalMemory(VectorMemory):
         return found.unbind(-3)
 
     def log_decay(self, inputs: Inputs) -> Tensor:
-        """log keep, of each channel."""
+        """log keep, per channel."""
         return inputs["keep"].clamp(min=torch.finfo(inputs["keep"].dtype).tiny).log().unsqueeze(-2)
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:

@@ -1,8 +1,8 @@
-"""A trained model on the disk: a folder with `model.safetensors`, `config.json` and `tokenizer.json`.
+"""A trained model on disk: a folder with `model.safetensors`, `config.json` and `tokenizer.json`.
 
-The weights' file is the manifest of the three: it names the hashes of the other two and is replaced last, so that a save that
-is stopped anywhere leaves the old model or the new one, never a mixture. It is sealed by a sum of all its own bytes, and holds
-the fingerprints of the model, without (`sha256`) and with its tokenizer (`fingerprint`).
+The file of the weights is the manifest of the three: it has the hashes of the other two and is replaced last. A save that is
+interrupted therefore leaves the old model or the new one, never a mixture. The file has a checksum of all its bytes, and the
+fingerprints of the model, without (`sha256`) and with its tokenizer (`fingerprint`).
 """
 
 from __future__ import annotations
@@ -42,35 +42,35 @@ def model_fingerprint(model: LM) -> str:
 
 
 def save(model: LM, tokenizer: Tokenizer, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
-    """Writes the model's folder: all of it takes the place of an older model there at once, or none. Returns the folder.
+    """Writes the model's folder and returns its path. An older model there is replaced as a whole or not at all.
 
-    model   also one that `torch.compile` made; parametrised weights are written as what they compute to
+    model   may be the result of `torch.compile`; for parametrised weights, the computed values are written
     dtype   the floating dtype of the weights in the file, for example `torch.bfloat16` (half the bytes);
             default: the model's own
-    Everything is checked as `load` checks it before anything is written. Raises InputError for what is no model, tokenizer or
-    floating dtype, CheckpointError for a model that could not be loaded again (weights that are not finite, modules that are
-    not the configuration's, a tokenizer with more ids than the model), StorageError where the system refuses.
+    Before anything is written, all checks of `load` are made. Raises InputError if an argument is not a model, a tokenizer or a
+    floating dtype, CheckpointError for a model that could not be loaded again (weights that are not finite, modules that the
+    configuration does not have, a tokenizer with more ids than the model), StorageError if writing fails.
     """
     model = check_pair(model, tokenizer)
     if not isinstance(model.cfg, LMConfig):
         raise InputError(f"model is a {type(model).__name__}, and a folder holds an st.LM; save its state_dict instead")
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize > 1):
-        raise InputError(f"dtype={dtype} is none that weights can be kept in; give one such as torch.bfloat16, or leave it out")
+        raise InputError(f"dtype={dtype} is not a dtype for weights; give one such as torch.bfloat16, or leave it out")
     cfg, config = model.cfg, json.dumps(model.cfg.to_dict(), indent=1) + "\n"
     _check_vocabulary(cfg, tokenizer, "the tokenizer")
     weights = weights_of(model)
     _check_shapes(cfg, weights, "the model", "its configuration (merge adapters, and remove wrappers, before saving)")
     if odd := [name for name, x in weights.items() if x.dtype not in DTYPES.values()]:
-        raise CheckpointError(f"the model has weights in a dtype that no file keeps: {_some(odd)}; convert them before saving")
+        raise CheckpointError(f"the model has weights in a dtype that files do not support: {_some(odd)}; convert them first")
     _check_finite(weights, "the model")
     if dtype is not None:
         weights = {name: x.detach().to(dtype) if x.is_floating_point() else x for name, x in weights.items()}
-        _check_finite(weights, f"the model in {dtype}", "save it in a dtype that reaches further")
+        _check_finite(weights, f"the model in {dtype}", "save it in a dtype with a larger range")
     text = tokenizer.to_json()
     if _config(config, "the model's configuration") != cfg:
-        raise CheckpointError("the model's configuration is not what its JSON says; give keys that JSON has")
+        raise CheckpointError("the model's configuration changes when it is written as JSON; give values that JSON has")
     if _tokenizer(text, "the tokenizer").fingerprint != tokenizer.fingerprint:
-        raise CheckpointError("the tokenizer is not what its to_json() says, so that it could not be loaded again")
+        raise CheckpointError("the tokenizer differs from what its to_json() describes, so that it could not be loaded again")
     folder = make_folder(folder)
     fingerprint = fingerprint_of(cfg, weights)
     about = {"format": "pt", "siltstone": str(VERSION), "sha256": fingerprint}
@@ -86,10 +86,10 @@ def save(model: LM, tokenizer: Tokenizer, folder: str | Path, dtype: torch.dtype
 def load(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> tuple[LM, Tokenizer]:
     """The model (in evaluation mode) and the tokenizer of a folder that `save` or `siltstone train` wrote.
 
-    device, dtype   where the weights go and what they are converted to
-    Raises CheckpointError when a file is missing, truncated or altered, or when weights, configuration and tokenizer
-    do not fit together, or a weight is not finite; all of that is found before memory for the weights is taken. Warns with
-    FormatWarning for a folder of an early version. The random generators are left as they were.
+    device, dtype   the device and dtype of the loaded weights
+    Raises CheckpointError if a file is missing, truncated or altered, if weights, configuration and tokenizer do not fit
+    together, or if a weight is not finite; files are checked before the model is built. Warns with FormatWarning for a folder of
+    an early version. The state of the random generators does not change.
     """
     folder = given_path(folder, "folder")
     if not is_folder(folder):
@@ -97,7 +97,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dt
     missing = [name for name in (CONFIG, TOKENIZER, WEIGHTS) if not _present(folder, name)]
     if missing:
         raise CheckpointError(
-            f"{folder} lacks {' and '.join(missing)}: it is not (yet) a trained model's folder; "
+            f"{folder} lacks {' and '.join(missing)}: it is not (yet) the folder of a trained model; "
             "give the folder that `siltstone train --out` wrote, or demo"
         )
     try:
@@ -115,7 +115,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dt
 
 
 def build(cfg: LMConfig) -> LM:
-    """A model of a configuration; the random generators are left as they were."""
+    """A model of a configuration; the state of the random generators does not change."""
     from .lm import LM
 
     with torch.random.fork_rng(devices=[]):
@@ -123,10 +123,10 @@ def build(cfg: LMConfig) -> LM:
 
 
 def _read(folder: Path, file: TensorFile) -> tuple[LMConfig, Tokenizer, dict[str, Tensor]]:
-    """The three parts, all of one save."""
+    """Configuration, tokenizer and weights, all of the same save."""
     path, about = folder / WEIGHTS, file.metadata
     if "files" in about and not file.sealed:
-        raise CheckpointError(f"{path} was altered: it has no sum of its bytes")
+        raise CheckpointError(f"{path} was altered: it has no checksum")
     hashes = _hashes(about, path)
     config, config_fits = _member(folder, CONFIG, hashes)
     cfg = _config(config, str(folder / CONFIG))
@@ -141,7 +141,7 @@ def _read(folder: Path, file: TensorFile) -> tuple[LMConfig, Tokenizer, dict[str
     _check_finite(weights, str(path))
     for name, fits in ((CONFIG, config_fits), (TOKENIZER, text_fits)):
         if not fits:
-            raise CheckpointError(f"{folder / name} was altered after it was written, or is not of the {WEIGHTS} beside it")
+            raise CheckpointError(f"{folder / name} was altered after it was written, or belongs to another {WEIGHTS}")
     fingerprint = fingerprint_of(cfg, weights) if "sha256" in about else ""
     if about.get("sha256", "") != fingerprint:
         raise CheckpointError(f"{path} or config.json beside it was altered after it was written: the fingerprint differs")
@@ -149,7 +149,7 @@ def _read(folder: Path, file: TensorFile) -> tuple[LMConfig, Tokenizer, dict[str
         raise CheckpointError(f"{path} or a file beside it was altered after it was written: the fingerprint differs")
     if "siltstone" in about and not hashes:
         warnings.warn(
-            f"{folder} was written by an early version, which did not tie the tokenizer to the weights; st.save writes it anew",
+            f"{folder} was written by an early version, without a joint fingerprint of weights and tokenizer; st.save adds it",
             FormatWarning,
             stacklevel=4,
         )
@@ -181,7 +181,7 @@ def _config(text: str | bytes, name: str) -> LMConfig:
     try:
         return LMConfig.from_dict(parse_object(text), stored=True)
     except ConfigError as error:
-        raise CheckpointError(f"{name} describes no model that this version knows: {error}") from error
+        raise CheckpointError(f"{name} does not describe a model of this version: {error}") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{name} is damaged: {str(error)[:300]}") from error
 
@@ -199,8 +199,8 @@ def _check_finite(weights: dict[str, Tensor], name: str, mend: str = "take an ea
 
 
 def _check_shapes(cfg: LMConfig, found: dict[str, Tensor], name: str, wanted_by: str = "config.json") -> None:
-    """CheckpointError unless these are the weights of a model of this configuration, by name, shape and kind of dtype."""
-    if len(found) < cfg.depth:  # a configuration of many blocks takes memory of its own
+    """CheckpointError unless names, shapes and kinds of dtype are those of the weights of a model of this configuration."""
+    if len(found) < cfg.depth:  # checked first: to build a model of many blocks takes much memory
         raise CheckpointError(f"{name} does not fit {wanted_by}: depth={cfg.depth} blocks have more than {len(found)} weights")
     with torch.device("meta"):
         wanted = build(cfg).state_dict()
@@ -211,8 +211,8 @@ def _check_shapes(cfg: LMConfig, found: dict[str, Tensor], name: str, wanted_by:
     for key, tensor in wanted.items():
         if tensor.shape != found[key].shape:
             raise CheckpointError(
-                f"{name} does not fit {wanted_by}: {key} is {list(found[key].shape)}, "
-                f"and the configuration asks for {list(tensor.shape)}"
+                f"{name} does not fit {wanted_by}: {key} has shape {list(found[key].shape)}, "
+                f"and the configuration requires {list(tensor.shape)}"
             )
         if tensor.is_floating_point() != found[key].is_floating_point():
             raise CheckpointError(f"{name} does not fit {wanted_by}: {key} is {found[key].dtype}, and {tensor.dtype} is needed")

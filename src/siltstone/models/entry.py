@@ -1,4 +1,4 @@
-"""What a model and a single layer do alike at the entry of a call."""
+"""The beginning of a call, shared by the model and the single layer: checks, new states, saved states."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from .step import flags
 from .stream_state import LMState, check_keys, check_same, restore
 
 NO_CUTS = (
-    "cut was given, and no layer has segments='content': segments end after so many tokens; leave it out, or configure "
-    "segments='content'"
+    "cut was given, and no layer has segments='content': segments have a fixed number of tokens; leave it out, or "
+    "configure segments='content'"
 )
 
 
 def start_clock(batch: int, phase: Any, limit: int, content: bool) -> RowPositions:
-    """A clock at position 0, its phases checked: 0 <= phase < limit. content: it keeps cuts."""
+    """Row positions at token 0, with checked phases: 0 <= phase < limit (in writes). content: cuts are recorded."""
     batch, given = whole("batch", batch, "of rows"), None
     if phase is not None:
         given = numbers(phase)
         if given is None or given.dtype == bool or len(given) != batch or (given < 0).any() or (given >= limit).any():
             raise InputError(
-                f"phase must be {batch} whole numbers from 0 to {limit - 1} (writes a segment, less one), and {phase!r} was given"
+                f"phase must be {batch} whole numbers from 0 to {limit - 1} (writes a segment - 1), and {phase!r} was given"
             )
     return RowPositions.start(batch, given, content)
 
 
 def init_state(cfg: Any, mixers: Sequence[Any], batch: int, phase: Any) -> LMState:
-    """Rows that have seen nothing. cfg: the model's configuration, or the layer's."""
+    """The state of `batch` rows before their first token. cfg: the configuration of the model or of the layer."""
     positions = start_clock(batch, phase, cfg.phases, cfg.content)
     return LMState(positions, tuple(m.init(len(positions.position)) for m in mixers), cfg)
 
 
 def load_state(cfg: Any, mixers: Sequence[Any], tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
-    """A saved state; InputError where it does not fit these mixers."""
+    """A saved state; InputError if it does not fit these mixers."""
     if not isinstance(tensors, dict):
         raise InputError(f"tensors must be what state.tensors() returned, and {type(tensors).__name__} was given")
     rows = meta.get("position") if isinstance(meta, dict) else None
@@ -60,7 +60,7 @@ def load_state(cfg: Any, mixers: Sequence[Any], tensors: dict[str, Tensor], meta
 
 
 def check(cfg: Any, state: Any, like: Tensor, x: Tensor | None = None) -> None:
-    """InputError where a state, or the input x of a layer, is not one that a model of these keys and this dtype goes on with."""
+    """InputError if a state, or the input x of a layer, does not fit a model of this configuration and dtype."""
     exact = not autocast_on(like)
     if exact and x is not None and x.dtype != like.dtype:
         raise InputError(f"x is {x.dtype}, and the layer's weights are {like.dtype}; give x.to({like.dtype})")
@@ -76,12 +76,12 @@ def check(cfg: Any, state: Any, like: Tensor, x: Tensor | None = None) -> None:
 
 
 def owner(cfg: Any) -> str:
-    """Whose configuration it is, in words."""
+    """ "this layer" or "this model", for messages."""
     return "this layer" if isinstance(cfg, LayerConfig) else "this model"
 
 
 def narrow(layer: State) -> torch.dtype | None:
-    """The dtype of what a layer's state repeats of the model's own numbers; None where it repeats none."""
+    """The dtype of the tensors in a layer's state that have the model's dtype; None if it has none."""
     for name in layer.narrow:
         leaf = getattr(layer, name)
         if leaf is not None:
@@ -108,7 +108,8 @@ def enter_step(
 def enter(
     cfg: Any, shape: tuple[int, int], state: LMState, mask: Tensor | None, reset: Tensor | None, cut: Tensor | None
 ) -> PackedBatch:
-    """The call's runs; InputError where the state has another number of rows, and for cuts that these segments do not take."""
+    """The packed batch of a call. InputError if the state has another number of rows, or if cuts are given without
+    segments="content"."""
     if cut is not None and not cfg.content:
         raise InputError(NO_CUTS)
     if len(state) != shape[0]:

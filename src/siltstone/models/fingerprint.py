@@ -1,7 +1,7 @@
-"""Which model is it? Fingerprints of weights, configuration and tokenizer, always of what the weights hold now.
+"""Fingerprints of weights, configuration and tokenizer, always of the current values of the weights.
 
-Nothing that torch keeps beside a tensor tells whether it was changed: fused optimisers write past its version counter. So the
-content itself is summed at every question, at the speed of memory, and its SHA-256 is taken again only where the sums differ.
+torch has no reliable sign that a tensor was changed: fused optimisers do not increase its version counter. Therefore sums of the
+content are computed at every query, at memory bandwidth, and the SHA-256 is computed again only if the sums differ.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _KNOWN: weakref.WeakKeyDictionary[Any, tuple[Sums, str]] = weakref.WeakKeyDictio
 
 
 def plain_model(model: Any) -> Any:
-    """The model itself, of one that `torch.compile` or `DistributedDataParallel` wraps."""
+    """The model itself, without the wrappers of `torch.compile` and `DistributedDataParallel`."""
     for name in ("_orig_mod", "module"):
         inner = getattr(model, name, None)
         if is_streaming(inner):
@@ -50,10 +50,10 @@ def check_pair(model: Any, tokenizer: Any) -> Any:
 
 
 def weights_of(model: Any) -> dict[str, Tensor]:
-    """Every weight by its name, as the model computes with it: a parametrised one is what its parametrisation makes.
+    """Every weight by its name, with the values that the model uses: for a parametrised weight, the computed one.
 
-    Of modules that torch has quantised, codes and scales; modules that `torch.compile` wraps are the same as without it.
-    Raises InputError for weights that are no tensors, or none whose numbers can be read.
+    For modules that torch has quantised, codes and scales. Wrapping in `torch.compile` does not change the names.
+    Raises InputError for weights that are not tensors, and for tensors whose values cannot be read.
     """
     found: dict[str, Tensor] = {}
     for name, x in model.state_dict().items():
@@ -67,7 +67,7 @@ def weights_of(model: Any) -> dict[str, Tensor]:
 
 
 def _tensors(name: str, x: Any) -> dict[str, Tensor]:
-    """The tensors that an entry of a state dict is made of."""
+    """The tensors of one entry of a state dict."""
     if isinstance(x, tuple | list):
         return {key: y for i, part in enumerate(x) for key, y in _tensors(f"{name}.{i}", part).items()}
     if isinstance(x, Tensor) and x.is_quantized:
@@ -76,7 +76,7 @@ def _tensors(name: str, x: Any) -> dict[str, Tensor]:
         return {f"{name}.codes": x.int_repr(), f"{name}.scale": scale}
     if isinstance(x, Tensor):
         if x.is_meta or x.is_nested or x.layout != torch.strided:
-            kind = "on the device meta, without numbers" if x.is_meta else f"of layout {x.layout}"
+            kind = "on the device meta, without values" if x.is_meta else f"of layout {x.layout}"
             raise InputError(f"the model's weight {name} is {kind}; give a model of ordinary tensors")
         return {name: x}
     if x is None or isinstance(x, torch.dtype):
@@ -84,19 +84,19 @@ def _tensors(name: str, x: Any) -> dict[str, Tensor]:
     if callable(getattr(x, "__getstate__", None)) and type(x).__module__.startswith("torch"):
         return _tensors(name, _plain(x.__getstate__()))
     raise InputError(
-        f"the model's weight {name} is a {type(x).__name__}, of which no fingerprint can be taken; give a model of tensors"
+        f"the model's weight {name} is a {type(x).__name__}, which cannot be hashed; give a model whose weights are tensors"
     )
 
 
 def _plain(x: Any) -> Any:
-    """The nested tuples of a packed weight, without what is neither a tensor nor another packed one."""
+    """The nested tuples of a packed weight; entries that are neither tensors nor packed weights become None."""
     if isinstance(x, tuple | list):
         return tuple(_plain(y) for y in x)
     return x if isinstance(x, Tensor) or type(x).__module__.startswith("torch") else None
 
 
 def config_text(cfg: StreamingConfig) -> str:
-    """What a configuration is known by; see `LMConfig.fingerprint`."""
+    """The text that identifies a configuration; see `LMConfig.fingerprint`."""
     return cfg.fingerprint
 
 
@@ -110,12 +110,12 @@ def fingerprint_of(cfg: StreamingConfig, weights: dict[str, Tensor]) -> str:
 
 
 def with_tokenizer(weights: str, tokenizer: Tokenizer) -> str:
-    """The fingerprint of a model together with its tokenizer, from that of its weights."""
+    """The joint fingerprint of model and tokenizer, from the fingerprint of the weights."""
     return hashlib.sha256(f"siltstone-2\n{weights}\n{tokenizer.fingerprint}".encode()).hexdigest()
 
 
 class Seen:
-    """The weights of a model at a moment: `fingerprint` (see `fingerprint_of`), and what tells them from later ones."""
+    """A record of a model's weights at one time: `fingerprint` (see `fingerprint_of`), and sums that detect later changes."""
 
     glance: tuple[int, ...] | None = None  # of a frozen model
 
@@ -132,18 +132,18 @@ class Seen:
         self.fingerprint = known[1]
 
     def changed(self, model: Any) -> list[str]:
-        """Names of the weights that are no longer as they were, or no longer there."""
+        """Names of the weights that have changed, are missing or are new."""
         now = Seen(model).sums
         return sorted(name for name in now.keys() | self.sums.keys() if now.get(name) != self.sums.get(name))
 
 
 def freeze(model: Model) -> Model:
-    """A copy of a model whose weights are not to be changed: for servers, where many sessions share it.
+    """A copy of a model with constant weights: for servers, where many sessions share it.
 
-    It is in evaluation mode, takes no gradients, and its weights are hashed once, however many sessions are made, saved and
-    loaded. torch raises RuntimeError where one of them would be changed in place. What torch lets through (`.data`, numpy,
-    inference mode) is found as in any model where it changes half a kilobyte in a row, or a small weight: `Session.save` then
-    raises SessionMismatch.
+    It is in evaluation mode and has no gradients. Its weights are hashed once for any number of sessions. torch raises
+    RuntimeError if a weight is changed in place. torch does not detect changes through `.data`, numpy or in inference mode;
+    `Session.save` detects them and raises SessionMismatch if they change a small weight, or half a kilobyte in a row of a large
+    one.
     """
     model = plain_model(model)
     if not is_streaming(model):
@@ -158,8 +158,8 @@ def freeze(model: Model) -> Model:
 
 
 def _glance(model: Any) -> tuple[int, ...] | None:
-    """Of a model whose weights are all torch's inference tensors, where they lie and a sum of some of their words: of all in a
-    small weight, of every 61st (488 bytes) in a large one. None of another model."""
+    """For a model whose weights are all inference tensors of torch: their addresses, and a sum of their 8-byte words (all words
+    of a small weight; every 61st word, one in 488 bytes, of a large one). None for any other model."""
     weights = list(model.state_dict(keep_vars=True).values())
     if not all(isinstance(x, Tensor) and x.is_inference() and x.data.is_contiguous() for x in weights):
         return None
@@ -174,8 +174,8 @@ def _glimpse(data: np.ndarray) -> int:
 
 
 def _sums(x: Tensor) -> tuple[Any, ...]:
-    """Sums over rows and over columns of the weight's 8-byte words, each word with a factor of its place: any one word that
-    changes, and any two that change places, change them."""
+    """Sums over rows and over columns of the weight's 8-byte words, weighted by position: they change if any one word changes, or
+    if any two words are swapped."""
     data = np.frombuffer(tensor_bytes(x), np.uint8)
     words = data[: len(data) // 8 * 8].view(np.uint64)
     table = words[: len(words) // ROW * ROW].reshape(-1, ROW)

@@ -1,4 +1,4 @@
-"""`MemoryCaching`: one memory-caching layer on its own, to put into a model of yours."""
+"""`MemoryCaching`: a single memory-caching layer, for use in your own model."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class MemoryCaching(nn.Module):
         self.mix = Mixer(self.cfg)
 
     def init_state(self, batch: int, phase: Any = None) -> LMState:
-        """Rows that have seen nothing. phase [batch], in writes: how much earlier than `segment` the first cut comes."""
+        """The state before the first token. phase [batch]: writes by which a row's first segment is shorter than `segment`."""
         return entry.init_state(self.cfg, [self.mix], batch, phase)
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
-        """A state from `state.tensors()` and `state.meta()`; InputError where they do not fit."""
+        """A state from `state.tensors()` and `state.meta()`; InputError if they do not fit."""
         return entry.load_state(self.cfg, [self.mix], tensors, meta)
 
     def step(
@@ -70,7 +70,7 @@ class MemoryCaching(nn.Module):
         """x [B, T, D] -> y [B, T, D] and the state after.
 
         mask bool [B, T], False = padding (y is 0 there); reset bool [B, T], True = a new document begins.
-        inplace: the caller gives `state` up, and it may be updated in place. cut bool [B, T], True = the write that this
+        inplace: `state` may be updated in place; the caller must not use it again. cut bool [B, T], True = the write that this
         token is part of ends its segment (segments="content" only).
         """
         if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[-1] != self.cfg.d_model or not torch.is_floating_point(x):

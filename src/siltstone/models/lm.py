@@ -1,5 +1,5 @@
-"""The language model: embedding, blocks, RMSNorm, logits. A memory model, a window-only model, a transformer or a
-hybrid of them, by `LMConfig.pattern` alone."""
+"""The language model: embedding, blocks, RMSNorm, logits. `LMConfig.pattern` makes it a memory model, a window-only model, a
+transformer or a hybrid of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .stream_state import LMState
 
 
 class Tied(nn.Linear):
-    """x W^T with the weights of an embedding, whose parameter W stays: a layer of its own for hooks, wrappers and adapters."""
+    """x W^T with the parameter W of an embedding; a separate module, so that hooks, wrappers and adapters can be attached."""
 
     def __init__(self, embed: nn.Embedding):
         nn.Module.__init__(self)
@@ -32,8 +32,8 @@ class Tied(nn.Linear):
         self.share(embed)
 
     def share(self, embed: nn.Embedding) -> None:
-        """Take the weights of this embedding from now on."""
-        self._embed = [embed]  # not a submodule of this one: it is the model's
+        """Use the weights of this embedding from now on."""
+        self._embed = [embed]  # in a list, as it is a submodule of the model and not of this module
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
@@ -71,7 +71,7 @@ class LM(Placed):
                     nn.init.normal_(p, std=p.shape[1] ** -0.5)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As any module's; another embedding is the tied head's too."""
+        """As `nn.Module`; a new embedding is also used by the tied output layer."""
         super().__setattr__(name, value)
         if name == "embed" and isinstance(value, nn.Embedding) and "unembed" in self._modules:
             for part in self.unembed.modules():
@@ -88,11 +88,11 @@ class LM(Placed):
         return sum(p.numel() for p in self.parameters())
 
     def init_state(self, batch: int, phase: Any = None) -> LMState:
-        """Rows that have seen nothing. phase [batch], in writes: how much earlier than `segment` the first cut comes."""
+        """The state before the first token. phase [batch]: writes by which a row's first segment is shorter than `segment`."""
         return entry.init_state(self.cfg, [b.mix for b in self._layers], batch, phase)
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> LMState:
-        """A state from `state.tensors()` and `state.meta()`; InputError where they do not fit this model."""
+        """A state from `state.tensors()` and `state.meta()`; InputError if they do not fit this model."""
         return entry.load_state(self.cfg, [b.mix for b in self._layers], tensors, meta)
 
     @eagerly
@@ -166,21 +166,21 @@ class LM(Placed):
         """One call.
 
         ids      int64 [B, T], T >= 0
-        state    what earlier calls returned (None: nothing seen)
-        mask     bool [B, T], False = padding: skipped, as if it were not there (None: all valid)
+        state    the state that an earlier call returned (None: no earlier token)
+        mask     bool [B, T], False = padding: skipped, as if it were absent (None: all valid)
         reset    bool [B, T], True = a new document begins with this token: the row forgets everything before it
-        inplace  the caller gives `state` up, and it may be updated in place
+        inplace  `state` may be updated in place; the caller must not use it again
         cut      bool [B, T], True = in every memory layer the write that this token is part of ends its segment
-                 (segments="content" only; of no effect at padding and sinks)
-        returns  logits [B, T, vocab_size] (of no meaning at padding) and the state after
+                 (segments="content" only; no effect at padding and sinks)
+        returns  logits [B, T, vocab_size] (without meaning at padding) and the state after
 
-        Raises InputError for ids out of range, for shapes that do not fit, and for cuts where segments are not by content.
+        Raises InputError for ids out of range, for shapes that do not fit, and for cuts without segments="content".
         """
         hidden, state = self.features(ids, state, mask, reset, inplace, cut)
         return self.head(hidden), state
 
     def check_ids(self, ids: Tensor) -> None:
-        """InputError where ids are no whole numbers [batch, tokens] that the model knows."""
+        """InputError unless ids are whole numbers [batch, tokens] from 0 to vocab_size - 1 (the range is checked on the CPU)."""
         if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32):
             given = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
             raise InputError(f"ids must be an integer tensor [batch, tokens], and {given} was given")
@@ -189,5 +189,5 @@ class LM(Placed):
             if low < 0 or high >= self.cfg.vocab_size:
                 bad = low if low < 0 else high
                 raise InputError(
-                    f"ids hold {bad}, and the model's vocab_size={self.cfg.vocab_size} allows 0 to {self.cfg.vocab_size - 1}"
+                    f"ids contain {bad}, and the model's vocab_size={self.cfg.vocab_size} allows 0 to {self.cfg.vocab_size - 1}"
                 )

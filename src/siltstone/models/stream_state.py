@@ -1,4 +1,4 @@
-"""The state of a model or layer between calls: a clock, and each layer's state."""
+"""The state of a model or layer between calls: row positions, and each layer's state."""
 
 from __future__ import annotations
 
@@ -23,9 +23,13 @@ from ..state.tree import Store
 
 @dataclass(frozen=True)
 class LMState:
-    """clock: where each row stands; layers: one state a layer; of: the configuration of what made it, which takes no other.
+    """The state of B rows; valid only with the configuration that created it.
 
-    A value: calls return a new one. inference: it may hold tensors of torch's inference mode.
+    positions  position, phase and cuts of each row
+    layers     one state a layer
+    of         the configuration of the model or layer that created it
+    inference  whether it may contain tensors of torch's inference mode
+    A state is a value: calls return a new one.
     """
 
     positions: RowPositions
@@ -35,35 +39,35 @@ class LMState:
 
     @property
     def position(self) -> np.ndarray:
-        """int64 [B], tokens of each row's life so far."""
+        """int64 [B], tokens of each row since its last reset."""
         return self.positions.position
 
     @property
     def phase(self) -> np.ndarray:
-        """int64 [B], writes by which each row's first cut comes early."""
+        """int64 [B], writes by which each row's first segment is shorter."""
         return self.positions.phase
 
     def __len__(self) -> int:
         return len(self.positions.position)
 
     def select(self, rows: Any) -> LMState:
-        """Some rows: a list, array or tensor of their numbers, in that order, or of a truth value for each row.
+        """Some rows. rows: a list, array or tensor of row numbers, in that order, or of one bool a row.
 
-        Raises InputError for anything else, and for a row that there is not.
+        Raises InputError for anything else, and for a row number out of range.
         """
         rows = row_numbers(rows, len(self))
         return self._with(self.positions.select(rows), (x.select(rows) for x in self.layers))
 
     @staticmethod
     def cat(states: Sequence[LMState]) -> LMState:
-        """Rows of several states of one configuration, one after the other; InputError for others, or for none."""
+        """Concatenates the rows of states of one configuration; InputError for other objects, another configuration, or none."""
         states = list(states)
         if not states:
-            raise InputError("no states were given to put together; give at least one")
+            raise InputError("no states were given to concatenate; give at least one")
         for other in states:
             if not isinstance(other, LMState):
                 raise InputError(f"states must be what calls returned, and {type(other).__name__} is among them")
-            check_same(states[0].of, other, "the first of the states to be put together")
+            check_same(states[0].of, other, "the first of the states")
         positions = RowPositions.cat([s.positions for s in states])
         layers = zip(*(s.layers for s in states), strict=True)
         cat = LMState(positions, tuple(type(x[0]).cat(x) for x in layers), states[0].of)
@@ -74,32 +78,32 @@ class LMState:
         return self._with(self.positions, (x.detach() for x in self.layers))
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> LMState:
-        """`to(device)`, `to(dtype)` or both: the state as `model.to(...)` goes on with it.
+        """`to(device)`, `to(dtype)` or both: the state for a model after the same `model.to(...)`.
 
-        A dtype changes what follows the model's: window, tokens to be written, keys and values in that dtype; memories,
-        checkpoints and routing sums in float32, or float64 with torch.float64. Counters, and checkpoints rounded to bfloat16
-        or int8 codes, stay as they are. What does not change is shared: fork before decoding in place.
+        With a dtype, window, tokens to be written, keys and values get that dtype; memories, checkpoints and routing sums get
+        float32, or float64 with torch.float64. Counters, and checkpoints stored as bfloat16 or int8 codes, do not change.
+        Tensors that do not change are shared: fork before decoding in place.
         Raises InputError for a dtype that is not a floating one.
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise InputError(f"dtype={dtype!r} is not one that a model computes in; give one such as torch.bfloat16")
+            raise InputError(f"dtype={dtype!r} is not a floating dtype; give one such as torch.bfloat16")
         if device is not None:
             try:
                 device = torch.device(device)
             except (RuntimeError, TypeError) as error:
                 raise InputError(
-                    f"device={device!r} is none that torch knows; give one such as 'cpu', or a torch dtype"
+                    f"device={device!r} is not a device of torch; give one such as 'cpu', or a torch dtype"
                 ) from error
         return self._with(self.positions, (x.to(device, dtype) for x in self.layers))
 
     def fork(self) -> LMState:
-        """A copy that in-place updates of the original cannot reach; sealed states are shared."""
+        """A copy that in-place updates of the original do not change; sealed states are shared."""
         return self._with(self.positions, (x.fork() for x in self.layers))
 
     def normal(self) -> LMState:
-        """The same state to go on with here: outside torch's inference mode, tensors that were made in it are copied."""
+        """The same state for use in a call: outside torch's inference mode, tensors that were made inside it are copied."""
         if not self.inference or torch.is_inference_mode_enabled():
             return self
         return dataclasses.replace(self, layers=tuple(x.normal() for x in self.layers), inference=False)
@@ -117,8 +121,8 @@ class LMState:
         return sum(c.tokens.nbytes for c in self.positions.cuts)
 
     def parts(self) -> dict[str, int]:
-        """Live bytes by part: window (and other inputs that are kept), memory, checkpoints (or writes kept as they are, and
-        cuts), routing, attention."""
+        """Live bytes by part: window (and other inputs that are kept), memory, checkpoints (or writes kept exactly; and cuts),
+        routing, attention."""
         out: dict[str, int] = {part: 0 for part in ("window", "memory", "checkpoints", "routing", "attention")}
         out["checkpoints"] = self._cut_bytes
         for layer in self.layers:
@@ -127,16 +131,16 @@ class LMState:
         return out
 
     def checkpoints(self) -> list[np.ndarray]:
-        """[B] places for sealed states that each layer keeps, for the layers that keep any.
+        """Number of slots for sealed states [B], one array for each layer that keeps any.
 
-        With constant segments all are filled; with logarithmic ones those of the bits of the number of segments.
+        With constant segments all slots are filled; with logarithmic ones, one for each 1 bit of the number of segments.
         """
         return [places for layer in self.layers if (places := layer.checkpoints()) is not None]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every live tensor by name, contiguous; stores are cut to the entries of the longest row.
+        """Every live tensor by name, contiguous; stores have the number of entries of the longest row.
 
-        Where segments end by content, `cuts` int64 are the tokens at which rows were cut, one row after the other.
+        With segments="content", `cuts` int64 are the tokens at which rows were cut, one row after the other.
         """
         out: dict[str, Tensor] = {}
         if self.positions.cuts:
@@ -152,7 +156,7 @@ class LMState:
         return out
 
     def meta(self) -> dict[str, Any]:
-        """What the tensors do not say, ready for JSON: positions, counts, and the keys that are not at their defaults."""
+        """The rest of the state, ready for JSON: positions, counts, and the keys that are not at their defaults."""
         counts = {}
         for i, layer in enumerate(self.layers):
             for name, leaf in layer.leaves(f"layers.{i}."):
@@ -163,32 +167,32 @@ class LMState:
 
 
 def check_same(cfg: Any, state: LMState, owner: str) -> None:
-    """InputError where a state was made under another configuration: its numbers would be taken for something else."""
+    """InputError if a state was created by another configuration."""
     if state.of is cfg or state.of == cfg:
         return
     if type(state.of) is not type(cfg):
         kinds = {"LMConfig": "a model's (st.LM)", "LayerConfig": "a layer's (st.MemoryCaching)"}
         given, wanted = (kinds.get(type(x).__name__, f"of a {type(x).__name__}") for x in (state.of, cfg))
-        raise InputError(f"the state is {given}, and one that is {wanted} is needed; begin with a fresh state (state=None)")
+        raise InputError(f"the state is {given}, and one that is {wanted} is required; begin with a fresh state (state=None)")
     check_keys(flat(cfg), flat(state.of), owner)
 
 
 def check_keys(ours: dict[str, Any], theirs: dict[str, Any], owner: str) -> None:
-    """InputError where a state's keys differ from its owner's, naming the first of them."""
+    """InputError if a state's keys differ from its owner's; the message has the first three of them."""
     apart = [key for key in (*ours, *(k for k in theirs if k not in ours)) if ours.get(key) != theirs.get(key)][:3]
     if apart:
         given, wanted = (", ".join(f"{key}={keys.get(key)!r:.60}" for key in apart) for keys in (theirs, ours))
         raise InputError(
-            f"the state was made with {given}, and {owner} has {wanted}; begin with a fresh state (state=None), or go on with "
-            "what made it"
+            f"the state was made with {given}, and {owner} has {wanted}; begin with a fresh state (state=None), or use the "
+            "configuration that created it"
         )
 
 
 def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cfg: Any, mixers: Sequence[Any]) -> LMState:
     """Fill an empty state of the right number of rows with saved tensors.
 
-    Tensors without data (on the meta device) are compared by name, dtype and shape, and with the positions, alone.
-    Raises InputError where they do not fit the model, or each other: a bank must hold what its position implies.
+    For tensors without data (on the meta device) only names, dtypes, shapes and positions are checked.
+    Raises InputError if they do not fit the model or each other: a bank must have the checkpoints that its position implies.
     """
     rows, blank = len(empty), any(x.is_meta for x in tensors.values())
     positions = []
@@ -205,7 +209,7 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
         used.add(name)
         x = tensors[name]
         if not isinstance(x, Tensor):
-            raise InputError(f"tensor {name!r} is a {type(x).__name__}, and must be a tensor")
+            raise InputError(f"{name!r} is a {type(x).__name__}, and must be a tensor")
         shape, want = list(x.shape), list(like.shape)
         if free is not None and len(shape) == len(want):
             want[free] = shape[free]
@@ -235,7 +239,7 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
         return state.map(leaf)
 
     if (positions[1] >= cfg.phases).any():
-        raise InputError(f"phase must be below {cfg.phases}, the writes of a segment")
+        raise InputError(f"phase must be below {cfg.phases}, the number of writes in a segment")
     cuts: tuple[Cuts, ...] = ()
     if cfg.content and rows:
         used.add("cuts")

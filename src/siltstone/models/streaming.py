@@ -1,11 +1,11 @@
-"""What a model must have to be streamed. Sessions, their files, streams, sampling, the doctor and `eval` ask for no more.
+"""The protocol of a streaming model. Sessions, session files, streams, sampling, the doctor and `eval` require nothing else.
 
-`LM` fulfils it; so does any torch module with these few methods and a state of its own, which must keep the laws:
+`LM` implements it. Any other torch module can implement it with these few methods and its own state. The laws are:
 
-1. Splitting a text into calls changes nothing: features(a + b) is features(a), then features(b) from the state that came back.
-2. A state is a value: a call leaves the one it is given as it was, unless `inplace` gives it up; the module keeps none.
-3. Rows are independent: one in a batch is computed as it would be alone, padding (mask) changes nothing, reset begins anew.
-4. A state that went through `tensors()` and `meta()` goes on in the same calls bit for bit.
+1. Splitting a text into calls changes nothing: features(a + b) equals features(a), then features(b) from the returned state.
+2. A state is a value: a call does not change the state it is given, unless `inplace` is true; the module stores no state.
+3. Rows are independent: a row in a batch gives the same result as alone; padding (mask) changes nothing; reset starts afresh.
+4. A state that was saved by `tensors()` and `meta()` and loaded again continues bit for bit with the same calls.
 
 `siltstone.doctor.run.examine` checks all four.
 """
@@ -20,8 +20,8 @@ from torch import Tensor
 
 
 class StreamingConfig(Protocol):
-    """The choices that a model was made with. It may also have `content` and `cut_at` (see `siltstone.text.cut_table`): where
-    `content` is true, calls are given the flag `cut`."""
+    """The configuration of a model. It may also have `content` and `cut_at` (see `siltstone.text.cut_table`): if `content` is
+    true, calls get the argument `cut`."""
 
     @property
     def vocab_size(self) -> int:
@@ -30,16 +30,16 @@ class StreamingConfig(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A text that names the choices: two configurations that compute different things have different ones."""
+        """A text that identifies the configuration: configurations that compute different things have different texts."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """The choices, ready for JSON: session files hold them, and name those that differ."""
+        """The keys and values, ready for JSON: they are stored in session files, and errors list those that differ."""
         ...
 
 
 class StreamingState(Protocol):
-    """Where the rows of a batch stand, and what they remember. It may also have `parts()`, its bytes by part."""
+    """The positions and memories of the rows of a batch. It may also have `parts()`, its bytes by part."""
 
     @property
     def position(self) -> Any:
@@ -52,7 +52,7 @@ class StreamingState(Protocol):
         ...
 
     def fork(self) -> Any:
-        """A copy that a call with `inplace` of the original cannot reach."""
+        """A copy that an `inplace` call on the original does not change."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
@@ -60,12 +60,12 @@ class StreamingState(Protocol):
         ...
 
     def meta(self) -> dict[str, Any]:
-        """What the tensors do not say, ready for JSON."""
+        """The rest of the state, ready for JSON."""
         ...
 
     @staticmethod
     def cat(states: Sequence[Any]) -> Any:
-        """Rows of several states, one after the other (the doctor's batches alone need it)."""
+        """Concatenates the rows of several states (only the doctor's batches need it)."""
         ...
 
 
@@ -74,7 +74,7 @@ class StreamingModel(Protocol):
 
     @property
     def cfg(self) -> StreamingConfig:
-        """What it was made with."""
+        """The model's configuration."""
         ...
 
     @property
@@ -83,13 +83,13 @@ class StreamingModel(Protocol):
         ...
 
     def init_state(self, batch: int) -> StreamingState:
-        """Rows that have seen nothing."""
+        """The state of `batch` rows before their first token."""
         ...
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> StreamingState:
-        """A state from `tensors()` and `meta()`. Raises InputError, or another ValueError, where they do not fit the model.
+        """A state from `tensors()` and `meta()`. Raises InputError, or another ValueError, if they do not fit the model.
 
-        Tensors may be on the meta device, without data: their names, dtypes and shapes are to be checked then.
+        Tensors may be on the meta device, without data: then names, dtypes and shapes must be checked.
         """
         ...
 
@@ -104,11 +104,11 @@ class StreamingModel(Protocol):
     ) -> tuple[Tensor, StreamingState]:
         """ids int64 [B, T], T >= 0 -> hidden states [B, T, D] and the state after.
 
-        state    what an earlier call returned; None: nothing seen
+        state    the state that an earlier call returned; None: no earlier token
         mask     bool [B, T], False = padding; None: all valid
         reset    bool [B, T], True = the row forgets everything before this token
-        inplace  the caller gives `state` up, and it may be updated in place
-        cut      bool [B, T], given only where `cfg.content` is true
+        inplace  `state` may be updated in place; the caller must not use it again
+        cut      bool [B, T], given only if `cfg.content` is true
         """
         ...
 
@@ -125,14 +125,14 @@ NEEDS = ("cfg", "like", "init_state", "load_state", "features", "head")
 
 
 def is_streaming(model: Any) -> bool:
-    """Whether it is a torch module with all that a `StreamingModel` has."""
+    """Whether a model is a torch module with the attributes of a `StreamingModel`."""
     return isinstance(model, torch.nn.Module) and all(hasattr(model, x) for x in NEEDS) and hasattr(model.cfg, "fingerprint")
 
 
 def logits(model: StreamingModel, ids: Tensor, state: Any = None, **flags: Any) -> tuple[Tensor, Any]:
-    """Logits [B, T, vocab_size] of ids [B, T], and the state after. flags: those of `StreamingModel.features`.
+    """Logits [B, T, vocab_size] of ids [B, T], and the state after. flags: arguments of `StreamingModel.features`.
 
-    An `LM` is called as the module it is, so that hooks on it take part.
+    An `LM` is called as a module, so that hooks on it are run.
     """
     from .lm import LM
 

@@ -1,1 +1,1 @@
-"""What is computed: functions on tensors, without modules and without configuration."""
+"""The computations: functions on tensors, without modules and without configuration."""

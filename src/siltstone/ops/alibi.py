@@ -1,7 +1,7 @@
-"""Linear biases that never run out: logit_h -= m_h (t - p), with the slopes m_h = 2^(-8 (h + 1) / H) of heads h = 0 .. H-1.
+"""Linear biases for any length: logit_h -= m_h (t - p), with the slopes m_h = 2^(-8 (h + 1) / H) of heads h = 0 .. H-1.
 
-Source: arXiv 2108.12409, section 3. One sequence for every H (the paper interpolates where H is no power of two).
-Biases depend on differences of positions alone, taken in whole numbers, and so are exact at any position.
+Source: arXiv 2108.12409, section 3. The same sequence for every H (the paper interpolates if H is no power of two).
+Biases depend only on differences of positions, computed in integers, so they are exact at any position.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 
 
 def slopes(heads: int) -> np.ndarray:
-    """float64 [H], what a logit loses with each token of distance."""
+    """float64 [H], the amount that each token of distance subtracts from a logit."""
     return 2.0 ** (-8 * np.arange(1, heads + 1) / heads)
 
 
 def bias(distance: np.ndarray, heads: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """int64 [..., Q, N] -> [..., H, Q, N]: -slope * distance, and -inf where it is negative: a key that is not to be seen."""
+    """int64 [..., Q, N] -> [..., H, Q, N]: -slope * distance, and -inf if the distance is negative (the key is not visible)."""
     far = torch.from_numpy(distance).to(device, torch.promote_types(dtype, torch.float32)).unsqueeze(-3)
     out = far * torch.from_numpy(-slopes(heads)).to(far)[:, None, None]
     return out.masked_fill_(far < 0, float("-inf")).to(dtype)
@@ -28,7 +28,7 @@ def bias(distance: np.ndarray, heads: int, dtype: torch.dtype, device: torch.dev
 def backwards(last: np.ndarray, queries: int, keys: int, heads: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[R, H, queries, keys]: the biases of queries at positions last [R], last - 1, ... towards keys at 0, 1, ...
 
-    In this order a bias depends on the sum of both indices: what is returned is a view of [R, H, queries + keys - 1].
+    In this order a bias depends on the sum of both indices: the result is a view of [R, H, queries + keys - 1].
     """
     distance = last[:, None, None] - np.arange(queries + keys - 1)
     return bias(distance, heads, dtype, device).squeeze(2).unfold(-1, keys, 1)

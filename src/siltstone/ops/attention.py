@@ -1,6 +1,6 @@
-"""Exact attention: softmax(q k^T / sqrt(K) + bias) v, with keys and values that heads may share.
+"""Exact attention: softmax(q k^T / sqrt(K) + bias) v; heads may share keys and values.
 
-Source: arXiv 1706.03762, eq. 1; head h of the queries looks at keys and values of head h // (H / J), arXiv 2305.13245.
+Source: arXiv 1706.03762, eq. 1; query head h attends to keys and values of head h // (H / J), arXiv 2305.13245.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from . import alibi
 from .transforms import at_work
 
-BLOCK = 512  # queries that linear biases are made for at a time
+BLOCK = 512  # queries per block for which linear biases are materialised
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
@@ -31,7 +31,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, s
 
 
 def plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
-    """What `attend` gives, in parts that have derivatives of any order and kind."""
+    """`attend` as elementary operations, which have derivatives of any order and mode."""
     group = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(group, 1) if group > 1 else x for x in (k, v))
     scores = (q @ k.transpose(-1, -2)) * scale
@@ -43,7 +43,7 @@ def plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, 
 
 
 class Twice(torch.autograd.Function):
-    """What fused attention gave, `out`. Its backward pass cannot be differentiated: where that is asked for, `plainly`'s runs."""
+    """`out`, the result of fused attention. Its backward pass has no derivative: if one is needed, `plainly`'s pass runs."""
 
     @staticmethod
     def forward(ctx: Any, out: Tensor, *inputs: Any) -> Tensor:  # type: ignore[override]
@@ -54,7 +54,7 @@ class Twice(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        """The gradient of `out`, or in its place those of q, k and v."""
+        """The gradient of `out`, or instead those of q, k and v."""
         if not torch.is_grad_enabled():
             return grad, *[None] * 6
         q, k, v, mask = ctx.saved_tensors
@@ -64,9 +64,9 @@ class Twice(torch.autograd.Function):
 
 
 def earlier(start: np.ndarray, tokens: int, keys: Tensor) -> Tensor | None:
-    """bool [R or 1, 1, T, N]: which keys are not behind a query; start [R or 1]: places of the first queries.
+    """bool [R or 1, 1, T, N]: True for keys that are not after the query; start [R or 1]: positions of the first queries.
 
-    None for one token of rows that stand at the same place.
+    None for one token of rows that are at the same position.
     """
     if tokens == 1 and len(start) == 1:
         return None
@@ -75,7 +75,7 @@ def earlier(start: np.ndarray, tokens: int, keys: Tensor) -> Tensor | None:
 
 
 def biased(q: Tensor, keys: Tensor, values: Tensor, start: np.ndarray, scale: float) -> Tensor:
-    """Causal attention with linear biases, a block of queries at a time. start [R or 1]: places of the first queries."""
+    """Causal attention with linear biases, one block of queries at a time. start [R or 1]: positions of the first queries."""
     outs = []
     for first in range(0, q.shape[2], BLOCK):
         asked = q[:, :, first : first + BLOCK].flip(2)

@@ -1,11 +1,11 @@
 """Reads of many states: weighted outputs, blended weights, or sparse reads; for memories of any number of read factors.
 
-    dense     sum_n gates_n M_n(z)          blended   M*(z), W* = sum_n gates_n W_n, a read factor at a time (`factor_sum`)
+    dense     sum_n gates_n M_n(z)          blended   M*(z), W* = sum_n gates_n W_n, one read factor at a time (`factor_sum`)
     sparse    sum_j gates_j M_{index_j}(z)
 
 Shapes: query z [R, H, Q, in], or [R, S, H, Q, in] of all segment chunks; a read factor of N checkpoints [R, H, N, in, out];
-gates [R, Q, H, N]. The dense read of one read factor is a single product: (gates x z) laid out [Q, N * in] times [N * in, out].
-The sparse read sorts (token, choice) pairs by checkpoint and multiplies each checkpoint with its own pairs, once.
+gates [R, Q, H, N]. The dense read of one read factor is a single product: (gates x z) as [Q, N * in] times [N * in, out].
+The sparse read sorts (token, choice) pairs by checkpoint and multiplies each checkpoint once with its own pairs.
 Source: arXiv 2602.24281, eqs. 9, 14 and 16.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .transforms import at_work, unreadable, without
 
-Activation = Callable[[int, Tensor, Tensor], Tensor]  # read factor, z, query -> what follows the read factor
+Activation = Callable[[int, Tensor, Tensor], Tensor]  # read factor, z, query -> result of the activation after the read factor
 Factors = tuple[Tensor, ...]
 
 
@@ -53,14 +53,14 @@ def _gated_product(z: Tensor, matrices: Tensor, gates: Tensor, widths: list[int]
 def _outer(z: Tensor, gates: Tensor) -> Tensor:
     if torch.is_grad_enabled() or at_work():
         return (gates.unsqueeze(-1) * z.unsqueeze(-2)).flatten(-2)
-    rows = z.new_empty(*gates.shape, z.shape[-1])  # in this order, whatever the order of what is multiplied
+    rows = z.new_empty(*gates.shape, z.shape[-1])  # in this memory layout, for any layout of the operands
     return torch.mul(gates.unsqueeze(-1), z.unsqueeze(-2), out=rows).flatten(-2)
 
 
 class GatedProduct(torch.autograd.Function):
-    """`by_piece` with a backward pass that keeps the inputs and not their large product.
+    """`by_segment_chunk` with a backward pass that keeps the inputs and not their large product.
 
-    It is linear in each input, and the formulas are made of differentiable parts, so that they can be differentiated again.
+    It is linear in each input, and the formulas consist of differentiable operations, so that they can be differentiated again.
     """
 
     generate_vmap_rule = True
@@ -97,14 +97,14 @@ class GatedProduct(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, z: Any, matrices: Any, gates: Any, _: Any) -> Tensor:  # type: ignore[override]
-        """The sum over the inputs that move, of the product with each one's tangent in its place."""
+        """The sum over all inputs with a tangent, of the product with that input replaced by its tangent."""
         inputs, moves = ctx.saved_tensors, (z, matrices, gates)
         each = [(*inputs[:i], move, *inputs[i + 1 :], ctx.widths) for i, move in enumerate(moves) if move is not None]
         return torch.stack([_gated_product(*one) for one in each]).sum(0)
 
 
 def _plus(total: Tensor, more: Tensor) -> Tensor:
-    """total [R, H, N * in, out] and what the first checkpoints get more, in place where nobody differentiates it."""
+    """total [R, H, N * in, out] plus `more` in its first checkpoints; in place if no gradient is needed."""
     first = more.shape[2]
     if torch.is_grad_enabled() or at_work():
         return total + F.pad(more, (0, 0, 0, total.shape[2] - first))
@@ -113,7 +113,7 @@ def _plus(total: Tensor, more: Tensor) -> Tensor:
 
 
 def dense(z: Tensor, factors: Factors, gates: Tensor, activation: Activation | None) -> Tensor:
-    """sum_n gates_n M_n(z): [R, H, Q, out]; join None: a matrix that is read as it is."""
+    """sum_n gates_n M_n(z): [R, H, Q, out]; activation None: a single matrix without an activation."""
     if activation is None:
         return factor_sum(z, factors[0], gates)
     query, out = z.unsqueeze(2), z.unsqueeze(2)
@@ -132,11 +132,11 @@ def sparse(
 ) -> Tensor:
     """sum_j gates_j M_{index_j}(z) for rows [R, Q, H, in], gates [R, Q, H, k] and index [R, Q, k]: [R, Q, H, V].
 
-    leaves: packed matrices [R, H, N, in, out]; of them only the chosen ones are unpacked. activation: as in `dense`.
+    leaves: packed matrices [R, H, N, in, out]; only the selected ones are unpacked. activation: as in `dense`.
     """
     runs, queries = rows.shape[:2]
     number, k = leaves[0].shape[2], index.shape[-1]
-    if unreadable(rows, index, *leaves):  # every checkpoint, most of them under gates of 0
+    if unreadable(rows, index, *leaves):  # read every checkpoint; the ones that were not selected have gate 0
         all_gates = gates.new_zeros(*gates.shape[:3], number)
         all_gates = all_gates.scatter_add(3, index.unsqueeze(2).expand_as(gates), gates)
         return dense(rows.transpose(1, 2), unpack(leaves), all_gates, activation).transpose(1, 2)
@@ -186,7 +186,7 @@ class Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, order: Tensor, back: Tensor, k: int) -> Tensor:  # type: ignore[override]
-        """Copies in a new order."""
+        """The copies in the new order."""
         return x.index_select(0, order // k)
 
     @staticmethod
@@ -204,7 +204,7 @@ class Spread(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, x: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
-        """As the rows."""
+        """The tangents in the new order."""
         order, _back = ctx.saved_tensors
         return x.index_select(0, order // ctx.k)
 
@@ -234,6 +234,6 @@ class Permute(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, x: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
-        """As the rows."""
+        """The tangents in the new order."""
         order, _back = ctx.saved_tensors
         return x.index_select(0, order)

@@ -1,11 +1,11 @@
-"""Chunk-parallel matrix memories: what rules whose state is a matrix S [H, K, V] share.
+"""Chunk-parallel matrix memories: shared by rules whose state is a matrix S [H, K, V].
 
-Inside a chunk of c writes every query sees the earlier writes through a masked c x c product; what came before the
-chunk it sees through the state at the chunk's start. Decays are in log space. Source of the formulation:
+Inside a chunk of c writes every query sees the chunk's earlier writes through a masked c x c product, and all writes before the
+chunk through the state at the chunk's start. Decays are in log space. Source of the formulation:
 arXiv 2312.06635 (chunkwise gated linear attention), arXiv 2412.06464 (gated delta rule).
 
-Tensors of a `chunk` are [G, S, L, H, ...], as inputs of Memory.scan; those of its chunks [G, S, H, n, c, ...], n chunks of c
-slots. Tensors of a `step` are [..., H, ...], with any axes before the heads.
+Tensors of a `chunk` call are [G, S, L, H, ...], like inputs of Memory.scan; those of its scan chunks are [G, S, H, n, c, ...],
+n chunks of c slots. Tensors of a `step` are [..., H, ...], with any axes before the heads.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from .upcast import autocast_on, upcast
 
 
 class Reader:
-    """The matrix of one read factor during a call, as it stands after each write."""
+    """Reads one read factor during a call, with its matrix as it is after each write."""
 
     def read(self, z: Tensor, group: int = 1) -> Tensor:
         """z [G, S, H, L*rate, in] -> [G, S, H, L*rate, out].
 
-        `rate` queries follow each write slot; with `group` writes made together, all of its group's queries see all of them.
+        `rate` queries follow each write slot; with `group` writes made together, all queries of the group see all of them.
         """
         raise NotImplementedError(f"{type(self).__name__} must define read(z, group)")
 
     def propagate(self, group: slice, apart: Tensor) -> Tensor | None:
-        """What the writes of some groups (one segment chunk each) make of a difference between two states [.., X, H, K, V].
+        """The result of applying the writes of some groups (one segment chunk each) to a difference of states [.., X, H, K, V].
 
-        For rules that are affine in a matrix state: T(S) - T(S'), given S - S'. None: this rule has no such way.
+        For rules that are affine in a matrix state: T(S) - T(S'), given S - S'. None: not supported by this rule.
         """
         return None
 
@@ -42,22 +42,22 @@ def last_seen(slots: int, queries: int, group: int, device: torch.device) -> Ten
 
 
 def length(slots: int, most: int) -> int:
-    """Slots of each chunk, where `slots` are cut into chunks of the same length, `most` at the most."""
+    """Slots per chunk, when `slots` are split into chunks of equal length, at most `most`."""
     return slots // -(-slots // most)
 
 
 def masked(x: Tensor, valid: Tensor | None) -> Tensor:
-    """x [G, S, L, H, ...] with zeros at the slots that are not valid, bool [G, S, L]; None: all are."""
+    """x [G, S, L, H, ...] with zeros at invalid slots, valid bool [G, S, L]; None: all are valid."""
     return x if valid is None else x * valid.view(*valid.shape, *(1,) * (x.dim() - valid.dim()))
 
 
 def chunks(x: Tensor, size: int) -> Tensor:
-    """[G, S, L, H, ...] -> [G, S, H, L/size, size, ...], laid out so that every product after it takes it as it is."""
+    """[G, S, L, H, ...] -> [G, S, H, L/size, size, ...], contiguous, so that the following products need no copy."""
     return x.unflatten(2, (-1, size)).movedim(4, 2).contiguous()
 
 
 def decays(level: Tensor, diagonal: int, more: Tensor | None = None) -> Tensor:
-    """Cumulative logs [.., c] -> exp(level_i - level_j + more_ij) where j < i + diagonal, else 0: [.., c, c]; more None: 0."""
+    """Cumulative logs [.., c] -> exp(level_i - level_j + more_ij) if j < i + diagonal, else 0: [.., c, c]; more None: 0."""
     late = torch.ones(level.shape[-1], level.shape[-1], dtype=torch.bool, device=level.device).triu(diagonal)
     logs = level.unsqueeze(-1) - level.unsqueeze(-2)
     return (logs if more is None else logs + more).masked_fill(late, float("-inf")).exp()
@@ -69,20 +69,20 @@ def outer(key: Tensor, value: Tensor) -> Tensor:
 
 
 def plus(x: Tensor, a: Tensor, b: Tensor, factor: int = 1) -> Tensor:
-    """x + factor a b, [G, n, m], [G, n, k], [G, k, m]; under autocast the product alone is narrow."""
+    """x + factor a b, [G, n, m], [G, n, k], [G, k, m]; under autocast only the product is narrow."""
     if autocast_on(x):
         return x + factor * (a @ b)
     return torch.baddbmm(x, a, b, alpha=factor)
 
 
 class ChunkRead(Reader):
-    """Reads of one matrix per head that grows by `keys^T values`, decayed:
+    """Reads of one matrix per head that grows by `keys^T values` and decays:
 
         o_i = q_i S_in e^{l_i} + sum_{j<=i} e^{l_i-l_j} (q_i k_j) v_j
 
     keys [G, S, H, n, c, K], values [G, S, H, n, c, V], decay [G, S, H, n, c] (cumulative in the chunk, log space; None: none),
-    before [G, S, H, n, K, V]: the matrix at each chunk's start. With a decay a channel, [G, S, H, n, c, K], the factor
-    stands inside the product: sum_k q_ik e^{l_ik - l_jk} k_jk, taken from the chunk's middle so that neither half overflows.
+    before [G, S, H, n, K, V]: the matrix at each chunk's start. With a decay per channel, [G, S, H, n, c, K], the factor
+    is inside the product: sum_k q_ik e^{l_ik - l_jk} k_jk, relative to the chunk's middle so that neither factor overflows.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, decay: Tensor | None, before: Tensor):
@@ -92,13 +92,13 @@ class ChunkRead(Reader):
         """z [G, S, H, L*rate, K] -> [G, S, H, L*rate, V]."""
         n, c = self.keys.shape[3:5]
         z = z.unflatten(3, (n, -1)).contiguous()
-        each = z.shape[4] == c and group == 1  # a query a write, right after it
+        each = z.shape[4] == c and group == 1  # one query per write, right after it
         seen = None if each else last_seen(c, z.shape[4], group, z.device)
         far, keys = z, self.keys.to(z.dtype)
         if self.decay is not None and self.decay.dim() == keys.dim():
             at = self.decay if seen is None else self.decay.index_select(-2, seen)
             middle = self.decay[..., c // 2 : c // 2 + 1, :].detach()  # it cancels out
-            kind = torch.float32 if z.dtype == torch.float16 else z.dtype  # whose range holds such powers
+            kind = torch.float32 if z.dtype == torch.float16 else z.dtype  # a dtype whose range holds such powers
             near, keys = z * (at - middle).exp().to(kind), keys * (middle - self.decay).exp().to(kind)
             scores, far = (near @ keys.transpose(-1, -2)).to(z.dtype), z * at.exp().to(z.dtype)
         else:
@@ -116,7 +116,7 @@ class ChunkRead(Reader):
         return (scores @ self.values.to(z.dtype) + far).flatten(3, 4)
 
     def propagate(self, group: slice, apart: Tensor) -> Tensor | None:
-        """See Reader: decayed."""
+        """See Reader: the difference, decayed."""
         if self.decay is None:
             return apart
         total = self.decay[group, 0, :, :, -1].sum(2)
@@ -130,7 +130,7 @@ def _exp(x: Tensor) -> Tensor:
 def additive(keys: Tensor, values: Tensor, decay: Tensor | None, start: Tensor) -> tuple[ChunkRead, Tensor]:
     """S <- e^{decay} S + k^T v, chunk by chunk: keys, values, decay as in ChunkRead, start [G, H, K, V].
 
-    -> reads of S, and S after each segment chunk [G, S, H, K, V].
+    Returns a reader of S, and S after each segment chunk [G, S, H, K, V].
     """
     if decay is None:
         grow, keep = keys.transpose(-1, -2) @ values, None

@@ -1,8 +1,8 @@
-"""Deep linear attention: a step on L = -<M(k), v>, W <- W - eta grad L(W_base) for W_in and W_out, which is
+"""Deep linear attention: a step on L = -<M(k), v>, W <- W - eta grad L(W_base) for W_in and W_out, that is,
 
     W_out <- W_out + eta h^T v,   W_in <- W_in + eta k^T ((v W_out^T) * gelu'(k W_in)),   h = gelu(k W_in)
 
-Source: arXiv 2602.24281, section 4 (DLA). A state is w_in, w_out now, and the same at the running batch's base.
+Source: arXiv 2602.24281, section 4 (DLA). A state is the current w_in, w_out, and both at the running batch's start.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def chunk(
     skip: Tensor | None = None,
     size: int = 16,
 ) -> tuple[tuple[ChunkRead, ChunkRead], Leaves]:
-    """The same for [G, S, L, H, ...] each -> reads of W_in and W_out, and the state after each segment chunk; a chunk is a batch.
+    """`step` for [G, S, L, H, ...] each -> readers of W_in and W_out, and the state after each segment chunk; a chunk is a batch.
 
     Inside a batch the steps add up: both matrices grow as in `chunked.ChunkRead`.
     """

@@ -16,5 +16,5 @@ def step(matrix: Tensor, key: Tensor, value: Tensor, beta: Tensor) -> Tensor:
 def chunk(
     matrix: Tensor, key: Tensor, value: Tensor, beta: Tensor, *, valid: Tensor | None = None, size: int = 64
 ) -> tuple[gated_delta.DeltaRead, Tensor]:
-    """The same for [G, S, L, H, ...] each: `gated_delta.chunk` with a = 1."""
+    """`step` for [G, S, L, H, ...] each: `gated_delta.chunk` with a = 1."""
     return gated_delta.chunk(matrix, key, value, torch.zeros_like(beta), beta, valid=valid, size=size)

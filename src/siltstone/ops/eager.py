@@ -1,7 +1,7 @@
-"""torch.compile: a call of a model runs as it is, eagerly.
+"""Excludes a model's calls from torch.compile: they run eagerly.
 
-Its plan is made of whole numbers on the host, other ones at every token, so that a compiler finds some sixty graphs in it and
-makes them anew at every length of text.
+A call's schedule consists of integers on the host that change with every token: a compiler would split the call into about sixty
+graphs and recompile them for every length of text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Call = TypeVar("Call", bound=Callable[..., Any])
 
 
 def eagerly(call: Call) -> Call:
-    """The same call, which a compiler leaves alone; this is logged once, as a warning of the logger "siltstone"."""
+    """The same call, excluded from compilation; logs this once, as a warning of the logger "siltstone"."""
 
     @functools.wraps(call)
     def run(*args: Any, **keys: Any) -> Any:
@@ -32,7 +32,7 @@ _known: dict[Callable[..., Any], Callable[..., Any]] = {}
 def _uncompiled(call: Callable[..., Any]) -> Callable[..., Any]:
     if not _known:
         logging.getLogger("siltstone").warning(
-            "torch.compile leaves Siltstone's models as they are: their calls are planned token by token, and run eagerly"
+            "torch.compile does not compile Siltstone's models: their calls are scheduled on the host, and run eagerly"
         )
     if call not in _known:
         _known[call] = torch.compiler.disable(call)

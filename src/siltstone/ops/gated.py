@@ -1,6 +1,6 @@
 """Gated linear memory: S_t = a_t S_{t-1} + b_t k_t^T v_t, o = q S.
 
-a stands for itself in every head (arXiv 2405.21060), or for every channel of the keys (arXiv 2312.06635, eq. 3).
+a is one number per head (arXiv 2405.21060), or one per channel of the keys (arXiv 2312.06635, eq. 3).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .chunked import ChunkRead, additive, chunks, length, masked, outer
 
-CHANNELS = 16  # writes of a chunk with a decay a channel: powers of it and of its inverse stay in float32 (e^5 a write)
+CHANNELS = 16  # writes per chunk with decay="channel": powers of a decay and of its inverse fit float32 (e^5 per write)
 
 
 def step(matrix: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, beta: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def chunk(
     valid: Tensor | None = None,
     size: int = 64,
 ) -> tuple[ChunkRead, Tensor]:
-    """The same for [G, S, L, H, ...] each: see `chunked.additive`. Decays of channels: at least e^-5, chunks of `CHANNELS`."""
+    """`step` for [G, S, L, H, ...] each: see `chunked.additive`. Decays per channel: at least e^-5, chunks of `CHANNELS`."""
     c = length(key.shape[2], size)
     key = key * masked(beta, valid).unsqueeze(-1).to(key.dtype)
     total = chunks(masked(log_decay, valid), c).cumsum(4)

@@ -1,6 +1,6 @@
 """Gated delta rule: S_t = a_t (I - b_t k_t^T k_t) S_{t-1} + b_t k_t^T v_t, o = q S, with unit keys.
 
-Source: arXiv 2412.06464, eq. 10 and its chunk form (WY representation: one triangular solve a chunk).
+Source: arXiv 2412.06464, eq. 10 and its chunk form (WY representation: one triangular solve per chunk).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def chunk(
     valid: Tensor | None = None,
     size: int = 64,
 ) -> tuple[DeltaRead, Tensor]:
-    """The same for [G, S, L, H, ...] each -> reads of S, and S after each segment chunk [G, S, H, K, V].
+    """`step` for [G, S, L, H, ...] each -> a reader of S, and S after each segment chunk [G, S, H, K, V].
 
     Inside a chunk, with l the running sum of log a:
 
@@ -75,7 +75,7 @@ def chunk(
 
 
 class DeltaRead(ChunkRead):
-    """Reads of S; a chunk maps S to keep S - to_end (erase S) + ...
+    """Reads S; a chunk maps S to keep S - to_end (erase S) + ...
 
     keep [G, S, H, n, 1, 1], erase [G, S, H, n, c, K], to_end [G, S, H, n, K, c].
     """

@@ -1,7 +1,7 @@
 """Gated recurrent unit, z = sigmoid(.), r = sigmoid(.), n = tanh(W_n c + r * (U_n h)), h <- (1 - z) n + z h.
 
-Source: arXiv 1406.1078, eqs. 5 to 8, in torch's form. `step` is what torch's network computes; `chunk` runs the network, which is
-called as a module is: whatever stands in its place takes effect. It runs in float32 or wider: in bfloat16 torch would round its
+Source: arXiv 1406.1078, eqs. 5 to 8, in torch's form. `step` computes the same as torch's network; `chunk` runs the network by
+calling its module, so a replaced module or a hook takes effect. It runs in float32 or wider: in bfloat16 torch would round the
 state at every write.
 """
 
@@ -34,7 +34,7 @@ def step(hidden: Tensor, token: Tensor, weights: tuple[Tensor, Tensor, Tensor, T
 def chunk(
     network: Network, hidden: Tensor, token: Tensor, *, valid: Tensor | None = None, skip: Tensor | None = None
 ) -> tuple[VectorRead, Tensor]:
-    """The same for hidden [G, H, V], token [G, S, L, D], by torch's network: see `recurrent.chunk`."""
+    """`step` for hidden [G, H, V], token [G, S, L, D], by torch's network: see `recurrent.chunk`."""
 
     def run(token: Tensor, state: recurrent.Leaves, count: Tensor | None) -> tuple[Tensor, recurrent.Leaves]:
         with upcasting(token):

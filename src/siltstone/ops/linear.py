@@ -20,11 +20,11 @@ FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
 
 def step(matrix: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """One write into S [..., H, K, V]: key [..., H, K], value [..., H, V]."""
-    return matrix + outer(key, value)  # eq. 18; with a column of ones in v, eq. 19 too
+    return matrix + outer(key, value)  # eq. 18; if v has a column of ones, eq. 19 too
 
 
 def chunk(matrix: Tensor, key: Tensor, value: Tensor, *, valid: Tensor | None = None, size: int = 64) -> tuple[ChunkRead, Tensor]:
-    """The same for key [G, S, L, H, K], value [G, S, L, H, V]: see `chunked.additive`."""
+    """`step` for key [G, S, L, H, K], value [G, S, L, H, V]: see `chunked.additive`."""
     c = length(key.shape[2], size)
     return additive(chunks(masked(key, valid), c), chunks(value, c), None, matrix)
 

@@ -1,7 +1,7 @@
 """Long short-term memory, i, f, o = sigmoid(.), g = tanh(.), s <- f * s + i * g, h <- o * tanh(s).
 
-Source: Hochreiter and Schmidhuber 1997 with the forget gate of Gers et al. 2000, in torch's form. `step` is what torch's network
-computes; `chunk` runs the network, in float32 or wider, as in gru.py. A state is h and s, [G, H, V] each.
+Source: Hochreiter and Schmidhuber 1997 with the forget gate of Gers et al. 2000, in torch's form. `step` computes the same as
+torch's network; `chunk` runs the network, in float32 or wider, as in gru.py. A state is h and s, [G, H, V] each.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def step(state: Leaves, token: Tensor, weights: tuple[Tensor, Tensor, Tensor, Te
 def chunk(
     network: Network, state: Leaves, token: Tensor, *, valid: Tensor | None = None, skip: Tensor | None = None
 ) -> tuple[VectorRead, Leaves]:
-    """The same for token [G, S, L, D], by torch's network: see `recurrent.chunk`."""
+    """`step` for token [G, S, L, D], by torch's network: see `recurrent.chunk`."""
 
     def run(token: Tensor, state: Leaves, count: Tensor | None) -> tuple[Tensor, Leaves]:
         start = state[0].flatten(1)[None], state[1].flatten(1)[None]
@@ -54,7 +54,7 @@ def chunk(
 
 
 def _singly(network: Network, token: Tensor, state: Leaves, count: Tensor) -> tuple[Tensor, Leaves]:
-    """The same a token at a time: torch packs no tensors of torch.func's, and none without numbers."""
+    """The same, one token at a time: torch cannot pack tensors of torch.func or of the device meta."""
     now, after, cells = (state[0].flatten(1)[None], state[1].flatten(1)[None]), [], [state[1].flatten(1)]
     for one in token.split(1, 1):
         with upcasting(one), plain_recurrences():

@@ -16,7 +16,7 @@ __all__ = ["chunk", "gates", "step"]  # h <- keep h + new
 def gates(forget: Tensor, enter: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:
     """keep = f / (f + i), new = i / (f + i) n; each of the same shape.
 
-    f / (f + i) = sigmoid(log f - log i), which no small gate can upset.
+    f / (f + i) is computed as sigmoid(log f - log i), which is stable for small gates.
     """
     odds = softplus(-enter) - softplus(-forget)
     return odds.sigmoid(), (-odds).sigmoid() * candidate

@@ -1,6 +1,6 @@
 """mLSTM: C_t = f_t C_{t-1} + i_t k_t^T v_t, n_t = f_t n_{t-1} + i_t k_t, o = q C / max(|q n|, 1).
 
-Source: arXiv 2405.04517, eqs. 19 to 21; the stabiliser, eq. 15, here never below 0 (memory/mlstm.py says why).
+Source: arXiv 2405.04517, eqs. 19 to 21; the stabiliser, eq. 15, here never below 0 (the reason: memory/mlstm.py).
 A state is [C, n] e^-m [..., H, K, V + 1] and m [..., H]. Values end with a 1, which makes n a column of the matrix.
 """
 
@@ -36,7 +36,7 @@ def chunk(
     valid: Tensor | None = None,
     size: int = 64,
 ) -> tuple[MlstmRead, Leaves]:
-    """The same for [G, S, L, H, ...] each -> reads of the matrix, and the state after each segment chunk [G, S, H, ...]."""
+    """`step` for [G, S, L, H, ...] each -> a reader of the matrix, and the state after each segment chunk [G, S, H, ...]."""
     c = length(log_forget.shape[2], size)
     if valid is not None:
         log_input = log_input.masked_fill(~valid.unsqueeze(-1), float("-inf"))
@@ -63,17 +63,17 @@ def stabilisers(level: Tensor, enter: Tensor, start: Tensor) -> tuple[Tensor, Te
 
 
 def factor(matrix: Tensor, m: Tensor) -> Tensor:
-    """The matrix that [q, 1] passes through, [[C e^-m, n e^-m, 0], [0, 0, e^-m]]: [..., H, K + 1, V + 2]."""
+    """The matrix by which [q, 1] is multiplied, [[C e^-m, n e^-m, 0], [0, 0, e^-m]]: [..., H, K + 1, V + 2]."""
     keys, values = matrix.shape[-2:]
     corner = F.pad((-m).exp()[..., None, None], (values, 0, keys, 0))
     return F.pad(matrix, (0, 1, 0, 1)) + corner
 
 
 def divided(z: Tensor) -> Tensor:
-    """[q C, q n, e^-m] [..., V + 2] -> q C / max(|q n|, e^-m), eq. 21 with both kept times e^-m.
+    """[q C, q n, e^-m] [..., V + 2] -> q C / max(|q n|, e^-m), eq. 21 with both scaled by e^-m.
 
     Divided in float32 or wider: in float16 the square of a small divisor is 0. The divisor is at least the square of the dtype's
-    epsilon: e^-m may underflow.
+    epsilon, because e^-m may underflow.
     """
     exact = upcast(z)
     size = torch.maximum(exact[..., -2:-1].abs(), exact[..., -1:]).clamp(min=torch.finfo(z.dtype).eps ** 2)

@@ -1,4 +1,4 @@
-"""Normalisations, written so that a step of decoding has few and large operations.
+"""Normalisations, written as a few large operations to keep decode steps fast.
 
 Source: arXiv 1910.07467, eq. 4 (RMSNorm).
 """
@@ -19,7 +19,7 @@ def l2(z: Tensor) -> Tensor:
 
 
 def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x * rsqrt(mean x^2 + eps) * weight over the last axis; the mean is taken in float32 at least."""
+    """x * rsqrt(mean x^2 + eps) * weight over the last axis; the mean is computed in float32 or wider."""
     return _scaled(x, 1 / x.shape[-1], eps) * weight.to(x.dtype)
 
 
@@ -28,7 +28,7 @@ def _scaled(x: Tensor, share: float, eps: float) -> Tensor:
 
 
 def _inverse(x: Tensor, share: float, eps: float) -> Tensor:
-    """rsqrt(share |x|^2 + eps), [..., 1], in float32 at least."""
+    """rsqrt(share |x|^2 + eps), [..., 1], in float32 or wider."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32 if x.dtype in HALF else None)
     return torch.addcmul(length.new_full((), eps), length, length, value=share).rsqrt()
 
@@ -36,7 +36,7 @@ def _inverse(x: Tensor, share: float, eps: float) -> Tensor:
 class Scaled(torch.autograd.Function):
     """y = s x with s = rsqrt(share |x|^2 + eps). Its Jacobian, s (1 - share y y^T), is symmetric: one formula for both modes.
 
-    Only x is kept, and the formula is made of differentiable parts, so that it can be differentiated again.
+    Only x is kept, and the formula consists of differentiable operations, so that it can be differentiated again.
     """
 
     generate_vmap_rule = True
@@ -74,7 +74,7 @@ class Scaled(torch.autograd.Function):
 
 
 class RMSNorm(nn.Module):
-    """`rms` with a learned weight, 1 to begin with."""
+    """`rms` with a learned weight, initially 1."""
 
     def __init__(self, width: int, eps: float):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Recurrent networks over the writes of a segment chunk, one call each: what gru, lstm and slstm share."""
+"""Recurrent networks over the writes of a segment chunk, one call each: shared by gru, lstm and slstm."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Run = Callable[[Tensor, Leaves, Tensor | None], tuple[Tensor, Leaves]]
 
 
 def chunk(run: Run, state: Leaves, token: Tensor, valid: Tensor | None, skip: Tensor | None) -> tuple[VectorRead, Leaves]:
-    """Segment chunks in order: state (h, ...), leaves [G, H, V], token [G, S, L, ...] -> reads of h, leaves [G, S, H, V].
+    """Segment chunks in order: state (h, ...), leaves [G, H, V], token [G, S, L, ...] -> a reader of h, leaves [G, S, H, V].
 
     run: token [G, L, ...], state, count [G] (None: all) -> h after each token [G, L, H*V], and the other leaves [G, H, V] after
-    `count` tokens. skip int [G, S]: empty slots before a segment chunk's first write; its valid slots follow one another.
+    `count` tokens. skip int [G, S]: empty slots before a segment chunk's first write; its valid slots are contiguous.
     """
     segment_chunks, slots = token.shape[1:3]
     shape = state[0].shape[1:]
@@ -25,7 +25,7 @@ def chunk(run: Run, state: Leaves, token: Tensor, valid: Tensor | None, skip: Te
     seen, ends = [], []
     for s in range(segment_chunks):
         segment_chunk, before, count = token[:, s], state[0].flatten(1), None
-        if valid is not None:  # the segment chunk's own writes first, however many slots it leaves empty before them
+        if valid is not None:  # shift the segment chunk's writes to the front, before its empty slots
             assert skip is not None
             segment_chunk = segment_chunk.gather(
                 1, (slot + skip[:, s, None]).clamp(max=slots - 1)[..., None].expand_as(segment_chunk)

@@ -1,7 +1,7 @@
-"""Rotary positions that never run out.
+"""Rotary positions for any length.
 
-Frequencies are whole numbers of 2^-31 turns a token, so that the angle at a position is an exact integer product:
-it is as precise at position 10,000,000,000 as at 1, and depends on differences of positions alone.
+Frequencies are integer multiples of 2^-31 turns per token, so the angle at a position is an exact integer product:
+it has the same precision at position 10,000,000,000 as at 1, and depends only on differences of positions.
 
 Source: arXiv 2104.09864 (rotation by pairs); pairs are (i, i + K/2).
 """
@@ -20,9 +20,9 @@ TURN = 1 << 31
 
 @lru_cache(maxsize=64)
 def frequencies(width: int, theta: float = 10000.0) -> np.ndarray:
-    """int64 [width/2], in 2^-31 turns a token: round(theta^(-2i/width) / (2 pi) * 2^31)."""
+    """int64 [width/2], in 2^-31 turns per token: round(theta^(-2i/width) / (2 pi) * 2^31)."""
     found = np.round(theta ** (-np.arange(0, width, 2) / width) / (2 * math.pi) * TURN).astype(np.int64)
-    found.flags.writeable = False  # every caller gets the same array
+    found.flags.writeable = False  # all callers share this array
     return found
 
 
@@ -35,7 +35,7 @@ def rotation(positions: np.ndarray, width: int, dtype: torch.dtype, device: torc
 
 
 def rotate(x: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
-    """x [R, T, H, K] = (a, b) turned to (a cos - b sin, b cos + a sin), by a `rotation` [R or 1, T, K]."""
+    """x [R, T, H, K] = (a, b) rotated to (a cos - b sin, b cos + a sin), by a `rotation` [R or 1, T, K]."""
     cos, sin = by[0].unsqueeze(-2), by[1].unsqueeze(-2)
     a, b = x.chunk(2, -1)
     return torch.addcmul(x * cos, torch.cat([b, a], -1), sin)

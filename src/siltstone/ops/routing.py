@@ -1,10 +1,10 @@
 """Scores and gates of checkpoints.
 
-    score_n = <u, s_n>, or of sub-blocks log sum_j exp(b <u, s_nj>) / b with b = 8 spread: a smooth maximum
+    score_n = <u, s_n>, or for sub-blocks log sum_j exp(b <u, s_nj>) / b with b = 8 spread: a smooth maximum
     logit_{h,n} = exp(log_scale_h) spread score_n + bias_h - slope_h age_n
 
-spread: the square root of the writes that one summary stands for. Source: arXiv 2602.24281, eqs. 9, 10, 16, 17; the distance bias
-as in arXiv 2108.12409, over segments instead of tokens.
+spread: the square root of the number of writes that a summary covers. Source: arXiv 2602.24281, eqs. 9, 10, 16, 17; the distance
+bias as in arXiv 2108.12409, over segments instead of tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from .transforms import unreadable
 from .upcast import upcast
 
-STEPS = 2.0**12  # of a score of 1; without them, rounding would choose between lines with the same words
+STEPS = 2.0**12  # steps per unit of score; without them, rounding would choose between lines with the same words
 
 
 def scores(u: Tensor, summary: Tensor, spread: float, empty: Tensor | None = None) -> Tensor:
@@ -29,7 +29,7 @@ def scores(u: Tensor, summary: Tensor, spread: float, empty: Tensor | None = Non
 
 
 def best(each: Tensor, spread: float, empty: Tensor | None) -> Tensor:
-    """Scores of sub-blocks [..., J], some of them empty -> of the checkpoints [...]."""
+    """Scores of sub-blocks [..., J], some of them empty -> scores of the checkpoints [...]."""
     sharp = 8.0 * spread
     if empty is not None:
         each = each.masked_fill(empty, float("-inf"))
@@ -46,15 +46,15 @@ def gates(
 ) -> tuple[Tensor | None, Tensor]:
     """scores [R, Q, N], scale and bias [H] -> gate of the online memory [R, Q, H] (None: 1), and gates [R, Q, H, N].
 
-    own      score [R, Q] and bias [H] of the online memory: gates are a softmax over it and the checkpoints; None: a sigmoid each
-    hidden   bool [R, Q or 1, N], True where a checkpoint is not there
+    own      score [R, Q] and bias [H] of the online memory: gates are a softmax over it and the checkpoints; None: sigmoids
+    hidden   bool [R, Q or 1, N], True where the checkpoint does not exist for the query
     far      slope [H] and age [R, Q or 1, N]
     """
     scale = scale.to(scores.dtype).view(-1, 1, 1)
     bias = bias.unsqueeze(-1).expand(-1, scores.shape[-1])
     if own is not None:
         scores, bias = torch.cat([scores, own[0].unsqueeze(-1)], -1), torch.cat([bias, own[1].unsqueeze(-1)], -1)
-    last = scores.transpose(-1, -2).contiguous().unsqueeze(1)  # checkpoints before queries: their softmax is vectorised
+    last = scores.transpose(-1, -2).contiguous().unsqueeze(1)  # checkpoints before queries: this softmax is vectorised
     logits = torch.addcmul(bias.to(scores.dtype).unsqueeze(-1), last, scale)
     if far is not None:
         age = far[1] if own is None else F.pad(far[1], (0, 1))
@@ -68,7 +68,7 @@ def gates(
 
 
 def in_steps(scores: Tensor) -> Tensor:
-    """What scores are compared by: whole numbers."""
+    """Scores as integers, for comparison."""
     return (upcast(scores.detach()) * STEPS).round()
 
 
@@ -83,7 +83,7 @@ def ranked(scores: Tensor, hidden: Tensor | None, k: int, newest_last: bool) -> 
 
 
 def top(scores: Tensor, k: int, newest_last: bool) -> Tensor:
-    """Indices of the k largest, ties to the most recent."""
+    """Indices of the k largest scores; ties go to the most recent."""
     if k == scores.shape[-1]:
         return scores.topk(k, -1).indices
     best = scores.topk(k + 1, -1)

@@ -1,4 +1,4 @@
-"""Slots: m vectors a head, slot <- gate(base, attention of base over a batch of writes), o = softmax(q A^T) slots.
+"""Slots: m vectors per head, slot <- gate(base, attention of base over a batch of writes), o = softmax(q A^T) slots.
 
     q_s = l2(base_s W_seek + I_s),   e_sj = exp(tau <q_s, k_j>),   a_s = sum_j e_sj v_j / (1 + sum_j e_sj)
     lstm:  slot_s = sigmoid(f) base_s + sigmoid(i) tanh(z),     (z, i, f) = a_s W + b_s
@@ -39,8 +39,8 @@ class Weights(NamedTuple):
 
 
 class Leaves(NamedTuple):
-    """slots [B, H, m, V] now, `base` at the running batch's start; found [B, H, m, V]: the a of the batch so far, and
-    level [B, H, m]: the log of the sum it was divided by."""
+    """slots [B, H, m, V]: the current slots; `base`: the slots at the running batch's start; found [B, H, m, V]: the batch's a
+    so far; level [B, H, m]: the log of the denominator of a."""
 
     slots: Tensor
     base: Tensor
@@ -65,9 +65,9 @@ def chunk(
     skip: Tensor | None = None,
     size: int = 16,
 ) -> tuple[tuple[SlotsRead, SlotsRead], Leaves]:
-    """The same for [G, S, L, H, ...] each -> reads of addresses and slots, and the state after each segment chunk.
+    """`step` for [G, S, L, H, ...] each -> readers of addresses and slots, and the state after each segment chunk.
 
-    size: writes of a batch. skip int [G, S]: slots of a segment chunk that are empty before its first write; an unfinished batch
+    size: writes of a batch. skip int [G, S]: empty slots before a segment chunk's first write; an unfinished batch
     continues there.
     """
     key, value = upcast(chunks(key, size)), upcast(chunks(value, size))
@@ -88,19 +88,19 @@ def chunk(
 
 
 def asking(slots: Tensor, weights: Weights) -> Tensor:
-    """tau q_s [..., H, m, K]: what slots [..., H, m, V] ask writes with."""
+    """tau q_s [..., H, m, K]: the queries with which slots [..., H, m, V] attend to writes."""
     scale = upcast(weights.seek_scale).exp()[:, None, None]
     return scale * l2(per_head(slots, weights.seek) + weights.seek_id)
 
 
 def addresses(slots: Tensor, weights: Weights) -> Tensor:
-    """tau' A_s [..., H, m, K]: what a query finds slots [..., H, m, V] by."""
+    """tau' A_s [..., H, m, K]: the addresses by which queries attend to slots [..., H, m, V]."""
     scale = upcast(weights.key_scale).exp()[:, None, None]
     return scale * l2(per_head(slots, weights.key) + weights.key_id)
 
 
 def activation(factor: int, z: Tensor) -> Tensor:
-    """softmax over the slots between the matrices."""
+    """softmax over the slots, between the two matrices."""
     return upcast(z).softmax(-1).to(z.dtype) if factor == 0 else z
 
 
@@ -116,7 +116,7 @@ def gated(base: Tensor, found: Tensor, weights: Weights) -> Tensor:
 
 
 def _taken(before: Leaves, score: Tensor, value: Tensor, weights: Weights) -> Leaves:
-    """A batch taken in: score [G, H, m, c] of its writes, value [G, H, c, V]."""
+    """The state after a batch of writes: score [G, H, m, c], value [G, H, c, V]."""
     all_scores = torch.cat([before.level.unsqueeze(-1), score], -1)
     shares = all_scores.softmax(-1)
     found = shares[..., :1] * before.found + shares[..., 1:] @ value
@@ -135,7 +135,7 @@ class During:
 
     @cached_property
     def after(self) -> Tensor:
-        """[G, S, L, H, m, V]: the slots after each write; like `_taken`, for every beginning of a batch at once."""
+        """[G, S, L, H, m, V]: the slots after each write; as `_taken`, for all batch starts at once."""
         segment_chunks, n = self.value.shape[1], self.value.shape[3]
         before = Leaves(*(x.unflatten(1, (segment_chunks, n)) for x in stacked([b for b, _ in self.seen])))
         score = torch.stack([s for _, s in self.seen], 1).unflatten(1, (segment_chunks, n)).unsqueeze(4)  # [G, S, n, H, 1, m, c]
@@ -164,17 +164,17 @@ class SlotsRead(Reader):
 
 
 def per_head(x: Tensor, weight: Tensor) -> Tensor:
-    """x [..., H, m, V] through each head's own matrix [H, V, out]."""
+    """x [..., H, m, V] times each head's own matrix [H, V, out]."""
     return torch.einsum("...hmv,hvk->...hmk", x, weight.to(x.dtype))
 
 
 def fresh(state: Leaves) -> Leaves:
-    """A new batch begins at these slots: nothing found, and a sum of 1."""
+    """The state at the start of a batch with these slots: a = 0, with denominator 1."""
     return Leaves(state.slots, state.slots, torch.zeros_like(state.found), torch.zeros_like(state.level))
 
 
 def choose(which: Tensor, one: Leaves, other: Leaves) -> Leaves:
-    """The rows [G] of one state or the other."""
+    """Rows [G] of one state or the other."""
     return Leaves(*(torch.where(which.view(-1, *(1,) * (a.dim() - 1)), a, b) for a, b in zip(one, other, strict=True)))
 
 

@@ -36,9 +36,9 @@ def chunk(
     valid: Tensor | None = None,
     size: int = 64,
 ) -> tuple[WeightedRead, Leaves]:
-    """The same for [G, S, L, H, ...] each -> reads of S, and the state after each segment chunk, leaves [G, S, H, ...].
+    """`step` for [G, S, L, H, ...] each -> a reader of S, and the state after each segment chunk, leaves [G, S, H, ...].
 
-    A chunk of c slots has c + 1 keys: the one before it, and its own.
+    A chunk of c slots has c + 1 keys: the previous write's key, and its own.
     """
     segment_chunks, slots = log_decay.shape[1:3]
     c = length(slots, size)
@@ -54,7 +54,7 @@ def chunk(
 
 
 def _held(x: Tensor, start: Tensor, valid: Tensor | None) -> Tensor:
-    """Writes [G, S, L, H, ...] -> the last one at each slot, `start` [G, H, ...] before all: [G, 1 + S*L, H, ...]."""
+    """Writes [G, S, L, H, ...] -> the last write up to each slot, preceded by `start` [G, H, ...]: [G, 1 + S*L, H, ...]."""
     both = torch.cat([start.to(x.dtype).unsqueeze(1), x.flatten(1, 2)], 1)
     if valid is None:
         return both
@@ -64,5 +64,5 @@ def _held(x: Tensor, start: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def _overlapping(x: Tensor, segment_chunks: int, size: int) -> Tensor:
-    """[G, 1 + S*L, H, ...] -> chunks with the slot before each: [G, S, H, L/size, 1 + size, ...]."""
+    """[G, 1 + S*L, H, ...] -> chunks, each with the slot before it: [G, S, H, L/size, 1 + size, ...]."""
     return x.unfold(1, size + 1, size).unflatten(1, (segment_chunks, -1)).permute(0, 1, 3, 2, 5, 4).contiguous()

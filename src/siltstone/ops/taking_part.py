@@ -1,4 +1,4 @@
-"""Parameters that a call may leave out, such as those of a memory that nothing has been written to yet: their gradient is 0."""
+"""Zero gradients for parameters that a call may not use, such as those of a memory without writes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 
 def taking_part(x: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-    """x itself; in a backward pass through it every parameter has a gradient, of zeros where nothing else gives one.
+    """x itself; a backward pass through it gives every parameter a gradient, zeros if it has no other.
 
-    So a step of training changes every parameter's moments, and what gathers gradients from several processes finds all.
+    With it, every training step updates the moments of every parameter, and data-parallel training finds all gradients.
     """
     return TakingPart.apply(x, *parameters) if torch.is_grad_enabled() else x
 
 
 class TakingPart(torch.autograd.Function):
-    """x, and nothing of the others."""
+    """Returns x and ignores the parameters."""
 
     generate_vmap_rule = True
 
@@ -29,7 +29,7 @@ class TakingPart(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        """Keeps what zeros are made of."""
+        """Keeps the shapes and dtypes of the zeros."""
         ctx.made = [(p.shape, p.dtype, p.device) for p in inputs[1:]]
 
     @staticmethod
@@ -40,5 +40,5 @@ class TakingPart(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, x: Tensor | None, *_: Any) -> Tensor | None:  # type: ignore[override]
-        """As x."""
+        """The tangent of x."""
         return None if x is None else x.view_as(x)

@@ -1,8 +1,8 @@
 """Titans: L = |M(k) - v|^2, S <- eta S - theta grad L(W_base), W <- (1 - alpha) W + S, for W_in and W_out alike.
 
 Inside a batch both recurrences are linear, W_i = a_i W_0 + d_i S_0 + sum_{j<=i} C_ij (-theta_j grad_j) with C the product of two
-triangular matrices of decays. Source: arXiv 2501.00663, eqs. 12 to 14. A state is w_in, w_out now, the same at the base of the
-running batch, and the momenta of both.
+triangular matrices of decays. Source: arXiv 2501.00663, eqs. 12 to 14. A state is the current w_in, w_out, both at the start of
+the running batch, and the momenta of both.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def chunk(
     skip: Tensor | None = None,
     size: int = 16,
 ) -> tuple[tuple[MomentumRead, MomentumRead], Leaves]:
-    """The same for [G, S, L, H, ...] each -> reads of W_in and W_out, and the state after each segment chunk.
+    """`step` for [G, S, L, H, ...] each -> readers of W_in and W_out, and the state after each segment chunk.
 
     size: writes of a batch.
     """
@@ -114,7 +114,7 @@ class MomentumRead(Reader):
         """z [G, S, H, L*rate, K] -> [G, S, H, L*rate, V]."""
         n, c = self.parts[0].shape[3:5]
         z = z.unflatten(3, (n, -1))
-        kind, z = z.dtype, upcast(z)  # its terms nearly cancel
+        kind, z = z.dtype, upcast(z)  # the terms nearly cancel
         keys, values, factor, decay, drift, before, momentum = self.parts
         if z.shape[4] > c or group > 1:
             seen = last_seen(c, z.shape[4], group, z.device)

@@ -1,4 +1,4 @@
-"""torch.func and forward derivatives: whether they are at work, and which tensors carry an axis of vmap's."""
+"""torch.func and forward-mode derivatives: whether they are active, and which tensors have a vmap axis."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _func: Any = getattr(torch._C, "_functorch")  # noqa: B009  torch declares no ty
 
 
 def at_work() -> bool:
-    """Whether the call is inside grad, vmap or another transform of torch.func, or of forward derivatives (`forward_ad`):
-    nothing may be written in place then, and nothing fused be called."""
+    """Whether the call is inside grad, vmap or another transform of torch.func, or forward-mode derivatives (`forward_ad`):
+    then no in-place updates and no fused kernels are allowed."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def plain_recurrences() -> AbstractContextManager[Any]:
-    """For calls of torch's recurrent networks: where forward derivatives may be asked for, those of oneDNN have none."""
+    """For calls of torch's recurrent networks: disables oneDNN's kernels, which have no forward-mode derivatives, if needed."""
     return _without_onednn() if at_work() else nullcontext()
 
 
@@ -35,7 +35,7 @@ def _without_onednn() -> Iterator[None]:
 
 
 def batched(*tensors: Tensor) -> bool:
-    """Whether any of them differs from entry to entry of a vmap, so that no number can be read from it."""
+    """Whether any of the tensors has a vmap axis, so that its values cannot be read."""
     if not at_work():
         return False
     for x in tensors:
@@ -47,12 +47,12 @@ def batched(*tensors: Tensor) -> bool:
 
 
 def unreadable(*tensors: Tensor) -> bool:
-    """Whether there are no numbers to decide by: some are `batched`, or on the device meta."""
+    """Whether values cannot be read: some tensors are `batched`, or on the device meta."""
     return any(x.is_meta for x in tensors) or batched(*tensors)
 
 
 def without(x: Tensor) -> Tensor:
-    """The tensor that transforms other than vmap have wrapped."""
+    """The tensor inside the wrappers of transforms other than vmap."""
     while _func.is_functorch_wrapped_tensor(x):
         x = _func.get_unwrapped(x)
     return x

@@ -1,7 +1,7 @@
-"""Calls of modules in which narrow numbers are added wide, whatever stands in the module's place.
+"""Calls of modules that accumulate in float32 or wider; they also work when the module is replaced.
 
-A module is called, and its weights are never used around it: a wrapper, a hook, a parametrisation or a quantised twin of it
-takes effect. What has to be wider than the model's dtype is said by a mode for the time of the call.
+A module is always called; its weights are never used directly. So a wrapper, a hook, a parametrisation or a quantised
+replacement takes effect. A mode, active during the call, selects the operations that must be wider than the model's dtype.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 def upcast(x: Tensor) -> Tensor:
-    """At least float32: what states accumulate in."""
+    """x in float32 or wider: the dtype in which states accumulate."""
     return x.float() if x.dtype in HALF else x
 
 
@@ -31,7 +31,7 @@ def upcasting(x: Tensor) -> AbstractContextManager[Any]:
 
 
 def autocast_on(x: Tensor) -> bool:
-    """Whether autocast is at work on the tensor's device (on the device meta it never is)."""
+    """Whether autocast is active on the tensor's device (always False on the device meta)."""
     return not x.is_meta and torch.is_autocast_enabled(x.device.type)
 
 
@@ -63,7 +63,7 @@ def _all_wide(x: Any) -> Any:
 
 
 class Placed(nn.Module):
-    """A module that knows its device and dtype by a tensor without numbers, `like`, whatever stands for its parts."""
+    """A module that reads its device and dtype from an empty tensor, `like`; this also works when its parts are replaced."""
 
     _like: Tensor
 
@@ -73,11 +73,11 @@ class Placed(nn.Module):
 
     @property
     def like(self) -> Tensor:
-        """What tensors of a state are made like; of a skeleton on the device meta that `functional_call` fills, a parameter."""
+        """Template for state tensors (dtype, device); a parameter if `functional_call` fills a skeleton on the device meta."""
         return next(self.parameters(), self._like) if self._like.is_meta else self._like
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, *args: Any) -> None:
-        """As any module; parameters that take what is loaded in their place (assign=True) bring its device and dtype."""
+        """As for any module; also takes device and dtype from parameters that replace the module's (assign=True)."""
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
         given = next((x for name, x in state_dict.items() if name.startswith(prefix) and x.is_floating_point()), None)
         if local_metadata.get("assign_to_params_buffers") and given is not None:

@@ -1,4 +1,4 @@
-"""Memories that are a vector a head: reads, and the recurrence of those whose gates see the token alone."""
+"""Memories with one vector per head: reads, and the recurrence of rules whose gates depend on the token alone."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def step(hidden: Tensor, keep: Tensor, new: Tensor) -> Tensor:
 
 
 def chunk(hidden: Tensor, keep: Tensor, new: Tensor, *, valid: Tensor | None = None, size: int = 64) -> tuple[VectorRead, Tensor]:
-    """The same for hidden [G, H, V], keep and new [G, S, L, H, V] -> reads of h, and h after each segment chunk [G, S, H, V].
+    """`step` for hidden [G, H, V], keep and new [G, S, L, H, V] -> a reader of h, and h after each segment chunk [G, S, H, V].
 
-    Inside a block of writes the scan doubles its reach (log2 of the block length passes), blocks follow one another: no quotient
-    is ever taken, so nothing overflows.
+    Inside a block of writes the scan doubles its reach (log2 of the block length passes); blocks run one after the other. There
+    is no division, so nothing overflows.
     """
     if valid is not None:
         there = valid[..., None, None]

@@ -1,6 +1,6 @@
-"""Chunk-parallel matrix memories whose writes count by more than their decay: what swla and mlstm share.
+"""Chunk-parallel matrix memories whose writes have weights besides their decay: shared by swla and mlstm.
 
-Inside a chunk the weight of every write at every slot is written out, [c, e]; see `chunked.py` for the rest.
+Inside a chunk the weight of every write at every slot is a matrix, [c, e]; see `chunked.py` for the rest.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class WeightedRead(Reader):
 
 
 def weighted(keys: Tensor, values: Tensor, weight: Tensor, fade: Tensor, start: Tensor) -> tuple[WeightedRead, Tensor]:
-    """The matrices as `WeightedRead` reads them, from start [G, H, K, V]; and after each segment chunk, [G, S, H, K, V]."""
+    """A reader of the matrices, from start [G, H, K, V]; and the matrices after each segment chunk, [G, S, H, K, V]."""
     late = (keys * weight[..., -1, :].unsqueeze(-1).to(keys.dtype)).transpose(-1, -2)
     before, ends = fold(upcast(late @ values), fade[..., -1, None, None], start)
     return WeightedRead(keys, values, weight, fade, before), ends

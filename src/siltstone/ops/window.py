@@ -1,4 +1,4 @@
-"""Exact attention over a window: queries in blocks, each over its own tokens, the E before them, and tokens kept for good.
+"""Exact attention over a window: queries in blocks, each attends to its own tokens, the E before them, and the sinks.
 
 Softmax attention, eq. 1 of arXiv 1706.03762; the window as in arXiv 2004.05150; sinks as in arXiv 2309.17453.
 """
@@ -15,11 +15,11 @@ from .attention import attend
 
 
 class Far(NamedTuple):
-    """What queries see beside the window.
+    """Tokens that queries see outside the window.
 
-    tokens   keys [R, n, J, N, K] and values [R, n, J, N, V] of each kind, for each block of queries; the last ones are the sinks
-    query    [R, T, H, K] what these are asked with; None: as the window is
-    bias     [R, n, H or 1, block, N] of all kinds but the sinks; None: `bands` hold all
+    tokens   keys [R, n, J, N, K] and values [R, n, J, N, V] of each kind, for each block of queries; the last kind are the sinks
+    query    [R, T, H, K] queries for these tokens; None: the same as for the window
+    bias     [R, n, H or 1, block, N] of all kinds except the sinks; None: `bands` contain all
     """
 
     tokens: list[tuple[Tensor, Tensor]]
@@ -46,7 +46,7 @@ def blocked(
     values = values.unfold(1, ring + block, block).permute(0, 1, 2, 4, 3)
     if far.tokens:
         far_keys = torch.cat([key for key, _ in far.tokens], -2)
-        if q_far is not None:  # what those are asked with stands beside what the window is asked with
+        if q_far is not None:  # queries for those tokens, beside the queries for the window
             q = torch.cat([q, q_far.unflatten(1, (n, block)).transpose(2, 3)], -1)
             far_keys, keys = F.pad(far_keys, (far_keys.shape[-1], 0)), F.pad(keys, (0, keys.shape[-1]))
         keys, values = torch.cat([far_keys, keys], -2), torch.cat([*(value for _, value in far.tokens), values], -2)

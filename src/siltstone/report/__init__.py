@@ -1,1 +1,1 @@
-"""What reports are made of: plots as SVG text, and the page around them."""
+"""Parts of the HTML reports: plots as SVG text, and the page around them."""

@@ -1,4 +1,4 @@
-"""Tables of shares as pictures, and bars: SVG text like `svg.plot`, in the same style."""
+"""Heat maps and bar charts as SVG text, in the style of `svg.plot`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def heat(
     x_label: str,
     width: int = 980,
 ) -> str:
-    """Rows of cells, each as dark as its value in [0, 1], with the value in per cent; None leaves a cell empty."""
+    """A heat map: rows of cells with values in [0, 1], larger values darker, with the value in per cent; None: an empty cell."""
     if not names:
         return ""
     left, top, tall = 20.0 + 6.6 * max(map(len, names)), 34.0, 24.0
@@ -43,7 +43,7 @@ def heat(
 
 
 def percent(share: float) -> str:
-    """0.004 -> "0.4%", 0.043 -> "4%"; "0" for nothing at all."""
+    """0.004 -> "0.4%", 0.043 -> "4%", 0 -> "0"."""
     return "0" if not share else f"{share:.1%}" if 0.0005 <= share < 0.01 else f"{share:.0%}"
 
 
@@ -55,7 +55,7 @@ def bars(
     y_label: str,
     size: tuple[int, int] = (490, 300),
 ) -> str:
-    """A bar for each name from 0 to its value, and a rule across at its limit."""
+    """A bar for each name from 0 to its value, and a horizontal line at its limit."""
     known = [v for v in (*values, *limits) if v is not None]
     if not known:
         return ""

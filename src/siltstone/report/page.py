@@ -1,4 +1,4 @@
-"""The frame of a report: one self-contained page. No script, no font and no picture from elsewhere; light and dark."""
+"""The frame of a report: one self-contained page, light and dark. It loads no script, font or picture."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from .svg import STYLE, Size
 
-FULL, HALF = (980, 320), (490, 300)  # sizes of a plot alone in its row, and beside another one
-NARROW = (350, 270)  # the size of either on a telephone
+FULL, HALF = (980, 320), (490, 300)  # sizes of a plot: one in a row, two in a row
+NARROW = (350, 270)  # size of a plot on a phone
 PAGE_STYLE = """
 :root { color-scheme: light dark; --paper: #fbfbfa; --card: #ffffff; --ink: #1c2026; --soft: #5d6673; --edge: #e1e4e8;
   --good: #2d7a45; --warn: #96660a; --bad: #b3261e; }
@@ -46,7 +46,7 @@ details { margin-top: 14px; } summary { cursor: pointer; color: var(--soft); }
 
 
 def page(title: str, parts: Sequence[str], record: dict[str, Any]) -> str:
-    """The whole page, as text: `parts` below each other (empty ones left out), and `record` as JSON for other programs."""
+    """The whole page as text: the non-empty `parts` in order, and `record` as JSON for other programs."""
     data = json.dumps(record).replace("</", "<\\/")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -58,28 +58,28 @@ def page(title: str, parts: Sequence[str], record: dict[str, Any]) -> str:
 
 
 def cards(pairs: Sequence[tuple[str, str]]) -> str:
-    """Large figures, each with what it is below it."""
+    """Large figures, each with its description below."""
     inner = "".join(f'<div class="card"><b>{escape(big)}</b><span>{escape(small)}</span></div>' for big, small in pairs)
     return f'<div class="cards">{inner}</div>'
 
 
 def table(rows: str, kind: str = "") -> str:
-    """Rows (HTML) as a table that scrolls inside itself where the page is too narrow; kind "num": figures, on the right."""
+    """Rows (HTML) as a table that scrolls inside itself if the page is too narrow; kind "num": right-aligned figures."""
     return f'<div class="wide {kind}"><table class="{kind}">{rows}</table></div>'
 
 
 def said(value: object) -> str:
-    """A value for readers, as HTML: whole numbers with separators, floats with four digits."""
+    """A value as HTML: whole numbers with separators, floats with four digits."""
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return escape(f"{value:,.4g}" if isinstance(value, float) else str(value))
 
 
 def figure(drawing: str | Callable[[Size], str], caption: str, size: Size = FULL) -> str:
-    """A drawing over its caption (HTML); nothing without a drawing.
+    """A drawing with its caption (HTML) below; "" without a drawing.
 
-    A function of a size draws twice, at `size` and at NARROW, and the page shows what fits. A drawing that is
-    wider than its place scrolls, so that its text keeps 11 pixels.
+    If `drawing` is a function of a size, it is called with `size` and with NARROW, and the page shows the one that fits. A
+    drawing that is wider than its place scrolls, so that its text has at least 11 pixels.
     """
     if callable(drawing):
         shown = [("wide broad", drawing(size)), ("wide narrow", drawing(NARROW))]
@@ -90,5 +90,5 @@ def figure(drawing: str | Callable[[Size], str], caption: str, size: Size = FULL
 
 
 def pair(*figures: str) -> str:
-    """Figures side by side where there is room."""
+    """Figures in one row if there is room, otherwise in one column."""
     return '<div class="pair">' + "".join(figures) + "</div>" if any(figures) else ""

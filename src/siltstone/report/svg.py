@@ -1,7 +1,7 @@
-"""Line plots as SVG text, with nothing but the standard library.
+"""Line plots as SVG text, with only the standard library.
 
-Colours and fonts are style classes, so that one plot suits a light page and a dark one: the page (or `picture`) around it
-carries `STYLE` once.
+Colours and fonts are style classes, so that a plot fits light and dark pages: the page (or `picture`) around it has `STYLE`
+once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 Size = tuple[int, int]
-LEGIBLE = 11  # pixels that text of 12 may shrink to
+LEGIBLE = 11  # minimum pixels of text whose nominal size is 12
 STYLE = """
 svg.plot, svg.picture { --paper: #ffffff; --ink: #1c2026; --soft: #6b7280; --grid: #e3e6ea;
   --a: #0b6e99; --b: #c2571a; --c: #6a7f1f;
@@ -35,7 +35,7 @@ svg.plot, svg.picture { --paper: #ffffff; --ink: #1c2026; --soft: #6b7280; --gri
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: `colour` is "a", "b" or "c"; `dots` shows the measured points faintly behind the (smoothed) line."""
+    """One curve. colour: "a", "b" or "c"; dots: measured points, drawn faintly behind the (smoothed) line."""
 
     name: str
     xs: Sequence[float]
@@ -63,7 +63,7 @@ def count(value: float) -> str:
 
 
 def ticks(low: float, high: float, log: bool) -> list[float]:
-    """About five round numbers in [low, high]: decades on a log scale (1-2-5 where they are few), 1-2-5 steps on a linear one."""
+    """About five round numbers in [low, high]: decades on a log scale (1-2-5 if there are few), 1-2-5 steps on a linear scale."""
     if log:
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
         parts = (1, 2, 5) if math.log10(high / low) < 1.7 else (1,)
@@ -95,14 +95,14 @@ def _range(values: list[float], log: bool, from_zero: bool) -> tuple[float, floa
 
 
 def _most(values: Sequence[float] | None) -> list[float]:
-    """`values` without the most extreme fiftieth at each end: a plot need not shrink for one outlier."""
+    """`values` without the most extreme 2 % at each end, so that outliers do not determine the range of a plot."""
     ordered = sorted(values or ())
     cut = -(-len(ordered) // 50) if len(ordered) > 10 else 0
     return ordered[cut : len(ordered) - cut]
 
 
 def _spread(wanted: list[float], least: float, low: float, high: float) -> list[float]:
-    """Label heights as near to `wanted` as they can be with `least` between them."""
+    """Label heights near to `wanted`, with a distance of at least `least`."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     placed = list(wanted)
     for before, after in zip(order, order[1:], strict=False):
@@ -112,7 +112,7 @@ def _spread(wanted: list[float], least: float, low: float, high: float) -> list[
 
 
 def head(title: str, size: Size, place: str = "") -> list[str]:
-    """The beginning of a plot: its element, without the end, and its title. Without a place it keeps its text legible."""
+    """The beginning of a plot: its opening tag and its title. Without a place, a minimum width keeps its text legible."""
     width, height = size
     least = f'style="min-width: {math.ceil(width * LEGIBLE / 12)}px"'
     return [
@@ -135,9 +135,10 @@ def plot(
     size: Size = (640, 300),
     place: str = "",
 ) -> str:
-    """An `<svg>` element with `lines`, each named at its right end.
+    """An `<svg>` element with `lines`, each with its name at the right end.
 
-    `marks` are vertical rules (x, name); `place` holds further attributes, as `x="0" y="0"` inside a picture.
+    marks   vertical lines (x, name)
+    place   further attributes of the element, for example `x="0" y="0"` inside a picture
     """
     width, height = size
     lines = [line for line in lines if len(line.xs)]
@@ -180,7 +181,7 @@ def plot(
 
 
 def picture(plots: Sequence[Callable[[str], str]], size: Size, across: int) -> str:
-    """One SVG file with `plots` of one size, `across` of them in a row; each is called with its place."""
+    """One SVG file with `plots` of one size, `across` of them in a row; each plot is a function of its `place`."""
     wide, tall = size
     places = [f'x="{i % across * wide}" y="{i // across * tall}" width="{wide}" height="{tall}"' for i in range(len(plots))]
     inner = "".join(draw(place) for draw, place in zip(plots, places, strict=True))

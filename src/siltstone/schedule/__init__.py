@@ -1,1 +1,1 @@
-"""Which token is written when: padding and resets, segments, and the schedule of a call, on the host."""
+"""The schedule of a call, computed on the host: padding, resets, segments, and when each token is written."""

@@ -1,15 +1,15 @@
-"""The index arithmetic of one call, made once and shared by all layers of the same geometry.
+"""The index arithmetic of one call, computed once and shared by all layers of the same geometry.
 
-What is called a write here is an update of the memory: `rate` is the tokens an update (`compress_every`), and an update may be
-a group of several writes.
+In this file a write is an update of the memory: `rate` is the number of tokens per update (`compress_every`), and an update may
+be a group of several writes.
 
-With n tokens of a life seen, left(n) = max(0, n - delay - sinks) have gone towards memory and M(n) = left(n) // rate
-are written. Write m takes tokens sinks + m*rate ... and belongs to a segment (see segments.py).
+After n tokens of a life, left(n) = max(0, n - delay - sinks) tokens have left the window and M(n) = left(n) // rate
+writes are made. Write m takes tokens sinks + m*rate ... and belongs to a segment (see segments.py).
 
 The queries of a run are split into *segment chunks*: the queries during which one segment is online. Inside a segment chunk,
 write slot l is followed by the `rate` query slots l*rate ... l*rate + rate-1, which see writes up to slot l. A segment chunk that
-begins in the middle of a block leaves its first write slot empty (that write is in the state already). `align` shifts the slots
-of a segment chunk to the right, so that slot numbers agree with the count of writes since the cut, modulo `align`.
+begins in the middle of a block leaves its first write slot empty (the state has that write already). `align` shifts the slots
+of a segment chunk to the right, so that slot numbers equal the count of writes since the cut, modulo `align`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ENDLESS = 1 << 60
 
 @dataclass(frozen=True)
 class Geometry:
-    """What of a layer's configuration decides which token is written when."""
+    """The part of a layer's configuration that decides when each token is written."""
 
     window: int
     sinks: int
@@ -49,12 +49,12 @@ class Geometry:
 
     @property
     def ring(self) -> int:
-        """E, the tokens before a call that its queries may still attend to exactly."""
+        """E, the tokens before a call that its queries can still attend to exactly."""
         return self.window + self.rate - 1 if self.delay else self.window
 
     @property
     def ring_input(self) -> int:
-        """The tokens before a call that may still have to be written."""
+        """The number of tokens before a call that may still have to be written."""
         return self.delay + self.rate - 1
 
     def written(self, seen: Any) -> Any:
@@ -62,17 +62,17 @@ class Geometry:
         return np.maximum(0, seen - self.delay - self.sinks) // self.rate
 
     def segments(self, positions: RowPositions) -> Segments:
-        """Which writes of rows belong together."""
+        """The assignment of the rows' writes to segments."""
         cuts = positions.cuts if self.content else ()
         return Segments(self.per_segment, positions.phase, cuts, self.sinks, self.rate, self.lengths)
 
     def sealed(self, positions: RowPositions) -> np.ndarray:
-        """[R] checkpoints that rows have sealed."""
+        """[R] the number of checkpoints that rows have sealed."""
         return self.segments(positions).sealed(self.written(positions.position))
 
 
 class Take:
-    """Picks positions along axis 1, for each run its own; a plain slice where all runs pick the same stretch."""
+    """Selects positions along axis 1, separately for each run; a slice if all runs select the same range."""
 
     def __init__(self, index: np.ndarray, schedule: CallSchedule):
         self.length, self._schedule, self._host = index.shape[1], schedule, index
@@ -92,19 +92,19 @@ class Take:
 
 
 class CallSchedule:
-    """Indices for one call of one geometry. Arrays are [R, S] unless said otherwise.
+    """Indices for one call of one geometry. Arrays are [R, S] unless stated otherwise.
 
     start, stop      token range of each segment chunk in its run
     lead             query slots left empty before a segment chunk's first query
     skip             write slots left empty before a segment chunk's first write
-    since            writes that the segment holds up to and including slot `shift`, less one
+    since            writes that the segment holds up to and including slot `shift`, minus one
     shift            slots by which a segment chunk is moved to the right for `align`
     sealed0          [R] checkpoints before the call; segment chunk j sees sealed0 + dropped + j of them
     dropped          1 where the online state of every run is sealed before the call's first read, else 0
-    segment_chunks   [R] segment chunks that each run has, the dropped one included
+    segment_chunks   [R] number of segment chunks of each run, the dropped one included
     writes0, writes  [R] writes made before the call, and in it
     slots            L, write slots of a segment chunk
-    segments         which writes of the runs belong together
+    segments         the assignment of the runs' writes to segments
     """
 
     def __init__(self, packed: PackedBatch, geo: Geometry, device: torch.device):
@@ -152,12 +152,12 @@ class CallSchedule:
 
     @property
     def most(self) -> int:
-        """M, the writes of the run that writes most, at least 1."""
+        """M, the largest number of writes of a run, at least 1."""
         return max(1, int(self.writes.max(initial=1)))
 
     @property
     def idle(self) -> bool:
-        """No token of this call sees a memory."""
+        """Whether no token of this call sees a memory."""
         return not self.active.any()
 
     @cached_property
@@ -167,11 +167,11 @@ class CallSchedule:
         return self.sealed0[:, None] + np.minimum(segment_chunk, self.segment_chunks[:, None] - 1)
 
     def host(self, x: np.ndarray) -> Tensor:
-        """An array as a tensor on the call's device."""
+        """A tensor of the array on the call's device."""
         return torch.from_numpy(np.ascontiguousarray(x)).to(self.device, non_blocking=True)
 
     def _whole_chunks(self, slots: int) -> int:
-        """Slots, rounded up to whole chunks: of equal length, at most `chunk`, or of `align` exactly."""
+        """Slots, rounded up to whole scan chunks: of equal length, at most `chunk`, or of `align` exactly."""
         if self.geo.align > 1:
             return -(-slots // self.geo.align) * self.geo.align
         count = -(-slots // self.geo.chunk)
@@ -194,7 +194,7 @@ class CallSchedule:
             and (self.start == np.arange(segment_chunks) * wide).all()
             and (self.packed.length == self.packed.width).all()
         ):
-            return Take(np.arange(self.packed.width)[None], self), None  # segment chunks are full and in their place
+            return Take(np.arange(self.packed.width)[None], self), None  # segment chunks are full and aligned
         i = np.broadcast_to(np.arange(self.packed.width)[None], (rows, self.packed.width))
         j = np.clip((i[..., None] >= self.start[:, None, :]).sum(-1) - 1, 0, segment_chunks - 1)
         last = np.maximum((self.stop > self.start).sum(-1, keepdims=True) - 1, 0)
@@ -205,9 +205,9 @@ class CallSchedule:
 
     @cached_property
     def write_source(self) -> Take:
-        """History and call [R, ring_input + T] laid end to end -> tokens written [R, M*rate].
+        """History and call [R, ring_input + T], concatenated -> tokens written [R, M*rate].
 
-        Slots beyond a run's own writes hold some token of the call.
+        Slots beyond a run's own writes hold an arbitrary token of the call.
         """
         wide = self.geo.ring_input + self.packed.width
         token = self.geo.sinks + (self.writes0[:, None] + np.arange(self.most)[None]) * self.geo.rate
@@ -216,7 +216,7 @@ class CallSchedule:
 
     @cached_property
     def update_window(self) -> Take:
-        """Means of W tokens in a row, [R, ring_input + T - W + 1] of history and call -> the window's at each write [R, M]."""
+        """Means of W consecutive tokens, [R, ring_input + T - W + 1] of history and call -> the window's at each write [R, M]."""
         token = self.geo.sinks + (self.writes0[:, None] + np.arange(1, self.most + 1)) * self.geo.rate
         first = token - self.packed.positions.position[:, None] + self.geo.ring_input  # the window begins where the block ends
         return Take(np.clip(first, 0, self.geo.ring_input + self.packed.width - self.geo.window), self)
@@ -229,7 +229,7 @@ class CallSchedule:
 
     @cached_property
     def valid(self) -> Tensor | None:
-        """[R, S, L] which write slots hold a write (None: all do)."""
+        """[R, S, L] which write slots hold a write (None: all)."""
         slot = np.arange(self.slots)
         ok = (slot >= self.skip[..., None]) & (slot * self.geo.rate < self.fill[..., None])
         return None if ok.all() else self.host(ok)
@@ -242,7 +242,7 @@ class CallSchedule:
     def places(self) -> tuple[np.ndarray, np.ndarray]:
         """The place in its segment of each segment chunk's first write [R, S], and of each write slot [R, S, L].
 
-        Places count from where a segment of full length would begin; slots that hold no write may lie outside the segment.
+        Places count from the start of a segment of full length; slots without a write may lie outside the segment.
         """
         segment = self.sealed0[:, None] + np.arange(self.dropped, self.dropped + self.shape[1])
         start = self.segments.begins(segment)
@@ -251,7 +251,7 @@ class CallSchedule:
 
     @cached_property
     def asked(self) -> Tensor | None:
-        """[R, S, Q] which query slots hold a query (None: all do)."""
+        """[R, S, Q] which query slots hold a query (None: all)."""
         slot = np.arange(self.slots * self.geo.rate)
         ok = (slot >= self.lead[..., None]) & (slot < self.fill[..., None])
         return None if ok.all() else self.host(ok)

@@ -1,4 +1,4 @@
-"""What the layers of one call share: the packed batch, and one schedule for each geometry."""
+"""Data shared by the layers of one call: the packed batch, and one schedule per geometry."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .window import WindowSchedule
 
 
 class Token(NamedTuple):
-    """One token for rows that all stand at the same place, at which no segment is sealed.
+    """A decode step: one token for rows that are all at the same position, at which no segment is sealed.
 
     position   of the token                      segment   number of the online one
-    before     writes that were made before it   since     writes of the online segment, this token's included
-    writes     with it                           place     of the last one in its segment, counted from where a whole one begins
+    before     writes made before it             since     writes of the online segment, this token's included
+    writes     with it                           place     of the last one in its segment, counted from the start of a full one
     """
 
     position: int
@@ -30,11 +30,11 @@ class Token(NamedTuple):
 
 
 class Context:
-    """Plans, made on first use. inplace: rings may be updated in place."""
+    """Schedules, computed on first use. inplace: rings may be updated in place."""
 
     def __init__(self, packed: PackedBatch, device: torch.device, inplace: bool = False):
         self.packed, self.device, self.inplace = packed, device, inplace
-        self.lead: Any = None  # the routing (a `Lead`) that layers with routing="shared" follow
+        self.lead: Any = None  # the routing (a `Lead`) that layers with routing="shared" use
         self._schedules: dict[Geometry, CallSchedule] = {}
         self._segments: dict[Geometry, Segments] = {}
         self._tokens: dict[Geometry, Token | None] = {}
@@ -42,7 +42,7 @@ class Context:
 
     @cached_property
     def uniform_position(self) -> int | None:
-        """The position where the call is one token for rows that all stand at the same place and phase, else None."""
+        """The position, if the call is one token for rows that are all at the same position and phase, else None."""
         packed, positions = self.packed, self.packed.positions
         if packed.width != 1 or packed.take is not None or not len(packed.length):
             return None
@@ -50,13 +50,13 @@ class Context:
         return position if (positions.position == position).all() and (positions.phase == phase).all() else None
 
     def segments(self, geo: Geometry) -> Segments:
-        """Which writes of the runs belong together."""
+        """The assignment of the runs' writes to segments."""
         if geo not in self._segments:
             self._segments[geo] = geo.segments(self.packed.positions)
         return self._segments[geo]
 
     def token(self, geo: Geometry) -> Token | None:
-        """The call, if it is such a token."""
+        """The call as a decode step, or None."""
         if geo not in self._tokens:
             self._tokens[geo] = self._token(geo)
         return self._tokens[geo]
@@ -77,7 +77,7 @@ class Context:
         return Token(self.uniform_position, before, writes, number, since, place)
 
     def schedule(self, geo: Geometry) -> CallSchedule:
-        """Which token is written when, and read by whom."""
+        """The call's schedule for this geometry."""
         if geo not in self._schedules:
             self._schedules[geo] = CallSchedule(self.packed, geo, self.device)
         return self._schedules[geo]

@@ -1,8 +1,8 @@
 """Padding and resets, resolved once at the entry of a model.
 
-A *run* is a stretch of valid tokens of one row that belong to one life of that row. Padding is dropped and each
-reset begins a new run, so that layers see only runs: left-aligned, independent, each with a position of its own.
-Positions live on the host (numpy): planning a call costs no wait for a device.
+A *run* is a stretch of valid tokens of one row in one life of that row. Padding is dropped and each reset begins a new run,
+so layers see only runs: left-aligned, independent, each with its own position.
+Positions are on the host (numpy): scheduling a call does not wait for a device.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ S = TypeVar("S", bound=State)
 
 @dataclass(frozen=True)
 class RowPositions:
-    """Where each row stands: `position` tokens of its life so far, `phase` writes by which its first segment ends early.
+    """Positions of the rows: `position`, tokens of the row's life so far; `phase`, writes by which its first segment is shorter.
 
     cuts   where each row's life was cut, () unless segments end by content
     """
@@ -63,22 +63,22 @@ class RowPositions:
 
     @staticmethod
     def cat(several: Sequence[RowPositions]) -> RowPositions:
-        """Rows of several clocks, one after the other."""
+        """Rows of several RowPositions, one after the other."""
         position, phase = (np.concatenate([getattr(c, name) for c in several]) for name in ("position", "phase"))
         return RowPositions(position, phase, tuple(cut for c in several for cut in c.cuts))
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """The runs of one call, and the way there and back.
+    """The runs of one call, and the conversion from rows to runs and back.
 
-    row       [R] the row that each run belongs to
-    fresh     [R] the run begins a new life: nothing before it counts
-    clock     where each run stands before its first token, and its cuts, those of this call included
-    length    [R] tokens of each run
-    take      [R, T'] position in the flattened [B*T] of each run's tokens, or None: runs are the rows, whole
-    last      [B] the run in which each row ends, -1 where a row has no token
-    shape     (B, T) of the call
+    row        [R] the row that each run belongs to
+    fresh      [R] the run begins a new life: it ignores the state before it
+    positions  of each run before its first token, and its cuts, those of this call included
+    length     [R] tokens of each run
+    take       [R, T'] position in the flattened [B*T] of each run's tokens; None: runs are whole rows
+    last       [B] the last run of each row, -1 if a row has no token
+    shape      (B, T) of the call
     """
 
     row: np.ndarray
@@ -95,7 +95,7 @@ class PackedBatch:
         return self.shape[1] if self.take is None else self.take.shape[1]
 
     def gather(self, x: Tensor) -> Tensor:
-        """[B, T, ...] -> [R, T', ...]; slots beyond a run's length hold some token of the call."""
+        """[B, T, ...] -> [R, T', ...]; slots beyond a run's length hold an arbitrary token of the call."""
         if self.take is None:
             return x
         index = torch.from_numpy(self.take).to(x.device)
@@ -128,7 +128,7 @@ class PackedBatch:
         return both.select(np.where(self.last >= 0, rows + self.last, np.arange(rows)))
 
     def positions_after(self, before: RowPositions) -> RowPositions:
-        """Where the rows stand after the call."""
+        """The positions of the rows after the call."""
         end = self.positions.position + self.length
         position = before.position.copy()
         moved = self.last >= 0
@@ -196,7 +196,7 @@ def _host(name: str, flag: Tensor | None, shape: tuple[int, int]) -> np.ndarray 
         return None
     if not isinstance(flag, Tensor) or flag.dtype != torch.bool or tuple(flag.shape) != shape:
         given = f"{flag.dtype} {tuple(flag.shape)}" if isinstance(flag, Tensor) else type(flag).__name__
-        raise InputError(f"{name} must be a bool tensor of shape {shape}, and {given} was given")
+        raise InputError(f"{name} must be a bool tensor of shape {shape}, but {given} was given")
     if batched(flag):
-        raise InputError(f"{name} says how a call is planned, and must be the same for all entries of a vmap; leave it out there")
+        raise InputError(f"{name} must be the same for all entries of a vmap, because it sets the schedule; leave it out there")
     return np.array(flag.tolist(), bool).reshape(shape) if at_work() else flag.cpu().numpy()

@@ -1,13 +1,13 @@
-"""Which writes belong together: a segment ends where it is full, and with segments="content" where the caller cuts.
+"""Assigns writes to segments: a segment ends when it is full, and with segments="content" also where the caller cuts.
 
 The segments of a row follow from its *anchors* (a_i, n_i), a ascending: segment n_i begins with write a_i, and from there on
 segments are `full` writes long up to the next anchor. Write m with a_i <= m < a_{i+1} is in segment n_i + (m - a_i) // full,
 and n_{i+1} = n_i + ceil((a_{i+1} - a_i) / full). The first anchor is (-phase, 0). A cut at token t, part of write m, makes
-m + 1 an anchor: the write that ends a segment leaves it online, and the following one begins the next. A cut counts from the
-write after its token's, so that cuts of later tokens change nothing for earlier ones. Rows without cuts have one anchor.
+m + 1 an anchor: the segment that ends with write m stays online until the next write begins a new one. A cut takes effect after
+the write of its token, so cuts of later tokens change nothing for earlier tokens. Rows without cuts have one anchor.
 
-Where the first segments have lengths of their own, each of them begins at an anchor, and so does the first full one. A row of
-phase p begins where p writes would have been made.
+If the first segments have their own lengths, each of them begins at an anchor, and so does the first full one. A row of
+phase p starts as if p writes had been made.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..state.claims import Claims
 
 
 class Growing:
-    """int64 [..., n] behind which more is appended, in place where no other holder of the memory has done so before."""
+    """int64 [..., n] that can be extended; in place if no other holder of the memory has already extended it."""
 
     def __init__(self, room: np.ndarray, count: int | None = None, claims: Claims | None = None):
         self._room, self._count = room, room.shape[-1] if count is None else count
@@ -30,11 +30,11 @@ class Growing:
 
     @property
     def values(self) -> np.ndarray:
-        """The numbers."""
+        """The numbers, int64 [..., n]."""
         return self._room[..., : self._count]
 
     def append(self, new: np.ndarray) -> Growing:
-        """With new [..., more] behind."""
+        """With new [..., more] appended."""
         count, room, claims = self._count + new.shape[-1], self._room, self._claims
         if count > room.shape[-1] or not claims.claim(self._count, count):
             spare = np.zeros((*room.shape[:-1], max(count, 16)), np.int64)
@@ -44,7 +44,7 @@ class Growing:
 
 
 class Layout(NamedTuple):
-    """What anchors depend on besides cuts: tokens that are never written, tokens a write, writes of a full segment, phase."""
+    """What anchors depend on besides cuts: tokens that are never written, tokens per write, writes of a full segment, phase."""
 
     sinks: int
     rate: int
@@ -52,14 +52,14 @@ class Layout(NamedTuple):
     phase: int
 
     def extend(self, anchors: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """The anchors [2, more] that cuts at `tokens` add behind `anchors` [2, n]; cuts in one write give the same one again."""
+        """The anchors [2, more] that cuts at `tokens` append to `anchors` [2, n]; cuts in one write repeat the same anchor."""
         after = (tokens[tokens >= self.sinks] - self.sinks) // self.rate + 1
         number = anchors[1, -1] + np.cumsum(-(-np.diff(after, prepend=anchors[0, -1]) // self.full))
         return np.stack([after, number])
 
 
 class Cuts:
-    """The tokens of one row's life at which the caller cut, ascending. A value; anchors are kept for each layout asked for."""
+    """The tokens of one row's life at which the caller cut, ascending. A value; anchors are cached for each layout."""
 
     def __init__(self, tokens: Any = ()):
         self._tokens = Growing(np.array(tokens, np.int64))
@@ -86,14 +86,14 @@ class Cuts:
 
 
 def held(place: np.ndarray, start: np.ndarray, block: int, blocks: int) -> np.ndarray:
-    """Writes of each sub-block [..., J] of a segment that begins at place `start` and has got to `place` (inclusive) [...]."""
+    """Writes per sub-block [..., J] of a segment that begins at `start` and is written up to `place` (inclusive) [...]."""
     from_, to = np.arange(blocks) * block, np.arange(1, blocks + 1) * block
     return np.clip(np.minimum(place[..., None] + 1, to) - np.maximum(from_, start[..., None]), 0, None)
 
 
 @lru_cache(maxsize=4096)
 def opening(lengths: tuple[int, ...], full: int, phase: int) -> np.ndarray:
-    """The anchors [2, n] of a row whose first segments have these lengths, and all later ones `full`; not to be changed."""
+    """The anchors [2, n] of a row whose first segments have these lengths, and all later ones `full`; cached: do not edit it."""
     if not all(1 <= n <= full for n in lengths):
         raise ValueError(f"the lengths {lengths} of segments must be from 1 to {full} writes")
     writes = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]) - phase
@@ -103,11 +103,11 @@ def opening(lengths: tuple[int, ...], full: int, phase: int) -> np.ndarray:
 
 
 class Segments:
-    """The segments of some rows. full: writes of a whole one; phase [R]; cuts: each row's, () where the caller cuts none;
-    lengths: writes of the first segments, where these have others (then there are no cuts).
+    """The segments of some rows. full: writes of a full one; phase [R]; cuts: each row's, () if there are none;
+    lengths: writes of the first segments, if they differ (then there are no cuts).
 
-    Numbers of writes and segments are arrays [R, ...], or are broadcast against [R, 1, ...]. After it is made, `phase` says how
-    many writes the first segment lacks of a whole one.
+    Numbers of writes and segments are arrays [R, ...], or are broadcast against [R, 1, ...]. After construction, `phase` is the
+    number of writes by which the first segment is shorter than a full one.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Segments:
         return np.stack([f[0] for f in found]), np.stack([f[1] for f in found])
 
     def sealed(self, writes: Any) -> Any:
-        """Checkpoints sealed once `writes` writes are made; also the number of the online segment."""
+        """Checkpoints sealed after `writes` writes; also the number of the online segment."""
         last = np.maximum(writes, 1) - 1
         write, number = self._anchor(0, last)
         return number + (last - write) // self.full
@@ -146,7 +146,7 @@ class Segments:
         return np.maximum(0, write + (segment - number) * self.full)
 
     def begins(self, segment: Any) -> Any:
-        """The place that a segment's first write has in it: 0, or where the first one is short by its phase, `phase`."""
+        """The place of a segment's first write in it: 0, or `phase` for the first one if it is shorter."""
         return np.where(segment == 0, self.phase.reshape(-1, *(1,) * (np.ndim(segment) - 1)), 0)
 
     def writes(self, segment: np.ndarray, block: int, blocks: int) -> np.ndarray:
@@ -155,7 +155,7 @@ class Segments:
         return held(start + size - 1, start, block, blocks)
 
     def empty(self, number: int, block: int, blocks: int) -> np.ndarray | None:
-        """bool [R, number, J], which sub-blocks of the first segments no write fell into; None: every one has some."""
+        """bool [R, number, J], which sub-blocks of the first segments have no write; None: every one has some."""
         if blocks == 1 or not number:
             return None
         if not self._anchors and not (self.phase >= block).any():
@@ -171,7 +171,7 @@ class Segments:
         return none if none.any() else None
 
     def online(self, writes: int) -> tuple[int, int] | None:
-        """(number, first write) of the segment that is online after `writes` writes in rows of one phase; None: they differ."""
+        """(number, first write) of the online segment after `writes` writes, in rows of one phase; None: the rows differ."""
         last, found = max(writes, 1) - 1, set()
         for anchors in self._anchors or [None]:
             write, number = -int(self.phase[0]), 0

@@ -16,7 +16,7 @@ BLOCK = 128  # queries that attend together
 
 
 class Ring:
-    """Reading and writing rings of `entries` slots in one call: history [R, E, ...] in order of time, and back."""
+    """Reads and writes rings of `entries` slots in one call: ring -> history [R, E, ...] in order of time, and back."""
 
     def __init__(self, packed: PackedBatch, entries: int, device: torch.device):
         self.packed, self.entries, self.device = packed, entries, device
@@ -52,8 +52,8 @@ class Ring:
 class WindowSchedule:
     """Angles, masks and sink indices of one call, shared by all layers of one geometry.
 
-    Masks are biases, 0 where visible, else -inf; for layers with linear biases (`linear`: their number of heads, else 0)
-    these are added.
+    Masks are biases: 0 if visible, else -inf; layers with linear biases (`linear`: their number of heads, else 0) add those
+    biases.
     """
 
     def __init__(self, packed: PackedBatch, geo: Geometry, device: torch.device, dtype: torch.dtype):
@@ -68,7 +68,7 @@ class WindowSchedule:
         self._slots: dict[int, Tensor | None] = {}
 
     def angles(self, width: int, sink: bool = False) -> tuple[Tensor, Tensor]:
-        """Rotation of this call's tokens; with `sink`, of the queries towards the sinks."""
+        """Rotation of this call's tokens; with `sink`, of the queries that attend to the sinks."""
         if (width, sink) not in self._angles:
             at = self.pos[:, None] + np.arange(self.packed.width)[None]
             if sink:
@@ -78,16 +78,16 @@ class WindowSchedule:
 
     @property
     def farthest(self) -> int:
-        """The position beyond which a query sees sinks as from there."""
+        """The position at which a query's distance to the sinks stops growing."""
         return self.geo.window + self.geo.rate - 2 + self.geo.sinks
 
     def last_sink(self, width: int, at: int | None = None) -> tuple[Tensor, Tensor]:
-        """Rotation of keys that stand where the last sink does; at: towards a query rotated by its own position."""
+        """Rotation of keys at the position of the last sink; at: relative to a query rotated by its own position."""
         moved = 0 if at is None else at - min(at, self.farthest)
         return rope.rotation(np.array([[self.geo.sinks - 1 + moved]]), width, self.dtype, self.device)
 
     def further(self, seen: Tensor, linear: int = 0) -> Tensor:
-        """What a `ExtraKV` sees, bool [R, n, 1, Q, N] -> biases [R, n, H or 1, Q, N]."""
+        """The visibility of an `ExtraKV`, bool [R, n, 1, Q, N] -> biases [R, n, H or 1, Q, N]."""
         bias = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
         if linear:
             at = self.pos[:, None] + np.arange(seen.shape[1] * seen.shape[3])[None]
@@ -97,7 +97,7 @@ class WindowSchedule:
 
     @cached_property
     def sink_take(self) -> Tensor:
-        """[R*sinks] positions of each sink in [sinks + T] laid end to end, flattened over runs."""
+        """[R*sinks] positions of each sink in the concatenated [sinks + T], flattened over runs."""
         pos, i, wide = (
             self.packed.positions.position[:, None],
             np.arange(self.geo.sinks)[None],
@@ -115,13 +115,13 @@ class WindowSchedule:
                 settled = max(self.geo.ring + self.geo.sinks, self.farthest) - int(pos.min())
                 early = min(self.blocks, max(0, -(-settled // self.block)))
             parts = [(0, early, self._bias(pos, np.arange(early), linear))] if early else []
-            if early < self.blocks:  # from here on all blocks of all rows see alike
+            if early < self.blocks:  # from this block on, all blocks of all rows have the same mask
                 parts.append((early, self.blocks, self._bias(pos[:1], np.array([early]), linear)))
             self._bands[linear] = parts
         return self._bands[linear]
 
     def slots_bias(self, linear: int = 0) -> Tensor | None:
-        """[1, H or 1, 1, E] over the ring's slots for one more token (its own included); None: all are visible alike."""
+        """[1, H or 1, 1, E] over the ring's slots for one more token (its own included); None: all are visible."""
         if linear not in self._slots:
             geo, t = self.geo, int(self.pos[0])
             token = t - (t - np.arange(geo.ring)) % geo.ring

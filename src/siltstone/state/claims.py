@@ -7,16 +7,16 @@ from typing import Any
 
 
 class Claims:
-    """How far shared memory is claimed. A holder claims the place behind its own entries, and writes there only then.
+    """Marks how much of a shared memory is claimed. A holder claims the place after its own entries before it writes there.
 
-    A claim that is not followed by a write is harmless: the next holder moves to memory of its own.
+    A claim without a write is harmless: the next holder allocates its own memory.
     """
 
     def __init__(self, at: Any):
         self._at, self._lock = at, threading.Lock()
 
     def claim(self, seen: Any, after: Any) -> bool:
-        """Claim from `seen` up to `after`; False where another holder has claimed what is behind `seen`."""
+        """Claim from `seen` up to `after`; False if another holder has already claimed the place after `seen`."""
         with self._lock:
             if self._at != seen:
                 return False
@@ -24,5 +24,5 @@ class Claims:
             return True
 
     def __reduce__(self) -> Any:
-        """A copy has a lock of its own."""
+        """A copy has its own lock."""
         return Claims, (self._at,)

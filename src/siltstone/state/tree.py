@@ -1,9 +1,9 @@
 """State is a value: trees of row-batched tensors with `select, cat, detach, to, fork`.
 
-Every tensor leaf has rows (B) first. `Store` is the one leaf that grows: sealed states, appended, never changed,
-so that forks and snapshots share them.
+Every tensor leaf has rows (B) first. `Store` is the only leaf that grows: sealed states are appended and never changed,
+so forks and snapshots share them.
 
-What a memory accumulates is kept in float32 or wider, whatever the model's dtype; what it only repeats, in the model's own.
+Accumulated values are kept in float32 or wider in every model dtype; values that are only copied keep the model's dtype.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .claims import Claims
 class State:
     """Base of all states: a dataclass whose fields are tensors [B, ...], states, tuples of them, or None.
 
-    narrow   fields in the model's own dtype; all others are in float32 or wider, or checkpoints rounded to bfloat16 or int8
-    fixed    fields in the same dtype whatever the model's: counters
-    stored   fields that files hold under another name, and that name: files of earlier versions keep their meaning
+    narrow   fields in the model's dtype; all others are in float32 or wider, or checkpoints rounded to bfloat16 or int8
+    fixed    fields whose dtype does not depend on the model's: counters
+    stored   fields with another name in files, and that name: keeps files of earlier versions readable
     """
 
     narrow: ClassVar[tuple[str, ...]] = ()
@@ -40,12 +40,12 @@ class State:
         return type(self)(**{f_.name: _map(getattr(self, f_.name), f) for f_ in dataclasses.fields(self)})
 
     def leaves(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
-        """Dotted names, as files have them, and leaves, in a fixed order."""
+        """Leaves with their dotted names, as in files, in a fixed order."""
         for f in dataclasses.fields(self):
             yield from _leaves(getattr(self, f.name), f"{prefix}{self.stored.get(f.name, f.name)}")
 
     def select(self, rows: Any) -> Self:
-        """The given rows, in that order: their numbers, or a truth value for each row; InputError for any other."""
+        """The given rows, in that order: row numbers, or one bool per row. Raises InputError for anything else."""
         rows = row_numbers(rows, self.rows)
         index = torch.from_numpy(rows)
         return self.map(lambda x: x.select(rows) if isinstance(x, Store) else x.index_select(0, index.to(x.device)))
@@ -62,7 +62,7 @@ class State:
         return self.map(lambda x: x.detach())
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Self:
-        """Moved to a device, and with a dtype cast to what a model of this dtype keeps; leaves that do not change are shared."""
+        """Moved to a device, and cast to the dtypes that a model of this dtype keeps; unchanged leaves are shared."""
 
         def field(name: str) -> Any:
             kind = None if name in self.fixed else dtype
@@ -71,11 +71,11 @@ class State:
         return type(self)(**{f.name: field(f.name) for f in dataclasses.fields(self)})
 
     def fork(self) -> Self:
-        """A copy that updates in place of the original cannot reach; sealed states are shared."""
+        """A copy that is independent of in-place updates of the original; sealed states are shared."""
         return self.map(lambda x: x if isinstance(x, Store) else x.clone())
 
     def normal(self) -> Self:
-        """The same values in tensors that may be updated in place and trained on: those of inference mode are copied."""
+        """The same values in tensors that allow in-place updates and gradients: inference-mode tensors are copied."""
         return self.map(lambda x: x.normal() if isinstance(x, Store) else x.clone() if x.is_inference() else x)
 
     @property
@@ -100,7 +100,7 @@ def _to(x: Any, device: Any, dtype: torch.dtype | None, narrow: bool) -> Any:
 
 
 def _moved(x: Tensor, device: Any, dtype: torch.dtype | None, narrow: bool) -> Tensor:
-    """narrow: cast to the dtype itself; else to float32 or wider, and what was rounded to bfloat16 stays so."""
+    """narrow: cast to the dtype itself; else to float32 or wider, except that bfloat16 checkpoints stay bfloat16."""
     if dtype is None or not x.is_floating_point() or not narrow and x.dtype == torch.bfloat16:
         return x.to(device=device)
     return x.to(device=device, dtype=dtype if narrow else torch.promote_types(dtype, torch.float32))
@@ -138,14 +138,14 @@ def _cat(xs: list[Any]) -> Any:
 
 
 class Store:
-    """Tensors that grow together along one axis, row by row, and are never changed.
+    """Tensors that grow together along one axis, row by row; entries never change.
 
-    leaves   tensors [B, ..., capacity, ...]; `axes[i]` is where leaf i grows
-    count    int64 [B], how many entries of each row are this holder's
-    tide     how many entries of each row anyone has claimed; shared by all holders of the same memory
+    leaves   tensors [B, ..., capacity, ...]; leaf i grows along `axes[i]`
+    count    int64 [B], how many entries of each row belong to this holder
+    tide     how many entries of each row are claimed by any holder; shared by all holders of the same memory
 
-    Without gradients, `append` writes behind the entries in place when nobody else has claimed that place (the entries
-    are beyond what any other holder can see), and moves to memory of twice the size when there is no room.
+    Without gradients, `append` writes after the entries in place if no other holder has claimed that place (no other holder
+    can see these entries), and moves to memory of twice the size if there is no room.
     """
 
     def __init__(self, leaves: tuple[Tensor, ...], axes: tuple[int, ...], count: np.ndarray, tide: Claims | None = None):
@@ -159,7 +159,7 @@ class Store:
 
     @classmethod
     def empty(cls, leaves: tuple[Tensor, ...], axes: tuple[int, ...]) -> Store:
-        """A store without entries; the leaves give shapes (any capacity), dtype and device."""
+        """A store without entries; the leaves define shapes (any capacity), dtype and device."""
         none = tuple(x.narrow(a, 0, 0) for x, a in zip(leaves, axes, strict=True))
         return cls(none, axes, np.zeros(leaves[0].shape[0], np.int64))
 
@@ -183,7 +183,7 @@ class Store:
         return total
 
     def append(self, new: tuple[Tensor, ...], added: np.ndarray) -> Store:
-        """A store with the first `added[b]` of `new`'s entries [B, ..., n, ...] behind row b's own."""
+        """A store with the first `added[b]` of `new`'s entries [B, ..., n, ...] appended to row b's own."""
         count = self.count + added
         if not added.any():
             return Store(self.leaves, self.axes, count, self.tide)
@@ -198,7 +198,7 @@ class Store:
             leaves = tuple(padded(x, a, room, self.width) for x, a in zip(leaves, self.axes, strict=True))
             tide = Claims(count.tobytes())
         for (_, y, a), x in zip(pairs, leaves, strict=True):
-            self._write(x.data, y, a, level, added)  # nobody sees the place yet: what autograd has saved of others stays valid
+            self._write(x.data, y, a, level, added)  # no other holder sees this place: tensors saved by autograd stay valid
         return Store(leaves, self.axes, count, tide)
 
     def reserve(self, added: np.ndarray) -> Store:
@@ -226,7 +226,7 @@ class Store:
         return Store(tuple(leaves), self.axes, self.count, self.tide if inplace else None)
 
     def _write(self, x: Tensor, y: Tensor, axis: int, level: bool, added: np.ndarray) -> None:
-        """The first `added[b]` entries of y into x, behind row b's own."""
+        """Write the first `added[b]` entries of y into x, after row b's own."""
         if level:
             x.narrow(axis, int(self.count[0]), int(added[0])).copy_(y.narrow(axis, 0, int(added[0])))
             return
@@ -243,17 +243,17 @@ class Store:
         return torch.stack([row.index_select(axis - 1, i) for row, i in zip(both, index, strict=True)])
 
     def sized(self, count: np.ndarray) -> Store:
-        """With so many entries a row, no fewer than there are; what new ones hold is not said."""
+        """With `count` entries per row, no fewer than before; the content of new entries is undefined."""
         width = int(count.max(initial=0))
         leaves = tuple(padded(x, a, width, self.width) for x, a in zip(self.leaves, self.axes, strict=True))
         return Store(leaves, self.axes, count)
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Store:
-        """The same entries with `f` applied to each leaf; memory of their own."""
+        """The same entries with `f` applied to each leaf, in newly allocated memory."""
         return Store(tuple(f(x) for x in self.leaves), self.axes, self.count)
 
     def select(self, rows: Any) -> Store:
-        """The given rows, as in `State.select`; memory of their own."""
+        """The given rows, as in `State.select`, in newly allocated memory."""
         rows, width = row_numbers(rows, self.rows), self.width
         index = torch.from_numpy(rows)
         leaves = tuple(
@@ -280,7 +280,7 @@ class Store:
         return Store(tuple(x.clone() for x in self.leaves), self.axes, self.count)
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None, narrow: bool = False) -> Store:
-        """Moved or cast, see `State.narrow`; shares memory where nothing changes, and else none of it."""
+        """Moved or cast, see `State.narrow`; shares all memory if nothing changes, else none."""
         moved = tuple(_moved(x, device, dtype, narrow) for x in self.leaves)
         if all(x is y for x, y in zip(moved, self.leaves, strict=True)):
             return Store(self.leaves, self.axes, self.count, self.tide)
@@ -289,12 +289,12 @@ class Store:
 
 
 def frozen(x: Tensor) -> bool:
-    """Whether x cannot be updated in place: it was made in inference mode, and that has ended."""
+    """Whether x cannot be updated in place: it was created in inference mode, which has ended."""
     return x.is_inference() and not torch.is_inference_mode_enabled()
 
 
 def padded(x: Tensor, axis: int, room: int, used: int | None = None) -> Tensor:
-    """The first `used` entries of x along an axis (default: all), in memory for `room` of them: zeros behind."""
+    """The first `used` entries of x along an axis (default: all), in memory for `room` entries, padded with zeros."""
     used = x.shape[axis] if used is None else used
     shape = list(x.shape)
     shape[axis] = room - used

@@ -1,4 +1,4 @@
-"""Text in and out: tokenizers, reading files, decoding a stream."""
+"""Text: tokenizers, reading of text files, decoding of token streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Byte-level BPE, through the `tokenizers` library: training, and reading any `tokenizer.json` of that kind."""
+"""Byte-level BPE with the `tokenizers` library: training, and reading of any `tokenizer.json` of this kind."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ _UNREAD = "the tokenizer's patterns cannot read this text, for example because o
 class BPETokenizer:
     """A byte-level BPE tokenizer, from the JSON text of the `tokenizers` library.
 
-    Text that looks like a special (`<eos>`) is encoded as plain text; ids of specials stand for no bytes. Specials are the added
-    tokens that are marked so. The tokenizer is proved when it is made (docs/decisions/0018-tokenizers-are-proved.md): it is
-    deterministic, and keeps every text but for its `losses`. A UserWarning names the losses, and what was switched off.
+    Text that looks like a special token (`<eos>`) is encoded as plain text; ids of special tokens represent no bytes. Special
+    tokens are the added tokens with `special: true`. The constructor tests (docs/decisions/0018-tokenizers-are-proved.md) that
+    the tokenizer is deterministic and keeps every text except for its `losses`. A UserWarning lists the losses, and the parts
+    that were switched off.
 
     losses   what encoding loses, in words; empty: nothing
-    joins    whether an added token goes across places where texts are cut, as one of several words does
-    Raises TokenizerError when the JSON is damaged or the tokenizer is of another kind.
+    joins    whether an added token contains a place where texts may be split, for example a token of several words
+    Raises TokenizerError if the JSON is damaged or the tokenizer is of another kind.
     """
 
     def __init__(self, text: str) -> None:
@@ -64,7 +65,7 @@ class BPETokenizer:
                 warnings.warn(words, stacklevel=2)
 
     def _table(self, specials: dict[str, int], added: dict[str, int]) -> list[bytes]:
-        """The bytes of each id. Raises TokenizerError where the library gives an added token another id than the JSON says."""
+        """The bytes of each id. Raises TokenizerError if the library and the JSON give an added token different ids."""
         vocab = self._inner.get_vocab(with_added_tokens=True)
         for token, i in added.items():
             if vocab.get(token) != i:
@@ -74,14 +75,14 @@ class BPETokenizer:
                 )
         table = [b""] * (max(vocab.values(), default=-1) + 1)
         letters = {ord(letter): byte for letter, byte in byte_letters().items()}
-        letters |= {i: 0x100 for i in range(0x100) if i not in letters}  # so that Latin-1 has no place for them
+        letters |= {i: 0x100 for i in range(0x100) if i not in letters}  # not in Latin-1: encoding them raises an error
         for token, i in vocab.items():
             if token in added:
                 table[i] = b"" if token in specials else token.encode("utf-8")
                 continue
             try:
                 table[i] = token.translate(letters).encode("latin-1")
-            except UnicodeEncodeError:  # no text gives it; the library's decoder reads it so too
+            except UnicodeEncodeError:  # no text is encoded as this token; the library's decoder does the same
                 table[i] = token.encode("utf-8")
         return table
 
@@ -121,9 +122,9 @@ class BPETokenizer:
             raise failure(error, _UNREAD) from None
 
     def encode_sized(self, text: str) -> tuple[list[int], list[int]]:
-        """`encode`, and the bytes of the text that each id stands for. They add up to the bytes of the text, losses included.
+        """`encode`, and the number of bytes of the text that each id represents. The sum is the bytes of the text, with losses.
 
-        What is lost counts for the id before it, and a character that several ids share for the last of them.
+        Lost bytes are counted for the id before them, and a character that several ids share for the last of these.
         """
         found = self._encoding(text)
         if not self.losses:
@@ -160,9 +161,9 @@ class BPETokenizer:
 def train_bpe(paths: Iterable[str | Path] | str | Path, vocab_size: int) -> BPETokenizer:
     """Trains a byte-level BPE on text files and folders; the same files give the same tokenizer.
 
-    vocab_size   number of ids wanted, specials `<bos> <eos> <pad>` (ids 0, 1, 2) and the 256 bytes included;
+    vocab_size   number of ids, including the special tokens `<bos> <eos> <pad>` (ids 0, 1, 2) and the 256 bytes;
                  a small text may give fewer
-    Raises TokenizerError for a vocab_size below 259, DataError for files that are no text.
+    Raises TokenizerError for a vocab_size below 259, DataError for files that are not text.
     """
     if not isinstance(vocab_size, int) or vocab_size < 256 + len(SPECIALS):
         raise TokenizerError(f"vocab_size={vocab_size!r} must be a whole number of at least {256 + len(SPECIALS)}")

@@ -1,4 +1,4 @@
-"""Where a text is cut: the tokens that end a segment of a model with segments="content"."""
+"""The tokens at which a text is cut: they end a segment of a model with segments="content"."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .tokenizer import Tokenizer
 
 
 def cut_table(cfg: Any, tokenizer: Tokenizer) -> Tensor | None:
-    """bool [vocab_size], True for tokens that hold the text `cut_at`; `table[ids]` is the flag `cut` of a call.
+    """bool [vocab_size], True for tokens that contain the text `cut_at`; `table[ids]` is the argument `cut` of a call.
 
-    cfg: a model's configuration; one without `content` takes no cuts.
-    None where the model takes no cuts, or cut_at is null. Raises TokenizerError where no token holds it.
+    cfg   a model's configuration; without the attribute `content`, the model takes no cuts
+    Returns None if the model takes no cuts or cut_at is None. Raises TokenizerError if no token contains cut_at.
     """
     if not getattr(cfg, "content", False) or cfg.cut_at is None:
         return None
@@ -25,7 +25,7 @@ def cut_table(cfg: Any, tokenizer: Tokenizer) -> Tensor | None:
         table[token] = wanted in tokenizer.token_bytes(token)
     if not table.any():
         raise TokenizerError(
-            f"cut_at={cfg.cut_at!r}: no token of this tokenizer holds that text, so that nothing would ever be cut; "
-            "choose a text that one token holds, for example '\\n', or null"
+            f"cut_at={cfg.cut_at!r}: no token of this tokenizer contains that text, so that there would be no cuts; "
+            "choose a text that one token contains, for example '\\n', or null"
         )
     return table

@@ -1,4 +1,4 @@
-"""Text on the disk: finding the files, and reading them in blocks while checking that they are text."""
+"""Text files: finds them, and reads them in blocks with a check that they are text."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BLOCK = 1 << 20
 
 
 def find_files(paths: Iterable[str | Path]) -> list[Path]:
-    """The text files that `paths` name: a file is itself, a folder the text files under it, in the order of their names.
+    """The text files in `paths`: each file, and for each folder the text files in it and its subfolders, sorted by name.
 
-    In folders, files with the suffixes in `SUFFIXES` count and hidden ones do not; a file named twice counts once.
-    Raises DataError when a path is not there or a folder holds no text file.
+    In folders, only files with the suffixes in `SUFFIXES` are taken, and no hidden ones; a file named twice is taken once.
+    Raises DataError if a path does not exist or a folder has no text file.
     """
     found: dict[Path, None] = {}
     for path in map(Path, paths):
@@ -30,17 +30,17 @@ def find_files(paths: Iterable[str | Path]) -> list[Path]:
             inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
             inside = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
             if not inside:
-                raise DataError(f"{path} holds no text file ({', '.join(SUFFIXES)}); name files of other kinds one by one")
+                raise DataError(f"{path} has no text file ({', '.join(SUFFIXES)}); name files with other suffixes one by one")
             found.update(dict.fromkeys(inside))
         elif path.exists():
             raise DataError(f"{path} is neither a file nor a folder; use '-' to read standard input")
         else:
-            raise DataError(f"{path} is not there; give text files, folders, or '-' for standard input")
+            raise DataError(f"{path} does not exist; give text files, folders, or '-' for standard input")
     return list(found)
 
 
 def read_blocks(source: str | Path | BinaryIO, name: str | None = None, block: int = BLOCK) -> Iterator[str]:
-    """The text of a file or of an open binary stream, in pieces of about `block` bytes, exactly as it stands.
+    """The exact text of a file or of an open binary stream, in pieces of about `block` bytes.
 
     Raises DataError for an empty source, for a zero byte (binary data) and for invalid UTF-8, with the byte's offset.
     """
@@ -75,12 +75,12 @@ def _decode(decoder: codecs.IncrementalDecoder, data: bytes, offset: int, name: 
 
 
 def split_text(blocks: Iterable[str], size: int = 1 << 16, tokenizer: Tokenizer | None = None) -> Iterator[str]:
-    """The same text in pieces of at most `size` characters that can be tokenized one by one: the ids are those of the whole.
+    """The same text in pieces of at most `size` characters that can be tokenized one by one: the ids are those of the whole text.
 
-    tokenizer   what proves each cut (`seams.seam`). None: pieces end between a character that is no white space and a space,
-                tab or line end, where the pre-tokenizer of `train_bpe` cuts anyway
-    A stretch of `size` characters without such a place gives a longer piece, of up to `2 * size`, and is cut anywhere then.
-    The pieces do not depend on the blocks. Raises what the tokenizer raises for the text.
+    tokenizer   proves each split (`seams.seam`). None: pieces end between a character that is not white space and a space, tab
+                or line end; the pre-tokenizer of `train_bpe` always splits there
+    If `size` characters have no such place, the piece is longer; after `2 * size` characters it is split anywhere.
+    The pieces do not depend on the blocks. Raises the errors of the tokenizer for the text.
     """
     held, most = "", 2 * size + CONTEXT
     for block in chain(blocks, [None]):

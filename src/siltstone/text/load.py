@@ -1,4 +1,4 @@
-"""From a word on the command line, or a file, to a tokenizer."""
+"""Loads a tokenizer by its name or from a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .tokenizer import ByteTokenizer, Tokenizer
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:
-    """The tokenizer whose `to_json()` is `text`. Raises TokenizerError when it cannot be read."""
+    """The tokenizer whose `to_json()` is `text`. Raises TokenizerError if it cannot be read."""
     found = read_json(text)
     if found.get("type") == "siltstone-bytes":
         return ByteTokenizer.from_json(text)
@@ -24,7 +24,7 @@ def tokenizer_from_json(text: str) -> Tokenizer:
 def load_tokenizer(spec: str | Path, paths: Iterable[str | Path] = ()) -> Tokenizer:
     """A tokenizer by name: `bytes`, `bpe:8192` (trained on the text of `paths`), or a `tokenizer.json`, or a folder with one.
 
-    Raises TokenizerError for an unknown name or an unusable file, DataError when `paths` are no text.
+    Raises TokenizerError for an unknown name or an unusable file, DataError if `paths` are not text.
     """
     name = str(spec)
     if name == "bytes":
@@ -34,7 +34,7 @@ def load_tokenizer(spec: str | Path, paths: Iterable[str | Path] = ()) -> Tokeni
         least = ByteTokenizer().vocab_size  # the bytes and the specials
         if not size.isdecimal() or int(size[:20]) < least:
             raise TokenizerError(
-                f"--tokenizer {name} needs a number of ids, of at least {least} (256 bytes and {least - 256} special ones); "
+                f"--tokenizer {name} needs a number of ids of at least {least} (256 bytes and {least - 256} special tokens); "
                 "write for example --tokenizer bpe:8192"
             )
         paths = list(paths)

@@ -1,13 +1,13 @@
-"""Whether the regular expression of a pre-tokenizer is safe to run.
+"""Checks that the regular expression of a pre-tokenizer is safe to run.
 
-The `tokenizers` library matches by backtracking and cannot be interrupted. A pattern is accepted if one match attempt takes
-a number of steps that is linear in the text, up to a constant; a scan is then at most quadratic, and linear in practice.
+The `tokenizers` library matches by backtracking and cannot be interrupted. A pattern is accepted if the number of steps of one
+match attempt is linear in the text, up to a constant; a scan is then at most quadratic, and linear in practice.
 This follows from its structure (docs/decisions/0018-tokenizers-are-proved.md):
 
-- a group that can match in several ways is not repeated while something behind it can still fail: no `(a+)+b`;
-- at most one unbounded quantifier of a branch has something behind it that can fail: no `.*.*x`, and no
-  `.*a*+x`, where the second tries nothing again but is itself run again;
-- bounded choices multiply to at most 1,000, to 40 beside an unbounded quantifier; the expanded pattern has at most 10,000 parts;
+- a group that can match in several ways is not repeated if a part after it can fail: no `(a+)+b`;
+- at most one unbounded quantifier of a branch has a part after it that can fail: no `.*.*x`, and no
+  `.*a*+x`, where the second quantifier does not backtrack but is run again for each try of the first;
+- bounded choices multiply to at most 1,000, or 40 with an unbounded quantifier; the expanded pattern has at most 10,000 parts;
 - no back references, recursion, conditions or free spacing.
 """
 
@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from ..errors import TokenizerError
 from .library import quoted
 
-LONGEST = 4096  # characters of a pattern
-WAYS = (1000, 40)  # bounded choices at one place, without and with an unbounded repetition there
+LONGEST = 4096  # maximum characters of a pattern
+WAYS = (1000, 40)  # maximum bounded choices at one place, without and with an unbounded repetition there
 SIZE, DEPTH, BOUNDED = 10_000, 16, 64
 _ATOM = re.compile(
     r"[^\\\[()|?*+^$]|\\(?:[^0-9A-Za-z]|[dDfehHnNOrsStvawW]|"
@@ -41,11 +41,11 @@ class _Part:
     parts: tuple[_Part, ...] = ()
     low: int = 1
     high: int | None = 1
-    keeps: bool = False  # possessive: never tries again
+    keeps: bool = False  # possessive: does not backtrack
 
     @property
     def fixed(self) -> bool:
-        """Whether it matches in one way alone, and not nothing."""
+        """Whether it matches in only one way, and does not match the empty text."""
         if self.kind == "choice" and len(self.parts) > 1 or self.kind == "look":
             return False
         if self.kind == "repeat" and (self.low != self.high or not self.low):
@@ -54,7 +54,7 @@ class _Part:
 
     @property
     def fails(self) -> bool:
-        """Whether there is text that it does not match."""
+        """Whether there is a text that it does not match."""
         if self.kind == "repeat":
             return self.low > 0 and self.parts[0].fails
         if self.kind == "choice":
@@ -68,16 +68,16 @@ class _Part:
 
 
 def check_pattern(pattern: str, where: str) -> None:
-    """Raises TokenizerError, naming `where`, for a pattern that could take very long or that is not understood."""
+    """Raises TokenizerError for a pattern that may take very long or has unknown syntax. where: its place, for the message."""
     try:
         if len(pattern) > LONGEST:
-            raise _Unsafe(f"it has {len(pattern):,} characters, and {LONGEST:,} are the most")
+            raise _Unsafe(f"it has {len(pattern):,} characters; at most {LONGEST:,} are allowed")
         part = _Reader(pattern).whole()
         if part.size > SIZE:
             raise _Unsafe(f"its counted repetitions expand to more than {SIZE:,} parts")
         ways, runs = _cost(part, False)
         if runs > 1:
-            raise _Unsafe("two unbounded repetitions of a branch can be tried against each other")
+            raise _Unsafe("two unbounded repetitions of a branch can backtrack against each other")
         if ways > WAYS[runs]:
             raise _Unsafe(f"it can be tried in more than {WAYS[runs]:,} ways at one place")
     except _Unsafe as why:
@@ -88,11 +88,14 @@ def check_pattern(pattern: str, where: str) -> None:
 
 
 class _Unsafe(Exception):
-    """Why a pattern is not accepted."""
+    """The reason why a pattern is not accepted."""
 
 
 def _cost(part: _Part, after: bool) -> tuple[int, int]:
-    """Bounded choices, and unbounded repetitions, that are tried or run again when something behind (`after`) fails."""
+    """Numbers of bounded choices and of unbounded repetitions that are tried again when a later part fails.
+
+    after   whether a later part can fail
+    """
     if part.kind == "character":
         return 1, 0
     if part.kind == "look":
@@ -123,7 +126,7 @@ def _cost(part: _Part, after: bool) -> tuple[int, int]:
 
 
 class _Reader:
-    """A reader of the patterns' grammar; what it does not know is not accepted."""
+    """A parser of the patterns' grammar; unknown syntax is not accepted."""
 
     def __init__(self, pattern: str) -> None:
         self.text, self.at = pattern, 0
@@ -179,7 +182,7 @@ class _Reader:
         return _Part("character")
 
     def set(self) -> None:
-        """The rest of a set of characters, which may hold sets."""
+        """The rest of a set of characters; sets may be nested."""
         self.next("^")
         if self.next("]"):
             raise self.unknown()
@@ -208,12 +211,12 @@ class _Reader:
             low = int(found[1] or 0)
             high = (int(found[3]) if found[3] else None) if found[2] else low
             if high is not None and low > high:
-                raise _Unsafe(f"{found[0]} counts down")
+                raise _Unsafe(f"{found[0]} has a minimum above its maximum")
         else:
             return part
-        if counted and self.next("?"):  # as few as possible, or none at all; taken for whatever costs more
+        if counted and self.next("?"):  # lazy, or optional, by dialect; the more expensive meaning is assumed
             part = _Part("sequence", (_Part("repeat", (part,), 0, high), _Part("look")))
-        elif self.next("?"):  # as few as possible
+        elif self.next("?"):  # lazy
             part = _Part("repeat", (part,), low, high)
         elif counted and self.next("+"):  # the library's dialect repeats the counted part
             part = _Part("repeat", (_Part("repeat", (part,), low, high),), 1, None)

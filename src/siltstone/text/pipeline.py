@@ -1,7 +1,8 @@
-"""What the parts of a `tokenizer.json` do to a text: kept, switched off, named as a loss, or refused.
+"""Checks the parts of a `tokenizer.json`: each is kept, switched off, kept with a loss, or refused.
 
-Every field that the `tokenizers` library acts on is looked at. A field that would change, add or drop text is switched off where
-the rest means the same without it; a Unicode normaliser is kept and its loss named; anything else of that kind is refused.
+Every field that the `tokenizers` library uses is checked. A field that would change, add or drop text is switched off if the
+rest has the same meaning without it. A Unicode normaliser is kept, and its loss is reported. Any other part that changes text
+raises TokenizerError.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from .pattern import check_pattern
 from .seams import CONTEXT
 
 MOST_IDS = 1 << 20
-_DEEP, _LONG, _ALL = 8, 256, 1 << 20  # nesting of sequences; characters of an added token, and of all added tokens
-_PARTS = 64  # of a sequence
+_DEEP, _LONG, _ALL = 8, 256, 1 << 20  # maximum nesting of sequences; characters of an added token, and of all added tokens
+_PARTS = 64  # maximum parts of a sequence
 _LOSSES = {
     "NFC": "text is read in Unicode normal form C (composed characters)",
     "NFD": "text is read in Unicode normal form D (decomposed characters)",
@@ -25,7 +26,7 @@ _LOSSES = {
     "Lowercase": "capital letters are read as small ones",
     "StripAccents": "accents are not read",
 }
-_KEPT = ("isolated", "mergedwithprevious", "mergedwithnext", "contiguous")  # behaviours of a split that drop nothing
+_KEPT = ("isolated", "mergedwithprevious", "mergedwithnext", "contiguous")  # behaviours of a split that drop no text
 
 
 _WRITTEN = {*range(0xC0), *range(0xC2, 0xF5)}  # the bytes that occur in UTF-8
@@ -33,21 +34,21 @@ _RARE = {*range(0x20), 0x7F, *range(0xF1, 0xF5)} - set(b"\t\n\r")  # control cha
 
 
 def byte_letters() -> dict[str, int]:
-    """The letters in which byte-level vocabularies write bytes: printable Latin-1 stands for itself, the rest from U+0100 on."""
+    """Letter -> byte in byte-level vocabularies: printable Latin-1 letters are their own bytes; the others begin at U+0100."""
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(256) if b not in set(shown)]
     return {chr(b): b for b in shown} | {chr(0x100 + i): b for i, b in enumerate(hidden)}
 
 
 class Pipeline:
-    """The pipeline of a parsed `tokenizer.json`, which is changed in place where parts are switched off.
+    """The pipeline of a parsed `tokenizer.json`. The JSON is changed in place if parts are switched off.
 
-    off       what was switched off, in words
+    off       parts that were switched off, in words
     losses    what encoding loses, in words
-    lost      bytes that vanish from text
+    lost      bytes that encoding drops
     changed   whether the JSON was changed
-    added     added tokens: text to id
-    specials  those of them that are special
+    added     added tokens: text -> id
+    specials  the special ones of these
     Raises TokenizerError.
     """
 
@@ -60,7 +61,7 @@ class Pipeline:
         self._pre_tokenizer(parsed.get("pre_tokenizer"))
         self.added, self.specials = self._added(parsed)
         post = parsed.get("post_processor")
-        if post is not None and (self.losses or _kind(post) != "ByteLevel"):  # which only trims offsets
+        if post is not None and (self.losses or _kind(post) != "ByteLevel"):  # ByteLevel only trims offsets
             parsed["post_processor"], self.changed = None, True
         self.changed |= bool(self.off)
 
@@ -93,17 +94,17 @@ class Pipeline:
         if lost:  # as in SmolLM2
             model.update(unk_token=None, fuse_unk=False, byte_fallback=False)
             self.changed = True
-            self.losses.append(f"bytes that no token stands for are left out ({named})")
+            self.losses.append(f"bytes without a token are left out ({named})")
             self.lost = bytes(sorted(lost))
         for key in ("continuing_subword_prefix", "end_of_word_suffix"):
             if model.get(key):
                 raise TokenizerError(
-                    f"model.{key}={quoted(model[key], 40)} writes into tokens what the text does not hold; "
+                    f"model.{key}={quoted(model[key], 40)} adds characters to tokens that are not in the text; "
                     "use a tokenizer without it, for example one that bpe:8192 trains"
                 )
         if model.get("dropout"):
             model["dropout"] = None
-            self.off.append("dropout of merges, which is for training a tokenizer's model and gives other ids each time")
+            self.off.append("dropout of merges, which is for training and gives other ids each time")
 
     def _normalizer(self, normalizer: Any) -> None:
         for part in _sequence(normalizer, "normalizers"):
@@ -123,7 +124,7 @@ class Pipeline:
             if kind == "ByteLevel":
                 if part.get("add_prefix_space"):
                     part["add_prefix_space"] = False
-                    self.off.append("the space before the first word (add_prefix_space), which the text does not hold")
+                    self.off.append("the space before the first word (add_prefix_space), which is not in the text")
             elif kind == "Split":
                 self._keeps(part)
                 pattern = part.get("pattern")
@@ -142,7 +143,7 @@ class Pipeline:
     def _keeps(self, part: dict[str, Any]) -> None:
         behavior = part.get("behavior", "isolated")
         if part.get("invert") is True and str(behavior).lower() == "removed":
-            # Patterns that match everywhere, as cl100k's, mean the same by both; other patterns drop what they do not match.
+            # For patterns that match everywhere, such as cl100k's, both mean the same; others drop text that does not match.
             part["behavior"], self.changed = "Isolated", True
             return
         if str(behavior).lower() not in _KEPT:
@@ -171,8 +172,8 @@ class Pipeline:
                 continue
             if len(content) > CONTEXT:
                 raise TokenizerError(
-                    f"added token {quoted(content, 40)} has {len(content)} characters, and one that is not special {CONTEXT} at "
-                    "most, so that long texts can be cut beside it; leave it out"
+                    f"added token {quoted(content, 40)} has {len(content)} characters; one that is not special may have at most "
+                    f"{CONTEXT}, so that long texts can be split next to it; leave it out"
                 )
             if content in vocab and bytes(letters.get(c, 0) for c in content) != content.encode("utf-8", "replace"):
                 raise TokenizerError(
@@ -180,10 +181,10 @@ class Pipeline:
                 )
             if token.get("lstrip") or token.get("rstrip"):
                 token["lstrip"] = token["rstrip"] = False
-                self.off.append(f"the white space that the added token {quoted(content, 40)} swallows (lstrip, rstrip)")
+                self.off.append(f"the white space that the added token {quoted(content, 40)} includes (lstrip, rstrip)")
         found = {token["content"]: token["id"] for token in added}
         if len(found) < len(added):
-            raise TokenizerError("added_tokens names a token twice; take an intact tokenizer.json")
+            raise TokenizerError("added_tokens has a token twice; take an intact tokenizer.json")
         return found, {token["content"]: token["id"] for token in added if token.get("special")}
 
 
@@ -202,7 +203,7 @@ def _sequence(part: Any, key: str) -> list[dict[str, Any]]:
     """All parts of a sequence. Raises TokenizerError."""
     found = list(_parts(part, key))
     if len(found) > _PARTS:
-        raise TokenizerError(f"{key} has {len(found):,} parts, and {_PARTS} are the most; take an intact tokenizer.json")
+        raise TokenizerError(f"{key} has {len(found):,} parts; at most {_PARTS} are allowed; take an intact tokenizer.json")
     return found
 
 

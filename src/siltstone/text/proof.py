@@ -1,4 +1,4 @@
-"""Evidence that a tokenizer keeps text: it encodes probes twice, and their bytes are the text's."""
+"""Tests that a tokenizer keeps text: probes are encoded twice, and the bytes of their ids must be those of the text."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def prove(
     own: Iterable[str],
     specials: frozenset[int],
 ) -> None:
-    """Raises TokenizerError for a tokenizer that gives other ids the second time, or that loses or changes a probe.
+    """Raises TokenizerError for a tokenizer that gives different ids the second time, or that loses or changes a probe.
 
     table       bytes of each id
-    read        the bytes of a text that the tokenizer keeps: all but for the losses that it names
-    own         the tokenizer's own added tokens and texts that look like them, which must be read as text
-    specials    ids that no text may give
+    read        text -> the bytes that the tokenizer keeps: all except for its declared losses
+    own         the tokenizer's added tokens and texts that look like them, which must be read as text
+    specials    ids that no text may be encoded as
     """
     own = list(own)
     together = [" ".join(own), "x".join(own)] if own else []
@@ -59,7 +59,7 @@ def prove(
         if specials.intersection(ids):
             raise TokenizerError(
                 f"the tokenizer reads the text {quoted(text, 40)} as a special token, which ends or begins texts; "
-                "take a tokenizer whose special tokens are no ordinary text"
+                "take a tokenizer whose special tokens are not ordinary text"
             )
         kept = b"".join([table[i] for i in ids])
         if kept != read(text) and kept != text.encode():

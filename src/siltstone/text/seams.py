@@ -1,11 +1,11 @@
-"""Where a text can be cut so that its pieces can be tokenized one by one: the ids are those of the whole text.
+"""Places where a text can be split so that its pieces can be tokenized one by one: the ids are those of the whole text.
 
-A cut is tried where the class of characters changes, and is taken if the tokenizer agrees: the ids of the text around it are
-the ids of its left part and then those of its right part. The text around it begins at such a change too, 64 to 1,024
-characters before (or where the piece begins), and ends 64 characters behind. The pre-tokenizers of GPT-2, cl100k, o200k,
-Llama 3, Qwen and DeepSeek go on from a change of class without regard to what was before, and decide on it before the
-following text can matter (docs/decisions/0018-tokenizers-are-proved.md). A tokenizer whose `joins` is true goes on from there
-otherwise; the text around a cut begins where the piece begins then.
+A split is tried where the class of characters changes. It is taken if the ids of the text around it are the ids of its left part
+followed by those of its right part. The text around it begins at a change of class too, 64 to 1,024 characters earlier (or at
+the beginning of the piece), and ends 64 characters later. The pre-tokenizers of GPT-2, cl100k, o200k, Llama 3, Qwen and
+DeepSeek continue after a change of class independently of the earlier text, and decide on it before later text can matter
+(docs/decisions/0018-tokenizers-are-proved.md). A tokenizer whose `joins` is true depends on earlier text; the text around a
+split then begins at the beginning of the piece.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ _CHANGE = re.compile(f"{_SPACE.pattern}|{_EDGE.pattern}")
 
 
 def proves(tokenizer: Tokenizer | None) -> TypeGuard[Tokenizer]:
-    """Whether cuts for this tokenizer are proved: not without one, and not for bytes, which may be cut anywhere."""
+    """Whether splits are proved with this tokenizer: not without a tokenizer, and not for bytes, which can be split anywhere."""
     return tokenizer is not None and not isinstance(tokenizer, ByteTokenizer)
 
 
 def joins(token: str) -> bool:
-    """Whether a token that is found before all else, as an added one is, holds a place where cuts are tried."""
+    """Whether an added token, which is matched before pre-tokenization, contains a place where splits are tried."""
     return _CHANGE.search(token) is not None
 
 
 def seam(text: str, size: int, bound: int, tokenizer: Tokenizer | None, ended: bool) -> int:
-    """Characters of the first piece of `text`; 0 if more of the text must be seen.
+    """Characters of the first piece of `text`; 0 if more of the text is needed.
 
-    size        a piece has at most so many characters where a cut among them is proved
-    bound       and at most so many elsewhere; at least `size`
-    tokenizer   what proves a cut. None, or the byte tokenizer (which may be cut anywhere): a cut between a character that is
-                no white space and a space, tab or line end is taken unseen
-    ended       whether `text` is all there is
+    size        maximum characters of a piece if a split in it is proved
+    bound       maximum characters of any other piece; at least `size`
+    tokenizer   proves a split. None, or the byte tokenizer (bytes can be split anywhere): a split between a character that is
+                not white space and a space, tab or line end is taken without a proof
+    ended       whether `text` is the rest of the whole text
 
-    A run without a proved cut is cut unseen, at the last such place up to `size`, or else at `bound`. A text that goes on in
-    the same way for `bound + CONTEXT` characters gives the same piece, whatever follows and however much of it is given.
-    Raises what the tokenizer raises for the text.
+    A text without a proved split is split without a proof, at the last place before white space up to `size`, or else at `bound`.
+    The piece depends only on the first `bound + CONTEXT` characters, not on the text after them or on how much of it is given.
+    Raises the errors of the tokenizer for the text.
     """
     if ended and len(text) <= size:
         return len(text)
@@ -60,7 +60,7 @@ def seam(text: str, size: int, bound: int, tokenizer: Tokenizer | None, ended: b
                 return place
     if ended and len(text) <= bound:
         return len(text)
-    if proof is not None and size <= _RUN:  # a long run, of digits for example, may have a cut in it that its beginning proves
+    if proof is not None and size <= _RUN:  # a long run, for example of digits, may have a split that its beginning proves
         for place in range(size, max(0, size - 8), -1):
             if _holds(text, place, 0, proof):
                 return place
@@ -68,7 +68,7 @@ def seam(text: str, size: int, bound: int, tokenizer: Tokenizer | None, ended: b
 
 
 def _places(text: str, size: int, limit: int, edges: bool) -> Iterator[int]:
-    """Where to try: up to `size` the latest first, at white space before other edges; beyond it the earliest first."""
+    """Places to try: up to `size` the latest first, white space before other changes; beyond `size` the earliest first."""
     if limit == size:
         found = islice(_latest(_SPACE, text, size), _TRIES)
         return chain(found, islice(_latest(_EDGE, text, size), _TRIES)) if edges else found
@@ -77,7 +77,7 @@ def _places(text: str, size: int, limit: int, edges: bool) -> Iterator[int]:
 
 
 def _latest(pattern: re.Pattern[str], text: str, size: int) -> Iterator[int]:
-    """Places from `size` down to 1 where a pattern without width matches."""
+    """Places from `size` down to 1 where a zero-width pattern matches."""
     end = min(size, len(text) - 1)
     while end > 0:
         begin = max(1, end - _STEP + 1)
@@ -86,7 +86,7 @@ def _latest(pattern: re.Pattern[str], text: str, size: int) -> Iterator[int]:
 
 
 def _begin(text: str, place: int) -> int:
-    """Where the text around a place begins."""
+    """The beginning of the text around a place."""
     for reach in (2 * CONTEXT, 16 * CONTEXT):
         found = _CHANGE.search(text, max(1, place - reach), max(1, place - CONTEXT + 1))
         if found:
@@ -95,6 +95,6 @@ def _begin(text: str, place: int) -> int:
 
 
 def _holds(text: str, place: int, begin: int, encode: Callable[[str], list[int]]) -> bool:
-    """Whether the text around a place gives the same ids whole and in two."""
+    """Whether the text around a place gives the same ids as a whole and in two parts."""
     left, right = text[begin:place], text[place : place + CONTEXT]
     return encode(left + right) == encode(left) + encode(right)

@@ -1,7 +1,7 @@
-"""What every tokenizer offers, the byte tokenizer, and the way back from tokens to text.
+"""The protocol of a tokenizer, the byte tokenizer, and decoding of token streams.
 
-A tokenizer here is byte-level: each id stands for some bytes, and text is the UTF-8 reading of all the bytes together.
-So streaming needs nothing but an incremental UTF-8 decoder, and bits per byte can be counted for any piece of a text.
+Tokenizers here are byte-level: each id represents some bytes, and the text is the joined bytes decoded as UTF-8. Streaming
+therefore needs only an incremental UTF-8 decoder, and bits per byte can be computed for any piece of a text.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Tokenizer(Protocol):
     """Text to ids and back.
 
     vocab_size   number of ids
-    bos_id, eos_id, pad_id   ids of the specials (begin, end, padding), None where there is none; specials stand for no bytes
+    bos_id, eos_id, pad_id   ids of the special tokens (begin, end, padding), None if missing; they represent no bytes
 
-    Two members are optional. `losses: tuple[str, ...]` says in words what encoding loses, for example capital letters; absent or
-    empty, the bytes of a text's ids are the text. A tokenizer with losses also has the method
-    `encode_sized(text) -> (ids, sizes)`, which counts bytes from the text (see the function `encode_sized`).
+    Two members are optional. `losses: tuple[str, ...]` says in words what encoding loses, for example capital letters; if it is
+    absent or empty, the bytes of a text's ids are the text. A tokenizer with losses also has the method
+    `encode_sized(text) -> (ids, sizes)`, which counts bytes of the original text (see the function `encode_sized`).
     """
 
     bos_id: int | None
@@ -36,19 +36,19 @@ class Tokenizer(Protocol):
     def vocab_size(self) -> int: ...
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, without specials. Raises InputError for text that has no UTF-8 form (lone surrogates)."""
+        """Ids of `text`, without special tokens. Raises InputError for text that UTF-8 cannot encode (lone surrogates)."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`; specials vanish, bytes that are no UTF-8 become U+FFFD. Raises InputError for unknown ids."""
+        """Text of `ids`, without special tokens; invalid UTF-8 becomes U+FFFD. Raises InputError for unknown ids."""
         ...
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that one id stands for. Raises InputError for an unknown id."""
+        """The bytes of one id. Raises InputError for an unknown id."""
         ...
 
     def to_json(self) -> str:
-        """Everything about the tokenizer, as one JSON text: the content of `tokenizer.json`."""
+        """The whole tokenizer as one JSON text: the content of `tokenizer.json`."""
         ...
 
     @property
@@ -58,32 +58,33 @@ class Tokenizer(Protocol):
 
 
 def json_fingerprint(text: str) -> str:
-    """SHA-256 of a JSON text, whatever its spacing and the order of its keys."""
+    """SHA-256 of a JSON text, independent of its spacing and the order of its keys."""
     sorted_text = json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(sorted_text.encode("ascii")).hexdigest()
 
 
 def utf8(text: str) -> bytes:
-    """`text` in UTF-8; raises InputError where it has none."""
+    """`text` in UTF-8; raises InputError if it cannot be encoded."""
     if not isinstance(text, str):
-        raise InputError(f"text must be a str, and this is {type(text).__name__}; ids are given as ids")
+        raise InputError(f"text must be a str, and {type(text).__name__} was given; give text, or pass ids as ids")
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(
-            f"the text has no UTF-8 form at character {error.start} (a lone surrogate); replace or remove it"
+            f"the text cannot be encoded in UTF-8 at character {error.start} (a lone surrogate); replace or remove it"
         ) from error
 
 
 def losses(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """What the tokenizer says that it loses; empty: nothing."""
+    """The declared losses of a tokenizer; empty: none."""
     return tuple(getattr(tokenizer, "losses", ()))
 
 
 def encode_sized(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
-    """Ids of `text`, and the bytes of the text that each stands for; these add up to the bytes of the text.
+    """Ids of `text`, and the number of bytes of the text that each represents; the sum is the bytes of the text.
 
-    Raises InputError for text without a UTF-8 form, and TokenizerError for a tokenizer with losses that cannot count.
+    Raises InputError for text that UTF-8 cannot encode, and TokenizerError for a tokenizer with losses but without
+    `encode_sized`.
     """
     lost = losses(tokenizer)
     if not lost:
@@ -93,7 +94,7 @@ def encode_sized(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]
     if sized is None:
         raise TokenizerError(
             f"{type(tokenizer).__name__} has losses ({quoted('; '.join(lost), 80)}) and no method encode_sized(text), "
-            "so that bytes cannot be counted; give it one that returns ids and the bytes of the text behind each"
+            "so that bytes cannot be counted; add one that returns ids and the number of bytes of the text of each id"
         )
     return sized(text)
 
@@ -140,9 +141,9 @@ class ByteTokenizer:
 
 
 class StreamDecoder:
-    """Ids to text as they come: a character whose bytes are not all there yet is held back.
+    """Incremental decoding of ids to text: an incomplete character is held back.
 
-    The pieces joined, with that of `finish`, are `tokenizer.decode` of all the ids.
+    The joined pieces, including that of `finish`, equal `tokenizer.decode` of all ids.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -151,25 +152,25 @@ class StreamDecoder:
 
     @property
     def pending(self) -> bytes:
-        """The bytes of an unfinished character (at most 3)."""
+        """The bytes of an incomplete character (at most 3)."""
         return self._decoder.getstate()[0]
 
     def push(self, ids: int | Sequence[int]) -> str:
-        """The text that `ids` complete. Raises InputError for unknown ids, and then nothing was taken in."""
+        """The text that is complete after `ids`. Raises InputError for unknown ids; then the decoder does not change."""
         ids = [ids] if isinstance(ids, int) else ids
         return self._decoder.decode(b"".join(map(self._tokenizer.token_bytes, ids)))
 
     def finish(self) -> str:
-        """What is held back, as U+FFFD; the decoder is as new afterwards."""
+        """The incomplete character as U+FFFD; the decoder is reset afterwards."""
         text = self._decoder.decode(b"", True)
         self._decoder.reset()
         return text
 
     def copy(self) -> StreamDecoder:
-        """A decoder that goes on from here by itself."""
+        """An independent decoder with the same state."""
         return StreamDecoder(self._tokenizer).resume(self.pending)
 
     def resume(self, pending: bytes) -> StreamDecoder:
-        """This decoder, standing where `pending` bytes of a character were already seen."""
+        """Sets the decoder to the state after `pending` bytes of a character, and returns it."""
         self._decoder.setstate((bytes(pending), 0))
         return self

@@ -1,4 +1,4 @@
-"""Training: `begin` (or `take_up`) a run, `fit` it."""
+"""Training: `begin` or resume (`take_up`) a run, then `fit`."""
 
 from .loop import fit
 from .recipe import Recipe

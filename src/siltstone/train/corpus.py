@@ -1,4 +1,4 @@
-"""Tokenized text on the disk: one flat memory-mapped file of ids, and a list of where each document lies in it."""
+"""Tokenized text on disk: one flat memory-mapped file of ids, and a list with the place of each document in it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..io.parse import is_count
 from ..io.regular import reason
 from ..text import Tokenizer, encode_sized, find_files, losses, read_blocks, split_text
 
-SIZES = ".sizes"  # of the file with the bytes behind each id, where the tokenizer has losses
+SIZES = ".sizes"  # suffix of the file with the bytes of text of each id, for tokenizers that lose text
 
 
 @dataclass(frozen=True)
 class Document:
-    """One document: `tokens` ids of text from `start` in the flat file (an end-of-text id follows where there is one)."""
+    """One document: `tokens` ids of text from `start` in the flat file; an end-of-text id follows if the tokenizer has one."""
 
     name: str
     sha256: str
@@ -38,11 +38,12 @@ class Corpus:
 
     ids         [N] memory-mapped, uint16 or uint32
     documents   in the order of the file
-    sizes       [vocab_size] bytes that each id stands for, or where the tokenizer has losses [N] bytes of the text behind each id
+    sizes       [vocab_size] bytes of text of each id of the vocabulary; for a tokenizer that loses text, [N] bytes of text of
+                each id of the corpus
     key         hash of the texts and the tokenizer
-    tokenizer   what the ids are ids of
+    tokenizer   the tokenizer of the ids
 
-    Raises CheckpointError when one of its two files is gone, damaged, or of another text or tokenizer.
+    Raises CheckpointError if one of its files is missing, damaged, or belongs to another text or tokenizer.
     """
 
     def __init__(self, path: Path, tokenizer: Tokenizer, key: str) -> None:
@@ -68,7 +69,7 @@ class Corpus:
         return sum(d.tokens for d in self.documents)
 
     def bytes_of(self, begin: int, end: int) -> int:
-        """Bytes of text that ids [begin, end) of the flat file stand for."""
+        """Bytes of text that ids [begin, end) of the flat file represent."""
         return int((self.sizes[begin:end] if self._counted else self.sizes[self.ids[begin:end]]).sum(dtype=np.int64))
 
     def document(self, index: int, most: int | None = None) -> np.ndarray:
@@ -77,22 +78,22 @@ class Corpus:
         return self.ids[d.start : d.start + min(d.tokens, most or d.tokens)].astype(np.int64)
 
     def parts(self, longest: int) -> np.ndarray:
-        """All documents in parts of at most `longest` inputs: int64 [U, 3], begin and end of a part's inputs in the flat
-        file, and the end of its document's.
+        """All documents, split into parts of at most `longest` inputs: int64 [U, 3], begin and end of a part's inputs in the
+        flat file, and the end of the inputs of its document.
 
-        Input i predicts id i + 1, so a document's last id is no input (the end-of-text id, where there is one).
+        Input i predicts id i + 1, so that a document's last id (the end-of-text id if there is one) is not an input.
         """
         found = []
         for d in self.documents:
             inputs = d.tokens - (0 if self.ends else 1)
             found += [(d.start + a, d.start + min(a + longest, inputs), d.start + inputs) for a in range(0, inputs, longest)]
         if not found:
-            raise DataError("the training text has no two tokens in a row; give more text")
+            raise DataError("no document of the training text has two tokens; give more text")
         return np.array(found, np.int64)
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal. Raises DataError when it cannot be read."""
+    """SHA-256 of a file, in hexadecimal. Raises DataError if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -101,14 +102,14 @@ def hash_file(path: Path) -> str:
 
 
 def hashed_files(paths: Iterable[str | Path], besides: set[str] | None = None) -> list[tuple[Path, str]]:
-    """The text files that `paths` name with their hashes, without those whose hash is among `besides`.
+    """The text files in `paths` with their hashes, without those whose hash is in `besides`.
 
-    Raises DataError when nothing is left.
+    Raises DataError if no file is left.
     """
     found = [(path, hash_file(path)) for path in find_files(paths)]
     left = [(path, digest) for path, digest in found if digest not in (besides or set())]
     if found and not left:
-        raise DataError("every training file is also held out for validation; give other files to one of the two")
+        raise DataError("every training file is also held out for validation; give different files for one of the two")
     return left
 
 
@@ -118,13 +119,13 @@ def corpus_key(files: Sequence[tuple[Path, str]], tokenizer: Tokenizer) -> str:
 
 
 def build_corpus(files: Sequence[tuple[Path, str]], tokenizer: Tokenizer, folder: Path) -> Corpus:
-    """Tokenizes the files once; the same files and tokenizer find the work done in `folder`.
+    """Tokenizes the files into `folder`, or opens the result that is there for the same files and tokenizer.
 
-    Raises DataError for text that is empty, binary or not UTF-8, StorageError where the system refuses.
+    Raises DataError for text that is empty, binary or not UTF-8, StorageError if writing fails.
     """
     key = corpus_key(files, tokenizer)
     path = make_folder(folder) / f"{key[:16]}.bin"
-    with contextlib.suppress(CheckpointError):  # gone or damaged: it is made again
+    with contextlib.suppress(CheckpointError):  # missing or damaged: it is made again
         return Corpus(path, tokenizer, key)
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     documents: list[Document] = []
@@ -158,29 +159,29 @@ def build_corpus(files: Sequence[tuple[Path, str]], tokenizer: Tokenizer, folder
 
 
 def open_corpus(key: str, tokenizer: Tokenizer, folder: Path) -> Corpus:
-    """The corpus that an earlier `build_corpus` left in `folder`. Raises DataError when it is gone, else CheckpointError."""
+    """The corpus that `build_corpus` wrote to `folder`. Raises DataError if it is missing, CheckpointError if it is damaged."""
     path = folder / f"{key[:16]}.bin"
     if not path.exists() or not path.with_suffix(".json").exists():
-        raise DataError(f"the tokenized text {path} is gone; name the same text files again")
+        raise DataError(f"the tokenized text {path} is missing; name the same text files again")
     return Corpus(path, tokenizer, key)
 
 
 def _opened(path: Path, tokenizer: Tokenizer, key: str) -> tuple[np.ndarray, list[Document]]:
-    """Ids and documents, every byte of them proven; files of early versions, which have no checksums, as far as they can be."""
+    """Ids and documents, with all checksums verified. Files of early versions have none; only their structure is checked."""
     index = path.with_suffix(".json")
     try:
         found, sealed = read_checked(index)
         if found.get("key") != key:
-            raise ValueError("it is of another text or tokenizer")
+            raise ValueError("it belongs to another text or tokenizer")
         if found.get("dtype") not in ("<u2", "<u4"):
-            raise ValueError("it names no type of ids")
+            raise ValueError("it has no valid dtype of ids")
         documents = [Document(**d) for d in found["documents"]]
         ids = np.memmap(path, dtype=found["dtype"], mode="r")
         end = tokenizer.eos_id is not None
         at = 0
         for d in documents:
             if not all(map(is_count, (d.bytes, d.start, d.tokens))) or d.start != at:
-                raise ValueError(f"its document {str(d.name)[:80]!r} lies nowhere")
+                raise ValueError(f"its document {str(d.name)[:80]!r} has no valid place")
             at += d.tokens + end
         if at != len(ids) or hash_file(path) != found.get("ids_sha256", "" if sealed else hash_file(path)):
             raise ValueError("the ids beside it were altered or cut off")
@@ -189,7 +190,7 @@ def _opened(path: Path, tokenizer: Tokenizer, key: str) -> tuple[np.ndarray, lis
             counted.stat().st_size != 2 * len(ids)
             or sum(map(int, np.fromfile(counted, "<u2"))) != sum(d.bytes for d in documents)
         ):
-            raise ValueError("the bytes of the text beside it are not those of its documents")
+            raise ValueError("the byte counts beside it do not fit its documents")
         if not len(ids) or int(ids.max()) >= tokenizer.vocab_size:
             raise ValueError("the ids beside it are not this tokenizer's")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -202,7 +203,7 @@ def _opened(path: Path, tokenizer: Tokenizer, key: str) -> tuple[np.ndarray, lis
 
 
 def _encode(tokenizer: Tokenizer, pieces: list[str], counting: bool) -> Iterator[tuple[list[int], list[int]]]:
-    """Ids of each piece, and if `counting` the bytes of the text behind each."""
+    """Ids of each piece, and if `counting` the bytes of text of each id."""
     if counting:
         yield from (encode_sized(tokenizer, p) for p in pieces)
         return

@@ -1,4 +1,4 @@
-"""The loop: steps, validations, checkpoints, and an end that is the same whether or not the run was interrupted."""
+"""The training loop: steps, validations, checkpoints. An interrupted and resumed run gives the same result."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .trainer import Trainer
 
 
 def fit(run: Run, display: Display | None = None) -> dict[str, Any]:
-    """Trains until the recipe is done, from the run's checkpoint where there is one; returns the receipt.
+    """Trains to the end of the recipe, from the run's checkpoint if there is one; returns the receipt.
 
-    Afterwards the folder can be loaded with `siltstone.load`. With the same machine, threads (torch's own setting, which is
-    left as it is) and steps, a run that was killed and resumed ends with the same bits as one that was not; a run by minutes
-    is not repeatable in that way, since its learning rate follows the clock. Ctrl-C saves a checkpoint and returns with
-    `receipt["interrupted"]` true and the signal's number in `receipt["signal"]`, unless all was done; SIGTERM and SIGHUP do
-    where the program gave them a handler. A validation that was stopped is made when the run is resumed.
-    Raises StorageError, and ConfigError when the loss is no longer a number.
+    Afterwards the folder can be loaded with `siltstone.load`. On the same machine, with the same number of threads (torch's
+    setting, which is not changed) and of steps, a run that was killed and resumed gives the same bits as one that was not. A run
+    by minutes is not reproducible, as its learning rate depends on the time. Ctrl-C saves a checkpoint and returns with
+    `receipt["interrupted"]` true and the signal's number in `receipt["signal"]`, unless the run was complete; SIGTERM and SIGHUP
+    do the same if the program has installed a handler for them. A validation that was interrupted is made when the run resumes.
+    Raises StorageError, and ConfigError if the loss is nan or infinite.
     """
     held, run.claim = run.claim or claim(run.folder), None
     with held:
@@ -48,7 +48,7 @@ def _fit(run: Run, display: Display) -> dict[str, Any]:
         return before + time.monotonic() - begun
 
     def validated() -> bool:
-        """Whether nothing is held out, or the model as it stands was validated."""
+        """Whether no text is held out, or the model of this step was validated."""
         known = metrics.valid.get("valid_tokens", recipe.valid_tokens) == recipe.valid_tokens
         return run.valid is None or (known and metrics.valid["step"] == trainer.step)
 
@@ -61,7 +61,7 @@ def _fit(run: Run, display: Display) -> dict[str, Any]:
         save(trainer.model, run.tokenizer, run.folder)
 
     with Interrupts() as stop, Metrics(run.folder / METRICS, trainer.step) as metrics, display:
-        validate(trainer.step > 0 and trainer.step % recipe.valid_every == 0)  # where a stop left it out
+        validate(trainer.step > 0 and trainer.step % recipe.valid_every == 0)  # if an interrupt prevented it
         while not stop.asked and recipe.done(trainer.step, seconds()) < 1:
             started = time.monotonic()
             figures = trainer.advance(recipe.done(trainer.step + 0.5, seconds()))
@@ -122,8 +122,8 @@ def _record(trainer: Trainer, figures: dict[str, float], took: float, seconds: f
 
 
 def _validate(run: Run, trainer: Trainer, stop: Interrupts, metrics: Metrics, display: Display) -> None:
-    """Held-out documents, each streamed from its beginning, up to `valid_tokens` in all: the score goes to the metrics, unless
-    a stop came on the way."""
+    """Streams held-out documents, each from its beginning, up to `valid_tokens` tokens in all, and writes the score to the
+    metrics, unless it was interrupted."""
     assert run.valid is not None
     recipe, valid = run.recipe, run.valid
     share = max(2, recipe.valid_tokens // len(valid.documents))

@@ -1,4 +1,4 @@
-"""Which number format to compute in."""
+"""The number format and the device of training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import ConfigError
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 by itself: elsewhere it is emulated, and slower than float32."""
+    """Whether the device has bfloat16 multiplication. Other devices emulate it, which is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -30,14 +30,14 @@ def chosen(precision: str, device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> Callable[[], contextlib.AbstractContextManager[Any]]:
-    """A maker of the contexts in which the model is called."""
+    """A function that makes the context in which the model is called."""
     if chosen(precision, device) == "fp32":
         return contextlib.nullcontext
     return functools.partial(torch.autocast, device.type, torch.bfloat16)
 
 
 def chosen_device(name: str) -> torch.device:
-    """A device by its name, "auto" being the GPU where there is one. Raises ConfigError for one that is not there."""
+    """A device by its name; "auto" is the GPU if there is one. Raises ConfigError for a device that cannot be used."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,4 +1,4 @@
-"""Everything that decides how a run goes, as one frozen dataclass that is kept in the run's folder as JSON."""
+"""The settings of a training run: one frozen dataclass, stored in the run's folder as JSON."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..errors import ConfigError
 class Recipe:
     """The settings of a training run (the model's own are in its `LMConfig`).
 
-    steps, minutes   when to stop: after so many steps, or so much training time, or whichever comes first
-    batch            rows trained side by side; each walks through a text of its own
-    length           tokens a row takes in one step; gradients reach back no further, the state does
-    span             tokens after which a long document is cut, and its next part begins like a document (default 16 length)
+    steps, minutes   end of the run: number of steps, minutes of training time, or whichever comes first
+    batch            rows in a batch; each row reads its own document
+    length           tokens of a row in one step; gradients do not reach further back, the state does
+    span             longer documents are split into parts of `span` tokens, and a part begins like a document (default 16 length)
     foreign          share of document starts that get another row's final state instead of an empty one
-    lr               peak learning rate; `warmup` is the share of the run that rises to it, `floor` the share left at the end
-    decay            weight decay, on matrices alone
-    clip             largest norm of the gradient
-    precision        "auto" (bfloat16 where the processor or GPU computes in it, else float32), "fp32" or "bf16"
-    recompute        "none", or "segment": activations of one segment alone are kept, and the others computed again
+    lr               peak learning rate; `warmup` is the share of the run in which it rises, `floor` the share left at the end
+    decay            weight decay, only on matrices
+    clip             maximum norm of the gradient
+    precision        "auto" (bfloat16 if the CPU or GPU supports it, else float32), "fp32" or "bf16"
+    recompute        "none", or "segment": only the activations of one segment are kept, and the others are recomputed
     save_every, valid_every   steps between checkpoints and between validations
     valid_tokens     tokens of held-out text that a validation reads, shared evenly by the documents
     """
@@ -55,7 +55,7 @@ class Recipe:
             if getattr(self, key) is not None:
                 whole(key, getattr(self, key), 1)
         if self.steps is None and self.minutes is None:
-            raise ConfigError("steps and minutes are both missing; give the number of steps, or the minutes, to train for")
+            raise ConfigError("steps and minutes are both missing; give the number of steps, or the minutes of training")
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise ConfigError(f"minutes={self.minutes!r} must be more than 0")
         if not 0 < self.lr < math.inf:
@@ -72,18 +72,18 @@ class Recipe:
 
     @property
     def part(self) -> int:
-        """Tokens of the longest part of a document: `span`, up to a whole number of pieces."""
+        """Tokens of the longest part of a document: `span`, rounded up to a multiple of `length`."""
         return -(-(self.span or 16 * self.length) // self.length) * self.length
 
     def rate(self, fraction: float) -> float:
-        """The learning rate when `fraction` of the run is done: a straight rise, then half a cosine down to the floor."""
+        """The learning rate when `fraction` of the run is done: linear warm-up, then cosine decay to the floor."""
         if fraction < self.warmup:
             return self.lr * fraction / self.warmup
         through = min(1.0, (fraction - self.warmup) / max(1e-9, 1 - self.warmup))
         return self.lr * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * through)))
 
     def done(self, step: float, seconds: float) -> float:
-        """How much of the run is over after `step` steps and `seconds` of training; the run ends at 1."""
+        """Fraction of the run that is done after `step` steps and `seconds` of training; the run ends at 1."""
         by_steps = step / self.steps if self.steps else 0.0
         return max(by_steps, seconds / (60 * self.minutes) if self.minutes else 0.0)
 

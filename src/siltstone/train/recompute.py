@@ -1,12 +1,13 @@
-"""Long rows in little memory: a row is run in stretches, and each stretch is run again when its gradient is due.
+"""Activation recomputation for long rows: a row is computed in stretches, and each stretch again in the backward pass.
 
     hidden, state = features(model, ids, state, tokens=256)
 
-is `model.features(ids, state)`, with gradients that reach just as far, but between forward and backward pass only the
-states between the stretches are alive, and the activations of one stretch. Source: arXiv 1604.06174, section 4.
+equals `model.features(ids, state)`, with the same gradients. Between forward and backward pass only the states between the
+stretches and the activations of one stretch are in memory. Source: arXiv 1604.06174, section 4.
 
-A state is a value, so a stretch run again sees what it saw. Sealed checkpoints (`Store`) are handed from stretch to
-stretch as the entries that each one added: a copy of the whole bank a stretch would grow with the row's square.
+A state is a value, so that a recomputed stretch has the same inputs. Sealed checkpoints (`Store`) are passed from stretch to
+stretch as the entries that each stretch added: a copy of the whole bank for each stretch would take memory quadratic in the
+row's length.
 """
 
 from __future__ import annotations
@@ -39,21 +40,21 @@ def features(
     mask: Tensor | None = None,
     cut: Tensor | None = None,
 ) -> tuple[Tensor, LMState]:
-    """`model.features` in calls of `tokens` tokens (default: a segment), each of them run again in the backward pass.
+    """`model.features` in calls of `tokens` tokens (default: a segment); each call is computed again in the backward pass.
 
-    ids, state, reset, mask, cut and what is returned are those of `model.features`. Costs one more forward pass.
-    Raises InputError for `tokens` below 1, and for rounded checkpoints (`checkpoint_dtype`): those of an earlier call have no
-    gradient, and a stretch is a call.
+    The arguments ids, state, reset, mask and cut and the result are those of `model.features`. Costs one more forward pass.
+    Raises InputError for `tokens` below 1, and for rounded checkpoints (`checkpoint_dtype`): they pass no gradient to a later
+    call, and each stretch is a call.
     """
     if model.cfg.rounded:
         raise InputError(
-            "rounded checkpoints pass no gradient from call to call, so a row in stretches would not have the gradients of one "
-            "call; set checkpoint_dtype='float32' to train with recompute"
+            "rounded checkpoints pass no gradient from one call to the next, so that recompute would change the gradients; "
+            "set checkpoint_dtype='float32' to train with recompute"
         )
     model.check_ids(ids)
     parts = _stretches(model, ids.shape[-1], tokens)
     if not parts or any(flag is not None and flag.shape != ids.shape for flag in (mask, reset, cut)):
-        return model.features(ids, state, mask, reset, cut=cut)  # which refuses what does not fit
+        return model.features(ids, state, mask, reset, cut=cut)  # raises InputError for shapes that do not fit
     now = _taken_apart(model.init_state(len(ids)) if state is None else state)
     out = []
     for part in parts:
@@ -64,7 +65,7 @@ def features(
 
 
 def cross_entropy(model: LM, hidden: Tensor, targets: Tensor, tokens: int | None = None) -> Tensor:
-    """Mean of -log p(target), nats, from hidden [B, T, D] and targets [B, T], with the logits of one stretch alive at a time."""
+    """Mean of -log p(target) in nats, from hidden [B, T, D] and targets [B, T]; keeps the logits of one stretch at a time."""
     total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
     for part in _stretches(model, hidden.shape[1], tokens):
         total = total + checkpoint(_cost, model, hidden[:, part], targets[:, part], use_reentrant=False, preserve_rng_state=False)
@@ -85,14 +86,14 @@ def _stretches(model: LM, length: int, tokens: int | None) -> list[slice]:
 def _stretch(
     model: LM, ids: Tensor, before: LMState, mask: Tensor | None, reset: Tensor | None, cut: Tensor | None
 ) -> tuple[Tensor, LMState]:
-    """One call, from a state taken apart to a state taken apart."""
+    """One call; the states before and after have `Grown` in place of `Store`."""
     hidden, after = model.features(ids, _put_together(before), mask, reset, cut=cut)
     return hidden, _taken_apart(after, None if reset is not None and bool(reset.any()) else before)
 
 
 @dataclass
 class Grown:
-    """A store as it was at first, and the entries [B, ..., n, ...] that each stretch added: `added[b]` of them in row b."""
+    """A store before the first stretch, and the entries [B, ..., n, ...] that each stretch added: `added[b]` of them in row b."""
 
     base: Store
     more: tuple[tuple[tuple[Tensor, ...], np.ndarray], ...] = ()
@@ -103,7 +104,7 @@ class Grown:
         return self.base.count + sum((added for _, added in self.more), np.zeros_like(self.base.count))
 
     def with_new(self, after: Store) -> Grown:
-        """Joined by what `after`, which goes on from this store, holds beyond it."""
+        """Adds the new entries of `after`, a later version of this store."""
         had = self.count
         added = after.count - had
         if not added.any():
@@ -112,7 +113,7 @@ class Grown:
         return Grown(self.base, (*self.more, (_rows(after.views(), after.axes, index), added)))
 
     def whole(self) -> Store:
-        """The store that all of it is."""
+        """The complete store."""
         if not self.more:
             return self.base
         axes, width = self.base.axes, self.base.width
@@ -128,7 +129,7 @@ class Grown:
 
 
 def _rows(leaves: tuple[Tensor, ...], axes: tuple[int, ...], index: np.ndarray) -> tuple[Tensor, ...]:
-    """Entries index[b] of each row, in memory of their own."""
+    """Entries index[b] of each row, copied."""
     return tuple(
         torch.stack([row.index_select(a - 1, i) for row, i in zip(x, torch.from_numpy(index).to(x.device), strict=True)])
         for x, a in zip(leaves, axes, strict=True)
@@ -136,7 +137,7 @@ def _rows(leaves: tuple[Tensor, ...], axes: tuple[int, ...], index: np.ndarray) 
 
 
 def _taken_apart(state: LMState, before: LMState | None = None) -> LMState:
-    """`state` with each store as a `Grown`: what `before` held, which it goes on from, and what is new."""
+    """`state` with each store as a `Grown`: the entries of the earlier state `before`, and the new ones."""
     layers = []
     for i, layer in enumerate(state.layers):
         known: Iterator[Any] = iter(()) if before is None else (leaf for _, leaf in before.layers[i].leaves())
@@ -152,6 +153,6 @@ def _taken_apart(state: LMState, before: LMState | None = None) -> LMState:
 
 
 def _put_together(state: LMState) -> LMState:
-    """The state that `_taken_apart` took apart."""
+    """The inverse of `_taken_apart`."""
     layers = tuple(x.map(lambda leaf: leaf.whole() if isinstance(leaf, Grown) else leaf) for x in state.layers)
     return dataclasses.replace(state, layers=layers)

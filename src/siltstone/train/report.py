@@ -1,4 +1,4 @@
-"""What a run says of itself: a progress bar (or plain lines), `metrics.jsonl`, and the receipt at the end."""
+"""The output of a run: a progress bar (or plain lines), `metrics.jsonl`, and the receipt at the end."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _PAUSE = 10.0
 class Metrics:
     """`metrics.jsonl`: a line for each step and each validation.
 
-    valid    the line of the last validation, NOT_VALIDATED before the first one
-    step     last step of the run that is kept: later lines, and a half-written one, are dropped when a run resumes
+    valid    the record of the last validation, NOT_VALIDATED before the first one
+    step     last step that is kept: later lines, and an incomplete last line, are removed when a run resumes
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -38,12 +38,12 @@ class Metrics:
         self.valid = NOT_VALIDATED
         kept, lost = [], 0
         with storage_errors(path):
-            there = find_file(path).found is not None  # and no pipe, which would be waited for
+            there = find_file(path).found is not None  # a pipe is refused: reading it would block
             text = path.read_text("utf-8", errors="replace") if there else ""
         records, whole = read_lines(text), text.endswith("\n")
         for number, record in enumerate(records):
             if record is None or not _fits(record):
-                lost += whole or number < len(records) - 1  # the last line may be half written
+                lost += whole or number < len(records) - 1  # the last line may be incomplete
             elif record["step"] <= step:
                 kept.append(checked_line(record))
                 self._remember(record)
@@ -62,12 +62,12 @@ class Metrics:
 
     @property
     def recent(self) -> list[tuple[float, float]]:
-        """Bits and bytes of the last tenth of the steps: 50 at most, and 1 at least."""
+        """Bits and bytes of the last tenth of the steps, at least 1 and at most 50 steps."""
         return list(self._last)[-max(1, self._step // 10) :]
 
     @property
     def bits_per_byte(self) -> float:
-        """Over the training steps of `recent`."""
+        """Bits per byte over the training steps of `recent`."""
         return sum(b for b, _ in self.recent) / max(1, sum(n for _, n in self.recent))
 
     def write(self, record: dict[str, Any]) -> None:
@@ -85,13 +85,13 @@ class Metrics:
 
 
 def _fits(record: dict[str, Any]) -> bool:
-    """Whether a record is of a step, or of a validation."""
+    """Whether a record is a valid record of a step or of a validation."""
     figures = ["bits_per_byte", "bytes"] if "loss" in record else []
     return is_count(record.get("step")) and all(type(record.get(name)) in (int, float) for name in figures)
 
 
 def last_step(path: Path) -> int:
-    """The last step that `metrics.jsonl` tells of; 0 where there is none."""
+    """The last step in `metrics.jsonl`; 0 if there is none."""
     try:
         records = read_lines(path.read_text("utf-8", errors="replace"))
     except OSError:
@@ -100,7 +100,7 @@ def last_step(path: Path) -> int:
 
 
 class Display:
-    """The run on the screen: a live bar on a terminal, a line every ten seconds elsewhere, nothing when quiet."""
+    """Progress on the screen: a live bar on a terminal, otherwise a line every ten seconds; nothing if quiet."""
 
     def __init__(self, quiet: bool = False) -> None:
         self._console = console(sys.stderr, quiet)
@@ -121,11 +121,11 @@ class Display:
             self._bar.stop()
 
     def say(self, text: str) -> None:
-        """One line of its own."""
+        """Prints one line."""
         self._console.print(escaped(text), markup=False, soft_wrap=True)
 
     def show(self, fraction: float, record: dict[str, Any], bits_per_byte: float) -> None:
-        """The state of the run after a step."""
+        """Shows the figures of a step."""
         text = (
             f"{record['step']}  loss {record['loss']:.3f}  {bits_per_byte:.3f} bits/byte  "
             f"{record['tokens_per_s']:.0f} tokens/s  state {size(record['state_bytes'])}"
@@ -152,7 +152,7 @@ def _span(positions: list[int]) -> str:
 
 
 def receipt_lines(receipt: dict[str, Any], threads: str | None = None) -> list[str]:
-    """The receipt for the screen; `threads` are told in words of the caller's own, too."""
+    """The receipt as lines for the screen. threads: text about threads, added as a line of its own."""
     valid = receipt["valid_bits_per_byte"]
     lines = [
         f"steps           {receipt['steps']:,} ({receipt['epochs']:.2f} times through {size(receipt['train_bytes'])} of text)",

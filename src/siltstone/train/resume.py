@@ -1,7 +1,7 @@
-"""The file that a training run goes on from: weights, optimiser, the rows' states and places, random generators.
+"""The file from which a training run resumes: weights, optimiser, states and places of the rows, random generators.
 
-It is a sealed safetensors file. Everything in it is compared with the run's model, names, shapes and numbers, before anything of
-the trainer is changed; what is saved has passed the same checks.
+It is a safetensors file with a checksum. Names, shapes and values are compared with the run's model before the trainer is
+changed; before a save, the same checks are made.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from ..models.stream_state import LMState
 from .recipe import Recipe
 from .rows import Rows
 
-VERSION = 2  # from 2 on there is a sum of the whole file
+VERSION = 2  # from version 2 on, the file has a checksum
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 
 
 class Resumable(Protocol):
-    """A trainer, as far as its file is concerned."""
+    """The attributes of a trainer that are saved and restored."""
 
     model: LM
     recipe: Recipe
@@ -61,9 +61,7 @@ def save(trainer: Resumable, path: Path, about: dict[str, Any]) -> None:
         _check(trainer, parse_object(text), {name: x.to("meta") for name, x in tensors.items()})
         _check_numbers(tensors)
     except Exception as error:
-        raise CheckpointError(
-            f"{path} is left as it was: the run could not be taken up from what it holds now: {error}"
-        ) from error
+        raise CheckpointError(f"{path} is unchanged: the run could not be resumed from its current state: {error}") from error
     write_sealed(path, tensors, {"format": "siltstone-training", "version": str(VERSION), "meta": text})
 
 
@@ -73,11 +71,11 @@ def restore(trainer: Resumable, path: Path) -> dict[str, Any]:
         with open_tensors(path, SEAL) as file:
             version = file.metadata.get("version", "")[:9]
             if not version.isascii() or not version.isdecimal():
-                raise ValueError("is no checkpoint of a training run")
+                raise ValueError("is not a checkpoint of a training run")
             if int(version) > VERSION:
-                raise ValueError(f"is of format {version}, newer than this version's {VERSION}; update Siltstone")
+                raise ValueError(f"has format {version}, newer than this version's {VERSION}; update Siltstone")
             if int(version) > 1 and not file.sealed:
-                raise ValueError("was altered: it has no sum of its bytes")
+                raise ValueError("was altered: it has no checksum")
             try:
                 meta = parse_object(file.metadata["meta"])
                 _check(trainer, meta, file.meta())
@@ -96,7 +94,7 @@ def restore(trainer: Resumable, path: Path) -> dict[str, Any]:
         raise CheckpointError(f"the training checkpoint {path} cannot be used: it {said[:400].removeprefix('it ')}") from error
     if not sealed:
         warnings.warn(
-            f"{path} was written by an early version, without a checksum; it is trusted, and written anew",
+            f"{path} was written by an early version, without a checksum; it is used unverified, and the next save adds one",
             FormatWarning,
             stacklevel=3,
         )
@@ -117,13 +115,13 @@ def restore(trainer: Resumable, path: Path) -> dict[str, Any]:
 
 
 def _check(trainer: Resumable, meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """ValueError, KeyError or InputError unless tensors without data, and what is said of them, are those of a run like this."""
+    """ValueError, KeyError or InputError unless the tensors (without data) and their description fit this run."""
     weights = trainer.model.state_dict()
     wanted = {f"model.{name}": x for name, x in weights.items()}
     for name, p in trainer.parameters.items():
         keys = _under(f"optimizer.{name}.", tensors).keys()
         if keys and keys != MOMENTS:
-            raise ValueError(f"has other moments of {name} than AdamW's: {', '.join(sorted(keys))}"[:300])
+            raise ValueError(f"has moments of {name} that are not AdamW's: {', '.join(sorted(keys))}"[:300])
         wanted |= {f"optimizer.{name}.{key}": torch.zeros((), device="meta") if key == "step" else p for key in keys}
     others = {name for name in tensors if name not in wanted and not name.startswith("state.")}
     if lacking := sorted(wanted.keys() - tensors.keys()) or sorted({"random.cpu"} - others):
@@ -132,7 +130,7 @@ def _check(trainer: Resumable, meta: dict[str, Any], tensors: dict[str, Tensor])
         raise ValueError(f"has the unknown {more[0][:80]!r}")
     for name, x in wanted.items():
         if tensors[name].shape != x.shape or tensors[name].is_floating_point() != x.is_floating_point():
-            raise ValueError(f"has {name} {list(tensors[name].shape)}, and the run's is {list(x.shape)}")
+            raise ValueError(f"has {name} of shape {list(tensors[name].shape)}, and the run's is {list(x.shape)}")
     if not is_count(meta["step"]) or not is_count(meta["tokens"]):
         raise ValueError("has no counts of steps and tokens")
     spent = meta.get("seconds", 0.0)
@@ -143,11 +141,11 @@ def _check(trainer: Resumable, meta: dict[str, Any], tensors: dict[str, Tensor])
         if _under("state.", tensors):
             raise ValueError("has a state without a description")
     elif len(trainer.model.load_state(_under("state.", tensors), meta["state"])) != trainer.recipe.batch:
-        raise ValueError(f"has a state of other rows than the run's {trainer.recipe.batch}")
+        raise ValueError(f"has a state with another number of rows than the run's {trainer.recipe.batch}")
 
 
 def _check_numbers(tensors: dict[str, Tensor]) -> None:
-    """ValueError where weights or moments are NaN or infinite."""
+    """ValueError if weights or moments are NaN or infinite."""
     for name, x in tensors.items():
         if name.startswith(("model.", "optimizer.")) and x.is_floating_point() and not torch.isfinite(x).all():
             raise ValueError(f"has {name} with values that are NaN or infinite")

@@ -1,4 +1,4 @@
-"""Which row reads what, when: every row walks through parts of documents, one piece a step, in an order fixed by the seed."""
+"""The order of the training text: every row reads parts of documents, one piece a step, in an order given by the seed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .recipe import Recipe
 
 @dataclass
 class Piece:
-    """What one step trains on.
+    """The input of one training step.
 
-    ids, targets   int64 [B, T]; targets are the ids that follow
-    reset          bool [B, T]: a part begins here from an empty state
-    source         int64 [B]: the row whose final state each row goes on from (its own, or for a foreign start another's)
-    fresh          bool [B]: the row begins anew at its first token, with a segment phase of its own (`reset` is then not set)
-    draws          float64 [B]: a number in [0, 1) for each fresh row, from which its phase is made
-    bytes          bytes of text that the targets stand for
+    ids, targets   int64 [B, T]; targets are the next ids
+    reset          bool [B, T]: a part begins at this token from an empty state
+    source         int64 [B]: the row from whose final state each row continues (itself, or another row for a foreign start)
+    fresh          bool [B]: the row starts from an empty state at its first token, with a random phase; `reset` is not set
+    draws          float64 [B]: a number in [0, 1) for each fresh row, from which its phase is computed
+    bytes          bytes of text that the targets represent
     """
 
     ids: np.ndarray
@@ -34,11 +34,11 @@ class Piece:
 
 
 class Rows:
-    """The rows' walk through a corpus.
+    """The places of all rows in a corpus.
 
-    The parts are dealt in a new random order each epoch; a row that comes to the end of its part takes the next one, in
-    the middle of a piece if need be. All choices are functions of the seed and of a part's place in the order, so the
-    `cursor` is all that a resumed run needs.
+    Parts are taken in a new random order each epoch. A row at the end of its part takes the next part, also in the middle of a
+    piece. All random choices are functions of the seed and of a part's index in the order, so that a resumed run needs only the
+    `cursor`.
     """
 
     def __init__(self, corpus: Corpus, recipe: Recipe) -> None:
@@ -49,27 +49,27 @@ class Rows:
         self._at = [[0, 0] for _ in range(recipe.batch)]
 
     def cursor(self) -> dict[str, Any]:
-        """Where the rows stand, ready for JSON."""
+        """The places of the rows, ready for JSON."""
         return {"dealt": self._dealt, "at": [list(a) for a in self._at]}
 
     def check(self, cursor: Any) -> None:
-        """ValueError unless `cursor` is a place that rows of this corpus can stand at."""
+        """ValueError unless `cursor` is valid for this corpus and batch."""
         at = cursor.get("at") if isinstance(cursor, dict) else None
         fits = at is not None and is_count(cursor.get("dealt")) and isinstance(at, list) and len(at) == self._recipe.batch
         fits = fits and all(isinstance(pair, list) and len(pair) == 2 and all(map(is_count, pair)) for pair in at or ())
         if not fits or any(not begin <= end < len(self._corpus.ids) for begin, end in at or ()):
-            raise ValueError("has no places of the rows in the text of this run")
+            raise ValueError("has no valid places of the rows in the text of this run")
 
     def seek(self, cursor: dict[str, Any]) -> None:
-        """Stand where `cursor` was taken. Raises ValueError for another corpus's."""
+        """Set the places of the rows to `cursor`. Raises ValueError if it is not valid for this corpus."""
         self.check(cursor)
         self._dealt, self._at = cursor["dealt"], [list(a) for a in cursor["at"]]
 
     def _deal(self, column: int) -> tuple[int, int, np.random.Generator]:
-        """Begin and end of the next part for a row at `column`, and the generator of the choices that go with it.
+        """Begin and end of the next part for a row at `column`, and the generator for its random choices.
 
-        A part that begins inside a piece goes on to a piece's end, if its document is long enough, so that the next one
-        begins with a piece.
+        A part that begins inside a piece is extended to the end of a piece if its document is long enough, so that the next
+        part begins at the start of a piece.
         """
         epoch, index = divmod(self._dealt, len(self._parts))
         if epoch != self._epoch:
@@ -101,7 +101,7 @@ class Rows:
                 begin, end = self._at[row]
                 if begin == end:
                     begin, end, choices = self._deal(filled)
-                    if first and filled == 0:  # rows begin at different places of their first parts, so as not to march in step
+                    if first and filled == 0:  # rows start at different places of their first parts, so that ends are spread
                         begin += (end - begin) * row // rows // length * length
                     self._begin(piece, row, filled, choices, first)
                 n = min(length - filled, end - begin)
@@ -113,9 +113,9 @@ class Rows:
         return piece
 
     def _begin(self, piece: Piece, row: int, column: int, choices: np.random.Generator, first: bool) -> None:
-        """A part begins in `row` at `column`: from nothing, or from the state that another text left.
+        """A part begins in `row` at `column`: from an empty state, or from the state of another text (foreign).
 
-        Inside a piece the only state at hand is the row's own, which is then the one that is kept.
+        Inside a piece only the row's own state is available; a foreign start then continues from it.
         """
         rows = self._recipe.batch
         foreign = choices.random() < self._recipe.foreign and not first

@@ -1,4 +1,4 @@
-"""Beginning a run, or taking one up again: texts, tokenizer, configuration, and the folder that holds them all."""
+"""Begins or resumes a run: texts, tokenizer, configuration, and the folder with all of them."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _FIXED = ("batch", "length", "span", "seed", "foreign")
 
 @dataclass
 class Run:
-    """A run that is ready to go on: what it trains, on what, how, and where it is kept.
+    """A run that is ready for `fit`: model, texts, settings and folder.
 
-    asked   the tokenizer as it was asked for, "bpe:8192" for example
-    claim   the folder is this run's until `fit` has ended or nobody holds the run any more; None: it was given back
+    asked   the argument `tokenizer`, for example "bpe:8192"
+    claim   the claim on the folder, held until `fit` returns, `close` is called or the run is freed; None: released
     """
 
     folder: Path
@@ -52,14 +52,14 @@ class Run:
     claim: Claim | None = None
 
     def close(self) -> None:
-        """Gives the folder back to other processes, where `fit` has not done so."""
+        """Releases the claim on the folder, if `fit` has not done so."""
         if self.claim is not None:
             self.claim.release()
             self.claim = None
 
     @property
     def checkpoint(self) -> Path:
-        """The file that a resumed run starts from."""
+        """The file from which a run resumes."""
         return self.folder / RESUME
 
 
@@ -77,17 +77,17 @@ def begin(
 
     paths, valid   text files and folders to train on and to validate on; "-" in `paths` is standard input. Files that are
                    in both (by content) are held out
-    configure      from the number of token ids to the model's configuration
+    configure      number of token ids -> configuration of the model
     tokenizer      "bytes", "bpe:8192" (trained on `paths` without the held-out files) or a tokenizer file
-    overwrite      whether a model that is in the folder may be replaced, at the first checkpoint of the new run
-    Raises ConfigError when the folder already holds a run, or a model; TokenizerError, DataError, StorageError, and its kind
-    InUse where another process trains in the folder.
+    overwrite      whether a model in the folder may be replaced, at the first checkpoint of the new run
+    Raises ConfigError if the folder already has a run or a model; TokenizerError, DataError, StorageError, and its kind
+    InUse if another process trains in the folder.
     """
     folder = Path(folder)
     _check_free(folder, overwrite)
     if not paths:
         raise DataError("no text was given; name text files, folders, or '-' for standard input")
-    with torch.device("meta"):  # keys that no model can have are refused before any work is done
+    with torch.device("meta"):  # invalid keys raise ConfigError before any work is done
         LM(configure(1 << 16))
     held_out = hashed_files(valid)
     with _claimed(make_folder(folder)) as claimed:
@@ -101,23 +101,23 @@ def begin(
         cfg = configure(found.vocab_size)
         if cfg.vocab_size < found.vocab_size:
             raise ConfigError(f"vocab_size={cfg.vocab_size} is less than the tokenizer's {found.vocab_size} ids; leave it out")
-        cut_table(cfg, found)  # a text that no token holds is refused before any work is done
+        cut_table(cfg, found)  # raises ConfigError if no token contains cut_at, before any work is done
         train = build_corpus(files, found, folder / DATA)
         checked = build_corpus(held_out, found, folder / DATA) if held_out else None
         run = Run(
             folder=folder, cfg=cfg, tokenizer=found, train=train, valid=checked, recipe=recipe,
             threads=torch.get_num_threads(), device=device, asked=str(tokenizer), claim=claimed,
         )  # fmt: skip
-        write_text(folder / DATA / TOKENIZER, found.to_json())  # the model's own files come with its first checkpoint, together
+        write_text(folder / DATA / TOKENIZER, found.to_json())  # the files of the model are written at its first checkpoint
         _record(run)
     return run
 
 
 def take_up(folder: str | Path, changes: dict[str, Any], threads: int | None = None, device: str | None = None) -> Run:
-    """Opens the run in `folder` again, with some settings of its recipe changed (the number of steps, for example).
+    """Opens the run in `folder` again, with some settings of its recipe changed (for example the number of steps).
 
-    Raises CheckpointError when there is none or it is damaged, ConfigError for a setting that must stay as it is, InUse where
-    another process trains in the folder.
+    Raises CheckpointError if there is no run or it is damaged, ConfigError for a setting that must not change, InUse if another
+    process trains in the folder.
     """
     folder = Path(folder)
     try:
@@ -129,25 +129,25 @@ def take_up(folder: str | Path, changes: dict[str, Any], threads: int | None = N
         proof = str(record["tokenizer"]["sha256"])
         cores, where = int(threads or record["threads"]), str(device or record["device"])
         if not 1 <= cores <= 1 << 16:
-            raise ValueError(f"threads={cores} is no number of threads")
+            raise ValueError(f"threads={cores} is not a valid number of threads")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
-            f"{folder} holds no run that can be resumed: {folder / RECORD}: {reason(error)[:300]}; train without --resume"
+            f"{folder} has no run that can be resumed: {folder / RECORD}: {reason(error)[:300]}; train without --resume"
         ) from error
     if not sealed:
         warnings.warn(f"{folder / RECORD} was written by an early version, without a checksum", FormatWarning, stacklevel=2)
     with _claimed(folder) as claimed:
         if not (folder / RESUME).exists() and last_step(folder / METRICS) >= old.save_every:
             raise CheckpointError(
-                f"{folder / RESUME} is gone, and the run had made it; put it back, or train anew in another folder"
+                f"{folder / RESUME} is missing, and the run had written it; restore it, or train a new run in another folder"
             )
         fixed = [key for key in changes if key in _FIXED]
-        _refuse({key: changes[key] for key in fixed}, old.to_dict(), fixed, "leave them out: the run's own are taken")
+        _refuse({key: changes[key] for key in fixed}, old.to_dict(), fixed, "leave them out: those of the run are used")
         for stale in (folder, folder / DATA):
             sweep(stale)
         tokenizer = load_tokenizer(next((p for p in (folder / DATA / TOKENIZER, folder / TOKENIZER) if p.exists()), TOKENIZER))
         if tokenizer.fingerprint != proof:
-            raise CheckpointError(f"{folder} holds another tokenizer than its run was begun with; put that one back")
+            raise CheckpointError(f"{folder} has another tokenizer than the one that its run began with; restore that one")
         corpus = open_corpus(train, tokenizer, folder / DATA)
         checked = open_corpus(valid, tokenizer, folder / DATA) if valid else None
         run = Run(
@@ -161,7 +161,7 @@ def take_up(folder: str | Path, changes: dict[str, Any], threads: int | None = N
 
 @contextlib.contextmanager
 def _claimed(folder: Path) -> Iterator[Claim]:
-    """A claim of the folder that outlasts the block, unless that raises."""
+    """A claim on the folder, released only if the block raises."""
     found = claim(folder)
     try:
         yield found
@@ -172,9 +172,9 @@ def _claimed(folder: Path) -> Iterator[Claim]:
 
 def _check_free(folder: Path, overwrite: bool) -> None:
     if (folder / RESUME).exists():
-        raise ConfigError(f"{folder} already holds a run; go on with --resume, or choose another --out")
+        raise ConfigError(f"{folder} already has a run; resume it with --resume, or choose another --out")
     if (folder / WEIGHTS).exists() and not overwrite:
-        raise ConfigError(f"{folder} already holds a model; choose another --out, or give --overwrite to replace it")
+        raise ConfigError(f"{folder} already has a model; choose another --out, or give --overwrite to replace it")
 
 
 def check_same(
@@ -185,30 +185,30 @@ def check_same(
     configure: Callable[[int], LMConfig] | None = None,
     given: Collection[str] = (),
 ) -> None:
-    """Makes sure that what is named again when a run is resumed is what it was begun with (what is not named is not looked at).
+    """Checks that the arguments given to a resumed run are those that it began with; missing arguments are not checked.
 
-    given   keys of the model that the user named: of those that differ they are told first
+    given   keys of the model that the user gave: the message lists them first
     Raises ConfigError for another model or tokenizer, DataError for other texts.
     """
     if tokenizer is not None and str(tokenizer) != run.asked:
-        raise ConfigError(f"tokenizer={tokenizer!r} cannot change in a resumed run; it was begun with {run.asked!r}")
+        raise ConfigError(f"tokenizer={tokenizer!r} cannot change in a resumed run, which began with {run.asked!r}; leave it out")
     if configure is not None:
         new = configure(run.tokenizer.vocab_size).to_dict()
-        _refuse(new, run.cfg.to_dict(), given, "leave --preset, --config and --set out: the run's own are taken")
+        _refuse(new, run.cfg.to_dict(), given, "leave --preset, --config and --set out: the keys of the run are used")
     held_out = hashed_files(valid or [])
     if held_out and (run.valid is None or corpus_key(held_out, run.tokenizer) != run.valid.key):
-        raise DataError("the held-out text is not what the run was begun with; leave --valid out, or begin a new run")
+        raise DataError("the held-out text is not the one that the run began with; leave --valid out, or begin a new run")
     if paths and "-" not in map(str, paths):
         besides = {d.sha256 for d in run.valid.documents} if run.valid else set()
         if corpus_key(hashed_files(paths, besides), run.tokenizer) != run.train.key:
-            raise DataError("the text is not what the run was begun with; leave the paths out, or begin a new run")
+            raise DataError("the text is not the one that the run began with; leave the paths out, or begin a new run")
 
 
 def _refuse(new: dict[str, Any], old: dict[str, Any], given: Collection[str], mend: str) -> None:
     """ConfigError for keys that differ, those of `given` first."""
     if changed := sorted((key for key in new if new[key] != old[key]), key=lambda key: key not in given):
         there, begun = (", ".join(f"{key}={keys[key]!r}" for key in changed) for keys in (new, old))
-        raise ConfigError(f"{there} cannot change in a resumed run, which was begun with {begun}; {mend}")
+        raise ConfigError(f"{there} cannot change in a resumed run, which began with {begun}; {mend}")
 
 
 def can_resume(folder: str | Path) -> bool:
@@ -217,7 +217,7 @@ def can_resume(folder: str | Path) -> bool:
 
 
 def _record(run: Run) -> None:
-    """`train.json`: all that is needed to do the same again. Written last, it marks a run that was set up."""
+    """Writes `train.json`: everything needed to repeat the run. It is written last and marks a complete setup."""
     write_checked(
         run.folder / RECORD,
         {
@@ -247,7 +247,7 @@ def _texts(corpus: Corpus) -> dict[str, Any]:
 
 
 def _spooled(paths: Sequence[str | Path], folder: Path) -> list[str | Path]:
-    """`paths` with standard input, where it is named, copied to a file of the run's."""
+    """`paths`, with standard input ("-") copied to a file in the run's folder."""
     out: list[str | Path] = []
     for path in paths:
         if str(path) == "-":

@@ -1,4 +1,4 @@
-"""One training run in memory: model, optimiser, the rows' places in the text and their states; a step; save and restore."""
+"""A training run in memory: model, optimiser, places of the rows in the text and their states; step, save, restore."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from .rows import Piece, Rows
 class Trainer:
     """Truncated backpropagation through time, over rows that carry their states from step to step.
 
-    With segments="content" it cuts where a session does: at the model's `cut_at`. A document's end needs no cut: what
-    follows it begins a new life, or goes on from another text's state.
+    With segments="content", tokens that contain the model's `cut_at` are cut, as in a session. The end of a document is not cut:
+    the next document starts from an empty state, or from the state of another text.
 
-    step      optimiser steps made
-    tokens    tokens trained on
-    state     of the rows, after the last step
-    parameters   of the model, by name
+    step        number of optimiser steps so far
+    tokens      number of tokens trained on
+    state       state of the rows after the last step
+    parameters  parameters of the model, by name
     """
 
     def __init__(self, model: LM, corpus: Corpus, recipe: Recipe) -> None:
@@ -50,9 +50,9 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), fused=True)
 
     def advance(self, fraction: float) -> dict[str, float]:
-        """Makes one step, with the learning rate for `fraction` of the run; returns its figures.
+        """Makes one step, with the learning rate at `fraction` of the run; returns its figures.
 
-        Raises ConfigError when the loss is no longer a number; the weights are then those of the step before.
+        Raises ConfigError if loss or gradient norm is nan or infinite; the weights are then those of the step before.
         """
         piece = self.rows.next()
         ids = torch.from_numpy(piece.ids).to(self.device)
@@ -80,7 +80,7 @@ class Trainer:
     def _loss(
         self, ids: Tensor, targets: Tensor, state: LMState, reset: Tensor | None, cut: Tensor | None
     ) -> tuple[Tensor, LMState]:
-        """Mean cost of a token, nats, and the rows' states after them."""
+        """Mean loss of a token in nats, and the state after the tokens."""
         if self.recipe.recompute == "segment":
             hidden, state = recompute.features(self.model, ids, state, reset, cut=cut)
             return recompute.cross_entropy(self.model, hidden, targets), state
@@ -88,7 +88,7 @@ class Trainer:
         return F.cross_entropy(upcast(logits).flatten(0, 1), targets.flatten()), state
 
     def _begin(self, piece: Piece) -> LMState:
-        """The state that each row of this piece goes on from, in memory of its own (the same layout after a restore)."""
+        """The state from which each row of this piece continues, copied (so that its layout is the same after a restore)."""
         fresh = np.flatnonzero(piece.fresh)
         index, pool = piece.source.copy(), [] if self.state is None else [self.state]
         if len(fresh):
@@ -98,15 +98,15 @@ class Trainer:
         return LMState.cat(pool).select(index.tolist())
 
     def save(self, path: Path, **about: Any) -> None:
-        """Writes everything that the next step depends on, and `about`, as one sealed safetensors file, atomically.
+        """Writes everything that the next step depends on, and `about`, atomically to one safetensors file with a checksum.
 
-        Raises CheckpointError where it could not be restored (moments that are not finite), StorageError.
+        Raises CheckpointError if it could not be restored (for example moments that are not finite), StorageError.
         """
         resume.save(self, path, about)
 
     def restore(self, path: Path) -> dict[str, Any]:
-        """Stands where `save` was called; returns what it was given as `about`, and the rest of the figures.
+        """Restores the trainer to the state that `save` wrote; returns `about` and the other figures.
 
-        Raises CheckpointError when the file is damaged, newer than this version, or of another model; nothing has changed then.
+        Raises CheckpointError if the file is damaged, newer than this version, or of another model; then nothing has changed.
         """
         return resume.restore(self, path)

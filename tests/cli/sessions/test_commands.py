@@ -85,7 +85,7 @@ def test_generate_refuses(run: Path, tmp_path: Path, file: Path) -> None:
     refused(f"prompt is empty; give a PROMPT, for example: siltstone generate {run} 'The'", "generate", run)
     refused("temperature=-1.0", "generate", run, "x", "--temperature", -1)
     refused("is not a folder", "generate", tmp_path / "nothing", "x")
-    refused("no session file", "generate", run, "x", "--session", file)
+    refused("not a session file", "generate", run, "x", "--session", file)
     refused("cannot write", "generate", run, "x", "--session", tmp_path / "nowhere" / "a.silt")
     refused("cannot write", "generate", run, "x", "--session", file / "a.silt")
     refused("threads=0", "generate", run, "x", "--threads", 0)
@@ -125,7 +125,7 @@ def test_ctrl_c_while_a_prompt_is_read(run: Path, tmp_path: Path, monkeypatch: p
     before = (tmp_path / "a.silt").read_bytes()
     monkeypatch.setattr(Session, "_call", after(1, Session._call, ctrl_c))
     result = siltstone("generate", run, TEXT, "--session", tmp_path / "a.silt")
-    said = f"siltstone: interrupted while the prompt was read; {tmp_path / 'a.silt'} is as it was\n"
+    said = f"siltstone: interrupted while the prompt was read; {tmp_path / 'a.silt'} is unchanged\n"
     assert (result.exit_code, result.stderr) == (130, said)
     assert (tmp_path / "a.silt").read_bytes() == before
 
@@ -186,11 +186,11 @@ def test_ctrl_c_in_stream_and_going_on(run: Path, file: Path, tmp_path: Path, mo
     position = st.Session.load(tmp_path / "a.silt", *st.load(run)).position
     assert 2048 < position <= 4096
     assert result.stderr == (
-        f"siltstone: interrupted at byte {position:,}; saved in {tmp_path / 'a.silt'}, and the same command goes on from there\n"
+        f"siltstone: interrupted at byte {position:,}; saved in {tmp_path / 'a.silt'}; the same command resumes there\n"
     )
     result = good("stream", run, file, "--session", tmp_path / "a.silt", "--json")
     found = receipt(result)
-    assert f"{position:,} tokens restored; going on at byte {position:,}" in result.stderr
+    assert f"{position:,} tokens restored; resuming at byte {position:,}" in result.stderr
     assert (found["restored"], found["recomputed"], found["appended"]) == (position, 0, whole["position"] - position)
     assert found["bits_per_byte"] == whole["bits_per_byte"] and found["tokens_read"] == whole["tokens_read"]
     assert same_file(tmp_path / "a.silt", tmp_path / "whole.silt")
@@ -211,7 +211,7 @@ def test_standard_input_goes_on(run: Path, file: Path, tmp_path: Path, monkeypat
         stopped(run, file, session, monkeypatch, 3, ctrl_c)
         at = st.Session.load(session, *st.load(run)).notes["stream"]["offset"]
         result = good("stream", run, "--session", session, "--json", *[m or at for m in more], data=data if more else data[at:])
-        assert f"going on at byte {at:,}" in result.stderr and (f"--offset {at} skips to it" in result.stderr) is not bool(more)
+        assert f"resuming at byte {at:,}" in result.stderr and (f"--offset {at} skips to it" in result.stderr) is not bool(more)
         assert receipt(result)["bits_per_byte"] == whole["bits_per_byte"]
         session.unlink()
 
@@ -264,10 +264,7 @@ def test_ctrl_c_while_waiting_for_a_line(run: Path, tmp_path: Path) -> None:
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=300)
     assert child.returncode == 130
-    assert (
-        err.decode()
-        == f"siltstone: interrupted at byte 9; saved in {tmp_path / 'a.silt'}, and the same command goes on from there\n"
-    )
+    assert err.decode() == f"siltstone: interrupted at byte 9; saved in {tmp_path / 'a.silt'}; the same command resumes there\n"
     assert st.Session.load(tmp_path / "a.silt", *st.load(run)).position == 9
 
 
@@ -278,7 +275,7 @@ def test_another_text_is_not_gone_on_with(run: Path, file: Path, tmp_path: Path,
     other.write_text("Some other text. " * 1000)
     short.write_text("Some text.")
     refused("is not the text that this session has read", "stream", run, other, "--session", session)
-    refused("is to be read next", "stream", run, short, "--session", session)
+    refused("the next byte to read is", "stream", run, short, "--session", session)
     found = receipt(good("stream", run, short, "--session", session, "--offset", 5, "--json"))
     assert (found["bytes_read"], found["tokens_read"]) == (5, 5) and found["restored"] > 4000
 
@@ -317,9 +314,9 @@ def test_stream_refuses(run: Path, file: Path, tmp_path: Path) -> None:
     refused("cannot be read", "stream", run, tmp_path)
     refused("--errors 'ignore'", "stream", run, file, "--errors", "ignore")
     refused("cannot write", "stream", run, file, "--session", tmp_path / "nowhere" / "a.silt")
-    refused("no session file", "stream", run, file, "--session", file)
+    refused("not a session file", "stream", run, file, "--session", file)
     refused("bytes before --offset", "stream", run, "--offset", 100, data=b"short")
-    refused("is to be read next", "stream", run, file, "--offset", 10**6)
+    refused("the next byte to read is", "stream", run, file, "--offset", 10**6)
     (tmp_path / "empty.txt").touch()
     refused("is empty", "stream", run, tmp_path / "empty.txt")
 
@@ -343,7 +340,7 @@ def test_a_made_up_note(run: Path, model: st.LM, tok: ByteTokenizer, file: Path,
     for i, note in enumerate([5, {}, {"offset": -1, "bits": 0, "bytes": 0, "tokens": 0, "tail": "", "tail_bytes": 0}]):
         s.notes["stream"] = note
         s.save(tmp_path / f"{i}.silt")
-        refused("makes no sense", "stream", run, file, "--session", tmp_path / f"{i}.silt")
+        refused("note of its stream is invalid", "stream", run, file, "--session", tmp_path / f"{i}.silt")
 
 
 def test_weights_that_are_no_numbers(make_model: Any, tok: ByteTokenizer) -> None:
@@ -383,7 +380,7 @@ def test_inspect_an_empty_session(model: st.LM, tok: ByteTokenizer, tmp_path: Pa
 
 def test_inspect_refuses(file: Path, tmp_path: Path, session: st.Session) -> None:
     refused("cannot be read", "inspect", tmp_path / "nothing.silt")
-    refused("no session file", "inspect", file)
+    refused("not a session file", "inspect", file)
     session.save(tmp_path / "a.silt")
     data = bytearray((tmp_path / "a.silt").read_bytes())
     data[-1] ^= 1

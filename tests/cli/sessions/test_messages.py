@@ -49,7 +49,7 @@ def test_inspect_says_what_was_given_instead_of_a_session(run: Path, tmp_path: P
     (tmp_path / "train.json").write_text("{}")
     refused("it is the folder of a run in training", "inspect", tmp_path)
     refused("describes no session; session files are what `siltstone stream", "inspect", run / "model.safetensors")
-    refused("no session file, or its first bytes were altered; session files are what", "inspect", run / "config.json")
+    refused("not a session file, or its first bytes were altered; session files are what", "inspect", run / "config.json")
     write_tensors(tmp_path / "bare.safetensors", {})
     refused("is not a session file", "inspect", tmp_path / "bare.safetensors")
     refused("the folder of a model", "inspect", "demo")
@@ -62,7 +62,7 @@ def test_inspect_says_that_bytes_count_reserved_room(run: Path, tmp_path: Path) 
     sizes = []
     for data in (b"ab", b"cd"):
         good("stream", run, "--session", tmp_path / "a.silt", data=data)
-        assert "State, with room reserved" in good("inspect", tmp_path / "a.silt").stdout
+        assert "State, with reserved memory" in good("inspect", tmp_path / "a.silt").stdout
         sizes.append(json.loads(good("inspect", tmp_path / "a.silt", "--json").stdout)["parts"]["window"])
     assert sizes[0] == sizes[1]
 
