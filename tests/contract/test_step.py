@@ -11,11 +11,14 @@ from torch import Tensor
 from siltstone.models.stream_state import LMState
 
 from .common import STREAM, close, feed, init_state, the_layer, truth
-from .grid import CASES, LENGTH, Case
+from .grid import CASES, CHOSEN, LENGTH, Case
 
 AGES = (0, 1, 4, 9, 14, 19)
 
+TURNS = 16  # rows of all ages: together they take every token of the stream
+
 every_case = pytest.mark.parametrize("case", CASES)
+every_pair = pytest.mark.parametrize("case", CHOSEN)
 
 
 def cuts_at(case: Case, positions: list[int]) -> Tensor | None:
@@ -34,7 +37,7 @@ def test_ragged_rows_step_as_calls_do(case: Case) -> None:
     layer, want, draw = the_layer(case), truth(case).y, random.Random(0)
     with torch.no_grad():
         state = aged(case)
-        for turn in range(LENGTH):
+        for turn in range(TURNS):
             at = state.position.tolist()
             active = torch.tensor([p < LENGTH and draw.random() < 0.8 for p in at])
             x = torch.stack([STREAM[min(p, LENGTH - 1)] for p in at])
@@ -50,7 +53,7 @@ def test_ragged_rows_step_as_calls_do(case: Case) -> None:
             assert state.position.tolist() == [p + int(a) for p, a in zip(at, active, strict=True)]
 
 
-@every_case
+@every_pair
 def test_a_state_of_steps_is_one_of_calls(case: Case) -> None:
     """Steps to the middle, then a call; and reset rows begin anew."""
     layer, want, middle = the_layer(case), truth(case).y, LENGTH - 6

@@ -51,6 +51,9 @@ class MemoryCaching(nn.Module):
         inplace: bool = False,
     ) -> tuple[Tensor, LMState]:
         """One token of each row, x [B, D] -> y [B, D] and the state after; see `LM.step`."""
+        if not isinstance(x, Tensor) or x.dim() != 2 or x.shape[-1] != self.cfg.d_model or not torch.is_floating_point(x):
+            given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(f"x must be a float tensor [batch, {self.cfg.d_model}], one token per row, and {given} was given")
         state, given = entry.enter_step(self, self.mix.like, x, state, active, cut, reset)
         ready = prepare([self.mix], state, *given, self.mix.like, inplace)
         before = cast(LayerState, ready.layers[0])

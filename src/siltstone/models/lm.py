@@ -140,7 +140,10 @@ class LM(Placed):
 
         Raises InputError as `forward` does.
         """
-        self.check_ids(ids.unsqueeze(1) if isinstance(ids, Tensor) and ids.dim() == 1 else ids)
+        if not isinstance(ids, Tensor) or ids.dim() != 1:
+            given = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+            raise InputError(f"ids must be an integer tensor [batch], one token per row, and {given} was given")
+        self.check_ids(ids.unsqueeze(1))
         state, given = entry.enter_step(self, self.like, ids, state, active, cut, reset)
         ready = prepare([b.mix for b in self._layers], state, *given, self.like, inplace)
         x, layers = self.embed(ids).unsqueeze(1), []
