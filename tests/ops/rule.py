@@ -183,3 +183,22 @@ def as_vector(rule: Rule) -> Rule:
 def weights_of(network: nn.Module) -> Any:
     """Those of a network of torch's: of the token, of the state, and their biases."""
     return tuple(network.get_parameter(f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+
+
+def laws(one: Rule | None = None, /, **rules: Rule) -> type:
+    """A class of the tests that a rule must pass, for one rule or for several by name."""
+    found = {"rule": one} if one is not None else rules
+    every = pytest.mark.parametrize("rule", [pytest.param(rule, id=name) for name, rule in found.items()])
+
+    class Laws:
+        @every
+        @CASES
+        def test_chunk_is_step_after_step(self, rule: Rule, case: Case) -> None:
+            rule.check(case)
+
+        @every
+        @CUTS
+        def test_a_split_changes_nothing(self, rule: Rule, cut: int) -> None:
+            rule.check_cut(cut)
+
+    return Laws

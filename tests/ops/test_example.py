@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .rule import CASES, CUTS, KEY, VALUE, Case, Rule, unit
+from .rule import KEY, VALUE, Rule, laws, unit
 
 PAGE = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
 
@@ -18,11 +18,4 @@ def retention() -> Rule:
     return Rule(names["step"], names["chunk"], lambda rand: {"key": unit(rand(KEY)), "value": rand(VALUE)})  # type: ignore[arg-type]
 
 
-@CASES
-def test_chunk_is_step_after_step(case: Case) -> None:
-    retention().check(case)
-
-
-@CUTS
-def test_a_split_changes_nothing(cut: int) -> None:
-    retention().check_cut(cut)
+TestLaws = laws(retention())

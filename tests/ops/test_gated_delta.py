@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
 from siltstone.ops import gated_delta
 
-from .rule import CASES, CUTS, KEY, VALUE, Case, Rand, Rule, unit
+from .rule import KEY, VALUE, Case, Rand, Rule, laws, unit
 
 
 def rule(most: float) -> Rule:
@@ -19,19 +18,7 @@ def rule(most: float) -> Rule:
     return Rule(gated_delta.step, gated_delta.chunk, inputs)
 
 
-RULES = pytest.mark.parametrize("rule", [pytest.param(rule(1.0), id="positive"), pytest.param(rule(2.0), id="negative")])
-
-
-@RULES
-@CASES
-def test_chunk_is_step_after_step(rule: Rule, case: Case) -> None:
-    rule.check(case)
-
-
-@RULES
-@CUTS
-def test_a_split_changes_nothing(rule: Rule, cut: int) -> None:
-    rule.check_cut(cut)
+TestLaws = laws(positive=rule(1.0), negative=rule(2.0))
 
 
 def test_a_step_is_its_equation() -> None:

@@ -7,7 +7,7 @@ from torch import nn
 
 from siltstone.ops import gru
 
-from .rule import CASES, CUTS, HEADS, VALUE, Case, Rule, as_vector, weights_of
+from .rule import HEADS, VALUE, Rule, as_vector, laws, weights_of
 
 NETWORK = nn.GRU(HEADS * 3, HEADS * VALUE, batch_first=True, dtype=torch.float64)
 RULE = as_vector(
@@ -21,11 +21,4 @@ RULE = as_vector(
 )
 
 
-@CASES
-def test_chunk_is_step_after_step(case: Case) -> None:
-    RULE.check(case)
-
-
-@CUTS
-def test_a_split_changes_nothing(cut: int) -> None:
-    RULE.check_cut(cut)
+TestLaws = laws(RULE)

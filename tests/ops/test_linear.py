@@ -7,19 +7,12 @@ import torch
 
 from siltstone.ops import linear
 
-from .rule import CASES, CUTS, KEY, VALUE, Case, Rule, unit
+from .rule import KEY, VALUE, Rule, laws, unit
 
 RULE = Rule(linear.step, linear.chunk, lambda rand: {"key": unit(rand(KEY)), "value": rand(VALUE)})
 
 
-@CASES
-def test_chunk_is_step_after_step(case: Case) -> None:
-    RULE.check(case)
-
-
-@CUTS
-def test_a_split_changes_nothing(cut: int) -> None:
-    RULE.check_cut(cut)
+TestLaws = laws(RULE)
 
 
 @pytest.mark.parametrize("feature", ["elu", "softmax"])

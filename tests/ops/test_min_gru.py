@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from siltstone.ops import min_gru
 
-from .rule import CASES, CUTS, VALUE, Case, Rand, Rule, as_vector
+from .rule import VALUE, Rand, Rule, as_vector, laws
 
 
 def inputs(rand: Rand) -> dict:
@@ -15,11 +15,4 @@ def inputs(rand: Rand) -> dict:
 RULE = as_vector(Rule(min_gru.step, min_gru.chunk, inputs, state=lambda rand: rand(VALUE)))
 
 
-@CASES
-def test_chunk_is_step_after_step(case: Case) -> None:
-    RULE.check(case)
-
-
-@CUTS
-def test_a_split_changes_nothing(cut: int) -> None:
-    RULE.check_cut(cut)
+TestLaws = laws(RULE)

@@ -7,7 +7,7 @@ from torch.nn.functional import logsigmoid, pad
 
 from siltstone.ops import mlstm
 
-from .rule import CASES, CUTS, KEY, VALUE, Case, Rand, Rule
+from .rule import KEY, VALUE, Rand, Rule, laws
 
 
 def inputs(rand: Rand) -> dict:
@@ -26,14 +26,7 @@ RULE = Rule(
 )
 
 
-@CASES
-def test_chunk_is_step_after_step(case: Case) -> None:
-    RULE.check(case)
-
-
-@CUTS
-def test_a_split_changes_nothing(cut: int) -> None:
-    RULE.check_cut(cut)
+TestLaws = laws(RULE)
 
 
 def test_the_stabiliser_cancels_out() -> None:

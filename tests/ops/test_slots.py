@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from siltstone.ops import slots
 
-from .rule import CASES, CUTS, HEADS, KEY, VALUE, Case, Rule, unit
+from .rule import HEADS, KEY, VALUE, Rule, laws, unit
 
 NUMBER = 3
 
@@ -29,16 +28,4 @@ def rule(gates: int) -> Rule:
     )
 
 
-RULES = pytest.mark.parametrize("rule", [pytest.param(rule(3), id="lstm"), pytest.param(rule(2), id="gru")])
-
-
-@RULES
-@CASES
-def test_chunk_is_step_after_step(rule: Rule, case: Case) -> None:
-    rule.check(case)
-
-
-@RULES
-@CUTS
-def test_a_split_changes_nothing(rule: Rule, cut: int) -> None:
-    rule.check_cut(cut)
+TestLaws = laws(lstm=rule(3), gru=rule(2))

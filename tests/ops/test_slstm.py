@@ -9,7 +9,7 @@ from torch import Tensor
 
 from siltstone.ops import slstm
 
-from .rule import CASES, CUTS, HEADS, VALUE, Case, Rule, as_vector
+from .rule import HEADS, VALUE, Rule, as_vector, laws
 
 AROUND = torch.randn(HEADS, VALUE, 4 * VALUE, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
@@ -31,11 +31,4 @@ RULE = as_vector(
 )
 
 
-@CASES
-def test_chunk_is_step_after_step(case: Case) -> None:
-    RULE.check(case)
-
-
-@CUTS
-def test_a_split_changes_nothing(cut: int) -> None:
-    RULE.check_cut(cut)
+TestLaws = laws(RULE)

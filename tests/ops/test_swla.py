@@ -6,7 +6,7 @@ from torch.nn.functional import logsigmoid
 
 from siltstone.ops import swla
 
-from .rule import CASES, CUTS, KEY, VALUE, Case, Rand, Rule, unit
+from .rule import KEY, VALUE, Rand, Rule, laws, unit
 
 
 def inputs(rand: Rand) -> dict:
@@ -23,11 +23,4 @@ RULE = Rule(
 )
 
 
-@CASES
-def test_chunk_is_step_after_step(case: Case) -> None:
-    RULE.check(case)
-
-
-@CUTS
-def test_a_split_changes_nothing(cut: int) -> None:
-    RULE.check_cut(cut)
+TestLaws = laws(RULE)

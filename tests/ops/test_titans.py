@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
 from siltstone.ops import mlp, titans
 
-from .rule import CASES, CUTS, KEY, Case, Rand, Rule, unit
+from .rule import KEY, Case, Rand, Rule, laws, unit
 
 HIDDEN = 5
 
@@ -35,19 +34,7 @@ def rule(most: torch.Tensor | None) -> Rule:
 
 
 MOST = torch.tensor([2.0, 3.0], dtype=torch.float64).view(2, 1, 1, 1, 1)
-RULES = pytest.mark.parametrize("rule", [pytest.param(rule(None), id="unlimited"), pytest.param(rule(MOST), id="limited")])
-
-
-@RULES
-@CASES
-def test_chunk_is_step_after_step(rule: Rule, case: Case) -> None:
-    rule.check(case)
-
-
-@RULES
-@CUTS
-def test_a_split_changes_nothing(rule: Rule, cut: int) -> None:
-    rule.check_cut(cut)
+TestLaws = laws(unlimited=rule(None), limited=rule(MOST))
 
 
 def test_a_step_is_a_gradient_step() -> None:

@@ -21,14 +21,7 @@ def step(matrix: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, beta: Te
 
 
 def chunk(
-    matrix: Tensor,
-    key: Tensor,
-    value: Tensor,
-    log_decay: Tensor,
-    beta: Tensor,
-    *,
-    valid: Tensor | None = None,
-    size: int = 64,
+    matrix: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, beta: Tensor, *, valid: Tensor | None = None, size: int = 64
 ) -> tuple[ChunkRead, Tensor]:
     """`step` for [G, S, L, H, ...] each: see `chunked.additive`. Decays per channel: at least e^-5, chunks of `CHANNELS`."""
     c = length(key.shape[2], size)

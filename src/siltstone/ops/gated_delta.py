@@ -28,14 +28,7 @@ def replace(matrix: Tensor, key: Tensor, value: Tensor, beta: Tensor) -> Tensor:
 
 
 def chunk(
-    matrix: Tensor,
-    key: Tensor,
-    value: Tensor,
-    log_decay: Tensor,
-    beta: Tensor,
-    *,
-    valid: Tensor | None = None,
-    size: int = 64,
+    matrix: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, beta: Tensor, *, valid: Tensor | None = None, size: int = 64
 ) -> tuple[DeltaRead, Tensor]:
     """`step` for [G, S, L, H, ...] each -> a reader of S, and S after each segment chunk [G, S, H, K, V].
 
