@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ import typer
 THREADS = "Number of CPU threads. [default: 1 for a small model, all for a large one; OMP_NUM_THREADS if it is set]"
 NAME, WHOLE = 255, 4095  # maximum bytes of a name and of a path on Linux
 LARGEST = 1 << 53  # larger than any count in this project
+
+
+def unset(help: str, parser: Callable[[Any], Any], metavar: str) -> Any:
+    """An option without a default value to show; help shows its value as `metavar`."""
+    return typer.Option(help=help, metavar=metavar, parser=parser, show_default=False)
 
 
 def text(given: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from siltstone.cli.arguments import THREADS, integer, number, output, path
+from siltstone.cli.arguments import THREADS, integer, number, output, path, unset
 
 
 def demo(
@@ -20,12 +20,7 @@ def demo(
     report: Annotated[Path, typer.Option(help="File for the report.", metavar="FILE", parser=output)] = Path("demo-report.html"),
     picture: Annotated[
         Path | None,
-        typer.Option(
-            help="Also write the three curves to this SVG file, and to NAME-narrow.svg for narrow screens.",
-            metavar="FILE",
-            parser=output,
-            show_default=False,
-        ),
+        unset("Also write the three curves to this SVG file, and to NAME-narrow.svg for narrow screens.", output, "FILE"),
     ] = None,
     threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from siltstone.cli import arguments
-from siltstone.cli.arguments import THREADS, at_least, integer, output, path
+from siltstone.cli.arguments import THREADS, at_least, integer, output, path, unset
 
 if TYPE_CHECKING:
     from siltstone.doctor.findings import Finding
@@ -21,12 +21,7 @@ def doctor(
     ],
     text: Annotated[
         Path | None,
-        typer.Option(
-            help="Text file for the examination. [default: the text of `siltstone demo`]",
-            metavar="FILE",
-            parser=path,
-            show_default=False,
-        ),
+        unset("Text file for the examination. [default: the text of `siltstone demo`]", path, "FILE"),
     ] = None,
     tokens: Annotated[
         int | None,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from siltstone.cli.arguments import THREADS, integer, number, output, path
+from siltstone.cli.arguments import THREADS, integer, number, output, path, unset
 
 
 def generate(
@@ -19,12 +19,7 @@ def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to continue.", show_default=False)] = "",
     session: Annotated[
         Path | None,
-        typer.Option(
-            help="Continue the session in this file (a new one if it does not exist), and save it there.",
-            metavar="FILE",
-            parser=output,
-            show_default=False,
-        ),
+        unset("Continue the session in this file (a new one if it does not exist), and save it there.", output, "FILE"),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Maximum number of tokens to write.", parser=integer)] = 200,
     temperature: Annotated[float, typer.Option(help="0 always takes the most probable token.", parser=number)] = 0.8,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from siltstone.cli.arguments import THREADS, at_least, integer, output, path, text
+from siltstone.cli.arguments import THREADS, at_least, integer, output, path, text, unset
 
 if TYPE_CHECKING:
     from siltstone.core.interrupt import Interrupts
@@ -33,12 +33,7 @@ def stream(
     ] = False,
     session: Annotated[
         Path | None,
-        typer.Option(
-            help="Save the session in this file; resume from it if it exists.",
-            metavar="FILE",
-            parser=output,
-            show_default=False,
-        ),
+        unset("Save the session in this file; resume from it if it exists.", output, "FILE"),
     ] = None,
     every: Annotated[
         int, typer.Option(help="With --session: tokens between two saves, about (also every 30 seconds).", parser=at_least(1))
