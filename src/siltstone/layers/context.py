@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..ops import rope
-from ..schedule.step import Turn
+from ..schedule.step import Turn, keep
 
 
 class StepContext:
-    """position int64 [B], of the tokens; active bool [B], rows that get one (None: all); `turns` by timing; `empty` by layer.
+    """position int64 [B], of the tokens; active bool [B], rows that get one (None: all); `turns` by timing.
 
     inplace: rings, and what else has room, may be updated in place.
     """
@@ -48,5 +48,5 @@ def put(ring: Tensor, token: Tensor, slot: Tensor, context: StepContext) -> Tens
     value = token[:, 0].to(ring.dtype)
     at = (context.rows, slot)
     if context.active is not None:
-        value = torch.where(context.active.view(-1, *(1,) * (value.dim() - 1)), value, ring[at])
+        value = keep(context.active, value, ring[at])
     return ring.index_put_(at, value) if context.inplace else ring.index_put(at, value)

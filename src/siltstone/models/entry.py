@@ -15,15 +15,9 @@ from ..config.layer import LayerConfig
 from ..core.given import numbers, whole
 from ..errors import InputError
 from ..ops.upcast import autocast_on
-from ..schedule.packed import PackedBatch, RowPositions, pack_batch
+from ..schedule.packed import PackedBatch, RowPositions, host_flags, pack_batch
 from ..state.tree import State, Store
-from .step import flags
 from .stream_state import LMState, check_keys, check_same, restore
-
-NO_CUTS = (
-    "cut was given, and no layer has segments='content': segments have a fixed number of tokens; leave it out, or "
-    "configure segments='content'"
-)
 
 
 def start_clock(batch: int, phase: Any, limit: int, content: bool) -> RowPositions:
@@ -94,15 +88,21 @@ def enter_step(
     model: Any, like: Tensor, x: Tensor, state: LMState | None, active: Any, cut: Any, reset: Any
 ) -> tuple[LMState, tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]]:
     """What `step` is given, checked: the state, and active, cut and reset on the host."""
-    batch = len(x) if isinstance(x, Tensor) and x.dim() else -1
-    if cut is not None and not model.cfg.content:
-        raise InputError(NO_CUTS)
-    if state is not None:
-        check(model.cfg, state, like)
-        if len(state) != batch:
-            raise InputError(f"the state has {len(state)} rows and the input {batch}; use state.select(rows), or a fresh state")
-    given = (flags("active", active, batch), flags("cut", cut, batch), flags("reset", reset, batch))
-    return (model.init_state(batch) if state is None else state.normal()), given
+    batch = len(x)
+    check(model.cfg, state, like, x if x.is_floating_point() else None)
+    now: LMState = model.init_state(batch) if state is None else state.normal()
+    _agree(model.cfg, now, batch, cut)
+    return now, (host_flags("active", active, (batch,)), host_flags("cut", cut, (batch,)), host_flags("reset", reset, (batch,)))
+
+
+def _agree(cfg: Any, state: LMState, rows: int, cut: Any) -> None:
+    if cut is not None and not cfg.content:
+        raise InputError(
+            "cut was given, and no layer has segments='content': segments have a fixed number of tokens; leave it out, or "
+            "configure segments='content'"
+        )
+    if len(state) != rows:
+        raise InputError(f"the state has {len(state)} rows and the input {rows}; use state.select(rows), or a fresh state")
 
 
 def enter(
@@ -110,8 +110,5 @@ def enter(
 ) -> PackedBatch:
     """The packed batch of a call. InputError if the state has another number of rows, or if cuts are given without
     segments="content"."""
-    if cut is not None and not cfg.content:
-        raise InputError(NO_CUTS)
-    if len(state) != shape[0]:
-        raise InputError(f"the state has {len(state)} rows and the input {shape[0]}; use state.select(rows), or a fresh state")
+    _agree(cfg, state, shape[0], cut)
     return pack_batch(shape, state.positions, mask, reset, cut)

@@ -14,13 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
 from ..layers.context import StepContext
 from ..layers.state import MixState
 from ..ops.transforms import at_work
 from ..schedule.packed import RowPositions
-from ..schedule.step import Hints, StepSchedule, Turn, keep
-from ..state.tree import Store
+from ..schedule.step import Hints, StepSchedule, Turn
 from .stream_state import LMState
 
 
@@ -32,18 +30,6 @@ class Prepared:
     context: StepContext
     empty: list[Tensor | None]
     after: RowPositions
-
-
-def flags(name: str, given: Any, batch: int) -> np.ndarray | None:
-    """bool [B], or None where it is not given; InputError for anything else."""
-    if given is None:
-        return None
-    if isinstance(given, Tensor) and given.dtype == torch.bool and tuple(given.shape) == (batch,):
-        return given.cpu().numpy()
-    if isinstance(given, np.ndarray) and given.dtype == bool and given.shape == (batch,):
-        return given
-    what = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor | np.ndarray) else type(given).__name__
-    raise InputError(f"{name} must be a bool tensor of shape ({batch},), and {what} was given")
 
 
 def prepare(
@@ -63,7 +49,8 @@ def prepare(
     positions = state.positions
     if reset is not None and (reset & there).any():
         begins = reset & there
-        layers = [_begun(layer, mixer.init(batch), begins, device) for layer, mixer in zip(layers, mixers, strict=True)]
+        rows = np.where(begins, batch, np.arange(batch))  # the row behind the others has read nothing
+        layers = [type(x).cat([x, mixer.init(1)]).select(rows) for x, mixer in zip(layers, mixers, strict=True)]
         positions = positions.begun(begins)
     if cut is not None and (cut & there).any():
         positions = positions.cut(cut & there)
@@ -79,7 +66,7 @@ def prepare(
         if geo is not None:
             if geo.timing not in schedules:
                 by = schedules[geo.timing] = StepSchedule(geo, positions, there)
-                hints = Hints(by.width, by.even, by.reads, by.writing, mask is None)
+                hints = Hints(by.width, by.even, by.reads, by.writing)
                 turns[geo.timing] = Turn(geo, position, mask, by.tensors(device), hints)
             by = schedules[geo.timing]
             if hasattr(mixer, "seal"):
@@ -89,17 +76,3 @@ def prepare(
     longest = int(positions.position.max(initial=0)) + 1
     context = StepContext(position, mask, turns, like.dtype, plain, longest)
     return Prepared(layers, context, empty, positions.moved(there))
-
-
-def _begun(layer: MixState, fresh: MixState, begins: np.ndarray, device: torch.device) -> MixState:
-    """The layer's state with rows that begin anew."""
-    new = iter([x for _, x in fresh.leaves()])
-    where = torch.from_numpy(begins).to(device)
-
-    def leaf(x: Any) -> Any:
-        other = next(new)
-        if isinstance(x, Store):
-            return Store(x.leaves, x.axes, np.where(begins, 0, x.count))
-        return x if x.shape[1:] != other.shape[1:] else keep(where, other, x)
-
-    return layer.map(leaf)

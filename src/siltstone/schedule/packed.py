@@ -144,7 +144,7 @@ def pack_batch(
 ) -> PackedBatch:
     """Split a call into runs."""
     rows, tokens = shape
-    valid, begins, ends = _host("mask", mask, shape), _host("reset", reset, shape), _host("cut", cut, shape)
+    valid, begins, ends = host_flags("mask", mask, shape), host_flags("reset", reset, shape), host_flags("cut", cut, shape)
     if ends is not None and not ends.any():
         ends = None
     if valid is not None and valid.all():
@@ -191,7 +191,8 @@ def pack_batch(
     return PackedBatch(row_, fresh_, start, length, take, last, shape)
 
 
-def _host(name: str, flag: Tensor | None, shape: tuple[int, int]) -> np.ndarray | None:
+def host_flags(name: str, flag: Tensor | None, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A bool tensor on the host, or None if it is not given. Raises InputError for anything else."""
     if flag is None:
         return None
     if not isinstance(flag, Tensor) or flag.dtype != torch.bool or tuple(flag.shape) != shape:

@@ -30,7 +30,6 @@ class StepSchedule:
     """
 
     def __init__(self, geo: Geometry, positions: RowPositions, active: np.ndarray):
-        self.geo = geo
         self.segments = segments = geo.segments(positions)
         self.phase = segments.phase
         self.before, self.writes = geo.written(positions.position), geo.written(positions.position + 1)
@@ -73,14 +72,12 @@ class Hints:
     even      all rows have the same number of checkpoints
     reads     some row has written something
     writing   some row writes
-    full      every row is active
     """
 
     width: int | None = None
     even: bool = False
     reads: bool = True
     writing: bool = True
-    full: bool = False
 
 
 class Turn:
