@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import typer
+from generated_page import main
 
 from siltstone.cli.app import app
 
@@ -72,10 +71,4 @@ def _default(parameter: Any) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
-    if parser.parse_args().check:
-        if not PAGE.is_file() or PAGE.read_text("utf-8") != page():
-            sys.exit(f"{PAGE} does not match the commands; run `make docs`")
-    else:
-        PAGE.write_text(page(), "utf-8")
+    main(PAGE, page, __doc__, "the commands")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib
 import inspect
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from generated_page import main
 
 from siltstone.config import aliases, constraints, idle_keys, kinds, model, registry
 from siltstone.config.layer import LayerConfig
@@ -157,10 +157,4 @@ def meanings(cls: Any) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
-    if parser.parse_args().check:
-        if not PAGE.is_file() or PAGE.read_text("utf-8") != page():
-            sys.exit(f"{PAGE} does not match the configuration; run `make docs`")
-    else:
-        PAGE.write_text(page(), "utf-8")
+    main(PAGE, page, __doc__, "the configuration")

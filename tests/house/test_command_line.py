@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -120,16 +120,8 @@ def test_an_unknown_command_or_option_is_refused() -> None:
         assert done.returncode == 2 and "Traceback" not in done.stderr
 
 
-def cli_page() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cli_page", ROOT / "tools" / "cli_page.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_page_of_commands_is_up_to_date() -> None:
-    page = cli_page()
+def test_the_page_of_commands_is_up_to_date(tool: Callable[[str], ModuleType]) -> None:
+    page = tool("cli_page")
     assert page.PAGE.read_text("utf-8") == page.page(), "run `make docs`"
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from siltstone.errors import FileChanged, InUse, StorageError
 from siltstone.io import ABSENT, atomic_file, claim, stamp, system, write_bytes
 
+from ..threads import at_once
 from .processes import command, running
 
 HOLDER = """
@@ -105,28 +107,21 @@ except OSError as error:
 
 def test_many_claims_of_one_file(tmp_path: Path) -> None:
     """Never two at once, whatever the order in which lock files are made, locked and removed."""
-    inside, most, got, failed = [0], [0], [0], []
+    inside, most, got = [0], [0], [0]
 
     def work() -> None:
-        try:
-            while got[0] < 200:
-                try:
-                    with claim(tmp_path / "a"):
-                        inside[0] += 1
-                        most[0] = max(most[0], inside[0])
-                        got[0] += 1
-                        inside[0] -= 1
-                except InUse:
-                    pass
-        except BaseException as error:
-            failed.append(error)
+        while got[0] < 200:
+            try:
+                with claim(tmp_path / "a"):
+                    inside[0] += 1
+                    most[0] = max(most[0], inside[0])
+                    got[0] += 1
+                    inside[0] -= 1
+            except InUse:
+                pass
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failed and most == [1] and names(tmp_path) == []
+    at_once(*[work] * 4)
+    assert most == [1] and names(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -238,11 +233,7 @@ def test_of_two_writers_that_expect_the_same_one_succeeds(tmp_path: Path) -> Non
             except FileChanged:
                 results.append(None)
 
-        threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(*(partial(write, number) for number in range(3)))
         assert sum(result is not None for result in results[-3:]) == 1
         (winner,) = [result for result in results[-3:] if result is not None]
         assert path.read_bytes() == bytes([winner]) * 1000

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from siltstone.io import atomic_file, sweep, system, write_bytes
 from siltstone.io.place import short
 from siltstone.io.spare import Spare
 
+from ..threads import at_once
 from .processes import running
 
 WRITER = """
@@ -167,24 +168,16 @@ def test_a_file_that_a_sweeper_has_locked_is_the_sweepers(tmp_path: Path, monkey
 
 def test_many_writers_and_sweepers(tmp_path: Path) -> None:
     """Each save succeeds, and the file is always a whole one."""
-    failed: list[BaseException] = []
 
     def write(number: int) -> None:
-        try:
-            for _ in range(40):
-                write_bytes(tmp_path / "a", bytes([number]) * 100_000)
-                data = (tmp_path / "a").read_bytes()
-                assert len(data) == 100_000 and len(set(data)) == 1
-                sweep(tmp_path)
-        except BaseException as error:
-            failed.append(error)
+        for _ in range(40):
+            write_bytes(tmp_path / "a", bytes([number]) * 100_000)
+            data = (tmp_path / "a").read_bytes()
+            assert len(data) == 100_000 and len(set(data)) == 1
+            sweep(tmp_path)
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failed and names(tmp_path) == ["a"]
+    at_once(*(partial(write, number) for number in range(4)))
+    assert names(tmp_path) == ["a"]
 
 
 def test_an_error_of_the_block_is_not_called_one_of_the_file(tmp_path: Path) -> None:

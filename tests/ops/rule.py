@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from siltstone.ops import mlp
 from siltstone.ops.norm import l2
 
 GROUPS, HEADS, KEY, VALUE = 2, 2, 3, 4
@@ -183,6 +184,37 @@ def as_vector(rule: Rule) -> Rule:
 def weights_of(network: nn.Module) -> Any:
     """Those of a network of torch's: of the token, of the state, and their biases."""
     return tuple(network.get_parameter(f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+
+
+def inner_batches(
+    op: Any, inputs: Callable[[Rand], dict[str, Tensor]], state: Callable[[Rand], Any], most: Tensor | None
+) -> Rule:
+    """The Rule of an MLP memory, whose states begin with w_in and w_out. most: the limit of their norms."""
+    return Rule(
+        lambda *given, **more: op.step(*given, **more, most=most),
+        lambda *given, **more: op.chunk(*given, **more, most=most),
+        inputs,
+        state,
+        factors=lambda w_in, w_out, *_: (w_in, w_out),
+        activation=mlp.activation,
+        aligned=True,
+    )
+
+
+def network_rule(op: Any, network: type[nn.RNNBase], state: Callable[[Rand], Any]) -> Rule:
+    """The Rule of a rule that runs one of torch's recurrent networks."""
+    net = network(HEADS * 3, HEADS * VALUE, batch_first=True, dtype=torch.float64)
+    rule = Rule(
+        lambda state, token: op.step(state, token, weights_of(net)),
+        lambda state, token, size, **more: op.chunk(net, state, token, **more),
+        lambda rand: {"token": rand(3).flatten(-2)},
+        state=state,
+        skips=True,
+    )
+    return as_vector(rule)
+
+
+LIMITS = torch.tensor([2.0, 3.0], dtype=torch.float64).view(2, 1, 1, 1, 1)  # of w_in and w_out, see inner_batches
 
 
 def laws(one: Rule | None = None, /, **rules: Rule) -> type:

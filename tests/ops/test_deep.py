@@ -6,7 +6,7 @@ import torch
 
 from siltstone.ops import deep, mlp
 
-from .rule import KEY, Case, Rand, Rule, laws, unit
+from .rule import KEY, LIMITS, Case, Rand, Rule, inner_batches, laws, unit
 
 HIDDEN = 5
 
@@ -15,25 +15,17 @@ def state(rand: Rand) -> tuple:
     return rand(KEY, HIDDEN), rand(HIDDEN, KEY), rand(KEY, HIDDEN), rand(HIDDEN, KEY)
 
 
-def rule(most: torch.Tensor | None) -> Rule:
-    return Rule(
-        lambda *given, **more: deep.step(*given, **more, most=most),
-        lambda *given, **more: deep.chunk(*given, **more, most=most),
-        lambda rand: {"key": unit(rand(KEY)), "value": rand(KEY), "eta": rand().sigmoid() / 2},
-        state,
-        factors=lambda w_in, w_out, *_: (w_in, w_out),
-        activation=mlp.activation,
-        aligned=True,
-    )
+def inputs(rand: Rand) -> dict:
+    return {"key": unit(rand(KEY)), "value": rand(KEY), "eta": rand().sigmoid() / 2}
 
 
-MOST = torch.tensor([2.0, 3.0], dtype=torch.float64).view(2, 1, 1, 1, 1)
-TestLaws = laws(unlimited=rule(None), limited=rule(MOST))
+RULE = inner_batches(deep, inputs, state, None)
+TestLaws = laws(unlimited=RULE, limited=inner_batches(deep, inputs, state, LIMITS))
 
 
 def test_a_step_is_a_gradient_step() -> None:
     """On -<M(k), v>, taken at the base."""
-    drawn = Rule.drawn(rule(None), Case())
+    drawn = Rule.drawn(RULE, Case())
     now, base = ([x.detach().requires_grad_() for x in two] for two in (drawn[0][:2], drawn[0][2:]))
     key, value, eta = (x[:, 0, 0].detach() for x in drawn[1].values())
     answer = key.unsqueeze(-2)

@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from siltstone.ops import lstm
 
-from .rule import HEADS, VALUE, Rule, as_vector, laws, weights_of
+from .rule import VALUE, laws, network_rule
 
-NETWORK = nn.LSTM(HEADS * 3, HEADS * VALUE, batch_first=True, dtype=torch.float64)
-RULE = as_vector(
-    Rule(
-        lambda state, token: lstm.step(state, token, weights_of(NETWORK)),
-        lambda state, token, size, **more: lstm.chunk(NETWORK, state, token, **more),
-        lambda rand: {"token": rand(3).flatten(-2)},
-        state=lambda rand: (rand(VALUE), rand(VALUE)),
-        skips=True,
-    )
-)
-
-
-TestLaws = laws(RULE)
+TestLaws = laws(network_rule(lstm, nn.LSTM, lambda rand: (rand(VALUE), rand(VALUE))))

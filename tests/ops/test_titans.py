@@ -7,7 +7,7 @@ from torch.nn.functional import logsigmoid
 
 from siltstone.ops import mlp, titans
 
-from .rule import KEY, Case, Rand, Rule, laws, unit
+from .rule import KEY, LIMITS, Case, Rand, Rule, inner_batches, laws, unit
 
 HIDDEN = 5
 
@@ -21,25 +21,13 @@ def inputs(rand: Rand) -> dict:
     return {"key": unit(rand(KEY)), "value": rand(KEY), **gates}
 
 
-def rule(most: torch.Tensor | None) -> Rule:
-    return Rule(
-        lambda *given, **more: titans.step(*given, **more, most=most),
-        lambda *given, **more: titans.chunk(*given, **more, most=most),
-        inputs,
-        state,
-        factors=lambda w_in, w_out, *_: (w_in, w_out),
-        activation=mlp.activation,
-        aligned=True,
-    )
-
-
-MOST = torch.tensor([2.0, 3.0], dtype=torch.float64).view(2, 1, 1, 1, 1)
-TestLaws = laws(unlimited=rule(None), limited=rule(MOST))
+RULE = inner_batches(titans, inputs, state, None)
+TestLaws = laws(unlimited=RULE, limited=inner_batches(titans, inputs, state, LIMITS))
 
 
 def test_a_step_is_a_gradient_step() -> None:
     """On |M(k) - v|^2, taken at the base, with momentum and forgetting."""
-    drawn = Rule.drawn(rule(None), Case())
+    drawn = Rule.drawn(RULE, Case())
     now, base, moment = ([x.detach().requires_grad_() for x in drawn[0][i : i + 2]] for i in (0, 2, 4))
     key, value, *gates = (x[:, 0, 0].detach() for x in drawn[1].values())
     answer = key.unsqueeze(-2)

@@ -214,44 +214,45 @@ def test_minutes(texts: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "words"),
+    ("words", "said"),
     [
-        (["{texts}/nothing.txt"], "does not exist"),
-        ([], "no text was given"),
-        (["--resume"], "has no run to resume"),
-        (["{texts}/empty.txt"], "is empty"),
-        (["{texts}/binary.txt"], "binary"),
-        (["{texts}/latin.txt"], "not valid UTF-8 at byte 3"),
-        (["{texts}/0.txt", "--preset", "huge"], "preset 'huge' is not known"),
-        (["{texts}/0.txt", "--set", "windw=3"], "did you mean 'window'"),
-        (["{texts}/0.txt", "--set", "window"], "key=value"),
-        (["{texts}/0.txt", "--set", "vocab_size=100"], "less than the tokenizer's 259"),
-        (["{texts}/0.txt", "--set", "window=0"], "write_delay='window' requires window >= 1"),
-        (["{texts}/0.txt", "--set", "segments=constant", "--set", "max_bytes=1000"], "max_bytes=1000 holds no checkpoint"),
-        (["{texts}/0.txt", "--set", "window=99999999999999"], "window=99999999999999 must be a whole number of at most"),
-        (["{texts}/0.txt", "--steps", "0"], "steps=0"),
-        (["{texts}/0.txt", "--threads", "0"], "threads=0"),
-        (["{texts}/0.txt", "--device", "abacus"], "device='abacus'"),
-        (["{texts}/0.txt", "--tokenizer", "letters"], "'letters' is not known"),
-        (["{texts}/0.txt", "--config", "{texts}/nothing.json"], "nothing.json does not exist; check the path"),
-        (["{texts}/0.txt", "--tokenizer", "bpe:100"], "--tokenizer bpe:100 needs a number of ids of at least 259"),
-        (["{texts}/0.txt", "--tokenizer", "bpe:few"], "write for example --tokenizer bpe:8192"),
-        (["{texts}/0.txt", "--set", "memory_options=channel"], 'for example memory_options={"decay": "head"}'),
-        (["{texts}/0.txt", "--set", "cut_at=\\n"], "--set 'cut_at=\"\\n\"' (JSON)"),
-        (["{texts}/0.txt", "--valid", "{texts}/0.txt"], "also held out"),
-        (["{texts}/0.txt", "--out", "{texts}/0.txt/run"], "cannot write"),
+        ("{texts}/nothing.txt", "does not exist"),
+        ("", "no text was given"),
+        ("--resume", "has no run to resume"),
+        ("{texts}/empty.txt", "is empty"),
+        ("{texts}/binary.txt", "binary"),
+        ("{texts}/latin.txt", "not valid UTF-8 at byte 3"),
+        ("{texts}/0.txt --preset huge", "preset 'huge' is not known"),
+        ("{texts}/0.txt --set windw=3", "did you mean 'window'"),
+        ("{texts}/0.txt --set window", "key=value"),
+        ("{texts}/0.txt --set vocab_size=100", "less than the tokenizer's 259"),
+        ("{texts}/0.txt --set window=0", "write_delay='window' requires window >= 1"),
+        ("{texts}/0.txt --set segments=constant --set max_bytes=1000", "max_bytes=1000 holds no checkpoint"),
+        ("{texts}/0.txt --set window=99999999999999", "window=99999999999999 must be a whole number of at most"),
+        ("{texts}/0.txt --steps 0", "steps=0"),
+        ("{texts}/0.txt --threads 0", "threads=0"),
+        ("{texts}/0.txt --device abacus", "device='abacus'"),
+        ("{texts}/0.txt --tokenizer letters", "'letters' is not known"),
+        ("{texts}/0.txt --config {texts}/nothing.json", "nothing.json does not exist; check the path"),
+        ("{texts}/0.txt --tokenizer bpe:100", "--tokenizer bpe:100 needs a number of ids of at least 259"),
+        ("{texts}/0.txt --tokenizer bpe:few", "write for example --tokenizer bpe:8192"),
+        ("{texts}/0.txt --set memory_options=channel", 'for example memory_options={"decay": "head"}'),
+        ("{texts}/0.txt --set cut_at=\\n", "--set 'cut_at=\"\\n\"' (JSON)"),
+        ("{texts}/0.txt --valid {texts}/0.txt", "also held out"),
+        ("{texts}/0.txt --out {texts}/0.txt/run", "cannot write"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], args: list[str], words: str) -> None:
+def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, said: str) -> None:
     texts = write_texts(tmp_path / "texts", (300,))
+    args = words.split()
     (texts / "empty.txt").write_bytes(b"")
     (texts / "binary.txt").write_bytes(b"\x7fELF\0\0")
     (texts / "latin.txt").write_bytes("café".encode("latin-1"))
     out = [] if "--out" in args else ["--out", str(tmp_path / "run")]
     assert here(*(a.format(texts=texts) for a in args), *out) == 2
-    said = capsys.readouterr().err
-    assert words in said
-    assert len(said.strip().splitlines()) == 1
-    assert "Traceback" not in said
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+    assert "Traceback" not in error
     if "--set" in args and "vocab_size=100" not in args:  # a configuration that cannot be is refused before any work is done
         assert not (tmp_path / "run").exists()

@@ -41,28 +41,12 @@ def against_package(threads: int, rounds: int, tokens: int) -> Iterator[Row]:
             continue
         with torch.no_grad():
             ms = interleaved({"ours": lambda m=layer: m(x), "peer": lambda m=peer: m(x)}, rounds)
-        yield Row(
-            f"layer forward, {cache}, T={tokens}: against memory-caching",
-            threads,
-            "fp32",
-            ms["ours"],
-            ms["peer"],
-            ms["peer"] / ms["ours"],
-            target=forward[0],
-            prototype=forward[1],
-        )
+        claim = f"layer forward, {cache}, T={tokens}: against memory-caching"
+        yield Row.versus(claim, threads, "fp32", (ms["ours"], ms["peer"]), *forward)
         both = {"ours": lambda m=layer: m(x)[0].sum().backward(), "peer": lambda m=peer: m(x).sum().backward()}
         ms = interleaved(both, max(2, rounds // 2))
-        yield Row(
-            f"layer forward + backward, {cache}, T={tokens}: against memory-caching",
-            threads,
-            "fp32",
-            ms["ours"],
-            ms["peer"],
-            ms["peer"] / ms["ours"],
-            target=backward[0],
-            prototype=backward[1],
-        )
+        claim = f"layer forward + backward, {cache}, T={tokens}: against memory-caching"
+        yield Row.versus(claim, threads, "fp32", (ms["ours"], ms["peer"]), *backward)
 
 
 def mixer(cache: str, dtype: torch.dtype) -> MemoryCaching:
@@ -90,16 +74,8 @@ def against_attention(threads: int, rounds: int, dtype: torch.dtype, prefill: in
         ms = interleaved(contenders, max(2, rounds // 2))
     for cache, (fp32, bf16, _) in targets.items():
         want = (bf16 if name == "bf16" else fp32) if prefill >= 32768 else (None, None)
-        yield Row(
-            f"mixer prefill at {prefill}, {cache} + window: against SDPA",
-            threads,
-            name,
-            ms[cache],
-            ms["sdpa"],
-            ms["sdpa"] / ms[cache],
-            target=want[0],
-            prototype=want[1],
-        )
+        claim = f"mixer prefill at {prefill}, {cache} + window: against SDPA"
+        yield Row.versus(claim, threads, name, (ms[cache], ms["sdpa"]), *want)
     if name == "bf16":
         return
     x = torch.randn(1, training, 8, dtype=dtype)
@@ -108,13 +84,5 @@ def against_attention(threads: int, rounds: int, dtype: torch.dtype, prefill: in
     ms = interleaved(contenders | {"sdpa": lambda: sdpa(*qkv).sum().backward()}, max(2, rounds // 2))
     for cache, (_, _, both) in targets.items():
         want = both if training >= 8192 else (None, None)
-        yield Row(
-            f"mixer forward + backward at {training}, {cache} + window: against SDPA",
-            threads,
-            name,
-            ms[cache],
-            ms["sdpa"],
-            ms["sdpa"] / ms[cache],
-            target=want[0],
-            prototype=want[1],
-        )
+        claim = f"mixer forward + backward at {training}, {cache} + window: against SDPA"
+        yield Row.versus(claim, threads, name, (ms[cache], ms["sdpa"]), *want)

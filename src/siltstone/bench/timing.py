@@ -35,6 +35,13 @@ class Row:
     note: str = ""
     more: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def versus(
+        cls, claim: str, threads: int, dtype: str, ms: tuple[float, float], target: float | None, prototype: float | None
+    ) -> Row:
+        """A row of two measured times, ours and the peer's."""
+        return cls(claim, threads, dtype, *ms, ratio=ms[1] / ms[0], target=target, prototype=prototype)
+
     @property
     def reached(self) -> bool | None:
         """Whether the target is reached; None if there is nothing to compare."""

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -54,6 +54,11 @@ def output(given: Any) -> Path:
     if unfit:
         raise typer.BadParameter(f"{given} is a device, a pipe or a socket; give the name of a file")
     return found
+
+
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder of a trained model; demo: the shipped one.", parser=path, show_default=False)
+]
 
 
 def number(given: Any) -> float:

@@ -8,28 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from siltstone.cli import arguments
-from siltstone.cli.arguments import THREADS, at_least, integer, output, path, unset
+from siltstone.cli.arguments import THREADS, RunFolder, at_least, integer, output, path, unset
 
 if TYPE_CHECKING:
     from siltstone.doctor.findings import Finding
 
 
 def doctor(
-    run: Annotated[
-        Path,
-        typer.Argument(metavar="RUN", help="Folder of a trained model; demo: the shipped one.", parser=path, show_default=False),
-    ],
+    run: RunFolder,
     text: Annotated[
         Path | None,
         unset("Text file for the examination. [default: the text of `siltstone demo`]", path, "FILE"),
     ] = None,
     tokens: Annotated[
         int | None,
-        typer.Option(
-            help="Maximum number of tokens that each check reads. [default: at least four segments]",
-            parser=at_least(16),
-            show_default=False,
-        ),
+        unset("Maximum number of tokens that each check reads. [default: at least four segments]", at_least(16), "INTEGER"),
     ] = None,
     seed: Annotated[
         int, typer.Option(help="Seed for where texts are split into calls and which tokens get gradients.", parser=arguments.seed)

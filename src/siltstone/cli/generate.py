@@ -8,14 +8,11 @@ from typing import Annotated
 
 import typer
 
-from siltstone.cli.arguments import THREADS, integer, number, output, path, unset
+from siltstone.cli.arguments import THREADS, RunFolder, integer, number, output, unset
 
 
 def generate(
-    run: Annotated[
-        Path,
-        typer.Argument(metavar="RUN", help="Folder of a trained model; demo: the shipped one.", parser=path, show_default=False),
-    ],
+    run: RunFolder,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text to continue.", show_default=False)] = "",
     session: Annotated[
         Path | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from siltstone.cli.arguments import THREADS, at_least, integer, output, path, text, unset
+from siltstone.cli.arguments import THREADS, RunFolder, at_least, integer, output, text, unset
 
 if TYPE_CHECKING:
     from siltstone.core.interrupt import Interrupts
@@ -23,10 +23,7 @@ ERRORS = (
 
 
 def stream(
-    run: Annotated[
-        Path,
-        typer.Argument(metavar="RUN", help="Folder of a trained model; demo: the shipped one.", parser=path, show_default=False),
-    ],
+    run: RunFolder,
     file: Annotated[str, typer.Argument(metavar="[FILE|-]", help="Text to read, or - for standard input.", parser=text)] = "-",
     lines: Annotated[
         bool, typer.Option("--lines", help="Print the bits per byte of each line at once: an anomaly score for logs.")
@@ -40,10 +37,10 @@ def stream(
     ] = 100_000,
     offset: Annotated[
         int | None,
-        typer.Option(
-            help="Bytes of the input to skip. [default: with --session and a file, the bytes that were read before]",
-            parser=at_least(0),
-            show_default=False,
+        unset(
+            "Bytes of the input to skip. [default: with --session and a file, the bytes read before]",
+            at_least(0),
+            "INTEGER",
         ),
     ] = None,
     report: Annotated[int, typer.Option(help="Tokens between lines of progress.", parser=at_least(1))] = 10_000,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 from . import registry
@@ -79,16 +79,13 @@ class Member:
         registry.member(self.family, value)
 
 
-@dataclass(frozen=True)
 class Options:
     """The options of the chosen member; the member's dataclass checks them (`members.parse`)."""
 
-    family: str
     type = "object"
 
-    @property
-    def values(self) -> str:
-        return f"the options of the chosen `{self.family}`"
+    def __init__(self, family: str) -> None:
+        self.values = f"the options of the chosen `{family}`"
 
     def check(self, key: str, value: Any) -> None:
         """See Kind. Does nothing: options are checked when they are parsed."""
@@ -128,8 +125,13 @@ class Key:
 
 
 def about(kind: Kind, meaning: str, default: str = "") -> dict[str, Any]:
-    """The metadata of a field: `window: int = field(default=128, metadata=about(Whole(0), "tokens seen exactly"))`."""
+    """The metadata of a field. default: the default in words."""
     return {"key": Key(kind, meaning, default)}
+
+
+def option(default: Any, kind: Kind, meaning: str, shown: str = "") -> Any:
+    """A field with a default: `window: int = option(128, Whole(0), "tokens seen exactly")`. shown: the default in words."""
+    return field(default=default, metadata=about(kind, meaning, shown))
 
 
 def keys(cls: Any) -> dict[str, Key]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import aliases, constraints, registry
 from .checks import LONGEST, SEEN, WIDEST, divisors, known, nearest, number_between, whole
-from .kinds import Choice, Custom, Flag, Member, Options, Whole, about, check_values, documented
+from .kinds import Choice, Custom, Flag, Member, Options, Whole, about, check_values, documented, option
 from .members import Members, parse
 
 __all__ = ["LONGEST", "SEEN", "WIDEST", "LayerConfig", "divisors", "nearest", "whole"]
@@ -52,126 +52,85 @@ class LayerConfig(Parsed):
     """One memory-caching layer. Window keys are ignored when window=0. `members` has the parsed options of its members."""
 
     d_model: int = field(metadata=about(Whole(1, WIDEST), "D, the width of the layer's input and output"))
-    heads: int = field(default=4, metadata=about(Whole(1, WIDEST), "H, heads of window attention and memory"))
-    head_dim: int | None = field(
-        default=None, metadata=about(Whole(1, WIDEST, True), "K, the width of a query or key", "`d_model / heads`")
+    heads: int = option(4, Whole(1, WIDEST), "H, heads of window attention and memory")
+    head_dim: int | None = option(None, Whole(1, WIDEST, True), "K, the width of a query or key", "`d_model / heads`")
+    value_dim: int | None = option(None, Whole(1, WIDEST, True), "V, the width of a value", "`head_dim`")
+    kv_heads: int | None = option(
+        None,
+        Whole(1, WIDEST, True),
+        "J, heads of keys and values in window and full attention, each shared by heads / kv_heads queries",
+        "`heads`",
     )
-    value_dim: int | None = field(default=None, metadata=about(Whole(1, WIDEST, True), "V, the width of a value", "`head_dim`"))
-    kv_heads: int | None = field(
-        default=None,
-        metadata=about(
-            Whole(1, WIDEST, True),
-            "J, heads of keys and values in window and full attention, each shared by heads / kv_heads queries",
-            "`heads`",
-        ),
+    window: int = option(128, Whole(0, SEEN), "W, tokens of exact attention, including the current one; 0: none")
+    sinks: int = option(0, Whole(0, SEEN), "first tokens of a document that always stay visible and are never written")
+    position: str = option("rope", Choice("rope", "alibi", "none"), "positions of window and full attention")
+    qk_norm: bool = option(False, Flag(), "RMSNorm on the queries and keys of window and full attention")
+    short_conv: int = option(0, SHORT, "width in tokens of a causal convolution over the layer's input; 0: none")
+    write_delay: str | int = option("window", DELAY, "`window`: a token is written when it leaves the window; 0: at once")
+    compress: str = option("identity", Member("compress"), "the compressor: how `rate` tokens become one write")
+    rate: int = option(1, Whole(1, LONGEST), "r, tokens a write")
+    compress_every: int | None = option(
+        None, Whole(1, LONGEST, True), "tokens between two updates of the memory, each of compress_every / rate writes", "`rate`"
     )
-    window: int = field(
-        default=128, metadata=about(Whole(0, SEEN), "W, tokens of exact attention, including the current one; 0: none")
+    memory: str = option("gated", Member("memory"), "the update rule")
+    cache: str = option("gated", Member("cache"), "the caching policy")
+    segment: int = option(
+        256, Whole(1, LONGEST), "C, written tokens a segment; a checkpoint is sealed at the end of each segment"
     )
-    sinks: int = field(
-        default=0, metadata=about(Whole(0, SEEN), "first tokens of a document that always stay visible and are never written")
+    segments: str = option(
+        "constant",
+        Member("segments"),
+        "`constant`: every checkpoint is kept; `logarithmic`: O(log t) checkpoints are kept; `content`: every checkpoint is "
+        "kept, and a segment ends at a cut by the caller or after C tokens",
     )
-    position: str = field(
-        default="rope", metadata=about(Choice("rope", "alibi", "none"), "positions of window and full attention")
+    start: str = option(
+        "restart",
+        Choice("restart", "carry"),
+        "`restart`: a segment begins from the initial state; `carry`: from the previous state",
     )
-    qk_norm: bool = field(default=False, metadata=about(Flag(), "RMSNorm on the queries and keys of window and full attention"))
-    short_conv: int = field(
-        default=0, metadata=about(SHORT, "width in tokens of a causal convolution over the layer's input; 0: none")
+    gate: str = option(
+        "sigmoid", Choice("softmax", "sigmoid"), "weights over checkpoints; with `sigmoid` the online memory always has weight 1"
     )
-    write_delay: str | int = field(
-        default="window", metadata=about(DELAY, "`window`: a token is written when it leaves the window; 0: at once")
+    top_k: int = option(
+        4,
+        Whole(1, LONGEST),
+        "checkpoints that a token reads with `cache=sparse`; `top_k` of `generate` is a different "
+        "option: the number of most probable tokens to sample from",
     )
-    compress: str = field(
-        default="identity", metadata=about(Member("compress"), "the compressor: how `rate` tokens become one write")
+    temperature: float = option(
+        0.125, TEMPERATURE, "initial divisor of a gate's logit (learned, one a head); not the sampling temperature"
     )
-    rate: int = field(default=1, metadata=about(Whole(1, LONGEST), "r, tokens a write"))
-    compress_every: int | None = field(
-        default=None,
-        metadata=about(
-            Whole(1, LONGEST, True), "tokens between two updates of the memory, each of compress_every / rate writes", "`rate`"
-        ),
+    gate_distance: str = option(
+        "none", Choice("none", "alibi"), "`alibi`: a gate's logit falls linearly with the distance in segments"
     )
-    memory: str = field(default="gated", metadata=about(Member("memory"), "the update rule"))
-    cache: str = field(default="gated", metadata=about(Member("cache"), "the caching policy"))
-    segment: int = field(
-        default=256,
-        metadata=about(Whole(1, LONGEST), "C, written tokens a segment; a checkpoint is sealed at the end of each segment"),
+    router: str = option(
+        "mean",
+        ROUTER,
+        "`mean`: a segment's score is that of the mean of its routing keys; `subblock:m`: that of its best block of m tokens",
     )
-    segments: str = field(
-        default="constant",
-        metadata=about(
-            Member("segments"),
-            "`constant`: every checkpoint is kept; `logarithmic`: O(log t) checkpoints are kept; `content`: every checkpoint is "
-            "kept, and a segment ends at a cut by the caller or after C tokens",
-        ),
+    router_dim: int = option(64, Whole(1, WIDEST), "U, the width of a routing key")
+    routing: str = option(
+        "own", Choice("own", "shared"), "`shared`: scores come from the nearest earlier memory layer with its own routing keys"
     )
-    start: str = field(
-        default="restart",
-        metadata=about(
-            Choice("restart", "carry"), "`restart`: a segment begins from the initial state; `carry`: from the previous state"
-        ),
+    max_checkpoints: int | None = option(
+        None, Whole(1, LONGEST, True), "maximum number of checkpoints of a row in a layer", "no budget"
     )
-    gate: str = field(
-        default="sigmoid",
-        metadata=about(
-            Choice("softmax", "sigmoid"), "weights over checkpoints; with `sigmoid` the online memory always has weight 1"
-        ),
+    max_bytes: int | None = option(
+        None,
+        Whole(1, LONGEST, True),
+        "maximum number of bytes of a row's checkpoints in a layer, all their tensors included (in float64 up to twice as "
+        "many; each cut takes 8 bytes more)",
+        "no budget",
     )
-    top_k: int = field(
-        default=4,
-        metadata=about(
-            Whole(1, LONGEST),
-            "checkpoints that a token reads with `cache=sparse`; `top_k` of `generate` is a different "
-            "option: the number of most probable tokens to sample from",
-        ),
+    evict: str = option(
+        "age",
+        Choice("age", "use", "merge"),
+        "over budget, the oldest checkpoint (`age`) or the least read one (`use`) is dropped, or two are merged (`merge`)",
     )
-    temperature: float = field(
-        default=0.125,
-        metadata=about(TEMPERATURE, "initial divisor of a gate's logit (learned, one a head); not the sampling temperature"),
-    )
-    gate_distance: str = field(
-        default="none",
-        metadata=about(Choice("none", "alibi"), "`alibi`: a gate's logit falls linearly with the distance in segments"),
-    )
-    router: str = field(
-        default="mean",
-        metadata=about(
-            ROUTER,
-            "`mean`: a segment's score is that of the mean of its routing keys; `subblock:m`: that of its best block of m tokens",
-        ),
-    )
-    router_dim: int = field(default=64, metadata=about(Whole(1, WIDEST), "U, the width of a routing key"))
-    routing: str = field(
-        default="own",
-        metadata=about(
-            Choice("own", "shared"), "`shared`: scores come from the nearest earlier memory layer with its own routing keys"
-        ),
-    )
-    max_checkpoints: int | None = field(
-        default=None, metadata=about(Whole(1, LONGEST, True), "maximum number of checkpoints of a row in a layer", "no budget")
-    )
-    max_bytes: int | None = field(
-        default=None,
-        metadata=about(
-            Whole(1, LONGEST, True),
-            "maximum number of bytes of a row's checkpoints in a layer, all their tensors included (in float64 up to twice as "
-            "many; each cut takes 8 bytes more)",
-            "no budget",
-        ),
-    )
-    evict: str = field(
-        default="age",
-        metadata=about(
-            Choice("age", "use", "merge"),
-            "over budget, the oldest checkpoint (`age`) or the least read one (`use`) is dropped, or two are merged (`merge`)",
-        ),
-    )
-    checkpoint_dtype: str = field(
-        default="float32",
-        metadata=about(
-            Choice("float32", "bfloat16", "int8"),
-            "how checkpoints are stored: in the state's dtype, rounded to bfloat16, or as int8 codes with a scale a row",
-        ),
+    checkpoint_dtype: str = option(
+        "float32",
+        Choice("float32", "bfloat16", "int8"),
+        "how checkpoints are stored: in the state's dtype, rounded to bfloat16, or as int8 codes with a scale a row",
     )
     memory_options: dict[str, Any] = field(
         default_factory=dict, hash=False, metadata=about(Options("memory"), "options of the update rule")

@@ -19,7 +19,7 @@ from . import aliases, constraints, idle_keys, kinds
 from .checks import SEEN, known, number_between, require
 from .constraints import Constraint
 from .keys import overrides
-from .kinds import Choice, Custom, Flag, Whole, about, check_values, documented
+from .kinds import Choice, Custom, Flag, Whole, about, check_values, documented, option
 from .layer import LayerConfig
 from .registry import FAMILIES
 
@@ -83,24 +83,19 @@ class LMConfig:
 
     vocab_size: int = field(metadata=about(Whole(1, SEEN), "number of token ids"))
     layer: LayerConfig
-    depth: int = field(default=4, metadata=about(Whole(1), "number of blocks"))
-    pattern: str = field(
-        default="m",
-        metadata=about(
-            PATTERN, "one letter a block, repeated to the depth: m = window + memory, w = window only, a = full attention"
-        ),
+    depth: int = option(4, Whole(1), "number of blocks")
+    pattern: str = option(
+        "m", PATTERN, "one letter a block, repeated to the depth: m = window + memory, w = window only, a = full attention"
     )
-    mlp: str = field(default="swiglu", metadata=about(Choice("swiglu", "gelu"), "activation of the MLP"))
-    mlp_dim: int | None = field(
-        default=None,
-        metadata=about(
-            Whole(1, SEEN, True),
-            "hidden width of the MLP",
-            "`8/3 d_model` for `swiglu`, `4 d_model` for `gelu`, rounded up to a multiple of 16",
-        ),
+    mlp: str = option("swiglu", Choice("swiglu", "gelu"), "activation of the MLP")
+    mlp_dim: int | None = option(
+        None,
+        Whole(1, SEEN, True),
+        "hidden width of the MLP",
+        "`8/3 d_model` for `swiglu`, `4 d_model` for `gelu`, rounded up to a multiple of 16",
     )
-    tie: bool = field(default=True, metadata=about(Flag(), "the output layer shares the embedding's weights"))
-    norm_eps: float = field(default=1e-6, metadata=about(EPSILON, "epsilon of RMSNorm"))
+    tie: bool = option(True, Flag(), "the output layer shares the embedding's weights")
+    norm_eps: float = option(1e-6, EPSILON, "epsilon of RMSNorm")
     layers: dict[str, dict[str, Any]] = field(
         default_factory=dict,
         hash=False,
@@ -110,9 +105,8 @@ class LMConfig:
             "or `cache` has the default options of that member",
         ),
     )
-    cut_at: str | None = field(
-        default="\n",
-        metadata=about(CUT_AT, "with `segments=content`: sessions and training cut at tokens that contain this text; null: none"),
+    cut_at: str | None = option(
+        "\n", CUT_AT, "with `segments=content`: sessions and training cut at tokens that contain this text; null: none"
     )
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ from torch import Tensor
 from ..errors import InputError, SessionCorrupt, SessionFileError, SessionVersion, SiltstoneError
 from ..io import Stamp, write_sealed
 from ..io.parse import parse_object
-from ..io.regular import given_path, is_folder, reason
+from ..io.regular import errors_of, given_path, is_folder
 from ..io.tensor_file import TensorFile, open_tensors
 
 VERSION = 1
@@ -109,14 +109,11 @@ def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
     if is_folder(path):
         where = _folder(Path(path))
         raise SessionFileError(f"session file {path} cannot be read: it is {where}; give a file that {WRITERS} write")
-    try:
+    with errors_of(
+        lambda why: SessionFileError(f"session file {_cut(path)} cannot be read: {why}; check the path"),
+        lambda why: SessionCorrupt(f"{_cut(path)} {why}; session files are what {WRITERS} write"),
+    ):
         yield
-    except SiltstoneError:
-        raise
-    except OSError as error:
-        raise SessionFileError(f"session file {_cut(path)} cannot be read: {reason(error)}; check the path") from None
-    except ValueError as error:
-        raise SessionCorrupt(f"{_cut(path)} {error}; session files are what {WRITERS} write") from None
 
 
 def _cut(path: str | os.PathLike[str]) -> str:

@@ -6,11 +6,11 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import InputError
+from ..errors import InputError, SiltstoneError
 
 _KINDS = (
     (stat.S_ISDIR, errno.EISDIR, "it is a folder"),
@@ -70,3 +70,16 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
 def reason(error: Exception) -> str:
     """The reason why a file could not be read or used, in a few words."""
     return getattr(error, "strerror", None) or str(error)
+
+
+@contextlib.contextmanager
+def errors_of(unreadable: Callable[[str], SiltstoneError], damaged: Callable[[str], SiltstoneError]) -> Iterator[None]:
+    """Turns an OSError of reading a file into `unreadable(reason)`, a ValueError into `damaged(words)`."""
+    try:
+        yield
+    except SiltstoneError:
+        raise
+    except OSError as error:
+        raise unreadable(reason(error)) from error
+    except ValueError as error:
+        raise damaged(str(error)) from error

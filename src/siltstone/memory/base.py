@@ -24,6 +24,19 @@ Inputs = dict[str, Tensor]
 MOST = 4096  # upper limit of: writes of an inner batch, slots, expansion (hidden units / K)
 
 
+def spans(heads: int, each: int = 1) -> Tensor:
+    """Initial logits of forget gates, `each` for every head: memory spans from about twenty to a few hundred writes."""
+    return torch.linspace(3.0, 6.0, heads).repeat_interleave(each)
+
+
+def biased(width: int, bias: Tensor) -> nn.Linear:
+    """A linear layer from `width` numbers with initial biases."""
+    layer = nn.Linear(width, len(bias))
+    with torch.no_grad():
+        layer.bias.copy_(bias)
+    return layer
+
+
 class ScanOutput:
     """A memory during a call: readable after every write, and its states at the ends of the segment chunks.
 

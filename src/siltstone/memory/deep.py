@@ -35,7 +35,8 @@ from ..ops import deep, mlp
 from ..ops.norm import l2
 from ..ops.upcast import upcast
 from ..state.tree import State
-from .base import MOST, Inputs, Memory, ScanOutput, logits
+from .base import MOST, Inputs, ScanOutput, logits
+from .inner_batch import InnerBatchMemory
 
 
 @dataclass(frozen=True)
@@ -63,19 +64,16 @@ class DeepState(State):
     base_out: Tensor
 
 
-class Deep(Memory):
+class Deep(InnerBatchMemory):
     """W <- W - eta grad_W L(W_base)."""
 
     name: ClassVar[str] = "deep"
     Options = DeepOptions
-    factors_count: ClassVar[int] = 2
-    read_is_linear = False
 
     def __init__(self, cfg: LayerConfig, options: DeepOptions):
         super().__init__(cfg, options)
-        self.batch, self.eta = options.inner_batch, options.inner_lr
+        self.eta = options.inner_lr
         heads, key, hidden = self.heads, self.key_dim, self.key_dim * options.expansion
-        self.query = nn.Linear(cfg.d_model, heads * key, bias=False)
         self.write = nn.Linear(cfg.d_model, 2 * heads * key, bias=False)
         self.gates = nn.Linear(cfg.d_model, heads)
         self.w_in = nn.Parameter(torch.randn(heads, key, hidden) / math.sqrt(key))
@@ -98,19 +96,10 @@ class Deep(Memory):
             if not number and (key, value) != ("limit", None):
                 raise ConfigError(f"memory_options {key}={value!r} must be a finite number above 0, for example {default}")
 
-    @classmethod
-    def align(cls, options: DeepOptions) -> int:
-        """Batches are counted from the cut."""
-        return options.inner_batch
-
     def init(self, batch: int) -> DeepState:
         """The learned initial weights."""
         both = upcast(self.w_in), upcast(self.w_out)
         return DeepState(*(w.repeat(batch, 1, 1, 1) for w in both + both))
-
-    def queries(self, x: Tensor) -> Tensor:
-        """q = l2(c W_q)."""
-        return l2(self.query(x).unflatten(-1, (self.heads, self.key_dim)))
 
     def key_and_value(self, c: Tensor) -> Inputs:
         """key = l2(c W_k), value = c W_v, each [R, M, H, K]."""
@@ -120,10 +109,6 @@ class Deep(Memory):
     def inputs(self, c: Tensor) -> Inputs:
         """key, value [R, M, H, K], eta [R, M, H]."""
         return self.key_and_value(c) | {"eta": self.eta * logits(self.gates, c).sigmoid()}
-
-    def predicted(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """See Memory.predicted."""
-        return inputs["key"], inputs["value"]
 
     def read_factors(self, state: State) -> tuple[Tensor, ...]:
         """W_in and W_out."""

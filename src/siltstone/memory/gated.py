@@ -27,7 +27,7 @@ from ..errors import ConfigError
 from ..ops import gated
 from ..ops.gated import CHANNELS
 from ..state.tree import State
-from .base import Inputs, ScanOutput, logits
+from .base import Inputs, ScanOutput, biased, logits, spans
 from .matrix import MatrixMemory, MatrixState
 
 
@@ -38,11 +38,8 @@ class GatedMatrixMemory(MatrixMemory):
 
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)
-        self.gates = nn.Linear(cfg.d_model, (1 + self.decays) * self.heads)
-        with torch.no_grad():
-            self.gates.bias.zero_()
-            if self.decays:
-                self.gates.bias[: self.heads] = torch.linspace(3.0, 6.0, self.heads)
+        first = [spans(self.heads)] if self.decays else []
+        self.gates = biased(cfg.d_model, torch.cat([*first, torch.zeros(self.heads)]))
 
     def inputs(self, c: Tensor) -> Inputs:
         """key [R, M, H, K], value [R, M, H, V], decay [R, M, H] in log space, beta [R, M, H]."""
@@ -78,10 +75,7 @@ class Gated(GatedMatrixMemory):
         self.merges = (self.heads,) if self.decays else (self.heads, self.key_dim)
         if options.decay == "channel":
             self.chunk = CHANNELS
-            self.fade = nn.Linear(cfg.d_model, self.heads * self.key_dim)
-            with torch.no_grad():
-                assert self.fade.bias is not None
-                self.fade.bias.copy_(torch.linspace(3.0, 6.0, self.key_dim).repeat(self.heads))
+            self.fade = biased(cfg.d_model, spans(self.key_dim).repeat(self.heads))
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: GatedOptions) -> None:

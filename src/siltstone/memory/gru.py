@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..config.layer import LayerConfig
 from ..ops import gru
 from ..state.tree import State
-from .base import Inputs, ScanOutput
+from .base import Inputs, ScanOutput, spans
 from .vector import FusedMemory, VectorState, whole
 
 
@@ -33,8 +33,8 @@ class GRU(FusedMemory):
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)
         self.gru = nn.GRU(cfg.d_model, self.heads * self.val_dim, batch_first=True)
-        keep = torch.linspace(3.0, 6.0, self.heads).repeat_interleave(self.val_dim)
-        with torch.no_grad():  # initial memory spans: about twenty to a few hundred writes; gradients reach as far
+        keep = spans(self.heads, self.val_dim)
+        with torch.no_grad():
             self.gru.get_parameter("bias_ih_l0")[len(keep) : 2 * len(keep)] = keep
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..config.layer import LayerConfig
 from ..ops import lstm
 from ..state.tree import State
-from .base import Inputs, ScanOutput
+from .base import Inputs, ScanOutput, spans
 from .vector import FusedMemory, VectorState, whole
 
 
@@ -44,7 +44,7 @@ class LSTM(FusedMemory):
         width = self.heads * self.val_dim
         self.lstm = nn.LSTM(cfg.d_model, width, batch_first=True)
         with torch.no_grad():
-            keep = torch.linspace(3.0, 6.0, self.heads).repeat_interleave(self.val_dim)
+            keep = spans(self.heads, self.val_dim)
             self.lstm.get_parameter("bias_ih_l0")[: 2 * width] = torch.cat([-keep, keep])
 
     def init(self, batch: int) -> CellState:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..config.layer import LayerConfig
 from ..ops import min_gru
-from .base import Inputs
+from .base import Inputs, spans
 from .vector import DiagonalMemory
 
 
@@ -29,7 +29,7 @@ class MinGRU(DiagonalMemory):
 
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options, 2)
-        self.start_with(torch.linspace(-3.0, -6.0, self.heads), torch.zeros(self.heads))
+        self.start_with(-spans(self.heads), torch.zeros(self.heads))
 
     def inputs(self, c: Tensor) -> Inputs:
         """keep, new [R, M, H, V]."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..config.layer import LayerConfig
 from ..ops import min_lstm
-from .base import Inputs
+from .base import Inputs, spans
 from .vector import DiagonalMemory
 
 
@@ -29,8 +29,8 @@ class MinLSTM(DiagonalMemory):
 
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options, 3)
-        spans = torch.linspace(3.0, 6.0, self.heads)  # f + i = 1 initially, so that keep = f
-        self.start_with(spans, -spans, torch.zeros(self.heads))
+        keep = spans(self.heads)  # f + i = 1 initially, so that keep = f
+        self.start_with(keep, -keep, torch.zeros(self.heads))
 
     def inputs(self, c: Tensor) -> Inputs:
         """keep, new [R, M, H, V]."""

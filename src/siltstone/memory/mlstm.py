@@ -21,7 +21,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import registry
 from ..config.layer import LayerConfig
@@ -29,7 +29,7 @@ from ..errors import ConfigError
 from ..ops import mlstm
 from ..ops.upcast import upcast
 from ..state.tree import State
-from .base import Inputs, ScanOutput, logits
+from .base import Inputs, ScanOutput, biased, logits, spans
 from .matrix import MatrixMemory
 
 
@@ -51,10 +51,7 @@ class Mlstm(MatrixMemory):
 
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)
-        self.gates = nn.Linear(cfg.d_model, 2 * self.heads)
-        with torch.no_grad():  # initial memory spans: about twenty to a few hundred writes, whose i add up to about 1
-            spans = torch.linspace(3.0, 6.0, self.heads)
-            self.gates.bias.copy_(torch.cat([spans, -spans]))
+        self.gates = biased(cfg.d_model, torch.cat([spans(self.heads), -spans(self.heads)]))  # the i of a span add up to about 1
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: Any) -> None:

@@ -37,7 +37,8 @@ from ..ops import slots
 from ..ops.norm import l2
 from ..ops.upcast import upcast
 from ..state.tree import State
-from .base import MOST, Inputs, Memory, ScanOutput
+from .base import MOST, Inputs, ScanOutput
+from .inner_batch import InnerBatchMemory
 
 GATES = {"lstm": 3, "gru": 2}
 
@@ -62,20 +63,17 @@ class SlotState(State):
     level: Tensor
 
 
-class Slots(Memory):
+class Slots(InnerBatchMemory):
     """slot <- gate(base, attention of base over the batch's writes so far)."""
 
     name: ClassVar[str] = "slots"
     Options = SlotOptions
-    factors_count: ClassVar[int] = 2
-    read_is_linear = False
     adds_up = False
 
     def __init__(self, cfg: LayerConfig, options: SlotOptions):
         super().__init__(cfg, options)
-        self.batch, number, parts = options.inner_batch, options.number, GATES[options.gate]
+        number, parts = options.number, GATES[options.gate]
         heads, key, val = self.heads, self.key_dim, self.val_dim
-        self.query = nn.Linear(cfg.d_model, heads * key, bias=False)
         self.write = nn.Linear(cfg.d_model, heads * (key + val), bias=False)
         self.first = nn.Parameter(torch.randn(heads, number, val))
         self.seek, self.key = (nn.Parameter(torch.randn(heads, val, key) / math.sqrt(val)) for _ in range(2))
@@ -94,19 +92,10 @@ class Slots(Memory):
         if options.gate not in [*GATES]:
             raise ConfigError(f"memory_options gate={options.gate!r} is not known; choose 'lstm' or 'gru'")
 
-    @classmethod
-    def align(cls, options: SlotOptions) -> int:
-        """Batches are counted from the cut."""
-        return options.inner_batch
-
     def init(self, batch: int) -> SlotState:
         """The learned slots."""
         now, base = (upcast(self.first).repeat(batch, 1, 1, 1) for _ in range(2))
         return SlotState(now, base, torch.zeros_like(now), torch.zeros_like(now[..., 0]))
-
-    def queries(self, x: Tensor) -> Tensor:
-        """q = l2(x W_q)."""
-        return l2(self.query(x).unflatten(-1, (self.heads, self.key_dim)))
 
     def inputs(self, c: Tensor) -> Inputs:
         """key = l2(c W_k) [R, M, H, K], value = c W_v [R, M, H, V]."""
@@ -117,10 +106,6 @@ class Slots(Memory):
         """The learned weights of the equations."""
         seek, key = (self.seek, self.seek_id, self.seek_scale), (self.key, self.key_id, self.key_scale)
         return slots.Weights(*seek, *key, self.gate, self.bias)
-
-    def predicted(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """See Memory.predicted."""
-        return inputs["key"], inputs["value"]
 
     def read_factors(self, state: State) -> tuple[Tensor, ...]:
         """The addresses A^T, [K, m], and the slots, [m, V]."""

@@ -25,7 +25,7 @@ from ..config.layer import LayerConfig
 from ..ops import slstm
 from ..ops.slstm import NOTHING
 from ..state.tree import State
-from .base import Inputs, ScanOutput, logits
+from .base import Inputs, ScanOutput, biased, logits, spans
 from .vector import FusedMemory, VectorState
 
 
@@ -46,12 +46,12 @@ class SLSTM(FusedMemory):
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)
         width = self.heads * self.val_dim
-        self.write = nn.Linear(cfg.d_model, 4 * width)
+        bias = torch.zeros(4, width)
+        bias[2] = spans(self.heads, self.val_dim)
+        self.write = biased(cfg.d_model, bias.flatten())
         self.recurrent = nn.Parameter(torch.empty(self.heads, self.val_dim, 4 * self.val_dim))
-        with torch.no_grad():  # initial memory spans: about twenty to a few hundred writes
+        with torch.no_grad():
             self.recurrent.uniform_(-1, 1).mul_(self.val_dim**-0.5)
-            self.write.bias.zero_()
-            self.write.bias[2 * width : 3 * width] = torch.linspace(3.0, 6.0, self.heads).repeat_interleave(self.val_dim)
 
     def init(self, batch: int) -> ScalarState:
         """Zeros; `level` is that of an empty state."""

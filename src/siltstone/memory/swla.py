@@ -19,13 +19,15 @@ from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config.layer import LayerConfig
 from ..ops import swla
 from ..state.tree import State
-from .base import Inputs, ScanOutput, logits
+from .base import Inputs, ScanOutput, biased, logits, spans
 from .matrix import MatrixMemory
+
+GIVEN = ("key", "value", "decay", "again", "beta")  # k, v, log a, b and l
 
 
 @dataclass
@@ -47,10 +49,7 @@ class Swla(MatrixMemory):
 
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__(cfg, options)
-        self.gates = nn.Linear(cfg.d_model, 3 * self.heads)
-        with torch.no_grad():  # initial memory spans: about twenty to a few hundred writes
-            self.gates.bias.zero_()
-            self.gates.bias[: self.heads] = torch.linspace(3.0, 6.0, self.heads)
+        self.gates = biased(cfg.d_model, torch.cat([spans(self.heads), torch.zeros(2 * self.heads)]))
 
     def init(self, batch: int) -> SwlaState:
         """Zeros."""
@@ -64,19 +63,11 @@ class Swla(MatrixMemory):
 
     def scan(self, inputs: Inputs, valid: Tensor | None, skip: Tensor, state: State) -> ScanOutput:
         """See Memory.scan."""
-        reader, ends = swla.chunk(_leaves(state), *_given(inputs), valid=valid, size=self.chunk)
+        now, given = cast(SwlaState, state), (inputs[name] for name in GIVEN)
+        reader, ends = swla.chunk((now.matrix, now.key, now.value), *given, valid=valid, size=self.chunk)
         return ScanOutput(SwlaState(*ends), reader)
 
     def step(self, inputs: Inputs, begins: Tensor | None, state: State) -> SwlaState:
         """See Memory.step."""
-        return SwlaState(*swla.step(_leaves(state), *_given(inputs)))
-
-
-def _leaves(state: State) -> swla.Leaves:
-    now = cast(SwlaState, state)
-    return now.matrix, now.key, now.value
-
-
-def _given(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """k, v, log a, b and l."""
-    return inputs["key"], inputs["value"], inputs["decay"], inputs["again"], inputs["beta"]
+        now = cast(SwlaState, state)
+        return SwlaState(*swla.step((now.matrix, now.key, now.value), *(inputs[name] for name in GIVEN)))

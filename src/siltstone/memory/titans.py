@@ -26,13 +26,13 @@ from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config.layer import LayerConfig
 from ..ops import titans
 from ..ops.upcast import upcast
 from ..state.tree import State
-from .base import Inputs, ScanOutput, logits
+from .base import Inputs, ScanOutput, biased, logits
 from .deep import Deep, DeepOptions, DeepState
 
 
@@ -59,9 +59,8 @@ class Titans(Deep):
 
     def __init__(self, cfg: LayerConfig, options: DeepOptions):
         super().__init__(cfg, options)
-        self.gates = nn.Linear(cfg.d_model, 3 * self.heads)
-        with torch.no_grad():  # initially: weights decay over a few hundred writes, momentum lasts a few writes
-            self.gates.bias.copy_(torch.tensor([-6.0, 0.0, -2.0]).repeat_interleave(self.heads))
+        first = torch.tensor([-6.0, 0.0, -2.0])  # weights decay over a few hundred writes, momentum lasts a few writes
+        self.gates = biased(cfg.d_model, first.repeat_interleave(self.heads))
 
     def init(self, batch: int) -> TitansState:
         """The learned initial weights; momenta 0."""

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ..config.model import LMConfig
-from ..errors import CheckpointError, ConfigError, FormatWarning, InputError, SiltstoneError, TokenizerError
+from ..errors import CheckpointError, ConfigError, FormatWarning, InputError, TokenizerError
 from ..io import SEAL, write_sealed
 from ..io.folder import make_folder
 from ..io.parse import parse_object
-from ..io.regular import given_path, is_folder, reason
+from ..io.regular import errors_of, given_path, is_folder, reason
 from ..io.sets import read_member, write_set
 from ..io.tensor_file import DTYPES, TensorFile, open_tensors
 from ..text import Tokenizer, tokenizer_from_json
@@ -100,15 +100,10 @@ def load(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dt
             f"{folder} lacks {' and '.join(missing)}: it is not (yet) the folder of a trained model; "
             "give the folder that `siltstone train --out` wrote, or demo"
         )
-    try:
+    unread = f"the weights cannot be read: {folder / WEIGHTS}"
+    with errors_of(lambda why: CheckpointError(f"{unread}: {why}"), lambda why: CheckpointError(f"{unread} {why}")):
         with open_tensors(folder / WEIGHTS, SEAL) as file:
             cfg, tokenizer, weights = _read(folder, file)
-    except SiltstoneError:
-        raise
-    except OSError as error:
-        raise CheckpointError(f"the weights cannot be read: {folder / WEIGHTS}: {reason(error)}") from error
-    except ValueError as error:
-        raise CheckpointError(f"the weights cannot be read: {folder / WEIGHTS} {error}") from error
     model = build(cfg)
     model.load_state_dict(weights)
     return model.to(device=device, dtype=dtype).eval(), tokenizer

@@ -14,10 +14,13 @@ from ..config.keys import defaults, flat
 from ..config.layer import LayerConfig
 from ..core.given import numbers, whole
 from ..errors import InputError
+from ..ops.chunked import Opt as Opt
 from ..ops.upcast import autocast_on
 from ..schedule.packed import PackedBatch, RowPositions, host_flags, pack_batch
 from ..state.tree import State, Store
 from .stream_state import LMState, check_keys, check_same, restore
+
+Before = LMState | None  # the state that an earlier call returned; None: no earlier token
 
 
 def start_clock(batch: int, phase: Any, limit: int, content: bool) -> RowPositions:

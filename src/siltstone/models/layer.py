@@ -16,6 +16,7 @@ from ..ops.eager import eagerly
 from ..ops.taking_part import taking_part
 from ..schedule.context import Context
 from . import entry
+from .entry import Before, Opt
 from .step import prepare
 from .stream_state import LMState
 
@@ -42,13 +43,7 @@ class MemoryCaching(nn.Module):
         return entry.load_state(self.cfg, [self.mix], tensors, meta)
 
     def step(
-        self,
-        x: Tensor,
-        state: LMState | None = None,
-        active: Tensor | None = None,
-        cut: Tensor | None = None,
-        reset: Tensor | None = None,
-        inplace: bool = False,
+        self, x: Tensor, state: Before = None, active: Opt = None, cut: Opt = None, reset: Opt = None, inplace: bool = False
     ) -> tuple[Tensor, LMState]:
         """One token of each row, x [B, D] -> y [B, D] and the state after; see `LM.step`."""
         if not isinstance(x, Tensor) or x.dim() != 2 or x.shape[-1] != self.cfg.d_model or not torch.is_floating_point(x):
@@ -62,13 +57,7 @@ class MemoryCaching(nn.Module):
 
     @eagerly
     def forward(
-        self,
-        x: Tensor,
-        state: LMState | None = None,
-        mask: Tensor | None = None,
-        reset: Tensor | None = None,
-        inplace: bool = False,
-        cut: Tensor | None = None,
+        self, x: Tensor, state: Before = None, mask: Opt = None, reset: Opt = None, inplace: bool = False, cut: Opt = None
     ) -> tuple[Tensor, LMState]:
         """x [B, T, D] -> y [B, T, D] and the state after.
 

@@ -18,6 +18,7 @@ from ..ops.transforms import batched
 from ..ops.upcast import Placed
 from ..schedule.context import Context
 from . import entry
+from .entry import Before, Opt
 from .step import prepare
 from .stream_state import LMState
 
@@ -97,13 +98,7 @@ class LM(Placed):
 
     @eagerly
     def features(
-        self,
-        ids: Tensor,
-        state: LMState | None = None,
-        mask: Tensor | None = None,
-        reset: Tensor | None = None,
-        inplace: bool = False,
-        cut: Tensor | None = None,
+        self, ids: Tensor, state: Before = None, mask: Opt = None, reset: Opt = None, inplace: bool = False, cut: Opt = None
     ) -> tuple[Tensor, LMState]:
         """ids [B, T] -> normalised hidden states [B, T, D] and the state after; see `forward`."""
         self.check_ids(ids)
@@ -121,13 +116,7 @@ class LM(Placed):
         return packed.scatter(self.norm(x)), LMState(packed.positions_after(state.positions), tuple(layers), self.cfg)
 
     def step(
-        self,
-        ids: Tensor,
-        state: LMState | None = None,
-        active: Tensor | None = None,
-        cut: Tensor | None = None,
-        reset: Tensor | None = None,
-        inplace: bool = False,
+        self, ids: Tensor, state: Before = None, active: Opt = None, cut: Opt = None, reset: Opt = None, inplace: bool = False
     ) -> tuple[Tensor, LMState]:
         """One token of each row, at positions of their own: the logits and the state that `forward` gives.
 
@@ -158,13 +147,7 @@ class LM(Placed):
 
     @eagerly
     def forward(
-        self,
-        ids: Tensor,
-        state: LMState | None = None,
-        mask: Tensor | None = None,
-        reset: Tensor | None = None,
-        inplace: bool = False,
-        cut: Tensor | None = None,
+        self, ids: Tensor, state: Before = None, mask: Opt = None, reset: Opt = None, inplace: bool = False, cut: Opt = None
     ) -> tuple[Tensor, LMState]:
         """One call.
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from .transforms import at_work
 from .upcast import autocast_on, upcast
 
+Opt = Tensor | None  # an optional tensor
+
 
 class Reader:
     """Reads one read factor during a call, with its matrix as it is after each write."""
@@ -46,7 +48,7 @@ def length(slots: int, most: int) -> int:
     return slots // -(-slots // most)
 
 
-def masked(x: Tensor, valid: Tensor | None) -> Tensor:
+def masked(x: Tensor, valid: Opt) -> Tensor:
     """x [G, S, L, H, ...] with zeros at invalid slots, valid bool [G, S, L]; None: all are valid."""
     return x if valid is None else x * valid.view(*valid.shape, *(1,) * (x.dim() - valid.dim()))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .chunked import ChunkRead, chunks, masked
+from .chunked import ChunkRead, Opt, chunks, masked
 from .mlp import based, batches, begun, gathered, hidden_units, leaves, pair, pushed, restarted, unpair
 from .upcast import upcast
 
@@ -33,15 +33,7 @@ def step(state: Leaves, key: Tensor, value: Tensor, eta: Tensor, *, most: Tensor
 
 
 def chunk(
-    state: Leaves,
-    key: Tensor,
-    value: Tensor,
-    eta: Tensor,
-    *,
-    most: Tensor | None,
-    valid: Tensor | None = None,
-    skip: Tensor | None = None,
-    size: int = 16,
+    state: Leaves, key: Tensor, value: Tensor, eta: Tensor, *, most: Opt, valid: Opt = None, skip: Opt = None, size: int = 16
 ) -> tuple[tuple[ChunkRead, ChunkRead], Leaves]:
     """`step` for [G, S, L, H, ...] each -> readers of W_in and W_out, and the state after each segment chunk; a chunk is a batch.
 

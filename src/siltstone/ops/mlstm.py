@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .chunked import Reader, chunks, decays, last_seen, length, masked, outer
+from .chunked import Opt, Reader, chunks, decays, last_seen, length, masked, outer
 from .upcast import upcast
 from .weighted import WeightedRead, weighted
 
@@ -27,14 +27,7 @@ def step(state: Leaves, key: Tensor, value: Tensor, log_forget: Tensor, log_inpu
 
 
 def chunk(
-    state: Leaves,
-    key: Tensor,
-    value: Tensor,
-    log_forget: Tensor,
-    log_input: Tensor,
-    *,
-    valid: Tensor | None = None,
-    size: int = 64,
+    state: Leaves, key: Tensor, value: Tensor, log_forget: Tensor, log_input: Tensor, *, valid: Opt = None, size: int = 64
 ) -> tuple[MlstmRead, Leaves]:
     """`step` for [G, S, L, H, ...] each -> a reader of the matrix, and the state after each segment chunk [G, S, H, ...]."""
     c = length(log_forget.shape[2], size)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .chunked import Reader, chunks, decays, last_seen
+from .chunked import Opt, Reader, chunks, decays, last_seen
 from .mlp import based, batches, begun, gathered, hidden_units, leaves, pair, pushed, restarted, unpair
 from .upcast import upcast
 
@@ -18,15 +18,7 @@ Leaves = tuple[Tensor, ...]
 
 
 def step(
-    state: Leaves,
-    key: Tensor,
-    value: Tensor,
-    log_keep: Tensor,
-    log_momentum: Tensor,
-    theta: Tensor,
-    *,
-    most: Tensor | None,
-    begins: Tensor | None,
+    state: Leaves, key: Tensor, value: Tensor, log_keep: Tensor, log_momentum: Tensor, theta: Tensor, *, most: Opt, begins: Opt
 ) -> Leaves:
     """One write: leaves [G, H, ...], key, value [G, H, K], log (1 - alpha), log eta and theta [G, H].
 
