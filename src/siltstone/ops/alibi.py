@@ -6,8 +6,6 @@ Biases depend only on differences of positions, computed in integers, so they ar
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,11 +32,15 @@ def backwards(last: np.ndarray, queries: int, keys: int, heads: int, dtype: torc
     return bias(distance, heads, dtype, device).squeeze(2).unfold(-1, keys, 1)
 
 
-@lru_cache(maxsize=64)
+_known: dict[tuple[int, torch.device], Tensor] = {}
+
+
 def whole(heads: int, device: torch.device) -> Tensor:
-    """`slopes` as a tensor."""
-    with torch.inference_mode(False):
-        return torch.from_numpy(slopes(heads)).to(device)
+    """`slopes` as a tensor, made once: a compiler then finds it among the globals."""
+    if (heads, device) not in _known:
+        with torch.inference_mode(False):
+            _known[heads, device] = torch.from_numpy(slopes(heads)).to(device)
+    return _known[heads, device]
 
 
 def biases(distance: Tensor, heads: int, dtype: torch.dtype) -> Tensor:

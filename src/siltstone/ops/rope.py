@@ -41,11 +41,15 @@ def rotate(x: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
     return torch.addcmul(x * cos, torch.cat([b, a], -1), sin)
 
 
-@lru_cache(maxsize=64)
+_known: dict[tuple[int, torch.device], Tensor] = {}
+
+
 def whole(width: int, device: torch.device) -> Tensor:
-    """`frequencies` as a tensor."""
-    with torch.inference_mode(False):
-        return torch.from_numpy(frequencies(width).copy()).to(device)
+    """`frequencies` as a tensor, made once: a compiler then finds it among the globals."""
+    if (width, device) not in _known:
+        with torch.inference_mode(False):
+            _known[width, device] = torch.from_numpy(frequencies(width).copy()).to(device)
+    return _known[width, device]
 
 
 def turned(position: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,6 @@ checkpoints there are to see. A `Turn` is the same in tensors: a step reads no n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -105,25 +104,30 @@ class Turn:
         self.since = writes - opened
         self.start = torch.where(self.number == 0, self.phase, 0)
         self.place = self.since - 1 + self.start
+        self._low: Tensor | None = None
+        self._hidden: Tensor | None = None
 
     def begins(self, align: int, group: int, i: int) -> Tensor | None:
         """bool [B], the i-th write of the update is the first of its inner batch of `align` writes; None: batches are of one."""
         return None if align == 1 else ((self.since - 1) * group + i) % align == 0
 
-    @cached_property
+    @property
     def low(self) -> Tensor:
         """int64 [B], the first token after the sinks that the window still sees."""
         geo = self.geo
-        if geo.delay:
-            return geo.sinks + geo.rate * self.writes
-        return (self.position - geo.window + 1).clamp(min=geo.sinks)
+        if self._low is None:
+            seen = geo.sinks + geo.rate * self.writes if geo.delay else self.position - geo.window + 1
+            self._low = seen.clamp(min=geo.sinks)
+        return self._low
 
-    @cached_property
+    @property
     def hidden(self) -> Tensor | None:
         """bool [B, N], checkpoints that a row does not have; None: all rows have all."""
         if self.hints.even or self.hints.width is None:
             return None
-        return torch.arange(self.hints.width, device=self.number.device) >= self.number[:, None]
+        if self._hidden is None:
+            self._hidden = torch.arange(self.hints.width, device=self.number.device) >= self.number[:, None]
+        return self._hidden
 
 
 def kept(where: Tensor | None, new: S, old: S) -> S:
