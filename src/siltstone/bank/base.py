@@ -74,6 +74,15 @@ class Bank(State, ABC):
         """With the places of rows that have sealed these numbers of segments [B]; the content of new places is undefined."""
 
     @abstractmethod
+    def roomy(self, budget: int) -> Self:
+        """The same checkpoints in tensors of one of few sizes, with room for one more: what a compiled step takes."""
+
+    @property
+    @abstractmethod
+    def room(self) -> int:
+        """Places that there is memory for."""
+
+    @abstractmethod
     def begin(self, call: Sealing) -> Self:
         """The bank before the call's first segment chunk; states to be sealed before it are sealed."""
 

@@ -101,10 +101,11 @@ class ConstantBank(Bank):
 
     def rows_view(self, router: Router | None, turn: Turn, empty: Tensor | None) -> View:
         """See Bank."""
-        leaves, summary = self.store.views(turn.hints.width), None
+        leaves, summary = self.store.leaves if turn.hints.width is None else self.store.views(turn.hints.width), None
+        hidden = turn.hidden(leaves[0].shape[self.store.axes[0]])
         if router is not None and router.leads:
             *leaves, summary = leaves
-        return View(tuple(leaves), summary, empty, turn.hidden, turn.number)
+        return View(tuple(leaves), summary, empty, hidden, turn.number)
 
     def seal(self, by: Sealer, sealed: Sealed) -> Self:
         """See Bank."""
@@ -115,6 +116,16 @@ class ConstantBank(Bank):
         new = tuple(s.unsqueeze(2) for s in memory.read_factors(sealed.state))
         leaves = (*pack(memory.cfg.checkpoint_dtype, new, memory.normalizer), *means)
         return type(self)(self.store.append(leaves, sealed.now.astype(np.int64)))
+
+    def roomy(self, budget: int) -> Self:
+        """See Bank."""
+        store = self.store.roomy()
+        return self if store is self.store else type(self)(store)
+
+    @property
+    def room(self) -> int:
+        """See Bank."""
+        return self.store.room
 
     def fits(self, sealed: np.ndarray, budget: int) -> bool:
         """See Bank."""

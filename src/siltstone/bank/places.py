@@ -11,6 +11,8 @@ from torch import Tensor
 from ..state.tree import padded
 from .base import Bank
 
+FEW = 4
+
 
 class PlacesBank(Bank):
     """Subclasses have a field `factors`: packed matrices of each read factor [B, H, X, in, out]; other leaves are [B, X, ...]."""
@@ -28,6 +30,16 @@ class PlacesBank(Bank):
     def places(self) -> np.ndarray:
         """See Bank."""
         return np.full(self.rows, self.width)
+
+    def roomy(self, budget: int) -> Self:
+        """See Bank. The number of places is a multiple of `FEW` up to four times that, then doubles."""
+        room = FEW * max(1, -(-self.width // FEW))
+        return self.grown(min(budget, room if room <= 4 * FEW else 1 << (room - 1).bit_length()))
+
+    @property
+    def room(self) -> int:
+        """See Bank."""
+        return self.width
 
     def open_axis(self, name: str) -> int | None:
         """See Bank."""

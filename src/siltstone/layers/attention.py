@@ -44,6 +44,16 @@ class AttentionState(MixState):
         """See MixState."""
         return replace(self, cache=self.cache.reserve(active.astype(np.int64)))
 
+    def roomy(self, mixer: Any) -> Self:
+        """See MixState."""
+        cache = self.cache.roomy()
+        return self if cache is self.cache else replace(self, cache=cache)
+
+    @property
+    def room(self) -> int:
+        """See MixState."""
+        return self.cache.room
+
     def sized(self, mixer: Any, positions: RowPositions) -> Self:
         """See MixState."""
         return replace(self, cache=self.cache.sized(positions.position))

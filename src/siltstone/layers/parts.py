@@ -52,6 +52,16 @@ class LayerState(MixState):
         """See MixState."""
         return self.bank.open_axis(name.removeprefix("bank.")) if self.bank is not None and name.startswith("bank.") else None
 
+    def roomy(self, mixer: Any) -> Self:
+        """See MixState."""
+        bank = None if self.bank is None else self.bank.roomy(mixer.budget)
+        return self if bank is self.bank else replace(self, bank=bank)
+
+    @property
+    def room(self) -> int:
+        """See MixState."""
+        return 0 if self.bank is None else self.bank.room
+
     def sized(self, mixer: Any, positions: RowPositions) -> Self:
         """See MixState."""
         return self if self.bank is None else replace(self, bank=self.bank.sized(mixer.geo.sealed(positions), mixer.budget))

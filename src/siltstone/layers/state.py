@@ -29,6 +29,15 @@ class MixState(State):
         """With room for one more token in the rows that are `active`, bool [B]."""
         return self
 
+    def roomy(self, mixer: Any) -> Self:
+        """The same in tensors of one of few sizes: what a compiled step takes."""
+        return self
+
+    @property
+    def room(self) -> int:
+        """The size of what grows, in places."""
+        return 0
+
     def sized(self, mixer: Any, positions: RowPositions) -> Self:
         """With the places of rows at these positions; the content of new places is undefined."""
         return self

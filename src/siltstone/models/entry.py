@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from ..ops.chunked import Opt as Opt
 from ..ops.upcast import autocast_on
 from ..schedule.packed import PackedBatch, RowPositions, host_flags, pack_batch
 from ..state.tree import State, Store
+from .step import Given
 from .stream_state import LMState, check_keys, check_same, restore
 
 Before = LMState | None  # the state that an earlier call returned; None: no earlier token
@@ -89,7 +89,7 @@ def narrow(layer: State) -> torch.dtype | None:
 
 def enter_step(
     model: Any, like: Tensor, x: Tensor, state: LMState | None, active: Any, cut: Any, reset: Any
-) -> tuple[LMState, tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]]:
+) -> tuple[LMState, Given]:
     """What `step` is given, checked: the state, and active, cut and reset on the host."""
     batch = len(x)
     check(model.cfg, state, like, x if x.is_floating_point() else None)

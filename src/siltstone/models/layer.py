@@ -50,9 +50,9 @@ class MemoryCaching(nn.Module):
             given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise InputError(f"x must be a float tensor [batch, {self.cfg.d_model}], one token per row, and {given} was given")
         state, given = entry.enter_step(self, self.mix.like, x, state, active, cut, reset)
-        ready = prepare([self.mix], state, *given, self.mix.like, inplace)
-        before = cast(LayerState, ready.layers[0])
-        y, after = self.mix.step(x.unsqueeze(1), before, ready.context, ready.empty[0])
+        ready = prepare([self.mix], state, given, self.mix.like.device, inplace)
+        before, context = cast(LayerState, ready.layers[0]), ready.context(self.mix.like.dtype)
+        y, after = self.mix.step(x.unsqueeze(1), before, context, ready.empty[0])
         return y[:, 0], LMState(ready.after, (after,), self.cfg)
 
     @eagerly

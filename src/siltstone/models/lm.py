@@ -134,10 +134,10 @@ class LM(Placed):
             raise InputError(f"ids must be an integer tensor [batch], one token per row, and {given} was given")
         self.check_ids(ids.unsqueeze(1))
         state, given = entry.enter_step(self, self.like, ids, state, active, cut, reset)
-        ready = prepare([b.mix for b in self._layers], state, *given, self.like, inplace)
-        x, layers = self.embed(ids).unsqueeze(1), []
+        ready = prepare([b.mix for b in self._layers], state, given, self.like.device, inplace)
+        x, layers, context = self.embed(ids).unsqueeze(1), [], ready.context(self.like.dtype)
         for block, before, empty in zip(self._layers, ready.layers, ready.empty, strict=True):
-            x, after = block.step(x, before, ready.context, empty)
+            x, after = block.step(x, before, context, empty)
             layers.append(after)
         return self.head(self.norm(x))[:, 0], LMState(ready.after, tuple(layers), self.cfg)
 

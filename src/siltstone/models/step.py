@@ -7,7 +7,7 @@ nothing is read back from the device.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,32 +17,49 @@ from torch import Tensor
 from ..layers.context import StepContext
 from ..layers.state import MixState
 from ..ops.transforms import at_work
+from ..schedule.call import Geometry
 from ..schedule.packed import RowPositions
 from ..schedule.step import Hints, StepSchedule, Turn
 from .stream_state import LMState
 
+Given = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]  # active, cut, reset: bool [B]; None: not given
+Timing = tuple[Any, ...]  # `Geometry.timing`
+
 
 @dataclass
 class Prepared:
-    """What a step's layers take: their states, what they share, and for each bool [B, N, J] or None; then where rows stand."""
+    """What a step's layers take, on the device.
+
+    layers     their states
+    position   int64 [B], of the tokens; active bool [B] (None: all rows)
+    schedules  by timing: the layers' geometry, counts (`StepSchedule.tensors`), and what the host says beforehand
+    empty      for each layer bool [B, N, J], or None: sub-blocks without a write
+    after      where rows stand after the token
+    inplace    states may be updated in place
+    longest    tokens of the longest row, this one included
+    """
 
     layers: list[MixState]
-    context: StepContext
-    empty: list[Tensor | None]
+    position: Tensor
+    active: Tensor | None
     after: RowPositions
+    inplace: bool
+    longest: int
+    schedules: dict[Timing, tuple[Geometry, Tensor, Hints]] = field(default_factory=dict)
+    empty: list[Tensor | None] = field(default_factory=list)
+
+    def context(self, dtype: torch.dtype) -> StepContext:
+        """What the layers share while they run one after the other."""
+        turns = {
+            timing: Turn(geo, self.position, self.active, counts, hints)
+            for timing, (geo, counts, hints) in self.schedules.items()
+        }
+        return StepContext(self.position, self.active, turns, dtype, self.inplace, self.longest)
 
 
-def prepare(
-    mixers: Sequence[Any],
-    state: LMState,
-    active: np.ndarray | None,
-    cut: np.ndarray | None,
-    reset: np.ndarray | None,
-    like: Tensor,
-    inplace: bool,
-) -> Prepared:
+def prepare(mixers: Sequence[Any], state: LMState, given: Given, device: torch.device, inplace: bool) -> Prepared:
     """Everything before the layers. The state's own tensors are left alone unless `inplace`."""
-    batch, device = len(state), like.device
+    (active, cut, reset), batch = given, len(state)
     there = np.ones(batch, bool) if active is None else active
     plain = not torch.is_grad_enabled() and not at_work()
     layers = list(state.layers) if inplace or not plain else [layer.fork() for layer in state.layers]
@@ -54,25 +71,21 @@ def prepare(
         positions = positions.begun(begins)
     if cut is not None and (cut & there).any():
         positions = positions.cut(cut & there)
-    schedules: dict[tuple[Any, ...], StepSchedule] = {}
-    turns: dict[tuple[Any, ...], Turn] = {}
-    empty: list[Tensor | None] = []
     position = torch.from_numpy(positions.position.copy()).to(device)
     mask = None if there.all() else torch.from_numpy(there.copy()).to(device)
+    longest = int(positions.position.max(initial=0)) + 1
+    ready = Prepared(layers, position, mask, positions.moved(there), plain, longest)
+    schedules: dict[Timing, StepSchedule] = {}
     for i, mixer in enumerate(mixers):
         layers[i] = layers[i].reserved(there)
-        none = None
-        geo = getattr(mixer, "geo", None)
+        none, geo = None, getattr(mixer, "geo", None)
         if geo is not None:
             if geo.timing not in schedules:
                 by = schedules[geo.timing] = StepSchedule(geo, positions, there)
-                hints = Hints(by.width, by.even, by.reads, by.writing)
-                turns[geo.timing] = Turn(geo, position, mask, by.tensors(device), hints)
+                ready.schedules[geo.timing] = (geo, by.tensors(device), Hints(by.width, by.even, by.reads, by.writing))
             by = schedules[geo.timing]
             if hasattr(mixer, "seal"):
                 layers[i] = mixer.seal(layers[i], by)
                 none = mixer.empty(by)
-        empty.append(none if none is None else torch.from_numpy(none).to(device))
-    longest = int(positions.position.max(initial=0)) + 1
-    context = StepContext(position, mask, turns, like.dtype, plain, longest)
-    return Prepared(layers, context, empty, positions.moved(there))
+        ready.empty.append(none if none is None else torch.from_numpy(none).to(device))
+    return ready

@@ -120,13 +120,12 @@ class Turn:
             self._low = seen.clamp(min=geo.sinks)
         return self._low
 
-    @property
-    def hidden(self) -> Tensor | None:
-        """bool [B, N], checkpoints that a row does not have; None: all rows have all."""
-        if self.hints.even or self.hints.width is None:
+    def hidden(self, places: int) -> Tensor | None:
+        """bool [B, places], places whose checkpoint a row does not have; None: all rows have all."""
+        if self.hints.even:
             return None
-        if self._hidden is None:
-            self._hidden = torch.arange(self.hints.width, device=self.number.device) >= self.number[:, None]
+        if self._hidden is None or self._hidden.shape[1] != places:
+            self._hidden = torch.arange(places, device=self.number.device) >= self.number[:, None]
         return self._hidden
 
 

@@ -174,6 +174,19 @@ class Store:
         return tuple(x.narrow(a, 0, n) for x, a in zip(self.leaves, self.axes, strict=True))
 
     @property
+    def room(self) -> int:
+        """Entries of a row that there is memory for."""
+        return self.leaves[0].shape[self.axes[0]]
+
+    def roomy(self, least: int = 64) -> Store:
+        """The same entries in memory whose room is a power of two, `least` or more, with room for one more."""
+        room = max(least, 1 << self.width.bit_length())
+        if self.room >= room and not self.room & (self.room - 1):
+            return self
+        leaves = tuple(padded(x, a, room, self.width) for x, a in zip(self.leaves, self.axes, strict=True))
+        return Store(leaves, self.axes, self.count)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the live entries."""
         total = 0
@@ -223,7 +236,10 @@ class Store:
                 leaves.append(x)
             else:
                 leaves.append(moved.index_put((rows, place), value).movedim(1, axis))
-        return Store(tuple(leaves), self.axes, self.count, self.tide if inplace else None)
+        return self._with(tuple(leaves), inplace)
+
+    def _with(self, leaves: tuple[Tensor, ...], inplace: bool) -> Store:
+        return Store(leaves, self.axes, self.count, self.tide if inplace else None)
 
     def _write(self, x: Tensor, y: Tensor, axis: int, level: bool, added: np.ndarray) -> None:
         """Write the first `added[b]` entries of y into x, after row b's own."""
@@ -286,6 +302,20 @@ class Store:
             return Store(self.leaves, self.axes, self.count, self.tide)
         own = tuple(x.clone() if x is y else x for x, y in zip(moved, self.leaves, strict=True))
         return Store(own, self.axes, self.count)
+
+
+class Leaves(Store):
+    """The leaves of a store inside a compiled step, with all the room there is; the host keeps the counts."""
+
+    def __init__(self, leaves: tuple[Tensor, ...], axes: tuple[int, ...]):
+        self.leaves, self.axes = leaves, axes
+
+    def views(self, width: int | None = None) -> tuple[Tensor, ...]:
+        """All entries."""
+        return self.leaves
+
+    def _with(self, leaves: tuple[Tensor, ...], inplace: bool) -> Store:
+        return Leaves(leaves, self.axes)
 
 
 def frozen(x: Tensor) -> bool:

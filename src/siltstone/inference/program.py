@@ -1,0 +1,250 @@
+"""A step as compiled programs: one token for each of B rows.
+
+The model's blocks are compiled in groups (a group is one block, or the blocks that share a routing), so that blocks of equal
+shape share one program. A program takes tensors alone: what the host knows (`models/step.py`) arrives in them. Shapes change
+only when the room of a bank or a cache doubles, or when the number of rows changes: then other programs are made.
+"""
+
+from __future__ import annotations
+
+import threading
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..layers.context import StepContext
+from ..layers.products import one_row, twin
+from ..layers.state import MixState
+from ..models.entry import enter_step
+from ..models.lm import LM
+from ..models.step import Prepared, Timing, prepare
+from ..models.stream_state import LMState
+from ..schedule.call import Geometry
+from ..schedule.step import Hints, Turn
+from ..state.tree import Leaves, Store, padded
+
+BUCKETS = (1, 4, 16, 64)  # numbers of rows that programs are made for
+UNKNOWN = Hints()
+Program = Callable[..., Any]
+Key = tuple[int, bool, tuple[int, ...]]  # rows, whether all are active, room of each layer
+
+
+class _Place:
+    """Stands for a leaf in the tree of a state; axes: those of a store."""
+
+    def __init__(self, leaf: Any):
+        self.axes: tuple[int, ...] | None = leaf.axes if isinstance(leaf, Store) else None
+
+
+def flatten(states: list[MixState]) -> list[Tensor]:
+    """The tensors of some states."""
+    found: list[Tensor] = []
+    for state in states:
+        for _, leaf in state.leaves():
+            found.extend(leaf.leaves if isinstance(leaf, Store) else [leaf])
+    return found
+
+
+def rebuilt(tree: MixState, tensors: Iterator[Tensor]) -> MixState:
+    """The state whose tree of places this is."""
+    return tree.map(
+        lambda place: next(tensors) if place.axes is None else Leaves(tuple(next(tensors) for _ in place.axes), place.axes)
+    )
+
+
+def returned(before: MixState, tensors: Iterator[Tensor]) -> MixState:
+    """The state after the token, with the stores' own counts."""
+
+    def leaf(x: Any) -> Any:
+        if isinstance(x, Store):
+            return Store(tuple(next(tensors) for _ in x.leaves), x.axes, x.count, x.tide)
+        return next(tensors)
+
+    return before.map(leaf)
+
+
+class Group:
+    """Consecutive blocks that one program runs."""
+
+    def __init__(self, first: int, blocks: list[Any]):
+        self.first, self.blocks = first, blocks
+        geometries = {block.mix.geo.timing: block.mix.geo for block in blocks if hasattr(block.mix, "geo")}
+        self.geometries: list[tuple[Timing, Geometry]] = list(geometries.items())
+
+        self.kind = [(type(b.mix), b.mix.cfg, _shares(b)) for b in blocks]
+
+    @property
+    def layers(self) -> slice:
+        """The positions of the blocks in the model."""
+        return slice(self.first, self.first + len(self.blocks))
+
+    def like(self, other: Group) -> bool:
+        """Whether both have the same configuration, so that one program fits both."""
+        return self.kind == other.kind
+
+
+def _shares(block: Any) -> bool:
+    router = getattr(block.mix, "router", None)
+    return router is not None and not router.leads
+
+
+def groups(model: LM) -> list[Group]:
+    """The blocks of a model in groups."""
+    found: list[Group] = []
+    for i, block in enumerate(model.blocks):
+        if _shares(block):
+            start = next(g for g in reversed(found) if any(getattr(b.mix, "router", None) is not None for b in g.blocks))
+            keep = found[: found.index(start)]
+            found = [*keep, Group(start.first, [*(b for g in found[len(keep) :] for b in g.blocks), block])]
+        else:
+            found.append(Group(i, [block]))
+    return found
+
+
+def body(trees: list[MixState], geometries: list[tuple[Timing, Geometry]], dtype: torch.dtype) -> Program:
+    """The function of a group that is compiled."""
+
+    def run(
+        blocks: list[Any], x: Tensor, position: Tensor, active: Tensor | None, counts: list[Tensor], more: list[Any]
+    ) -> tuple[Tensor, list[Tensor]]:
+        tensors, empty = more
+        each = iter(tensors)
+        turns = {}
+        for (timing, geo), count in zip(geometries, counts, strict=True):
+            turns[timing] = Turn(geo, position, active, count, UNKNOWN)
+        context, after = StepContext(position, active, turns, dtype, True), []
+        for block, tree, none in zip(blocks, trees, empty, strict=True):
+            x, state = block.step(x, rebuilt(tree, each), context, none)
+            after.append(state)
+        return x, flatten(after)
+
+    # its own code object: the compiler keeps programs, and counts them, by code object
+    return types.FunctionType(run.__code__.replace(), run.__globals__, run.__name__, None, run.__closure__)
+
+
+class CompiledStep:
+    """`LM.step` by compiled programs.
+
+    wait   the first call with new shapes compiles, and waits; else it is compiled by a thread, and eager steps serve until then
+
+    Programs are made for 1, 4, 16 and 64 rows; other numbers of rows are served eagerly. Several threads may call it.
+    """
+
+    def __init__(self, model: LM, wait: bool, backend: str = "inductor"):
+        self.model, self.wait, self.backend = model, wait, backend
+        self.failed: BaseException | None = None
+        self.compiled = 0  # programs of blocks that were made
+        self._twins = {True: twin(model, one_row), False: model}  # by whether there is one row
+        self._groups = {one: groups(found) for one, found in self._twins.items()}
+        self._programs: dict[tuple[Any, ...], Program] = {}
+        self._ready: dict[Key, list[Program]] = {}
+        self._making: set[Key] = set()
+        self._lock = threading.Lock()
+
+    def step(self, ids: Tensor, state: LMState, given: Any = (None, None, None), inplace: bool = True) -> tuple[Tensor, LMState]:
+        """As `LM.step`; given: active, cut, reset."""
+        model = self.model
+        model.check_ids(ids.unsqueeze(1))
+        with torch.inference_mode(False), torch.no_grad():
+            state, flags = enter_step(model, model.like, ids, state, *given)
+            mixers = [block.mix for block in model.blocks]
+            ready = prepare(mixers, state, flags, model.like.device, inplace)
+            ready.layers = [layer.roomy(mixer) for layer, mixer in zip(ready.layers, mixers, strict=True)]
+            x = model.embed(ids).unsqueeze(1)
+            programs = self._found(ready, x)
+            if programs is None:
+                return self._eager(x, ready)
+            return self._compiled(programs, x, ready)
+
+    def _eager(self, x: Tensor, ready: Prepared) -> tuple[Tensor, LMState]:
+        layers, context = [], ready.context(self.model.like.dtype)
+        for block, before, empty in zip(self.model.blocks, ready.layers, ready.empty, strict=True):
+            x, after = block.step(x, before, context, empty)  # type: ignore[operator]
+            layers.append(after)
+        return self.model.head(self.model.norm(x))[:, 0], LMState(ready.after, tuple(layers), self.model.cfg)
+
+    def _compiled(self, programs: list[Program], x: Tensor, ready: Prepared) -> tuple[Tensor, LMState]:
+        layers: list[MixState] = []
+        for group, program in zip(self._groups[len(x) == 1], programs[:-1], strict=True):
+            before = ready.layers[group.layers]
+            x, tensors = program(*_arguments(group, x, ready))
+            each = iter(tensors)
+            layers.extend(returned(state, each) for state in before)
+        return programs[-1](x)[:, 0], LMState(ready.after, tuple(layers), self.model.cfg)
+
+    def _found(self, ready: Prepared, x: Tensor) -> list[Program] | None:
+        """The programs for these shapes; None: there are none (yet)."""
+        if len(x) not in BUCKETS or self.failed is not None:
+            return None
+        key = (len(x), ready.active is None, tuple(layer.room for layer in ready.layers))
+        programs = self._ready.get(key)
+        if programs is not None:
+            return programs
+        with self._lock:
+            if key in self._making:
+                return None
+            self._making.add(key)
+        if self.wait:
+            self._make(key, *self._example(ready, x))
+            if self.failed is not None:
+                raise self.failed
+            return self._ready[key]
+        threading.Thread(target=self._make, args=(key, *self._example(ready, x)), name="siltstone compiler", daemon=True).start()
+        return None
+
+    def _example(self, ready: Prepared, x: Tensor) -> tuple[Prepared, Tensor]:
+        """Copies of what a program takes, for its first call."""
+        return replace(ready, layers=[layer.map(_copy) for layer in ready.layers]), x.clone()
+
+    def _make(self, key: Key, ready: Prepared, x: Tensor) -> None:
+        try:
+            with torch.no_grad():
+                self._eager(x, replace(ready, layers=[layer.map(_copy) for layer in ready.layers]))  # fills tables of constants
+                programs = [self._program(key, group, x, ready) for group in self._groups[len(x) == 1]]
+                model = self._twins[len(x) == 1]
+                last = self._programs.setdefault(("last", len(x)), self._compile(lambda x: model.head(model.norm(x))))
+                last(x)
+                self._ready[key] = [*programs, last]
+        except Exception as error:  # whatever a compiler raises: eager steps go on
+            self.failed = error
+        finally:
+            self._making.discard(key)
+
+    def _program(self, key: Key, group: Group, x: Tensor, ready: Prepared) -> Program:
+        """The program of one group, which may be that of an earlier group."""
+        layers = ready.layers[group.layers]
+        shape = (*key[:2], *(layer.room for layer in layers))
+        for (other, *rest), program in self._programs.items():
+            if isinstance(other, Group) and other.like(group) and tuple(rest) == shape:
+                program(*_arguments(group, x, ready))
+                return program
+        trees = [layer.map(_Place) for layer in layers]
+        program = self._compile(body(trees, group.geometries, x.dtype))
+        program(*_arguments(group, x, ready))
+        self._programs[group, *shape] = program
+        self.compiled += 1
+        return program
+
+    def _compile(self, function: Program) -> Program:
+        options = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}  # a program is found by shapes, see `_found`
+        return torch.compile(
+            function, fullgraph=True, dynamic=False, backend=self.backend, options=options if self.backend == "inductor" else None
+        )
+
+
+def _copy(leaf: Any) -> Any:
+    return leaf.map(torch.Tensor.clone) if isinstance(leaf, Store) else leaf.clone()
+
+
+def _arguments(group: Group, x: Tensor, ready: Prepared) -> tuple[Any, ...]:
+    layers, counts = ready.layers[group.layers], [ready.schedules[timing][1] for timing, _ in group.geometries]
+    empty = [_filled(none, layer.room) for none, layer in zip(ready.empty[group.layers], layers, strict=True)]
+    return group.blocks, x, ready.position, ready.active, counts, [flatten(layers), empty]
+
+
+def _filled(empty: Tensor | None, room: int) -> Tensor | None:
+    return None if empty is None else padded(empty, 1, room)
