@@ -30,7 +30,7 @@ def test_the_gated_delta_rule_is_that_of_qwen3_next(rule: str, form: str, option
 
     def other(x: Tensor) -> Tensor:
         given = memory.inputs(x)
-        names = {"key": "key", "value": "value", "g": "decay", "beta": "strength"}
+        names = {"key": "key", "value": "value", "g": "decay", "beta": "beta"}
         y, _ = getattr(qwen, form)(memory.queries(x) * scale, **{name: given[ours] for name, ours in names.items()})
         return y.flatten(2)
 
@@ -45,7 +45,7 @@ def test_unit_vectors_are_those_of_qwen3_next() -> None:
 
 
 def test_the_gated_rule_is_the_chunked_scan_of_mamba2() -> None:
-    """Its step dt is both decay and strength, S <- exp(dt A) S + dt x B^T: A = -1, dt = -log a, x = (b / dt) v, B = k, C = q."""
+    """Its step dt is both decay and beta, S <- exp(dt A) S + dt x B^T: A = -1, dt = -log a, x = (b / dt) v, B = k, C = q."""
     made = layer("gated")
     memory = made.mix.memory
 
