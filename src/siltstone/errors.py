@@ -20,6 +20,7 @@
 
 Messages name the argument, what was given, what was expected and the mend. `FormatWarning` is a warning: the file has an early
 format, without an integrity check that later formats have. `RenamedKeyWarning` is a DeprecationWarning: a key has its older name.
+`RuntimeChanged` is a warning: a session continues in 8 bits, or no longer in 8 bits.
 """
 
 from __future__ import annotations
@@ -113,3 +114,8 @@ class RenamedKeyWarning(DeprecationWarning):
 
 class FormatWarning(UserWarning):
     """A file of an early version was read, without an integrity check that later versions write; saving it again adds it."""
+
+
+class RuntimeChanged(UserWarning):
+    """A session was saved with `runtime="int8"` and continues without it, or the other way round: its state is that of other
+    weights."""

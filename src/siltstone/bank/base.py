@@ -41,6 +41,7 @@ class Bank(State, ABC):
     cuts     segments also end where the caller cuts
     grows    the bank grows in proportion to the text
     growth   how it grows, in words; {segment} is replaced by the tokens of a segment
+    asks_empty  `rows_view` needs to be told which sub-blocks are empty
     tells    leaves, int64 [B, ...], that say which segments are held, if the number of segments alone does not
     """
 
@@ -49,6 +50,7 @@ class Bank(State, ABC):
     grows: ClassVar[bool] = True
     growth: ClassVar[str] = "O(t/C): one checkpoint every C = {segment} tokens"
     tells: ClassVar[tuple[str, ...]] = ()
+    asks_empty: ClassVar[bool] = False
 
     @classmethod
     def check(cls, cfg: LayerConfig) -> None:

@@ -28,6 +28,7 @@ class ConstantBank(Bank):
     """
 
     name: ClassVar[str] = "constant"
+    asks_empty: ClassVar[bool] = True
 
     store: Store
 

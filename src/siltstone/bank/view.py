@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -34,16 +33,19 @@ class View:
     last: np.ndarray | Tensor | None = None
     newest_last: bool = True
     seen: np.ndarray | None = None
+    _factors: tuple[Tensor, ...] | None = None
 
     @property
     def number(self) -> int:
         """N."""
         return self.leaves[0].shape[2]
 
-    @cached_property
+    @property
     def factors(self) -> tuple[Tensor, ...]:
         """Matrices [R, H, N, in, out] of each read factor."""
-        return unpack(self.leaves)
+        if self._factors is None:
+            self._factors = unpack(self.leaves)
+        return self._factors
 
     def age(self) -> Tensor:
         """[R, 1, N] distances in segments from each checkpoint's last segment to the online one: 1 for the newest."""

@@ -60,6 +60,14 @@ RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder of a trained model; demo: the shipped one.", parser=path, show_default=False)
 ]
 
+RuntimeName = Annotated[
+    str,
+    typer.Option(
+        help="How steps are computed: eager, compiled, int8 (weights in 8 bits), or auto (eager, and compiled for long texts).",
+        metavar="NAME",
+    ),
+]
+
 
 def number(given: Any) -> float:
     """A finite number."""

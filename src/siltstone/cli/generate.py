@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from siltstone.cli.arguments import THREADS, RunFolder, integer, number, output, unset
+from siltstone.cli.arguments import THREADS, RunFolder, RuntimeName, integer, number, output, unset
 
 
 def generate(
@@ -35,6 +35,7 @@ def generate(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
+    runtime: RuntimeName = "auto",
 ) -> None:
     """Write text that continues a prompt, or a session.
 
@@ -46,7 +47,7 @@ def generate(
     from siltstone.core.terminal import say, shown
     from siltstone.errors import InputError, OutputError
 
-    s = open_session(run, session, device, threads)
+    s = open_session(run, session, device, threads, runtime)
     if not prompt and not s.position:
         raise InputError(f"the prompt is empty; give a PROMPT, for example: siltstone generate {run} 'The'")
     with Interrupts() as stop_asked:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..inference import Session
 
 
-def open_session(run: Path, file: Path | None, device: str, threads: int | None) -> Session:
+def open_session(run: Path, file: Path | None, device: str, threads: int | None, runtime: str = "auto") -> Session:
     """A session of a trained model: the one in `file` if it exists, otherwise a new one. run: a folder, or demo (shipped).
 
     The file is claimed until the command ends. Raises CheckpointError, SessionFileError and its kinds, ConfigError, StorageError
@@ -39,8 +39,8 @@ def open_session(run: Path, file: Path | None, device: str, threads: int | None)
     keep_freed_memory()
     model, tokenizer = load(folder, device=chosen_device(device))
     if file is not None and file.exists():
-        return Session.load(file, model, tokenizer)
-    return Session(model, tokenizer)
+        return Session.load(file, model, tokenizer, runtime)
+    return Session(model, tokenizer, runtime)
 
 
 def threads_to_size(folder: Path, threads: int | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from siltstone.cli.arguments import THREADS, RunFolder, at_least, integer, output, text, unset
+from siltstone.cli.arguments import THREADS, RunFolder, RuntimeName, at_least, integer, output, text, unset
 
 if TYPE_CHECKING:
     from siltstone.core.interrupt import Interrupts
@@ -50,6 +50,7 @@ def stream(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
+    runtime: RuntimeName = "auto",
 ) -> None:
     """Read a stream of any length in bounded memory, print bits per byte, and print a receipt at the end.
 
@@ -66,7 +67,7 @@ def stream(
     errors = errors or ("replace" if lines else "strict")
     if errors not in ("strict", "replace"):
         raise ConfigError(f"--errors {errors!r} is not known; choose strict or replace")
-    reader = Reader(open_session(run, session, device, threads), errors)
+    reader = Reader(open_session(run, session, device, threads, runtime), errors)
     fresh = reader.session.position == 0
     with Interrupts() as stop, _opened(file, stop) as source:
         try:

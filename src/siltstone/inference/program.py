@@ -23,6 +23,7 @@ from ..models.entry import enter_step
 from ..models.lm import LM
 from ..models.step import Prepared, Timing, prepare
 from ..models.stream_state import LMState
+from ..ops.upcast import HALF
 from ..schedule.call import Geometry
 from ..schedule.step import Hints, Turn
 from ..state.tree import Leaves, Store, padded
@@ -30,7 +31,7 @@ from ..state.tree import Leaves, Store, padded
 BUCKETS = (1, 4, 16, 64)  # numbers of rows that programs are made for
 UNKNOWN = Hints()
 Program = Callable[..., Any]
-Key = tuple[int, bool, tuple[int, ...]]  # rows, whether all are active, room of each layer
+Key = tuple[Any, ...]  # rows, whether all are active, dtype, threads, and the room of each layer
 
 
 class _Place:
@@ -75,7 +76,7 @@ class Group:
         geometries = {block.mix.geo.timing: block.mix.geo for block in blocks if hasattr(block.mix, "geo")}
         self.geometries: list[tuple[Timing, Geometry]] = list(geometries.items())
 
-        self.kind = [(type(b.mix), b.mix.cfg, _shares(b)) for b in blocks]
+        self.kind = [(type(b.mix), (b.mix if hasattr(b.mix, "cfg") else b.mix.window).cfg, _shares(b)) for b in blocks]
 
     @property
     def layers(self) -> slice:
@@ -122,8 +123,7 @@ def body(trees: list[MixState], geometries: list[tuple[Timing, Geometry]], dtype
             after.append(state)
         return x, flatten(after)
 
-    # its own code object: the compiler keeps programs, and counts them, by code object
-    return types.FunctionType(run.__code__.replace(), run.__globals__, run.__name__, None, run.__closure__)
+    return run
 
 
 class CompiledStep:
@@ -134,16 +134,18 @@ class CompiledStep:
     Programs are made for 1, 4, 16 and 64 rows; other numbers of rows are served eagerly. Several threads may call it.
     """
 
-    def __init__(self, model: LM, wait: bool, backend: str = "inductor"):
+    def __init__(self, model: LM, wait: bool, backend: Any = "inductor"):
         self.model, self.wait, self.backend = model, wait, backend
         self.failed: BaseException | None = None
         self.compiled = 0  # programs of blocks that were made
-        self._twins = {True: twin(model, one_row), False: model}  # by whether there is one row
+        one = model if model.like.dtype in HALF else twin(model, one_row)  # sums in half precision round more than products
+        self._twins = {True: one, False: model}  # by whether there is one row
         self._groups = {one: groups(found) for one, found in self._twins.items()}
         self._programs: dict[tuple[Any, ...], Program] = {}
         self._ready: dict[Key, list[Program]] = {}
         self._making: set[Key] = set()
         self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
 
     def step(self, ids: Tensor, state: LMState, given: Any = (None, None, None), inplace: bool = True) -> tuple[Tensor, LMState]:
         """As `LM.step`; given: active, cut, reset."""
@@ -180,7 +182,8 @@ class CompiledStep:
         """The programs for these shapes; None: there are none (yet)."""
         if len(x) not in BUCKETS or self.failed is not None:
             return None
-        key = (len(x), ready.active is None, tuple(layer.room for layer in ready.layers))
+        shared = len(x), ready.active is None, x.dtype, torch.get_num_threads()
+        key = (*shared, *(layer.room for layer in ready.layers))
         programs = self._ready.get(key)
         if programs is not None:
             return programs
@@ -193,8 +196,20 @@ class CompiledStep:
             if self.failed is not None:
                 raise self.failed
             return self._ready[key]
-        threading.Thread(target=self._make, args=(key, *self._example(ready, x)), name="siltstone compiler", daemon=True).start()
+        thread = threading.Thread(target=self._make, args=(key, *self._example(ready, x)), name="siltstone compiler", daemon=True)
+        self._threads.append(thread)
+        thread.start()
         return None
+
+    @property
+    def ready(self) -> bool:
+        """Whether some shapes have programs."""
+        return bool(self._ready)
+
+    def join(self) -> None:
+        """Wait for the programs that are being compiled."""
+        while self._threads:
+            self._threads.pop().join()
 
     def _example(self, ready: Prepared, x: Tensor) -> tuple[Prepared, Tensor]:
         """Copies of what a program takes, for its first call."""
@@ -202,11 +217,11 @@ class CompiledStep:
 
     def _make(self, key: Key, ready: Prepared, x: Tensor) -> None:
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _tracing_networks():
                 self._eager(x, replace(ready, layers=[layer.map(_copy) for layer in ready.layers]))  # fills tables of constants
                 programs = [self._program(key, group, x, ready) for group in self._groups[len(x) == 1]]
                 model = self._twins[len(x) == 1]
-                last = self._programs.setdefault(("last", len(x)), self._compile(lambda x: model.head(model.norm(x))))
+                last = self._programs.setdefault(("last", *key[:4]), self._compile(lambda x: model.head(model.norm(x))))
                 last(x)
                 self._ready[key] = [*programs, last]
         except Exception as error:  # whatever a compiler raises: eager steps go on
@@ -217,7 +232,7 @@ class CompiledStep:
     def _program(self, key: Key, group: Group, x: Tensor, ready: Prepared) -> Program:
         """The program of one group, which may be that of an earlier group."""
         layers = ready.layers[group.layers]
-        shape = (*key[:2], *(layer.room for layer in layers))
+        shape = (*key[:4], *(layer.room for layer in layers))
         for (other, *rest), program in self._programs.items():
             if isinstance(other, Group) and other.like(group) and tuple(rest) == shape:
                 program(*_arguments(group, x, ready))
@@ -229,11 +244,21 @@ class CompiledStep:
         self.compiled += 1
         return program
 
-    def _compile(self, function: Program) -> Program:
-        options = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}  # a program is found by shapes, see `_found`
-        return torch.compile(
-            function, fullgraph=True, dynamic=False, backend=self.backend, options=options if self.backend == "inductor" else None
-        )
+    def _compile(self, function: Any) -> Program:
+        # a code object of its own: the compiler finds programs, and counts them, by code object
+        code = function.__code__.replace()
+        function = types.FunctionType(code, function.__globals__, function.__name__, None, function.__closure__)
+        options: Any = None
+        if self.backend == "inductor":  # a program is found by shapes, see `_found`, and needs no other guards
+            options = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe, "cpp.threads": torch.get_num_threads()}
+        return torch.compile(function, fullgraph=True, dynamic=False, backend=self.backend, options=options)
+
+
+def _tracing_networks() -> Any:
+    """The parameters of torch's recurrent networks may be used in programs; their calls are not."""
+    import torch._dynamo.config as config
+
+    return config.patch(allow_rnn=True)  # type: ignore[attr-defined]
 
 
 def _copy(leaf: Any) -> Any:

@@ -22,6 +22,8 @@ from ..models.streaming import StreamingModel, StreamingState
 from ..text import StreamDecoder, Tokenizer, cut_table
 from .mark import Mark, Pieces
 from .receipt import Counters
+from .runtime import one_step
+from .runtime import runtime as chosen
 from .sampling import StopStrings, check_options, sample
 from .tokens import CHUNK, chunks, encoded, log_probabilities
 
@@ -38,18 +40,20 @@ class Session:
     may use sessions and forks of one model, each thread its own. The model's weights must not change: `save` raises
     SessionMismatch if they did (`siltstone.freeze` makes a copy whose weights cannot change).
 
+    runtime     how calls are computed: "eager", "compiled", "int8", or "auto" (see `siltstone.inference.runtime`)
     counters    tokens appended, restored from a file, recomputed in `rollback`
     notes       a dictionary for the caller's use, ready for JSON, saved with the session
     """
 
-    def __init__(self, model: StreamingModel, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: StreamingModel, tokenizer: Tokenizer, runtime: str = "auto") -> None:
         model = check_pair(model, tokenizer)
         if tokenizer.vocab_size > model.cfg.vocab_size:
             raise TokenizerError(
                 f"the tokenizer has {tokenizer.vocab_size} ids, more than the model's vocab_size={model.cfg.vocab_size}; "
                 "use the tokenizer that the model was trained with"
             )
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self.runtime = model, tokenizer, runtime
+        self._runtime = chosen(model, runtime)
         self.counters = Counters()
         self.notes: dict[str, Any] = {}
         self._state: StreamingState = model.init_state(1)
@@ -280,15 +284,16 @@ class Session:
             save(self, path, overwrite)
 
     @staticmethod
-    def load(path: str | os.PathLike[str], model: StreamingModel, tokenizer: Tokenizer) -> Session:
+    def load(path: str | os.PathLike[str], model: StreamingModel, tokenizer: Tokenizer, runtime: str = "auto") -> Session:
         """The session of a file. With the same calls it continues bit for bit as the saved one; nothing is recomputed.
 
+        Warns with RuntimeChanged if it was saved in 8 bits and continues without, or the other way round.
         Raises SessionCorrupt, SessionVersion, SessionMismatch (another model, configuration, dtype or tokenizer),
         SessionFileError (no such file).
         """
         from .store import load
 
-        return load(path, model, tokenizer)
+        return load(path, model, tokenizer, runtime)
 
     def _encode(self, text: str | Sequence[int] | Tensor) -> Tensor:
         return encoded(text, self.tokenizer, self.model.cfg.vocab_size)
@@ -299,8 +304,13 @@ class Session:
         """Logits [tokens, vocab_size] (only those of the last token unless scored) and the state after."""
         batch = ids[None].to(self.model.like.device)
         cut = None if self._cuts is None else self._cuts[ids][None]
-        hidden, state = self.model.features(batch, state, inplace=inplace, cut=cut)
-        logits = self.model.head(hidden if scored else hidden[:, -1:])
+        if inplace:
+            found = one_step(self._runtime, batch[:, 0], state, None if cut is None else cut[:, 0])
+            if found is not None:
+                return found
+        model = self._runtime.reader(self.model)
+        hidden, state = model.features(batch, state, inplace=inplace, cut=cut)
+        logits = model.head(hidden if scored else hidden[:, -1:])
         return logits[0], state
 
     def _read(self, ids: Tensor, scored: bool, again: bool = False) -> Iterator[Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..config.model import LMConfig
 from ..core.version import VERSION
-from ..errors import ConfigError, FormatWarning, InputError, SessionCorrupt, SessionMismatch, StorageError
+from ..errors import ConfigError, FormatWarning, InputError, RuntimeChanged, SessionCorrupt, SessionMismatch, StorageError
 from ..io import Stamp, stamp
 from ..io.generators import checked_state
 from ..io.parse import parse_object
@@ -61,6 +61,7 @@ def save(session: Session, path: str | os.PathLike[str], overwrite: bool) -> Non
         "state": state.meta(),
         "parts": getattr(state, "parts", dict)(),
         "notes": session.notes,
+        "runtime": session.runtime,
         "written_by": {"siltstone": VERSION, "torch": str(torch.__version__)},
     }
     read_back = parse_object(silt.header_text(header))
@@ -74,9 +75,9 @@ def save(session: Session, path: str | os.PathLike[str], overwrite: bool) -> Non
     session._file = None if written is None else (place, written)
 
 
-def load(path: str | os.PathLike[str], model: Model, tokenizer: Tokenizer) -> Session:
+def load(path: str | os.PathLike[str], model: Model, tokenizer: Tokenizer, runtime: str) -> Session:
     """See `Session.load`. The session is filled only after all checks of the file have passed."""
-    session, path = Session(model, tokenizer), given_path(path)
+    session, path = Session(model, tokenizer, runtime), given_path(path)
 
     def check(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         _check(path, header, tensors, session.model, tokenizer, session._weights)
@@ -95,6 +96,14 @@ def load(path: str | os.PathLike[str], model: Model, tokenizer: Tokenizer) -> Se
             f"{path} was written by an early version, without the fingerprint of model and tokenizer together; "
             "save the session to write it anew",
             FormatWarning,
+            stacklevel=3,
+        )
+    before_runtime = header.get("runtime", "eager")
+    if before_runtime != runtime and "int8" in (before_runtime, runtime):
+        warnings.warn(
+            f"{path} was written with runtime={before_runtime!r:.20} and continues with runtime={runtime!r}: its state was "
+            "computed with other weights",
+            RuntimeChanged,
             stacklevel=3,
         )
     return session

@@ -116,8 +116,8 @@ class Mixer(Placed):
         return step.seal(self, state, by)
 
     def empty(self, by: StepSchedule) -> np.ndarray | None:
-        """bool [B, N, J], sub-blocks of checkpoints that no write fell into; None: there are none, or another layer routes."""
-        if self.router is None or not self.router.leads:
+        """bool [B, N, J], sub-blocks without a write; None: there are none, another layer routes, or the bank knows them."""
+        if self.router is None or not self.router.leads or not kinds.bank(self.cfg).asks_empty:
             return None
         return by.segments.empty(by.width, self.router.block, self.router.blocks)
 

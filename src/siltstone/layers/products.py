@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -65,7 +64,8 @@ def twin(module: M, replace: Callable[[nn.Module], nn.Module | None]) -> M:
     made = replace(module)
     if made is not None:
         return cast(M, made)
-    same = copy.copy(module)
+    same = object.__new__(type(module))  # parametrised modules refuse to be copied
+    vars(same).update(vars(module))
     same._modules = {name: None if child is None else twin(child, replace) for name, child in module._modules.items()}
     return same
 

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
 from ..ops import gru
+from ..ops.upcast import upcast
 from ..state.tree import State
 from .base import Inputs, ScanOutput, spans
-from .vector import FusedMemory, VectorState, whole
+from .vector import FusedMemory, VectorState, network_weights, whole
 
 
 class GRU(FusedMemory):
@@ -42,3 +43,9 @@ class GRU(FusedMemory):
         whole(inputs["token"])
         reader, ends = gru.chunk(self.gru, cast(VectorState, state).hidden, inputs["token"], valid=valid, skip=skip)
         return ScanOutput(VectorState(ends), reader)
+
+    def step(self, inputs: Inputs, begins: Tensor | None, state: State) -> State:
+        """See Memory.step. Compilers cannot trace torch's networks; then the equation is used."""
+        if not torch.compiler.is_compiling():
+            return super().step(inputs, begins, state)
+        return VectorState(gru.step(cast(VectorState, state).hidden, upcast(inputs["token"]), network_weights(self.gru)))

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from ..config.layer import LayerConfig
 from ..ops import lstm
+from ..ops.upcast import upcast
 from ..state.tree import State
 from .base import Inputs, ScanOutput, spans
-from .vector import FusedMemory, VectorState, whole
+from .vector import FusedMemory, VectorState, network_weights, whole
 
 
 @dataclass
@@ -57,3 +58,10 @@ class LSTM(FusedMemory):
         now = cast(CellState, state)
         reader, ends = lstm.chunk(self.lstm, (now.hidden, now.cell), inputs["token"], valid=valid, skip=skip)
         return ScanOutput(CellState(*ends), reader)
+
+    def step(self, inputs: Inputs, begins: Tensor | None, state: State) -> State:
+        """See Memory.step. Compilers cannot trace torch's networks; then the equation is used."""
+        if not torch.compiler.is_compiling():
+            return super().step(inputs, begins, state)
+        now = cast(CellState, state)
+        return CellState(*lstm.step((now.hidden, now.cell), upcast(inputs["token"]), network_weights(self.lstm)))

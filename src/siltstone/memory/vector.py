@@ -55,6 +55,13 @@ def whole(token: Tensor) -> None:
         )
 
 
+def network_weights(network: nn.RNNBase) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The weights of a network of torch's, in float32 or wider: of token and state, and their biases."""
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    w_ih, w_hh, b_ih, b_hh = (upcast(network.get_parameter(name)) for name in names)
+    return w_ih, w_hh, b_ih, b_hh
+
+
 class FusedMemory(VectorMemory):
     """A recurrent network over the writes of a segment chunk, one call each; segment chunks that restart run in parallel."""
 

@@ -11,7 +11,6 @@ Source: arXiv 2203.07852; u as in a GRU, arXiv 1406.1078.
 from __future__ import annotations
 
 import math
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -132,10 +131,16 @@ class During:
 
     def __init__(self, seen: list[tuple[Leaves, Tensor]], value: Tensor, weights: Weights):
         self.seen, self.value, self.weights = seen, value, weights
+        self._after: Tensor | None = None
 
-    @cached_property
+    @property
     def after(self) -> Tensor:
         """[G, S, L, H, m, V]: the slots after each write; as `_taken`, for all batch starts at once."""
+        if self._after is None:
+            self._after = self._computed()
+        return self._after
+
+    def _computed(self) -> Tensor:
         segment_chunks, n = self.value.shape[1], self.value.shape[3]
         before = Leaves(*(x.unflatten(1, (segment_chunks, n)) for x in stacked([b for b, _ in self.seen])))
         score = torch.stack([s for _, s in self.seen], 1).unflatten(1, (segment_chunks, n)).unsqueeze(4)  # [G, S, n, H, 1, m, c]
