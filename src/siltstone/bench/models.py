@@ -81,48 +81,6 @@ def training(threads: int, rounds: int, dtype: torch.dtype, tokens: int) -> Iter
     yield Row(claim, threads, name, ms["ours"], ms["peer"], ms["peer"] / ms["ours"], target=want[0], prototype=want[1])
 
 
-def decoding(threads: int, rounds: int, positions: tuple[int, ...] = (1024, 8192, 32768, 131072)) -> Iterator[Row]:
-    """One token at a time at several positions, against a transformer with a preallocated key-value cache."""
-    ours, peer = pair(torch.float32, cache="sparse", gate="softmax")
-    weights = sum(p.numel() * 4 for p in ours.parameters())
-    ids = torch.randint(VOCAB, (1, 1))
-    took: dict[int, float] = {}
-    for position in positions:
-        states = {"ours": at_position(ours, position), "peer": at_position(peer, position)}
-
-        @torch.no_grad()
-        def step(name: str, states: dict[str, LMState] = states) -> None:
-            model = ours if name == "ours" else peer
-            states[name] = model(ids, states[name], inplace=True)[1]
-
-        ms = interleaved({"ours": lambda s=step: s("ours"), "peer": lambda s=step: s("peer")}, 3 * rounds, 3)
-        took[position] = ms["ours"]
-        want = (25.0, 17.0 if threads > 1 else 28.0) if position >= 131072 else (None, None)
-        claim = f"decoding at {position}, sparse: against a key-value cache"
-        ratio, (target, prototype) = ms["peer"] / ms["ours"], want
-        yield Row(claim, threads, "fp32", ms["ours"], ms["peer"], ratio, target, prototype=prototype, unit="ms/token")
-        if position == positions[-1]:
-            keys = 2.0 * 6 * position * 384 * 4
-            speed = _bandwidth()
-            floor = keys / speed * 1e3
-            claim = f"decoding at {position}, sparse: against the time to read the key-value cache once"
-            yield Row(claim, threads, "fp32", ms["ours"], floor, floor / ms["ours"], 20.0, prototype=13.0, unit="ms/token")
-            least = weights / speed * 1e3
-            claim = "decoding, sparse: time over the time to read the weights once"
-            more: dict[str, Any] = {"at_most": True, "note": f"reading at {speed / 1e9:.1f} GB/s here"}
-            yield Row(claim, threads, "fp32", ms["ours"], least, ms["ours"] / least, 1.5, prototype=3.0, unit="ms/token", **more)
-        del states
-    first, last = positions[0], positions[-1]
-    claim = f"decoding speed at {last} over that at {first}, sparse"
-    yield Row(claim, threads, "fp32", took[last], took[first], took[first] / took[last], 0.95, prototype=0.87, unit="ms/token")
-
-
-def _bandwidth() -> float:
-    """Memory bandwidth in bytes a second: the sum of a tensor far larger than the CPU caches."""
-    x = torch.ones(64 * 1024 * 1024)
-    return x.numel() * 4 / (interleaved({"sum": lambda: x.sum()}, 5)["sum"] / 1e3)
-
-
 def session_bytes(position: int = 131072) -> Iterator[Row]:
     """Bytes of a session, against a key-value cache of the same dtype."""
     cache = 2 * 6 * position * 384 * 4

@@ -14,7 +14,7 @@ from ..core.machine import keep_freed_memory, processor
 from ..core.plain import json_line
 from ..core.terminal import console
 from ..train.precision import computes_bf16
-from . import kept, layers, models, rules
+from . import decoding, kept, layers, models, rules
 from .startup import startup
 from .timing import Row
 
@@ -34,7 +34,8 @@ def rows(quick: bool, threads: tuple[int, ...]) -> Iterator[Row]:
                 yield from models.prefill(count, rounds, dtype, prefill)
                 for tokens in (1024, train):
                     yield from models.training(count, rounds, dtype, tokens)
-            yield from models.decoding(count, rounds, (1024, 8192) if quick else (1024, 8192, 32768, 131072))
+            yield from decoding.decoding(count, rounds, (1024, 8192) if quick else (1024, 8192, 32768, 131072))
+            yield from decoding.sessions(count, rounds, 2048 if quick else 8192)
     finally:
         torch.set_num_threads(before)
     yield from models.session_bytes()
