@@ -18,7 +18,7 @@ Op = tuple[str, Any]
 Seen = list[tuple[str, Any]]
 
 
-def script(draw: random.Random, length: int = 6) -> list[Op]:
+def script(draw: random.Random, length: int = 5) -> list[Op]:
     """Calls of one session; it begins with a text."""
     ops: list[Op] = [("feed", text(draw))]
     kinds = ["feed", "feed", "score", "greedy", "sampled", "on", "snapshot", "back", "position", "fork", "away", "short"]
@@ -30,7 +30,7 @@ def script(draw: random.Random, length: int = 6) -> list[Op]:
         elif kind == "short":
             given = [draw.randrange(97, 110) for _ in range(draw.randrange(4))]
         elif kind in ("greedy", "sampled", "on"):
-            given = draw.randrange(7), draw.randrange(1000)
+            given = draw.randrange(5), draw.randrange(1000)
         elif kind == "fork":
             given = script(draw, 2)
         ops.append((kind, given))
