@@ -219,6 +219,10 @@ class Member:
         session = self._session()
         return self._queue(Reading(self._wait, session._encode(text), scored))
 
+    def append_scored(self, text: str | Sequence[int] | Tensor) -> Tensor:
+        """`feed`, and wait for its result; see `Session.append_scored`."""
+        return self.feed(text, scored=True).result()
+
     def generate(
         self,
         max_new_tokens: int = 100,
