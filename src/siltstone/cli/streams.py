@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from siltstone.core.interrupt import Interrupts
     from siltstone.inference.batch import Batch, Member
+    from siltstone.inference.reader import Cost
     from siltstone.inference.receipt import Timeline
 
 NAME = "{name}"
@@ -45,7 +46,7 @@ def placed(files: Sequence[str], session: Path | None, folder: Path | None, offs
         raise ConfigError("--offset is for one input; leave it out: with sessions, each file goes on where it was left")
     if session is None:
         return [None] * len(files)
-    if folder is None and not several:
+    if folder is None and not several and (NAME not in session.name or "-" in files):
         return [session]
     if NAME not in session.name:
         raise ConfigError(
@@ -108,13 +109,16 @@ class Stream:
         self.ended = True
         self.progress.__exit__(self.error)
 
-    def account(self) -> bool:
-        """Count the piece if it was read, and show it. Returns whether it is time to save."""
+    def account(self) -> Cost | None:
+        """Count the piece if it was read."""
         if self.work is None or not self.work.done:
-            return False
-        cost = self.reader.account(self.part, self.work.result())
-        self.work = None
-        self.progress.show(self.reader, self.part.piece, cost)
+            return None
+        cost, self.work = self.reader.account(self.part, self.work.result()), None
+        return cost
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save."""
         late = time.monotonic() - self.at >= self.options.seconds
         return self.member.counters.appended - self.saved >= self.options.every or late
 
@@ -150,20 +154,14 @@ def read_together(
         try:
             _read(batch, streams, timeline, stop)
         except KeyboardInterrupt as stopped:
-            batch.run()
-            for one in streams:
-                one.account()
-                one.save()
+            _save(batch, streams)
             kept = "; the same command resumes there" if any(places) else "; nothing is saved without --session-dir"
             say(f"interrupted at {', '.join(f'byte {one.reader.offset:,} of {one.file}' for one in streams)}{kept}")
             raise SystemExit(exit_code(stopped)) from None
         except StorageError:
             raise
         except OSError:
-            batch.run()
-            for one in streams:
-                one.account()
-                one.save()
+            _save(batch, streams)
             raise
         for one in streams:
             one.save()
@@ -181,11 +179,21 @@ def _read(batch: Batch, streams: Sequence[Stream], timeline: Timeline, stop: Int
         batch.turn()
         timeline.add(sum(one.member.position for one in streams) - before, time.perf_counter() - began)
         for one in streams:
-            with stop.waiting(check=False):
-                due = one.account()
-            if due:
-                one.save()
+            cost = one.account()
+            if cost is not None:
+                with stop.waiting(check=False):
+                    one.progress.show(one.reader, one.part.piece, cost)
+                if one.due:
+                    one.save()
         stop.check()
+
+
+def _save(batch: Batch, streams: Sequence[Stream]) -> None:
+    """Read the pieces that were begun, and save every session."""
+    batch.run()
+    for one in streams:
+        one.account()
+        one.save()
 
 
 def _results(streams: Sequence[Stream], timeline: Timeline, options: Options) -> None:
