@@ -15,12 +15,12 @@ from ..models.fingerprint import Seen, Watch, check_pair
 from ..models.lm import LM
 from ..text import Tokenizer, cut_table
 from .mark import Mark
-from .receipt import Counters, Timeline
+from .receipt import Counters
 from .session import Session
 from .turns import Seat, Turns
 from .turnstile import Turnstile
 from .work import Reading, Writing
-from .writing import Writer, check_seed
+from .writing import Generates, Options, Writer
 
 W = TypeVar("W", Reading, Writing)
 
@@ -154,34 +154,24 @@ class Batch:
         return seat.session
 
 
-class Member:
+class Member(Generates[Writing]):
     """A session's handle while it is in a batch. Its calls take effect in their order, as those of a `Session` do.
 
     Raises InputError after the session has left. An error of queued work is raised by its result, or else by the next call.
+
+    slot      the row that the session has in steps
+    timeline  seconds against tokens in this batch: those of the calls of the model that the session took part in
     """
 
     def __init__(self, batch: Batch, seat: Seat) -> None:
         self._batch, self._seat = batch, seat
+        self.model, self.tokenizer = batch.model, batch.tokenizer
+        self.slot, self.timeline = seat.slot, seat.timeline
 
     def _session(self) -> Session:
         if self._seat.gone:
             raise InputError("this session has left the batch; use the Session that leave() returned, or let it join again")
         return self._seat.session
-
-    @property
-    def model(self) -> Any:
-        """The batch's model."""
-        return self._batch.model
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The batch's tokenizer."""
-        return self._batch.tokenizer
-
-    @property
-    def slot(self) -> int:
-        """The row that the session has in steps."""
-        return self._seat.slot
 
     @property
     def position(self) -> int:
@@ -204,11 +194,6 @@ class Member:
         return self._session().notes
 
     @property
-    def timeline(self) -> Timeline:
-        """Seconds against tokens in this batch: those of the calls of the model that the session took part in."""
-        return self._seat.timeline
-
-    @property
     def nbytes(self) -> int:
         """See `Session.nbytes`."""
         with self._batch._turnstile.inside():
@@ -223,24 +208,11 @@ class Member:
         """`feed`, and wait for its result; see `Session.append_scored`."""
         return self.feed(text, scored=True).result()
 
-    def generate(
-        self,
-        max_new_tokens: int = 100,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        stop: str | Sequence[str] | None = None,
-        seed: int | None = None,
-    ) -> Writing:
-        """Queue text to write; the options are those of `Session.generate`. The result yields the pieces as they come.
-
-        Raises InputError for options out of range, and if the session has no token, read or queued.
-        """
-        session, writer = self._session(), Writer(self.tokenizer, max_new_tokens, temperature, top_k, top_p, stop)
-        check_seed(seed)
+    def _generate(self, options: Options) -> Writing:
+        session, writer = self._session(), Writer(self.tokenizer, options)
         if not any(isinstance(work, Reading) and len(work.ids) for work in list(self._seat.queue)):
             session._last_logits()
-        return self._queue(Writing(self._wait, writer, seed))
+        return self._queue(Writing(self._wait, writer, options.seed))
 
     def cancel(self) -> None:
         """End all queued work where it stands."""

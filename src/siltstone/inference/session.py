@@ -24,10 +24,10 @@ from .mark import Mark, Pieces
 from .receipt import Counters
 from .sampling import sample
 from .tokens import CHUNK, chunks, encoded, log_probabilities
-from .writing import Writer, check_seed
+from .writing import Generates, Options, Writer
 
 
-class Session:
+class Session(Generates[Pieces]):
     """`s = Session(model, tokenizer)`; device and dtype follow the model, an `LM` or any other `StreamingModel`.
 
     `append` reads text; `logits` are those after its last token. The model is called with at most 512 tokens at a time. Results
@@ -150,31 +150,12 @@ class Session:
                 last = logits_TV[-1]
             return torch.cat(out)
 
-    def generate(
-        self,
-        max_new_tokens: int = 100,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        stop: str | Sequence[str] | None = None,
-        seed: int | None = None,
-    ) -> Pieces:
-        """Generates text and yields it in pieces; a token is appended before its piece is yielded.
-
-        max_new_tokens  maximum number of tokens; fewer if the model predicts the end token (which is not appended)
-        temperature     0 takes the most probable token; top_k, top_p restrict the choice to the most probable tokens
-        stop            strings that end the generation; they are not yielded, not even in part, but their tokens are appended
-        seed            seed of the sampler, which belongs to the session and is saved with it; None continues with its current
-                        state (a new session has seed 0)
-        The joined pieces are the text of the tokens; an incomplete character at the end becomes U+FFFD.
-        Raises InputError for options out of range, and for a session without any token.
-        """
-        writer = Writer(self.tokenizer, max_new_tokens, temperature, top_k, top_p, stop)
+    def _generate(self, options: Options) -> Pieces:
+        writer = Writer(self.tokenizer, options)
         with self._alone():
             self._last_logits()
-            check_seed(seed)
-            if seed is not None:
-                self._sampler.manual_seed(seed)
+            if options.seed is not None:
+                self._sampler.manual_seed(options.seed)
         return Pieces(self._write(writer))
 
     def _write(self, writer: Writer) -> Generator[str, None, None]:
