@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .config.layer import LayerConfig
     from .config.model import LMConfig
     from .demo import demo_run
+    from .inference.batch import Batch
     from .inference.session import Session
     from .models.checkpoint import load, save
     from .models.fingerprint import freeze
@@ -33,6 +34,7 @@ _HOMES = {
     "LMConfig": "config",
     "LayerConfig": "config",
     "Session": "inference.session",
+    "Batch": "inference.batch",
     "save": "models.checkpoint",
     "load": "models.checkpoint",
     "ByteTokenizer": "text",
@@ -46,6 +48,7 @@ _HOMES = {
 
 __all__ = [
     "LM",
+    "Batch",
     "ByteTokenizer",
     "LMConfig",
     "LMState",

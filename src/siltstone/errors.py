@@ -11,7 +11,9 @@
     │   ├── SessionCorrupt     truncated, altered, or no session file at all
     │   ├── SessionMismatch    written by another model, configuration or tokenizer
     │   └── SessionVersion     written by a newer Siltstone
-    ├── BusyError              a session whose earlier call has not returned              (RuntimeError)
+    ├── BusyError              a session whose earlier call has not returned, or that     (RuntimeError)
+    │                          is in a batch and was called directly
+    ├── BatchFull              a batch without a free slot                                (RuntimeError)
     ├── StorageError           the disk is full or the folder cannot be written           (OSError)
     │   ├── InUse              another session or run is writing the file
     │   ├── FileChanged        another writer replaced the file since it was read
@@ -73,7 +75,12 @@ class SessionVersion(SessionFileError):
 
 
 class BusyError(SiltstoneError, RuntimeError):
-    """A session was called before an earlier call returned: from another thread, or from inside that call."""
+    """A session was called before an earlier call returned, from another thread or from inside that call, or while it is in a
+    batch."""
+
+
+class BatchFull(SiltstoneError, RuntimeError):
+    """Every slot of a batch is taken."""
 
 
 class StorageError(SiltstoneError, OSError):

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SAYS = {
+    "batch_of_sessions": r"tokens read, then: ….*3 sessions, \d+ turns",
     "fork_for_questions": r"1,861 tokens read once.*In regard to the roads, ….*the session is still at 1,861 tokens",
     "layer_in_your_transformer": r"loss after 40 steps: [0-3]\.\d\d\n.*differ by \de-0[6-9] at most",
     "train_and_stream": r"step 30: [0-3]\.\d\d bits a byte\n.*tokens read; the file after half of them had \d+,\d{3} bytes",

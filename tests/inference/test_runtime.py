@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import siltstone as st
-from siltstone.errors import InputError, RuntimeChanged
+from siltstone.errors import InputError, RuntimeChanged, SessionMismatch
 from siltstone.inference import runtime as runtimes
 from siltstone.inference.program import CompiledStep
 from siltstone.layers.products import Int8Linear
@@ -164,3 +164,27 @@ def test_what_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="needs a C\\+\\+ compiler, and none was found"):
         st.Session(small(2), tok, runtime="compiled")
     assert written(st.Session(small(2), tok, runtime="int8"))
+
+
+def test_a_batch_takes_compiled_steps() -> None:
+    """Five sessions of several ages: three programs, for one row, four and sixteen, and the texts of eager sessions."""
+    model, tok = small(), ByteTokenizer()
+    texts = [TEXT[: 10 + 7 * i] for i in range(5)]
+    alone = []
+    for text in texts:
+        session = st.Session(model, tok, runtime="eager")
+        session.append(text)
+        alone.append("".join(session.generate(6, temperature=0.0)))
+    with st.Batch(model, tok, runtime="compiled") as batch:
+        found = []
+        for text in texts:
+            member = batch.join()
+            member.feed(text)
+            found.append(member.generate(6, temperature=0.0))
+        batch.run()
+        program = runtimes.runtime(model, "compiled").program
+        assert program is not None
+        program.join()
+        assert ["".join(each) for each in found] == alone
+        with pytest.raises(SessionMismatch, match="runtime='int8' and the batch runtime='compiled'"):
+            batch.join(st.Session(model, tok, runtime="int8"))

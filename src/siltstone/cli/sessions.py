@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,27 +21,41 @@ def open_session(run: Path, file: Path | None, device: str, threads: int | None,
     The file is claimed until the command ends. Raises CheckpointError, SessionFileError and its kinds, ConfigError, StorageError
     if `file` cannot be saved, and its kind InUse if another process has claimed it.
     """
+    return open_sessions(run, [file], device, threads, runtime)[0]
+
+
+def open_sessions(
+    run: Path, files: Sequence[Path | None], device: str, threads: int | None, runtime: str = "auto"
+) -> list[Session]:
+    """`open_session` for several files and one model."""
     from ..core.machine import keep_freed_memory
     from ..demo import run_folder
-    from ..errors import StorageError
     from ..inference import Session
-    from ..io import claim
-    from ..io.atomic import check_place
     from ..models.checkpoint import load
     from ..train.precision import chosen_device
 
     folder = run_folder(run)
     threads_to_size(folder, threads)
+    for file in files:
+        _claim(file)
+    keep_freed_memory()
+    model, tokenizer = load(folder, device=chosen_device(device))
+    there = [file if file is not None and file.exists() else None for file in files]
+    return [
+        Session(model, tokenizer, runtime) if file is None else Session.load(file, model, tokenizer, runtime) for file in there
+    ]
+
+
+def _claim(file: Path | None) -> None:
+    from ..errors import StorageError
+    from ..io import claim
+    from ..io.atomic import check_place
+
     if file is not None and not file.parent.is_dir():
         raise StorageError(f"cannot write {file}: the folder {file.parent} does not exist: create it, or choose another one")
     if file is not None and not is_folder(file):  # `Session.load` reports a folder
         check_place(file, streams=False)
         hold(claim(file))
-    keep_freed_memory()
-    model, tokenizer = load(folder, device=chosen_device(device))
-    if file is not None and file.exists():
-        return Session.load(file, model, tokenizer, runtime)
-    return Session(model, tokenizer, runtime)
 
 
 def threads_to_size(folder: Path, threads: int | None) -> None:

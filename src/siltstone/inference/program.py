@@ -31,7 +31,7 @@ from ..state.tree import Leaves, Store, padded
 BUCKETS = (1, 4, 16, 64)  # numbers of rows that programs are made for
 UNKNOWN = Hints()
 Program = Callable[..., Any]
-Key = tuple[Any, ...]  # rows, whether all are active, dtype, threads, and the room of each layer
+Key = tuple[Any, ...]  # rows, dtype, threads, and the room of each layer
 
 
 class _Place:
@@ -157,6 +157,8 @@ class CompiledStep:
             ready = prepare(mixers, state, flags, model.like.device, inplace)
             ready.layers = [layer.roomy(mixer) for layer, mixer in zip(ready.layers, mixers, strict=True)]
             x = model.embed(ids).unsqueeze(1)
+            if len(x) > 1 and ready.active is None:  # one program for all rows and for some
+                ready.active = torch.ones(len(x), dtype=torch.bool, device=x.device)
             programs = self._found(ready, x)
             if programs is None:
                 return self._eager(x, ready)
@@ -182,7 +184,7 @@ class CompiledStep:
         """The programs for these shapes; None: there are none (yet)."""
         if len(x) not in BUCKETS or self.failed is not None:
             return None
-        shared = len(x), ready.active is None, x.dtype, torch.get_num_threads()
+        shared = len(x), x.dtype, torch.get_num_threads()
         key = (*shared, *(layer.room for layer in ready.layers))
         programs = self._ready.get(key)
         if programs is not None:
@@ -221,7 +223,7 @@ class CompiledStep:
                 self._eager(x, replace(ready, layers=[layer.map(_copy) for layer in ready.layers]))  # fills tables of constants
                 programs = [self._program(key, group, x, ready) for group in self._groups[len(x) == 1]]
                 model = self._twins[len(x) == 1]
-                last = self._programs.setdefault(("last", *key[:4]), self._compile(lambda x: model.head(model.norm(x))))
+                last = self._programs.setdefault(("last", *key[:3]), self._compile(lambda x: model.head(model.norm(x))))
                 last(x)
                 self._ready[key] = [*programs, last]
         except Exception as error:  # whatever a compiler raises: eager steps go on
@@ -232,7 +234,7 @@ class CompiledStep:
     def _program(self, key: Key, group: Group, x: Tensor, ready: Prepared) -> Program:
         """The program of one group, which may be that of an earlier group."""
         layers = ready.layers[group.layers]
-        shape = (*key[:4], *(layer.room for layer in layers))
+        shape = (*key[:3], *(layer.room for layer in layers))
         for (other, *rest), program in self._programs.items():
             if isinstance(other, Group) and other.like(group) and tuple(rest) == shape:
                 program(*_arguments(group, x, ready))

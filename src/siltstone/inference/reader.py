@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import CheckpointError, DataError, SessionCorrupt
 from ..io.parse import is_count
 from ..text import encode_sized
+from .batch import Member
 from .receipt import Receipt, Timeline, receipt
 from .session import Session
 
@@ -52,8 +54,25 @@ class Cost:
         )
 
 
+@dataclass(frozen=True)
+class Part:
+    """One piece of a stream and its tokens.
+
+    began     when it was begun, in seconds
+    replaced  bytes that were not text
+    blind     tokens without a prediction: 1 for the first of a session; missed: its bytes
+    """
+
+    piece: bytes
+    ids: list[int]
+    began: float
+    replaced: int
+    blind: int
+    missed: int
+
+
 class Reader:
-    """Feeds pieces of bytes to a session.
+    """Feeds pieces of bytes to a session, or to a member of a batch: then `encode` and `account` leave the reading to its turns.
 
     offset      bytes of the source read so far (from its beginning)
     cost        cost of all these bytes, earlier processes included
@@ -64,7 +83,7 @@ class Reader:
     `save` stores offset and cost in the session's notes, so that `Reader(Session.load(...))` resumes there.
     """
 
-    def __init__(self, session: Session, errors: str = "strict") -> None:
+    def __init__(self, session: Session | Member, errors: str = "strict") -> None:
         self.session, self.errors = session, errors
         self.timeline = Timeline()
         self.offset, self.cost, self._tail, self._known = 0, Cost(), b"", ("", 0)
@@ -98,20 +117,29 @@ class Reader:
     def feed(self, piece: bytes) -> Cost:
         """Read one piece. Raises DataError for bytes that are not text (then nothing of the piece was read), and
         CheckpointError if the model's predictions are nan."""
-        text, replaced = self._decode(piece)
-        began = time.perf_counter()
+        part = self.encode(piece)
+        return self.account(part, self.session.append_scored(part.ids))
+
+    def encode(self, piece: bytes) -> Part:
+        """The tokens of the next piece, which are then read by the session and given to `account`. Raises DataError."""
+        began, (text, replaced) = time.perf_counter(), self._decode(piece)
         ids = self.session.tokenizer.encode(text)
         blind = int(self.session.position == 0)  # there is no prediction for the first token of a session
         missed = min(len(piece), encode_sized(self.session.tokenizer, text)[1][0]) if blind and ids else 0
-        nats = -self.session.append_scored(ids)[blind:].double()
+        return Part(piece, ids, began, replaced, blind, missed)
+
+    def account(self, part: Part, scores: Tensor) -> Cost:
+        """Count a piece that was read. scores: natural-log probabilities [tokens]. Raises CheckpointError if they are nan."""
+        nats = -scores[part.blind :].double()
         if torch.isnan(nats).any():
             raise CheckpointError("the model's predictions are not numbers: its weights are damaged; load another checkpoint")
-        bits = float(nats.sum()) / math.log(2) + 8 * replaced
-        cost = Cost(bits, len(piece) - missed, len(ids), missed, replaced)
-        self.offset += len(piece)
+        size = len(part.piece)
+        bits = float(nats.sum()) / math.log(2) + 8 * part.replaced
+        cost = Cost(bits, size - part.missed, len(part.ids), part.missed, part.replaced)
+        self.offset += size
         self.cost += cost
-        self._tail = (self._tail + piece)[-TAIL:]
-        self.timeline.add(len(ids), time.perf_counter() - began)
+        self._tail = (self._tail + part.piece)[-TAIL:]
+        self.timeline.add(len(part.ids), time.perf_counter() - part.began)
         return cost
 
     def save(self, path: Any) -> None:

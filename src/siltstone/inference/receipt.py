@@ -38,8 +38,11 @@ class Counters:
 class Counted(Protocol):
     """The attributes of a session that a receipt is made of."""
 
-    model: Any
-    counters: Counters
+    @property
+    def model(self) -> Any: ...
+
+    @property
+    def counters(self) -> Counters: ...
 
     @property
     def position(self) -> int: ...
@@ -220,6 +223,26 @@ def receipt(
         session_bytes=session.nbytes,
         kv_cache_bytes=kv_cache_bytes(cfg, session.position, element) if isinstance(cfg, LMConfig) else None,
         growth=growth(cfg) if isinstance(cfg, LMConfig) else None,
+    )
+
+
+def combined(receipts: Sequence[Receipt], timeline: Timeline) -> Receipt:
+    """One receipt of several streams that one process read together: sums, and the times of `timeline`."""
+
+    def total(name: str) -> int:
+        return sum(getattr(one, name) for one in receipts)
+
+    scored, whole = total("bytes_scored"), ("position", "bytes_read", "bytes_replaced", "tokens_read", "appended", "restored")
+    caches = [one.kv_cache_bytes for one in receipts if one.kv_cache_bytes is not None]
+    return Receipt(
+        **{name: total(name) for name in (*whole, "recomputed", "session_bytes")},
+        bytes_scored=scored,
+        bits_per_byte=sum((one.bits_per_byte or 0.0) * one.bytes_scored for one in receipts) / scored if scored else None,
+        ms_per_token_first=timeline.ms_per_token(),
+        ms_per_token_last=timeline.ms_per_token(last=True),
+        peak_rss=peak_rss(),
+        kv_cache_bytes=sum(caches) if caches else None,
+        growth=receipts[0].growth,
     )
 
 

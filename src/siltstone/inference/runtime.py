@@ -25,9 +25,11 @@ from torch import Tensor
 from ..errors import InputError
 from ..layers.products import rounded, twin
 from ..models.lm import LM
+from ..models.stream_state import LMState
 from ..models.streaming import StreamingModel
 from .program import CompiledStep
 
+Flags = tuple[Tensor | None, Tensor | None, Tensor | None]  # active, cut, reset: bool [B]; None: not given
 Name = Literal["auto", "eager", "compiled", "int8"]
 NAMES: tuple[Name, ...] = get_args(Name)
 AUTO_STEPS, AUTO_PARAMETERS = 512, 5_000_000  # from these on `auto` compiles: before, compiling takes longer than it saves
@@ -89,6 +91,13 @@ class Runtime:
     def reader(self, model: StreamingModel) -> StreamingModel:
         """The model that reads texts."""
         return self._rounded or model
+
+    def step(self, model: LM, ids: Tensor, state: LMState, flags: Flags) -> tuple[Tensor, LMState]:
+        """One token of each of some rows, as `LM.step`: flags are active, cut and reset. `state` is given up."""
+        program = self.program
+        if program is None:
+            return (self._rounded or model).step(ids, state, *flags, inplace=True)
+        return program.step(ids, state, flags)
 
     @property
     def program(self) -> CompiledStep | None:

@@ -19,16 +19,17 @@ from ..errors import BusyError, InputError, PositionError, TokenizerError
 from ..io.place import Stamp
 from ..models.fingerprint import Seen, check_pair
 from ..models.streaming import StreamingModel, StreamingState
-from ..text import StreamDecoder, Tokenizer, cut_table
+from ..text import Tokenizer, cut_table
 from .mark import Mark, Pieces
 from .receipt import Counters
 from .runtime import one_step
 from .runtime import runtime as chosen
-from .sampling import StopStrings, check_options, sample
+from .sampling import sample
 from .tokens import CHUNK, chunks, encoded, log_probabilities
+from .writing import Generates, Options, Writer
 
 
-class Session:
+class Session(Generates[Pieces]):
     """`s = Session(model, tokenizer)`; device and dtype follow the model, an `LM` or any other `StreamingModel`.
 
     `append` reads text; `logits` are those after its last token. The model is called with at most 512 tokens at a time. Results
@@ -66,6 +67,7 @@ class Session:
         self._weights = Seen(model)
         self._file: tuple[str, Stamp] | None = None  # path and stamp of the file when it was last read or written
         self._entered, self._inside = threading.RLock(), False
+        self._batched = False  # a batch holds the session and calls it
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -79,6 +81,10 @@ class Session:
                 raise BusyError(
                     "a call of this session has not returned, and a hook, a tokenizer or a signal handler called it again; "
                     "call it afterwards, or use a fork that was made before"
+                )
+            if self._batched:
+                raise BusyError(
+                    "this session is in a batch; use the handle that Batch.join returned, or take it out with its leave()"
                 )
             self._inside = True
             try:
@@ -148,84 +154,62 @@ class Session:
                 last = logits_TV[-1]
             return torch.cat(out)
 
-    def generate(
-        self,
-        max_new_tokens: int = 100,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        stop: str | Sequence[str] | None = None,
-        seed: int | None = None,
-    ) -> Pieces:
-        """Generates text and yields it in pieces; a token is appended before its piece is yielded.
-
-        max_new_tokens  maximum number of tokens; fewer if the model predicts the end token (which is not appended)
-        temperature     0 takes the most probable token; top_k, top_p restrict the choice to the most probable tokens
-        stop            strings that end the generation; they are not yielded, not even in part, but their tokens are appended
-        seed            seed of the sampler, which belongs to the session and is saved with it; None continues with its current
-                        state (a new session has seed 0)
-        The joined pieces are the text of the tokens; an incomplete character at the end becomes U+FFFD.
-        Raises InputError for options out of range, and for a session without any token.
-        """
-        if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 0:
-            raise InputError(f"max_new_tokens={max_new_tokens!r} must be a whole number of at least 0")
-        check_options(temperature, top_k, top_p)
+    def _generate(self, options: Options) -> Pieces:
+        writer = Writer(self.tokenizer, options)
         with self._alone():
             self._last_logits()
-            if seed is not None:
-                if not isinstance(seed, int) or isinstance(seed, bool) or not -(2**63) <= seed < 2**64:
-                    raise InputError(
-                        f"seed={seed!r} must be a whole number of 64 bits, or None to continue with the session's own sampler"
-                    )
-                self._sampler.manual_seed(seed)
-        return Pieces(self._write(max_new_tokens, temperature, top_k, top_p, StopStrings(() if stop is None else stop)))
+            if options.seed is not None:
+                self._sampler.manual_seed(options.seed)
+        return Pieces(self._write(writer))
 
-    def _write(
-        self, count: int, temperature: float, top_k: int | None, top_p: float | None, stops: StopStrings
-    ) -> Generator[str, None, None]:
-        tok, decoder = self.tokenizer, StreamDecoder(self.tokenizer)
-        never = [i for i in (tok.bos_id, tok.pad_id) if i is not None and i != tok.eos_id]
-        for _ in range(count):
+    def _write(self, writer: Writer) -> Generator[str, None, None]:
+        while not writer.ended:
             with self._alone():
-                logits = self._last_logits()[: tok.vocab_size].to("cpu", torch.float32, copy=True)
-                logits[never] = -torch.inf
-                token = sample(logits, self._sampler, temperature, top_k, top_p)
-                if token == tok.eos_id:
+                token = self._choose(writer)
+                if token is None:
                     break
                 for _ in self._read(torch.tensor([token], dtype=torch.long, device="cpu"), scored=False):
                     pass
-            piece, met = stops.push(decoder.push([token]))
+            piece = writer.push(token)
             if piece:
                 yield piece
-            if met:
-                return
-        piece, met = stops.push(decoder.finish())
-        piece += "" if met else stops.finish()
+        piece = writer.finish()
         if piece:
             yield piece
+
+    def _choose(self, writer: Writer) -> int | None:
+        """The next token of a text; None if the model predicts the end token."""
+        logits = writer.allowed(self._last_logits())
+        return writer.chosen(sample(logits, self._sampler, *writer.options))
 
     def fork(self) -> Session:
         """An independent session with the same state; sealed states are shared. Marks made so far are valid in both."""
         with self._alone():
-            self._whole()
-            twin = object.__new__(type(self))
-            vars(twin).update(vars(self))
-            twin._entered, twin._inside = threading.RLock(), False
-            twin._state = self._state.fork()
-            twin._sampler = torch.Generator("cpu")
-            twin._sampler.set_state(self._sampler.get_state())
-            twin._marks, twin._ids = list(self._marks), self._ids[:]
-            twin.counters, twin.notes = copy.copy(self.counters), copy.deepcopy(self.notes)
-            return twin
+            return self._fork()
+
+    def _fork(self) -> Session:
+        self._whole()
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        twin._entered, twin._inside, twin._batched = threading.RLock(), False, False
+        twin._state = self._state.fork()
+        twin._sampler = torch.Generator("cpu")
+        twin._sampler.set_state(self._sampler.get_state())
+        twin._marks, twin._ids = list(self._marks), self._ids[:]
+        twin.counters, twin.notes = copy.copy(self.counters), copy.deepcopy(self.notes)
+        return twin
 
     def snapshot(self) -> Mark:
         """A mark for `rollback`; it is valid as long as there is a reference to it."""
         with self._alone():
-            self._whole()
-            self._trim()
-            mark = Mark(self.position, self._state.fork(), self._logits, self._sampler.get_state())
-            self._marks.append(weakref.ref(mark))
-            return mark
+            return self._snapshot()
+
+    def _snapshot(self) -> Mark:
+        self._whole()
+        self._trim()
+        mark = Mark(self.position, self._state.fork(), self._logits, self._sampler.get_state())
+        self._marks.append(weakref.ref(mark))
+        return mark
 
     def rollback(self, to: Mark | int) -> int:
         """Go back to a mark, or to a position: then the ids from the nearest earlier live mark are read again.
@@ -235,9 +219,14 @@ class Session:
         mark or beyond the end, and for a mark that was released or belongs to another session.
         """
         with self._alone():
-            return self._rollback(to)
+            again = self._go_back(to)
+            for _ in self._read(again, scored=False, again=True):
+                pass
+            return len(again)
 
-    def _rollback(self, to: Mark | int) -> int:
+    def _go_back(self, to: Mark | int) -> Tensor:
+        """Go to a mark, or to the one before a position; the ids [tokens] that are left to read again."""
+        none = torch.empty(0, dtype=torch.long, device="cpu")
         if self._torn and not isinstance(to, Mark):
             self._whole()
         self._trim()
@@ -248,11 +237,11 @@ class Session:
                 raise PositionError(f"cannot go back to {to}: it {why}; take a snapshot of this session, or fork it beforehand")
             self._go(to, marks)
             self._sampler.set_state(to._sampler)
-            return 0
+            return none
         if not isinstance(to, int) or isinstance(to, bool):
             raise InputError(f"rollback to {to!r}: give a mark or a position (a whole number)")
         if to == self.position:
-            return 0
+            return none
         before = [m for m in marks if m.position <= to]
         if to > self.position or not before:
             kept = f"ids are kept from {marks[0].position} on (the oldest live mark)" if marks else "no mark is live"
@@ -263,9 +252,7 @@ class Session:
         mark = max(before, key=lambda m: m.position)
         ids = torch.tensor(self._ids[mark.position - marks[0].position : to - marks[0].position], dtype=torch.long, device="cpu")
         self._go(mark, marks)
-        for _ in self._read(ids, scored=False, again=True):
-            pass
-        return len(ids)
+        return ids
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the session to one file, atomically: state, logits, sampler, notes; marks and their ids are not saved.
@@ -323,12 +310,16 @@ class Session:
                 self._torn = single
                 logits_TV, state = self._call(chunk, self._state, scored, inplace=single)
                 out = log_probabilities(self._logits, logits_TV, chunk) if scored else logits_TV
-                last = logits_TV[-1].to(self.model.like.dtype, copy=True)  # under autocast they have fewer bits
-                self._state, self._logits, self._torn = state, last, False
-                if self._marks:
-                    self._ids.extend(chunk.tolist())
-                self.counters.add(len(chunk), again)
+                self._took(chunk.tolist(), logits_TV[-1], state, again)
             yield out
+
+    def _took(self, ids: list[int], last_V: Tensor, state: StreamingState, again: bool) -> None:
+        """The session has read these ids: the logits after them, and the state."""
+        last = last_V.to(self.model.like.dtype, copy=True)  # under autocast they have fewer bits
+        self._state, self._logits, self._torn = state, last, False
+        if self._marks:
+            self._ids.extend(ids)
+        self.counters.add(len(ids), again)
 
     def _whole(self) -> None:
         if self._torn:

@@ -36,12 +36,7 @@ FARTHEST = 1 << 62  # tokens; positions are counted in 64 bits
 def save(session: Session, path: str | os.PathLike[str], overwrite: bool) -> None:
     """See `Session.save`. The checks of `load` are made before the file is written."""
     state, model, path = session._state, session.model, named(path)
-    if changed := session._weights.changed(model):
-        names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-        raise SessionMismatch(
-            f"the model's weights were changed since this session was made ({names}), and its state belongs to the old ones; "
-            "make a new session, or restore the old weights"
-        )
+    session._weights.check(model, "this session")
     tensors = {PREFIX + name: x for name, x in state.tensors().items()}
     tensors["sampler"] = session._sampler.get_state()
     if session._logits is not None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, SessionMismatch
 from ..io.tensors import tensor_bytes
 from ..text import Tokenizer
 from .streaming import StreamingConfig, is_streaming
@@ -135,6 +135,35 @@ class Seen:
         """Names of the weights that have changed, are missing or are new."""
         now = Seen(model).sums
         return sorted(name for name in now.keys() | self.sums.keys() if now.get(name) != self.sums.get(name))
+
+    def check(self, model: Any, owner: str) -> None:
+        """SessionMismatch, with names of weights, if they have changed. owner: what was made at that time, for the message."""
+        if changed := self.changed(model):
+            names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+            raise SessionMismatch(
+                f"the model's weights were changed since {owner} was made ({names}), and its state belongs to the old ones; "
+                "make a new session, or restore the old weights"
+            )
+
+
+class Watch:
+    """A quick look at a model's weights, without their content: whether torch counts a change in place, or another tensor has
+    been assigned. It does not see changes through `.data`, by numpy or by fused optimisers: `Seen` does."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        modules = list(model.modules())
+        self._owners = [(held, name) for m in modules for held in (m._parameters, m._buffers) for name in held]
+        self._tensors = [held[name] for held, name in self._owners]
+        self._counts = [_count(x) for x in self._tensors]
+
+    def moved(self) -> bool:
+        """Whether a weight is another tensor than before, or was changed in place."""
+        weights = zip(self._owners, self._tensors, self._counts, strict=True)
+        return any(held.get(name) is not x or _count(x) != count for (held, name), x, count in weights)
+
+
+def _count(x: Tensor | None) -> int:
+    return 0 if x is None or x.is_inference() else x._version
 
 
 def freeze(model: Model) -> Model:
