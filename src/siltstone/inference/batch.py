@@ -230,7 +230,7 @@ class Member(Generates[Writing]):
         with self._settled() as session:
             again = session._go_back(to)
             if len(again):
-                self._seat.queue.append(Reading(self._wait, again, again=True))
+                self._seat.queue.appendleft(Reading(self._wait, again, again=True))
             return len(again)
 
     def fork(self) -> Member:
