@@ -31,7 +31,7 @@ opinions: .venv/opinions.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/opinions
 
 torture: .venv/dev.stamp
-	SILTSTONE_TORTURE=40 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/torture tests/state/test_threads.py
+	SILTSTONE_TORTURE=40 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/torture tests/state/test_threads.py tests/inference/test_batch.py
 	$(BIN)/python tools/torture.py $(ARGS)
 
 docs: .venv/dev.stamp

@@ -33,8 +33,8 @@ class Batch:
     runtime  how calls are computed, see `Session`
     slice    tokens of long texts that are read in one turn, by all sessions together: nobody waits longer than for these
 
-    `feed` and `generate` of a member queue work. `turn` takes one token of every session that writes, or that reads at most 4
-    tokens more, in one call of the model; then sessions with longer texts read slices of them, one after the other. A session
+    `feed` and `generate` of a member queue work. `turn` takes one token of every session that writes, or that reads a text of at
+    most 4 tokens, in one call of the model; then sessions with longer texts read slices of them, one after the other. A session
     has its slot while it is in the batch. A step has 1, 4, 16, 64, ... rows: as few as hold the highest slot in use.
 
     Every method may be called from any thread. `feed` and `generate` do not wait; all others wait for the turn that is being
@@ -238,7 +238,7 @@ class Member(Generates[Writing]):
         with self._settled() as session:
             again = session._go_back(to)
             if len(again):
-                self._seat.queue.append(Reading(self._wait, again, again=True))
+                self._seat.queue.appendleft(Reading(self._wait, again, again=True))
             return len(again)
 
     def fork(self) -> Member:
