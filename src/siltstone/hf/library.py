@@ -1,0 +1,41 @@
+"""The library `transformers`, imported on first use, without its progress bars and notices."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import UnsupportedModel
+
+EXTRA = "install the extra: pip install 'siltstone[hf]'"
+LEAST = (5, 24)
+
+
+def transformers() -> Any:
+    """The library. Raises UnsupportedModel if it is missing, or older than this code needs."""
+    try:
+        found = importlib.import_module("transformers")
+    except ImportError:
+        raise UnsupportedModel(f"pretrained models are read with transformers, which is not installed; {EXTRA}") from None
+    version = re.match(r"(\d+)\.(\d+)", str(found.__version__))
+    if version is None or not LEAST <= (int(version[1]), int(version[2])) < (6, 0):
+        raise UnsupportedModel(f"pretrained models need transformers 5.24 to 5.x, and {found.__version__} is installed; {EXTRA}")
+    return found
+
+
+@contextlib.contextmanager
+def quiet(library: Any) -> Iterator[None]:
+    """Without the library's progress bars and notices; both are restored."""
+    log = library.utils.logging
+    bars, level = log.is_progress_bar_enabled(), log.get_verbosity()
+    log.disable_progress_bar()
+    log.set_verbosity_error()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()

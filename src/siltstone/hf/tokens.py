@@ -1,0 +1,104 @@
+"""The tokenizer of a pretrained model: from its folder, or from one that transformers has made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import TokenizerError
+from ..io.parse import parse_object
+from ..io.regular import is_folder, read_limited, reason
+from ..text import Tokenizer, load_tokenizer, tokenizer_from_json
+from ..text.library import LARGEST, quoted
+from ..text.settings import END, ROLES
+
+FILE, SETTINGS, TEMPLATE, SPECIALS = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"
+SLOW = ("tokenizer.model", "vocab.json", "merges.txt", "tekken.json", "vocab.txt")  # read by transformers
+FILES = (SETTINGS, SPECIALS, TEMPLATE)
+
+
+def text_of(folder: Path, name: str) -> str | None:
+    """The content of a file of a tokenizer; None if there is none. Raises TokenizerError."""
+    try:
+        return read_limited(folder / name, LARGEST).decode("utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"{folder / name} cannot be read: {quoted(reason(error))}") from error
+
+
+def of_folder(folder: Path, ends: list[int], library: Any) -> Tokenizer | None:
+    """The tokenizer of a folder; None if it has none. ends: ids that end a text. library: transformers, for older files."""
+    text = text_of(folder, FILE)
+    if text is not None:
+        return tokenizer_from_json(text, _settings({name: text_of(folder, name) for name in FILES}, ends, folder))
+    if any((folder / name).is_file() for name in SLOW):
+        return of_library(_loaded(library, folder, None), ends)
+    return None
+
+
+def of_gguf(folder: Path, name: str, ends: list[int], library: Any) -> Tokenizer:
+    """The tokenizer of a GGUF file."""
+    return of_library(_loaded(library, folder, name), ends)
+
+
+def of_library(tokenizer: Any, ends: list[int]) -> Tokenizer:
+    """A tokenizer of transformers as one of ours."""
+    inner = getattr(tokenizer, "backend_tokenizer", None)
+    if inner is None:
+        raise TokenizerError(
+            f"tokenizer is a {type(tokenizer).__name__}, and must be one of Siltstone, the name of its file or folder, or one of "
+            "transformers that the tokenizers library runs"
+        )
+    named = {f"{role}_token": str(token) for role in ROLES if (token := getattr(tokenizer, f"{role}_token", None)) is not None}
+    template = getattr(tokenizer, "chat_template", None)
+    settings = named | ({"chat_template": template} if template else {}) | ({END: ends} if ends else {})
+    return tokenizer_from_json(inner.to_str(), _written(settings))
+
+
+def given(tokenizer: Any, ends: list[int], library: Any) -> Tokenizer:
+    """The tokenizer that a caller gave, in any of the forms that `from_hf` takes."""
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    if isinstance(tokenizer, str | Path):
+        found = of_folder(Path(tokenizer), ends, library) if is_folder(tokenizer) else load_tokenizer(tokenizer)
+        if found is None:
+            raise TokenizerError(f"{tokenizer} has no tokenizer; it has neither {FILE} nor {', '.join(SLOW)}")
+        return found
+    return of_library(tokenizer, ends)
+
+
+def _settings(files: Mapping[str, str | None], ends: list[int], folder: Path) -> str:
+    """`tokenizer_config.json`, with what other files say."""
+    parsed = {}
+    for name in (SETTINGS, SPECIALS):
+        try:
+            parsed[name] = parse_object(files[name] or "{}")
+        except ValueError as error:
+            raise TokenizerError(f"{folder / name} is damaged: {str(error)[:200]}") from None
+    found = parsed[SETTINGS]
+    for key in (f"{role}_token" for role in ROLES):
+        if found.get(key) is None and parsed[SPECIALS].get(key) is not None:
+            found[key] = parsed[SPECIALS][key]
+    if files[TEMPLATE] is not None:
+        found["chat_template"] = files[TEMPLATE]
+    return _written(found | ({END: ends} if ends else {}))
+
+
+def _written(settings: dict[str, Any]) -> str:
+    return json.dumps(settings, indent=2, ensure_ascii=False) + "\n" if settings else ""
+
+
+def _loaded(library: Any, folder: Path, gguf: str | None) -> Any:
+    """The tokenizer that transformers makes of a folder's older files, or of a GGUF file."""
+    from .library import quiet
+
+    more = {} if gguf is None else {"gguf_file": gguf}
+    try:
+        with quiet(library):
+            return library.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, **more)
+    except Exception as error:
+        where = folder if gguf is None else folder / gguf
+        raise TokenizerError(f"transformers cannot read the tokenizer of {where}: {quoted(error)}") from error
