@@ -12,6 +12,7 @@ from ..errors import UnsupportedModel
 
 EXTRA = "install the extra: pip install 'siltstone[hf]'"
 LEAST = (5, 24)
+BAR = "tqdm"  # the module for GGUF files has a progress bar of its own
 
 
 def transformers() -> Any:
@@ -29,13 +30,15 @@ def transformers() -> Any:
 @contextlib.contextmanager
 def quiet(library: Any) -> Iterator[None]:
     """Without the library's progress bars and notices; both are restored."""
-    log = library.utils.logging
-    bars, level = log.is_progress_bar_enabled(), log.get_verbosity()
+    log, gguf = library.utils.logging, importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    bars, level, bar = log.is_progress_bar_enabled(), log.get_verbosity(), getattr(gguf, BAR, None)
     log.disable_progress_bar()
     log.set_verbosity_error()
+    setattr(gguf, BAR, lambda items, **_: items)
     try:
         yield
     finally:
+        setattr(gguf, BAR, bar)
         log.set_verbosity(level)
         if bars:
             log.enable_progress_bar()

@@ -152,8 +152,8 @@ def _read(folder: Path) -> dict[str, Tensor]:
     index = _text(folder / INDEX)
     if index is None and not (folder / WEIGHTS).is_file():
         other = sorted(x.name for x in folder.iterdir() if x.suffix in OTHER or x.suffix == ".gguf")
-        found = f" ({', '.join(other[:3])} cannot be used: save it as safetensors)" if other else ""
-        raise CheckpointError(f"{folder} has no weights: neither {WEIGHTS} nor {INDEX}{found}")
+        unusable = f" ({', '.join(other[:3])} cannot be used: save it as safetensors)" if other else ""
+        raise CheckpointError(f"{folder} has no weights: neither {WEIGHTS} nor {INDEX}{unusable}")
     if index is None:
         return _tensors(folder / WEIGHTS)
     try:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import tokenizers
 
 from ..errors import TokenizerError
 from ..io.parse import parse_object
 from ..io.regular import is_folder, read_limited, reason
 from ..text import Tokenizer, load_tokenizer, tokenizer_from_json
 from ..text.library import LARGEST, quoted
+from ..text.pieces import BYTE, SPACE
 from ..text.settings import END, ROLES
 
 FILE, SETTINGS, TEMPLATE, SPECIALS = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"
+SCORED = "tok*.bin"  # of llama2.c
 SLOW = ("tokenizer.model", "vocab.json", "merges.txt", "tekken.json", "vocab.txt")  # read by transformers
 FILES = (SETTINGS, SPECIALS, TEMPLATE)
 
@@ -36,7 +41,38 @@ def of_folder(folder: Path, ends: list[int], library: Any) -> Tokenizer | None:
         return tokenizer_from_json(text, _settings({name: text_of(folder, name) for name in FILES}, ends, folder))
     if any((folder / name).is_file() for name in SLOW):
         return of_library(_loaded(library, folder, None), ends)
-    return None
+    scored = sorted(folder.glob(SCORED))
+    return of_scores(scored[0], ends, library) if len(scored) == 1 else None
+
+
+def of_scores(path: Path, ends: list[int], library: Any) -> Tokenizer:
+    """The tokenizer of a file of llama2.c: the length of the longest token, then of each token its score, length and bytes."""
+    try:
+        data, at, tokens, scores = read_limited(path, LARGEST), 4, [], []
+        while at < len(data):
+            score, size = struct.unpack_from("<fi", data, at)
+            tokens.append(data[at + 8 : at + 8 + size].decode("utf-8"))
+            scores.append(score)
+            at += 8 + size
+            if size < 0 or at > len(data):
+                raise ValueError("it is truncated, or no file of llama2.c")
+    except (OSError, ValueError, struct.error) as error:
+        raise TokenizerError(f"{path} cannot be read as a tokenizer of llama2.c: {quoted(reason(error))}") from error
+    names = ["<unk>", "<s>", "</s>"]
+    pieces = names + [token.replace(" ", SPACE) if not BYTE.fullmatch(token) else token for token in tokens[len(names) :]]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    first = len(names) + 256
+    merges = library.convert_slow_tokenizer.generate_merges(
+        {piece: i for piece, i in vocab.items() if i >= first}, {piece: scores[i] for piece, i in vocab.items() if i >= first}
+    )
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges, unk_token=names[0], fuse_unk=True, byte_fallback=True))
+    inner.normalizer = tokenizers.normalizers.Replace(" ", SPACE)
+    inner.decoder = tokenizers.decoders.Sequence(
+        [tokenizers.decoders.Replace(SPACE, " "), tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()]
+    )
+    inner.add_special_tokens(names)
+    settings = {"bos_token": names[1], "eos_token": names[2]} | ({END: ends} if ends else {})
+    return tokenizer_from_json(inner.to_str(), _written(settings))
 
 
 def of_gguf(folder: Path, name: str, ends: list[int], library: Any) -> Tokenizer:
@@ -63,7 +99,10 @@ def given(tokenizer: Any, ends: list[int], library: Any) -> Tokenizer:
     if isinstance(tokenizer, Tokenizer):
         return tokenizer
     if isinstance(tokenizer, str | Path):
-        found = of_folder(Path(tokenizer), ends, library) if is_folder(tokenizer) else load_tokenizer(tokenizer)
+        path = Path(tokenizer)
+        if path.match(SCORED):
+            return of_scores(path, ends, library)
+        found = of_folder(path, ends, library) if is_folder(path) else load_tokenizer(tokenizer)
         if found is None:
             raise TokenizerError(f"{tokenizer} has no tokenizer; it has neither {FILE} nor {', '.join(SLOW)}")
         return found

@@ -155,7 +155,7 @@ class Session:
     ) -> Pieces:
         """Generates text and yields it in pieces; a token is appended before its piece is yielded.
 
-        max_new_tokens  maximum number of tokens; fewer if the model predicts the end token (which is not appended)
+        max_new_tokens  maximum number of tokens; fewer if the model predicts an end token (which is not appended)
         temperature     0 takes the most probable token; top_k, top_p restrict the choice to the most probable tokens
         stop            strings that end the generation; they are not yielded, not even in part, but their tokens are appended
         seed            seed of the sampler, which belongs to the session and is saved with it; None continues with its current
@@ -180,13 +180,14 @@ class Session:
         self, count: int, temperature: float, top_k: int | None, top_p: float | None, stops: StopStrings
     ) -> Generator[str, None, None]:
         tok, decoder = self.tokenizer, StreamDecoder(self.tokenizer)
-        never = [i for i in (tok.bos_id, tok.pad_id) if i is not None and i != tok.eos_id]
+        ends = {tok.eos_id, *getattr(tok, "end_ids", ())}
+        never = [i for i in (tok.bos_id, tok.pad_id) if i is not None and i not in ends]
         for _ in range(count):
             with self._alone():
                 logits = self._last_logits()[: tok.vocab_size].to("cpu", torch.float32, copy=True)
                 logits[never] = -torch.inf
                 token = sample(logits, self._sampler, temperature, top_k, top_p)
-                if token == tok.eos_id:
+                if token in ends:
                     break
                 for _ in self._read(torch.tensor([token], dtype=torch.long, device="cpu"), scored=False):
                     pass

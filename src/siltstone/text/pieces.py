@@ -18,7 +18,7 @@ from .library import quoted
 from .pipeline import Pipeline, kind_of, parts_of, sequence_of
 
 SPACE = "\u2581"
-_BYTE = re.compile("<0x([0-9A-F]{2})>")
+BYTE = re.compile("<0x([0-9A-F]{2})>")
 _OFF = "the space before the first word, which is not in the text"
 
 
@@ -35,7 +35,7 @@ class PiecePipeline(Pipeline):
 
     def spelling(self, token: str) -> bytes | None:
         """See Pipeline."""
-        byte = _BYTE.fullmatch(token)
+        byte = BYTE.fullmatch(token)
         return bytes([int(byte[1], 16)]) if byte else token.replace(SPACE, " ").encode("utf-8", "replace")
 
     def _model(self, parsed: dict[str, Any]) -> None:
