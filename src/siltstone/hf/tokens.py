@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import struct
 from collections.abc import Mapping
@@ -62,7 +63,7 @@ def of_scores(path: Path, ends: list[int], library: Any) -> Tokenizer:
     pieces = names + [token.replace(" ", SPACE) if not BYTE.fullmatch(token) else token for token in tokens[len(names) :]]
     vocab = {piece: i for i, piece in enumerate(pieces)}
     first = len(names) + 256
-    merges = library.convert_slow_tokenizer.generate_merges(
+    merges = importlib.import_module(f"{library.__name__}.convert_slow_tokenizer").generate_merges(
         {piece: i for piece, i in vocab.items() if i >= first}, {piece: scores[i] for piece, i in vocab.items() if i >= first}
     )
     inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges, unk_token=names[0], fuse_unk=True, byte_fallback=True))
