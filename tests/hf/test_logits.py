@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -63,6 +65,25 @@ def test_the_rotation_is_exact_far_away() -> None:
     far = lm(torch.cat([IDS[:, :1].expand(-1, 4000), IDS], 1))[0]
     window = 17 * lm.cfg.depth
     close(far[:, 4000 + window :], near[:, window:], 1e-9)
+
+
+def test_a_model_in_memory_is_copied() -> None:
+    made = tiny.decoder("llama, tied, wide heads")
+    before = {name: x.clone() for name, x in made.state_dict().items()}
+    lm, tok = st.from_hf(made)
+    assert tok is None and lm.cfg.tie
+    with torch.no_grad():
+        for p in lm.parameters():
+            p.zero_()
+    assert all(torch.equal(x, before[name]) for name, x in made.state_dict().items())
+
+
+@torch.no_grad()
+def test_weights_of_float64_keep_their_bits() -> None:
+    made = copy.deepcopy(tiny.decoder("llama")).double()
+    made.model.norm.weight.add_(2.0**-40)
+    lm, _ = st.from_hf(made, dtype=torch.float64)
+    assert torch.equal(lm.norm.weight, made.model.norm.weight)
 
 
 def test_changes_are_keys_of_ours() -> None:

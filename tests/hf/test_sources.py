@@ -195,7 +195,8 @@ def test_the_commands(source: Path, tmp_path: Path) -> None:
     assert found["dtypes"] == ["float32"] and found["parameters"] == st.load(run)[0].parameters_count
     assert good("generate", run, "the cat", "--max-new-tokens", "3").stdout
     good("export", run, "--hf", tmp_path / "back")
-    refused("already; give a new or empty folder", "export", run, "--hf", tmp_path / "back")
+    refused("has a model already", "export", run, "--hf", tmp_path / "back")
+    good("export", run, "--hf", tmp_path / "back", "--overwrite")
     refused("memory layers", "export", "demo", "--hf", tmp_path / "demo")
     refused("lacks config.json", "export", source.parent, "--hf", tmp_path / "demo")
 

@@ -11,6 +11,7 @@ import tokenizers as hf
 
 TEXT = "\n".join(topics.topics[name] for name in ("strings", "lists", "operator-summary"))
 PREPEND = {"type": "Prepend", "prepend": "▁"}
+TWICE = {"type": "Replace", "pattern": {"Regex": "\\A▁"}, "content": "▁▁"}
 REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 
 
@@ -22,6 +23,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "prepend": dict(normalizer={"type": "Sequence", "normalizers": [PREPEND, REPLACE]}, pre_tokenizer=None),
     "metaspace": dict(normalizer=None, pre_tokenizer=metaspace("first", False)),
     "metaspace always, in words": dict(normalizer=None, pre_tokenizer=metaspace("always", True)),
+    "metaspace, twice before a space": dict(
+        normalizer={"type": "Sequence", "normalizers": [REPLACE, TWICE]}, pre_tokenizer=metaspace("always", False)
+    ),
     "replace": dict(normalizer=REPLACE, pre_tokenizer=None),
 }
 

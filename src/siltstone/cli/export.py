@@ -18,6 +18,7 @@ def export(
             help="New folder for the decoder in the form of transformers.", metavar="DIR", parser=path, show_default=False
         ),
     ],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is in DIR.")] = False,
 ) -> None:
     """Write the decoder of a run as a folder that transformers loads.
 
@@ -30,4 +31,4 @@ def export(
     from siltstone.demo import run_folder
     from siltstone.hf import export as write
 
-    print(shown(str(write(run_folder(run), hf)), sys.stdout))
+    print(shown(str(write(run_folder(run), hf, overwrite)), sys.stdout))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..io import atomic_file, write_tensors
-from ..io.folder import make_folder
+from ..io.folder import make_folder, remove_file
 from ..io.parse import parse_object
 from ..io.regular import given_path
 from ..models import checkpoint
@@ -25,8 +25,11 @@ from .weights import EMBED, HEAD, parted
 DTYPES = {str(x).removeprefix("torch."): x for x in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
 
 
-def export(run: str | Path, folder: str | Path) -> Path:
+def export(run: str | Path, folder: str | Path, overwrite: bool = False) -> Path:
     """Writes the decoder in a run folder as a folder of transformers, and returns its path.
+
+    overwrite   replace a model that is in `folder`; its configuration is removed first and written last, so that a folder that has
+                one is complete
 
     A decoder that `import_run` read from safetensors files is written back bit for bit, in its stored dtypes, with its own
     configuration, if its keys were not changed; one from a GGUF file as its dequantised weights. Raises UnsupportedModel for a
@@ -45,8 +48,10 @@ def export(run: str | Path, folder: str | Path) -> Path:
         kept = {name: text for name, text in files.items() if name in tokens.FILES}
         files = kept | {source.CONFIG: json.dumps(config | _ids(tokenizer, theirs), indent=2) + "\n"}
     folder = make_folder(folder)
-    if there := [name for name in (source.WEIGHTS, source.CONFIG) if (folder / name).exists()]:
-        raise CheckpointError(f"{folder} has {' and '.join(there)} already; give a new or empty folder")
+    if (folder / source.CONFIG).exists():
+        if not overwrite:
+            raise CheckpointError(f"{folder} has a model already; choose another folder, or give overwrite to replace it")
+        remove_file(folder / source.CONFIG)
     write_tensors(folder / source.WEIGHTS, theirs, {"format": "pt"})
     for name, text in (_tokenizer(tokenizer) | files).items():  # config.json last: a folder without it is no model
         with atomic_file(folder / name) as file:

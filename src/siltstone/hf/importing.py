@@ -48,9 +48,9 @@ def from_hf(
     found = find(source, library)
     cfg, _, weights, _ = _weights(found, changes)
     made = _tokenizer(found, tokenizer, cfg, library)
-    model = build(cfg)
+    model = build(cfg).to(dtype)
     model.load_state_dict(weights)
-    return model.to(device=device, dtype=dtype).eval(), made
+    return model.to(device=device).eval(), made
 
 
 def import_run(source: Any, folder: str | Path, tokenizer: Any = None, **changes: Any) -> Path:
@@ -66,7 +66,8 @@ def import_run(source: Any, folder: str | Path, tokenizer: Any = None, **changes
         raise TokenizerError(f"{found.name} has no tokenizer; give one: tokenizer= in Python, --tokenizer on the command line")
     files = {name: text for name, text in found.files.items() if tokenizer is None or name not in tokens.FILES}
     record = {"version": VERSION, "keys": plain, "files": files, "tensors": dtypes}
-    model = build(cfg)
+    with torch.device("meta"):
+        model = build(cfg)
     model.load_state_dict(weights, assign=True)
     return save(model, made, folder, beside={RECORD: (json.dumps(record, indent=1) + "\n").encode("utf-8")})
 

@@ -20,6 +20,7 @@ from ..text.library import quoted
 from . import tokens
 from .families import check_family
 from .library import quiet
+from .weights import EMBED, HEAD
 
 CONFIG, GENERATION, WEIGHTS, INDEX = "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"
 MOST = 64 << 20  # maximum bytes of a JSON file
@@ -100,7 +101,7 @@ def _of_gguf(path: Path, library: Any) -> Source:
             model = library.AutoModelForCausalLM.from_pretrained(
                 str(path.parent), gguf_file=path.name, dtype=torch.float32, local_files_only=True
             )
-        return dict(model.state_dict())
+        return _state(model)
 
     files = {CONFIG: config.to_json_string(use_diff=False)}
     return Source(str(path), config, files, read, lambda ends: tokens.of_gguf(path.parent, path.name, ends, library))
@@ -117,7 +118,15 @@ def _of_model(model: Any, library: Any) -> Source:
     def tokenizer(ends: list[int]) -> Tokenizer | None:
         return tokens.of_folder(folder, ends, library) if folder.name and is_folder(folder) else None
 
-    return Source(name, model.config, files, lambda: {k: x.detach() for k, x in model.state_dict().items()}, tokenizer)
+    return Source(name, model.config, files, lambda: _state(model), tokenizer)
+
+
+def _state(model: Any) -> dict[str, Tensor]:
+    """The weights of a model in memory; an output layer that is the embedding itself is left out, as in files."""
+    found = {name: x.detach() for name, x in model.state_dict().items()}
+    if HEAD in found and EMBED in found and found[HEAD].data_ptr() == found[EMBED].data_ptr():
+        del found[HEAD]
+    return found
 
 
 def _config(library: Any, folder: Path, gguf: str | None = None) -> Any:

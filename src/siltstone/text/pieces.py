@@ -19,6 +19,11 @@ from .pipeline import Pipeline, kind_of, parts_of, sequence_of
 
 SPACE = "\u2581"
 BYTE = re.compile("<0x([0-9A-F]{2})>")
+REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+BEFORE = (  # a space before the text, also before one that begins with a space
+    {"type": "Prepend", "prepend": SPACE},
+    {"type": "Replace", "pattern": {"Regex": f"\\A{SPACE}"}, "content": 2 * SPACE},
+)
 _OFF = "the space before the first word, which is not in the text"
 
 
@@ -50,11 +55,11 @@ class PiecePipeline(Pipeline):
 
     def _normalizer(self, normalizer: Any) -> None:
         for part in sequence_of(normalizer, "normalizers"):
-            if kind_of(part) == "Prepend" and part.get("prepend") == SPACE:
+            if part in BEFORE:
                 part.clear()
-                part.update({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})
+                part.update(REPLACE)
                 self._off()
-            elif kind_of(part) != "Replace" or part.get("pattern") != {"String": " "} or part.get("content") != SPACE:
+            elif part != REPLACE:
                 raise TokenizerError(
                     f"the normalizer {quoted(kind_of(part), 40)} changes text; with pieces, accepted are Prepend of U+2581 and "
                     "Replace of a space by U+2581"
