@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import siltstone as st
 from siltstone.hf import export, import_run
+from siltstone.inference import session
 
 from . import tiny
 from .tiny import IDS, close, every_kind, saved, theirs, transformers
@@ -105,6 +106,20 @@ def test_a_run_folder_works_like_any_other(kind: str, tmp_path: Path) -> None:
     same_bits(stored(tmp_path / "hf"), stored(export(tmp_path / "later", tmp_path / "back")))
     found = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back")
     close(theirs(found), theirs(tiny.decoder(kind)), 1e-6)
+
+
+def test_a_generation_ends_at_every_end_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tiny.edited(saved("llama", tmp_path / "hf"), "generation_config.json", eos_token_id=[1, 7])
+    lm, tok = st.load(import_run(source, tmp_path / "run"))
+    assert tok.eos_id == 1 and getattr(tok, "end_ids", None) == (1, 7)
+    for token, read in ((1, 0), (7, 0), (8, 3)):
+        s = st.Session(lm, tok)
+        s.append("the")
+        before = s.position
+        monkeypatch.setattr(session, "sample", lambda *_, token=token: token)
+        assert bool("".join(s.generate(3))) == bool(read) and s.position == before + read
+    export(tmp_path / "run", tmp_path / "back")
+    assert texts(source) == texts(tmp_path / "back")
 
 
 def test_keys_that_were_changed_are_exported(tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ def test_settings_name_special_tokens_and_the_chat_template() -> None:
     text, settings = written("replace"), json.dumps(SETTINGS)
     tok: Any = tokenizer_from_json(text, settings)
     assert (tok.bos_id, tok.eos_id, tok.pad_id, tok.end_ids, tok.chat_template) == (2, 1, None, (0, 2), "{{ messages }}")
+    assert tok.specials == {"<unk>": 0, "<s>": 1, "</s>": 2}
     assert tok.settings_json() == settings and tok.fingerprint == tokenizer_from_json(text).fingerprint
     named = [{"name": "tools", "template": "a"}, {"name": "default", "template": "b"}]
     assert tokenizer_from_json(text, json.dumps({"chat_template": named})).chat_template == "b"  # type: ignore[attr-defined]

@@ -28,8 +28,8 @@ DTYPES = {str(x).removeprefix("torch."): x for x in (torch.float64, torch.float3
 def export(run: str | Path, folder: str | Path, overwrite: bool = False) -> Path:
     """Writes the decoder in a run folder as a folder of transformers, and returns its path.
 
-    overwrite   replace a model that is in `folder`; its configuration is removed first and written last, so that a folder that has
-                one is complete
+    overwrite   replace a model that is in `folder`. Its configuration is removed first and written last: a folder that has one is
+                complete
 
     A decoder that `import_run` read from safetensors files is written back bit for bit, in its stored dtypes, with its own
     configuration, if its keys were not changed; one from a GGUF file as its dequantised weights. Raises UnsupportedModel for a

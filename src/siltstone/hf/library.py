@@ -12,6 +12,7 @@ from ..errors import UnsupportedModel
 
 EXTRA = "install the extra: pip install 'siltstone[hf]'"
 LEAST = (5, 24)
+LOCAL = {"local_files_only": True, "trust_remote_code": False}  # nothing is downloaded, and no code of a model is run
 BAR = "tqdm"  # the module for GGUF files has a progress bar of its own
 
 

@@ -19,7 +19,7 @@ from ..text import Tokenizer
 from ..text.library import quoted
 from . import tokens
 from .families import check_family
-from .library import quiet
+from .library import LOCAL, quiet
 from .weights import EMBED, HEAD
 
 CONFIG, GENERATION, WEIGHTS, INDEX = "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"
@@ -99,7 +99,7 @@ def _of_gguf(path: Path, library: Any) -> Source:
 
         with _errors(f"transformers cannot read the weights of {path}"), quiet(library):
             model = library.AutoModelForCausalLM.from_pretrained(
-                str(path.parent), gguf_file=path.name, dtype=torch.float32, local_files_only=True
+                str(path.parent), gguf_file=path.name, dtype=torch.float32, **LOCAL
             )
         return _state(model)
 
@@ -133,7 +133,7 @@ def _config(library: Any, folder: Path, gguf: str | None = None) -> Any:
     more = {} if gguf is None else {"gguf_file": gguf}
     where = folder / (gguf or CONFIG)
     with _errors(f"transformers cannot read {where}"), quiet(library):
-        return library.AutoConfig.from_pretrained(str(folder), local_files_only=True, **more)
+        return library.AutoConfig.from_pretrained(str(folder), **LOCAL, **more)
 
 
 @contextmanager
@@ -141,9 +141,9 @@ def _errors(words: str) -> Iterator[None]:
     """Turns every error of the library into UnsupportedModel."""
     try:
         yield
-    except MemoryError:
-        raise
     except Exception as error:
+        if isinstance(error, MemoryError):
+            raise
         raise UnsupportedModel(f"{words}: {quoted(error)}") from error
 
 

@@ -18,6 +18,7 @@ from ..text import Tokenizer, load_tokenizer, tokenizer_from_json
 from ..text.library import LARGEST, quoted
 from ..text.pieces import BYTE, SPACE
 from ..text.settings import END, ROLES
+from .library import LOCAL, quiet
 
 FILE, SETTINGS, TEMPLATE, SPECIALS = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"
 SCORED = "tok*.bin"  # of llama2.c
@@ -133,12 +134,10 @@ def _written(settings: dict[str, Any]) -> str:
 
 def _loaded(library: Any, folder: Path, gguf: str | None) -> Any:
     """The tokenizer that transformers makes of a folder's older files, or of a GGUF file."""
-    from .library import quiet
-
     more = {} if gguf is None else {"gguf_file": gguf}
     try:
         with quiet(library):
-            return library.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, **more)
+            return library.AutoTokenizer.from_pretrained(str(folder), **LOCAL, **more)
     except Exception as error:
         where = folder if gguf is None else folder / gguf
         raise TokenizerError(f"transformers cannot read the tokenizer of {where}: {quoted(error)}") from error

@@ -37,6 +37,7 @@ class BPETokenizer:
 
     settings        the text of a `tokenizer_config.json` of transformers: names of special tokens, chat template
     losses          what encoding loses, in words; empty: nothing
+    specials        special tokens: text -> id
     end_ids         further ids that end a text, besides `eos_id`
     chat_template   the Jinja template of a conversation; None: none
     joins           whether an added token contains a place where texts may be split, for example a token of several words
@@ -65,7 +66,7 @@ class BPETokenizer:
             next((pipeline.specials[name] for name in names if name in pipeline.specials), None)
             for names in ([[said[role]] if role in said else [] for role in ROLES] if said else (_BOS, _EOS, _PAD))
         )
-        self.end_ids = self.settings.end_ids
+        self.specials, self.end_ids = pipeline.specials, self.settings.end_ids
         self.chat_template = self.settings.chat_template
         self._prove(pipeline)
         for words in (
