@@ -30,7 +30,7 @@ def test_the_gated_delta_rule_is_that_of_qwen3_next(rule: str, form: str, option
 
     def other(x: Tensor) -> Tensor:
         given = memory.inputs(x)
-        names = {"key": "key", "value": "value", "g": "decay", "beta": "strength"}
+        names = {"key": "key", "value": "value", "g": "decay", "beta": "beta"}
         y, _ = getattr(qwen, form)(memory.queries(x) * scale, **{name: given[ours] for name, ours in names.items()})
         return y.flatten(2)
 
@@ -52,7 +52,7 @@ def test_the_gated_rule_is_the_chunked_scan_of_mamba2() -> None:
     def other(x: Tensor) -> Tensor:
         given = memory.inputs(x)
         step = -given["decay"]
-        value = given["value"] * (given["strength"] / step).unsqueeze(-1)
+        value = given["value"] * (given["beta"] / step).unsqueeze(-1)
         y = mamba.mamba2_chunk_scan(value, step, -torch.ones(HEADS), given["key"], memory.queries(x), chunk_size=16)
         return y.flatten(2).double()
 
@@ -68,7 +68,7 @@ def test_the_gated_rule_is_one_masked_product_with_the_segment_sums_of_mamba2() 
         given = memory.inputs(x)
         fade = mamba.segment_sum(given["decay"].transpose(1, 2)).exp()
         scores = torch.einsum("bthk,bshk->bhts", memory.queries(x), given["key"]) * fade
-        return torch.einsum("bhts,bshv,bsh->bthv", scores, given["value"], given["strength"]).flatten(2)
+        return torch.einsum("bhts,bshv,bsh->bthv", scores, given["value"], given["beta"]).flatten(2)
 
     agree(made, other, stream(70), FLOAT64, [1, 33, 64])
 
