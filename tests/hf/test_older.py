@@ -58,7 +58,7 @@ def test_a_file_of_llama2c(tmp_path: Path) -> None:
         (source / name).unlink()
     found = tokens.given(str(path), [2], transformers)
     assert found.fingerprint == tok.fingerprint
-    for damaged in (path.read_bytes()[:-1], b"1234567"):
+    for damaged in (path.read_bytes()[:-1], path.read_bytes()[:3000], b"1234567"):
         path.write_bytes(damaged)
         with pytest.raises(TokenizerError, match="llama2.c"):
             tokens.of_scores(path, [2], transformers)
@@ -77,6 +77,14 @@ def merged(text: str) -> list[int]:
             parts[i : i + 2] = [parts[i] + parts[i + 1]]
         out += [vocab[part] for part in parts]
     return out
+
+
+def test_special_tokens_may_be_named_in_a_file_of_their_own(tmp_path: Path) -> None:
+    source = saved("llama", tmp_path / "hf")
+    (source / "tokenizer_config.json").write_text('{"bos_token": "<bos>"}', "utf-8")
+    (source / "special_tokens_map.json").write_text('{"bos_token": "<pad>", "eos_token": {"content": "<eos>"}}', "utf-8")
+    tok = tokens.of_folder(source, [], transformers)
+    assert tok is not None and (tok.bos_id, tok.eos_id, tok.pad_id) == (0, 1, None)
 
 
 def test_a_folder_with_nothing(tmp_path: Path) -> None:

@@ -122,6 +122,19 @@ def test_a_generation_ends_at_every_end_token(tmp_path: Path, monkeypatch: pytes
     assert texts(source) == texts(tmp_path / "back")
 
 
+def test_a_model_that_was_loaded_from_a_folder_has_its_tokenizer(tmp_path: Path) -> None:
+    source = saved("qwen3", tmp_path / "hf")
+    made = transformers.AutoModelForCausalLM.from_pretrained(source)
+    lm, tok = st.from_hf(made)
+    assert tok is not None and tok.to_json() == tiny.vocabulary() and getattr(tok, "chat_template", "") == tiny.TEMPLATE
+    same_bits(stored(source), stored(export(import_run(made, tmp_path / "run"), tmp_path / "back")))
+    with torch.no_grad():
+        close(lm(IDS)[0], theirs(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back")))
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
+    assert again.encode("the cat") == tok.encode("the cat") and again.eos_token_id == tok.eos_id
+    assert again.chat_template == tiny.TEMPLATE
+
+
 def test_keys_that_were_changed_are_exported(tmp_path: Path) -> None:
     """A window given to full attention makes a Mistral of a Llama."""
     run = import_run(saved("llama", tmp_path / "hf"), tmp_path / "run", pattern="w", window=20, rope_theta=500)

@@ -98,7 +98,8 @@ def close(ours: Tensor, want: Tensor, bound: float = 1e-4) -> float:
 
 
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
-SETTINGS = {"bos_token": "<bos>", "eos_token": {"content": "<eos>"}, "pad_token": "<pad>", "model_max_length": 512}
+EOS = {"__type": "AddedToken", "content": "<eos>"} | dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False)
+SETTINGS = {"bos_token": "<bos>", "eos_token": EOS, "pad_token": "<pad>", "model_max_length": 512}
 
 
 @cache

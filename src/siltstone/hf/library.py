@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import UnsupportedModel
+from ..errors import SiltstoneError, UnsupportedModel
+from ..text.library import quoted
 
 EXTRA = "install the extra: pip install 'siltstone[hf]'"
 LEAST = (5, 24)
@@ -26,6 +27,18 @@ def transformers() -> Any:
     if version is None or not LEAST <= (int(version[1]), int(version[2])) < (6, 0):
         raise UnsupportedModel(f"pretrained models need transformers 5.24 to 5.x, and {found.__version__} is installed; {EXTRA}")
     return found
+
+
+@contextlib.contextmanager
+def reading(library: Any, words: str, kind: type[SiltstoneError] = UnsupportedModel) -> Iterator[None]:
+    """Quietly; every error of the library becomes one of a kind of ours, that begins with `words`."""
+    try:
+        with quiet(library):
+            yield
+    except Exception as error:
+        if isinstance(error, MemoryError):
+            raise
+        raise kind(f"{words}: {quoted(error)}") from error
 
 
 @contextlib.contextmanager

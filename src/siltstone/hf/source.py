@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ..errors import CheckpointError, InputError, UnsupportedModel
+from ..errors import CheckpointError, InputError
 from ..io.parse import parse_object
 from ..io.regular import is_folder, read_limited, reason
 from ..models.checkpoint import opened
@@ -19,7 +18,7 @@ from ..text import Tokenizer
 from ..text.library import quoted
 from . import tokens
 from .families import check_family
-from .library import LOCAL, quiet
+from .library import LOCAL, reading
 from .weights import EMBED, HEAD
 
 CONFIG, GENERATION, WEIGHTS, INDEX = "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"
@@ -45,9 +44,10 @@ class Source:
     @property
     def ends(self) -> list[int]:
         """The ids that end a text: of the generation configuration, or else of the configuration."""
-        for given in (json.loads(self.files.get(GENERATION, "{}")).get("eos_token_id"), self.config.eos_token_id):
-            found = given if isinstance(given, list) else [given]
-            if all(isinstance(i, int) for i in found):
+        generation = json.loads(self.files.get(GENERATION, "{}"))
+        for given in (generation.get("eos_token_id"), getattr(self.config, "eos_token_id", None)):
+            found = [i for i in (given if isinstance(given, list) else [given]) if isinstance(i, int)]
+            if found:
                 return found
         return []
 
@@ -97,7 +97,7 @@ def _of_gguf(path: Path, library: Any) -> Source:
     def read() -> dict[str, Tensor]:
         import torch
 
-        with _errors(f"transformers cannot read the weights of {path}"), quiet(library):
+        with reading(library, f"transformers cannot read the weights of {path}"):
             model = library.AutoModelForCausalLM.from_pretrained(
                 str(path.parent), gguf_file=path.name, dtype=torch.float32, **LOCAL
             )
@@ -113,7 +113,7 @@ def _of_model(model: Any, library: Any) -> Source:
     files = {CONFIG: model.config.to_json_string(use_diff=False)}
     if getattr(model, "generation_config", None) is not None:
         files[GENERATION] = model.generation_config.to_json_string(use_diff=False)
-    folder = Path(str(getattr(model.config, "_name_or_path", "") or ""))
+    folder = Path(str(getattr(model, "name_or_path", "") or ""))
 
     def tokenizer(ends: list[int]) -> Tokenizer | None:
         return tokens.of_folder(folder, ends, library) if folder.name and is_folder(folder) else None
@@ -132,19 +132,8 @@ def _state(model: Any) -> dict[str, Tensor]:
 def _config(library: Any, folder: Path, gguf: str | None = None) -> Any:
     more = {} if gguf is None else {"gguf_file": gguf}
     where = folder / (gguf or CONFIG)
-    with _errors(f"transformers cannot read {where}"), quiet(library):
+    with reading(library, f"transformers cannot read {where}"):
         return library.AutoConfig.from_pretrained(str(folder), **LOCAL, **more)
-
-
-@contextmanager
-def _errors(words: str) -> Iterator[None]:
-    """Turns every error of the library into UnsupportedModel."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, MemoryError):
-            raise
-        raise UnsupportedModel(f"{words}: {quoted(error)}") from error
 
 
 def _text(path: Path) -> str | None:

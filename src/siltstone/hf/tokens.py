@@ -18,7 +18,7 @@ from ..text import Tokenizer, load_tokenizer, tokenizer_from_json
 from ..text.library import LARGEST, quoted
 from ..text.pieces import BYTE, SPACE
 from ..text.settings import END, ROLES
-from .library import LOCAL, quiet
+from .library import LOCAL, reading
 
 FILE, SETTINGS, TEMPLATE, SPECIALS = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"
 SCORED = "tok*.bin"  # of llama2.c
@@ -64,6 +64,8 @@ def of_scores(path: Path, ends: list[int], library: Any) -> Tokenizer:
     pieces = names + [token.replace(" ", SPACE) if not BYTE.fullmatch(token) else token for token in tokens[len(names) :]]
     vocab = {piece: i for i, piece in enumerate(pieces)}
     first = len(names) + 256
+    if len(vocab) < len(pieces) or len(pieces) < first:
+        raise TokenizerError(f"{path} cannot be read as a tokenizer of llama2.c: it lacks bytes, or has a token twice")
     merges = importlib.import_module(f"{library.__name__}.convert_slow_tokenizer").generate_merges(
         {piece: i for piece, i in vocab.items() if i >= first}, {piece: scores[i] for piece, i in vocab.items() if i >= first}
     )
@@ -121,8 +123,9 @@ def _settings(files: Mapping[str, str | None], ends: list[int], folder: Path) ->
             raise TokenizerError(f"{folder / name} is damaged: {str(error)[:200]}") from None
     found = parsed[SETTINGS]
     for key in (f"{role}_token" for role in ROLES):
-        if found.get(key) is None and parsed[SPECIALS].get(key) is not None:
-            found[key] = parsed[SPECIALS][key]
+        token = parsed[SPECIALS].get(key)
+        if found.get(key) is None and token is not None:
+            found[key] = token.get("content") if isinstance(token, dict) else token
     if files[TEMPLATE] is not None:
         found["chat_template"] = files[TEMPLATE]
     return _written(found | ({END: ends} if ends else {}))
@@ -135,9 +138,6 @@ def _written(settings: dict[str, Any]) -> str:
 def _loaded(library: Any, folder: Path, gguf: str | None) -> Any:
     """The tokenizer that transformers makes of a folder's older files, or of a GGUF file."""
     more = {} if gguf is None else {"gguf_file": gguf}
-    try:
-        with quiet(library):
-            return library.AutoTokenizer.from_pretrained(str(folder), **LOCAL, **more)
-    except Exception as error:
-        where = folder if gguf is None else folder / gguf
-        raise TokenizerError(f"transformers cannot read the tokenizer of {where}: {quoted(error)}") from error
+    where = folder if gguf is None else folder / gguf
+    with reading(library, f"transformers cannot read the tokenizer of {where}", TokenizerError):
+        return library.AutoTokenizer.from_pretrained(str(folder), **LOCAL, **more)
