@@ -37,12 +37,12 @@ A configuration is a flat mapping of keys. The same keys are arguments of `st.LM
 
 A key is unused if no layer uses its value, for example `top_k` without `cache=sparse`, `evict` without a budget, or
 `compress=mean` with `rate=1`. Unused keys raise ConfigError, unless they have their default values. The column *requires* below
-says what a key needs in at least one memory layer. `routing=shared` also needs an earlier memory layer with gates, whose
-checkpoints are of the same tokens.
+says what a key needs in at least one memory layer (keys of attention: in at least one layer). `routing=shared` also needs an
+earlier memory layer with gates, whose checkpoints are of the same tokens.
 
 These unused keys are ignored without an error:
 
-- window keys (`position`, `qk_norm`, `kv_heads`), when `window=0`;
+- window keys (`position`, `qk_norm`, `qkv_bias`, `kv_heads`), when `window=0`;
 - memory keys, in a model without memory layers (`pattern` without `m`). So a model and its window-only twin can differ in
   `pattern` alone;
 - the part of `top_k` above `max_checkpoints`: the token then reads all checkpoints;
@@ -97,10 +97,10 @@ def _keys(cls: Any) -> Iterator[str]:
     """One row per key: its type, values, default, meaning, and what it requires or excludes."""
     yield "| key | type | values | default | meaning | requires | constraints |"
     yield "|---|---|---|---|---|---|---|"
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fields, uses = {f.name: f for f in dataclasses.fields(cls)}, idle_keys.USES | idle_keys.EXACT
     for name, key in kinds.keys(cls).items():
         rules = ", ".join(str(RULES[row.rule]) for row in ROWS if name in row.keys)
-        used = _use(idle_keys.USES[name]) if name in idle_keys.USES else ""
+        used = _use(uses[name]) if name in uses else ""
         cells = [key.kind.type, key.kind.values, key.default or _default(fields[name]), key.meaning, used, rules]
         if name in EACH:
             cells[3] += f"; {EACH[name]}"

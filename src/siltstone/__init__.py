@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .config.layer import LayerConfig
     from .config.model import LMConfig
     from .demo import demo_run
+    from .hf import from_hf
     from .inference.batch import Batch
     from .inference.session import Session
     from .models.checkpoint import load, save
@@ -42,6 +43,7 @@ _HOMES = {
     "train_bpe": "text",
     "demo_run": "demo",
     "freeze": "models.fingerprint",
+    "from_hf": "hf",
     "presets": "config.presets",
     "errors": "errors",
 }
@@ -58,6 +60,7 @@ __all__ = [
     "demo_run",
     "errors",
     "freeze",
+    "from_hf",
     "load",
     "load_tokenizer",
     "presets",

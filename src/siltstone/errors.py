@@ -6,7 +6,8 @@
     │   └── PositionError      a position that a session cannot go back to
     ├── TokenizerError         a tokenizer that cannot be read, trained or does not fit
     ├── DataError              text that is empty, binary or not UTF-8
-    ├── CheckpointError        a run folder that is missing, damaged or has NaN weights
+    ├── CheckpointError        a run folder, or a pretrained model, that is missing, damaged or has NaN weights
+    │   └── UnsupportedModel   a pretrained model with parts that Siltstone lacks, or a model that transformers lacks
     ├── SessionFileError       a session file that cannot be used
     │   ├── SessionCorrupt     truncated, altered, or no session file at all
     │   ├── SessionMismatch    written by another model, configuration or tokenizer
@@ -55,7 +56,11 @@ class DataError(SiltstoneError):
 
 
 class CheckpointError(SiltstoneError):
-    """A run folder that cannot be used."""
+    """A run folder, or the folder of a pretrained model, that cannot be used."""
+
+
+class UnsupportedModel(CheckpointError):
+    """A pretrained model with parts that Siltstone lacks, or a model of ours with parts that transformers' decoders lack."""
 
 
 class SessionFileError(SiltstoneError):

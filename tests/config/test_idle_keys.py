@@ -51,6 +51,25 @@ def test_a_layer_refuses_what_its_cache_does_not_use(cache: str) -> None:
         st.MemoryCaching(8, **plain, **{key: usual})
 
 
+@pytest.mark.parametrize(
+    ("idle", "because"),
+    [
+        ({"rope_theta": 500.0}, {"position": "alibi"}),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, {"position": "none"}),
+        ({"qk_norm_eps": 1e-3}, {"qk_norm": False}),
+    ],
+)
+@pytest.mark.parametrize("pattern", ["m", "w", "a"])
+def test_keys_of_attention_that_nothing_uses(idle: dict[str, Any], because: dict[str, Any], pattern: str) -> None:
+    (key, value), (other, reason) = *idle.items(), *because.items()
+    mend = {"position": "rope", "qk_norm": True}[other]
+    refused(idle | because | {"pattern": pattern}, f"{key}={value!r} has no effect with {other}={reason!r}", f"{other}={mend!r}")
+    refused(because | {other: mend, "pattern": pattern, "layers": {"1": idle | because}}, "layers['1']", f"{key}={value!r}")
+    with pytest.raises(ConfigError, match=key):
+        st.MemoryCaching(8, heads=2, window=4, segment=8, **idle, **because)
+    LMConfig.from_dict(BASE | idle | because | {"pattern": pattern, "layers": {"-1": {other: mend}}})  # one block uses it
+
+
 def test_a_layer_that_stands_alone_has_nobody_to_share_with() -> None:
     for cache in ("gated", "none"):
         with pytest.raises(ConfigError, match=r"routing='shared'.*no earlier one.*routing='own'"):

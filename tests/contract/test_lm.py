@@ -20,6 +20,8 @@ from .models import IDS, VOCAB, make_model, model_config
 
 LAYER: dict[str, Any] = dict(d_model=8, heads=2, head_dim=4, window=4, sinks=1, memory="gated", cache="gated", segment=4)
 DEEP = dict(memory="deep", memory_options=dict(inner_batch=2, expansion=2, inner_lr=0.5))
+LLAMA3 = dict(type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)
+YARN = dict(type="yarn", factor=4.0, original_max_position_embeddings=16, attention_factor=1.3, beta_fast=3.0, beta_slow=0.5)
 LED = dict(routing="shared", gate="softmax")
 SHAPES: list[dict[str, Any]] = [
     dict(pattern="m", mlp="swiglu", tie=True),
@@ -45,6 +47,11 @@ SHAPES: list[dict[str, Any]] = [
     dict(pattern="wm", depth=2, position="alibi", sinks=3, heads=4, kv_heads=2, rate=2, compress="mean"),
     dict(pattern="m", position="alibi", window=2, rate=3, compress="conv", segment=6, qk_norm=True),
     dict(pattern="ma", depth=2, position="none", sinks=2, kv_heads=1, rate=2, compress="mean", short_conv=2),
+    dict(pattern="a", heads=4, kv_heads=2, qkv_bias=True, rope_theta=500.0, rope_scaling=LLAMA3),
+    dict(pattern="wa", depth=2, qk_norm="all", qk_norm_eps=1e-2, kv_heads=1, norm="after", rope_scaling=YARN, tie=False),
+    dict(pattern="mwa", depth=3, out_bias=True, mlp_bias=True, qkv_bias=True, rope_scaling={"type": "linear", "factor": 3.0}),
+    dict(pattern="wa", depth=2, qk_norm=True, qk_norm_eps=1e-3, rope_theta=90.0, layers={"1": dict(position="none")}, sinks=2),
+    dict(pattern="m", cache="exact", cache_options=dict(writes=2), norm="after", qkv_bias=True, rope_scaling=YARN, sinks=1),
     dict(
         pattern="mw am", depth=5, position="alibi", kv_heads=1, segment=8, memory_options=dict(decay="channel"),
         layers={

@@ -24,7 +24,12 @@ def model(**keys: Any) -> st.LM:
     return st.LM(st.LMConfig.from_dict(BASE | keys)).double().eval()
 
 
+YARN = dict(type="yarn", factor=4.0, original_max_position_embeddings=16)
 MODELS: list[dict[str, Any]] = [
+    dict(pattern="wa", sinks=2, heads=4, kv_heads=2, qk_norm=True, qk_norm_eps=1e-3, qkv_bias=True, rope_scaling=YARN),
+    dict(pattern="aw", qk_norm="all", norm="after", out_bias=True, mlp_bias=True, rope_theta=300.0),
+    dict(pattern="wma", layers={"0": {"rope_theta": 50.0}, "2": {"position": "none"}}, norm="after", qkv_bias=True),
+    dict(pattern="m", cache="exact", cache_options={"writes": 3}, rope_scaling=YARN, sinks=1, qkv_bias=True, out_bias=True),
     dict(pattern="mwa", sinks=2, short_conv=3, kv_heads=1),
     dict(pattern="am", position="alibi", depth=2, cache="sparse", top_k=2),
     dict(pattern="mm", depth=2, layers={"1": {"routing": "shared"}}, router="subblock:2"),

@@ -101,7 +101,7 @@ class Row:
                 out_HV = read(self.cfg, self.w, self.memory, x_D, online, bank, self.asked)
             heads_HV = heads_HV + rms(out_HV, self.w["norm"], 1e-6)
         self.t += 1
-        return self.w["out.weight"] @ heads_HV.reshape(-1)
+        return self.w["out.weight"] @ heads_HV.reshape(-1) + self.w.get("out.bias", 0)
 
 
 def run(cfg: Config, w: Weights, x_TD: Tensor, phase: int = 0, kind: str = "memory", cuts: Collection[int] = ()) -> Tensor:

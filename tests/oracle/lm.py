@@ -22,9 +22,13 @@ def below(w: Weights, prefix: str) -> Weights:
 
 def mlp(cfg: Config, w: Weights, x_D: Tensor) -> Tensor:
     """swiglu: down(silu(gate x) * up x). gelu: down(gelu(up x))."""
-    up = w["up.weight"] @ x_D
-    hidden = silu(w["gate.weight"] @ x_D) * up if cfg["mlp"] == "swiglu" else gelu(up)
-    return w["down.weight"] @ hidden
+
+    def linear(name: str, z: Tensor) -> Tensor:
+        return w[f"{name}.weight"] @ z + w.get(f"{name}.bias", 0)
+
+    up = linear("up", x_D)
+    hidden = silu(linear("gate", x_D)) * up if cfg["mlp"] == "swiglu" else gelu(up)
+    return linear("down", hidden)
 
 
 def block_configs(cfg: Config) -> list[Config]:
@@ -63,6 +67,10 @@ class Reader:
         eps = self.cfg["norm_eps"]
         x = self.w["embed.weight"][token]
         for block, row in zip(self.blocks, self.rows, strict=True):
+            if self.cfg.get("norm") == "after":
+                x = x + rms(row.step(x, cut), block["norm_mix.weight"], eps)
+                x = x + rms(mlp(self.cfg, below(block, "mlp."), x), block["norm_mlp.weight"], eps)
+                continue
             x = x + row.step(rms(x, block["norm_mix.weight"], eps), cut)
             x = x + mlp(self.cfg, below(block, "mlp."), rms(x, block["norm_mlp.weight"], eps))
         head = self.w["embed.weight"] if self.cfg["tie"] else self.w["unembed.weight"]

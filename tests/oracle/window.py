@@ -16,15 +16,50 @@ Token = tuple[int, Tensor]  # (position in the row's life, x [D])
 FULL_TURN = 2**31
 
 
-def turns(pair: int, key_dim: int) -> int:
+def radians(cfg: Config, pair: int, key_dim: int) -> float:
+    """Radians per token of a pair: theta^(-2 pair / K), or as `rope_scaling` slows it down."""
+    theta, scaling = cfg.get("rope_theta", 10000), cfg.get("rope_scaling") or {"type": "none"}
+    f = theta ** (-2 * pair / key_dim)
+    length = scaling.get("original_max_position_embeddings", 0)
+    if scaling["type"] == "linear":
+        return f / scaling["factor"]
+    if scaling["type"] == "llama3":
+        wave = 2 * math.pi / f
+        if wave < length / scaling["high_freq_factor"]:
+            return f
+        if wave > length / scaling["low_freq_factor"]:
+            return f / scaling["factor"]
+        smooth = (length / wave - scaling["low_freq_factor"]) / (scaling["high_freq_factor"] - scaling["low_freq_factor"])
+        return (1 - smooth) * f / scaling["factor"] + smooth * f
+    if scaling["type"] == "yarn":
+
+        def place(turns_made: float) -> float:
+            return key_dim * math.log(length / (turns_made * 2 * math.pi)) / (2 * math.log(theta))
+
+        low = max(math.floor(place(scaling.get("beta_fast", 32))), 0)
+        high = min(math.ceil(place(scaling.get("beta_slow", 1))), key_dim - 1)
+        ramp = min(max((pair - low) / (high - low or 0.001), 0), 1)
+        return f * (1 - ramp) + f / scaling["factor"] * ramp
+    return f
+
+
+def sharper(cfg: Config) -> float:
+    """By what yarn multiplies the logits."""
+    scaling = cfg.get("rope_scaling") or {}
+    if scaling.get("type") != "yarn" or cfg["position"] != "rope":
+        return 1.0
+    return scaling.get("attention_factor", 0.1 * math.log(scaling["factor"]) + 1) ** 2
+
+
+def turns(pair: int, key_dim: int, cfg: Config | None = None) -> int:
     """Turns per token of pair `pair`, in units of 2^-31 turn: 10000^(-2 pair / K) / (2 pi), rounded."""
-    return round(10000 ** (-2 * pair / key_dim) / (2 * math.pi) * FULL_TURN)
+    return round(radians(cfg or {}, pair, key_dim) / (2 * math.pi) * FULL_TURN)
 
 
-def rotate(z_HK: Tensor, distance: int) -> Tensor:
+def rotate(z_HK: Tensor, distance: int, cfg: Config | None = None) -> Tensor:
     """Turn pairs (i, i + K/2) of every head by distance * f_i turns; whole numbers, so exact at any distance."""
     half = z_HK.shape[-1] // 2
-    angles = [2 * math.pi * ((distance * turns(i, 2 * half)) % FULL_TURN) / FULL_TURN for i in range(half)]
+    angles = [2 * math.pi * ((distance * turns(i, 2 * half, cfg)) % FULL_TURN) / FULL_TURN for i in range(half)]
     cos = torch.tensor([math.cos(a) for a in angles], dtype=z_HK.dtype)
     sin = torch.tensor([math.sin(a) for a in angles], dtype=z_HK.dtype)
     first, second = z_HK[..., :half], z_HK[..., half:]
@@ -36,9 +71,10 @@ def slope(head: int, heads: int) -> float:
     return 2.0 ** (-8 * (head + 1) / heads)
 
 
-def normed(z_HK: Tensor, weight_K: Tensor) -> Tensor:
-    """Every head over its root mean square, times a weight that the heads share."""
-    return z_HK * torch.rsqrt((z_HK * z_HK).mean(-1, keepdim=True) + 1e-6) * weight_K
+def normed(z_HK: Tensor, weight: Tensor, eps: float = 1e-6, together: bool = False) -> Tensor:
+    """Every head over its root mean square, times a weight [K] that the heads share; `together`: all heads, weight [H * K]."""
+    z = z_HK.reshape(1, -1) if together else z_HK
+    return (z * torch.rsqrt((z * z).mean(-1, keepdim=True) + eps) * weight).view_as(z_HK)
 
 
 def sizes(cfg: Config) -> tuple[int, int, int]:
@@ -71,23 +107,26 @@ def attend(
     H, K, V = sizes(cfg)
     J = cfg.get("kv_heads") or H
     to_q, to_k, to_v = w["window.qkv.weight"].split([H * K, J * K, J * V])
-    q_HK = (to_q @ x_D).view(H, K)
+    bias = w.get("window.qkv.bias", x_D.new_zeros(H * K + J * K + J * V))
+    add_q, add_k, add_v = bias.split([H * K, J * K, J * V])
+    eps, together = cfg.get("qk_norm_eps", 1e-6), cfg.get("qk_norm") == "all"
+    q_HK = (to_q @ x_D + add_q).view(H, K)
     if cfg.get("qk_norm"):
-        q_HK = normed(q_HK, w["window.q_norm"])
+        q_HK = normed(q_HK, w["window.q_norm"], eps, together)
     logits, values = [], []
     for kind, tokens in (("sink", sinks), ("stored", stored), ("other", others)):
         for j, x_j in tokens:
             place = cfg["sinks"] - 1 if kind == "stored" else j
-            distance, k_JK = distance_to(cfg, t, place, kind != "other"), (to_k @ x_j).view(J, K)
+            distance, k_JK = distance_to(cfg, t, place, kind != "other"), (to_k @ x_j + add_k).view(J, K)
             if cfg.get("qk_norm"):
-                k_JK = normed(k_JK, w["window.k_norm"])
+                k_JK = normed(k_JK, w["window.k_norm"], eps, together)
             k_HK = torch.stack([k_JK[h // (H // J)] for h in range(H)])
-            turned = rotate(q_HK, distance) if cfg["position"] == "rope" else q_HK
-            logit_H = (turned * k_HK).sum(-1) / math.sqrt(K)
+            turned = rotate(q_HK, distance, cfg) if cfg["position"] == "rope" else q_HK
+            logit_H = (turned * k_HK).sum(-1) / math.sqrt(K) * sharper(cfg)
             if cfg["position"] == "alibi":
                 logit_H = logit_H - torch.tensor([slope(h, H) * distance for h in range(H)], dtype=x_D.dtype)
             logits.append(logit_H)
-            v_JV = (to_v @ x_j).view(J, V)
+            v_JV = (to_v @ x_j + add_v).view(J, V)
             values.append(torch.stack([v_JV[h // (H // J)] for h in range(H)]))
     if not logits:
         return x_D.new_zeros(H, V)

@@ -45,6 +45,10 @@ VALUES: dict[str, list[Any]] = {
     "mlp": ["swiglu", "gelu"],
     "tie": [True, False],
     "kv_heads": [1, 2, 3],
+    "qk_norm": [True, False, "all", 1],
+    "rope_scaling": [{}, {"type": "linear", "factor": 2}, {"type": "dynamic", "factor": 2}, {"type": "yarn", "factor": 0}, []],
+    "norm": ["before", "after", "none"],
+    "qkv_bias": [True, False],
     "cut_at": ["\n", None, "", "\ud800"],
 }
 

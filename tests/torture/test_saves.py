@@ -10,15 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import siltstone as st
 from siltstone.errors import CheckpointError
-from siltstone.text import ByteTokenizer
+from siltstone.hf import export
+from siltstone.models import checkpoint
+from siltstone.text import ByteTokenizer, tokenizer_from_json
 from siltstone.train import Recipe, begin, can_resume, fit, take_up
+from tests.text.pieces import written
 from tests.train.conftest import configure, write_texts
 
 from .injector import FACTOR, power_cuts, torture
-from .models import is_new_model, is_new_session, model, session
+from .models import SMALL, is_new_model, is_new_session, model, session
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,6 +73,45 @@ def test_a_model_that_is_new(tmp_path: Path, run: Callable[..., int]) -> None:
 
     keys = {"single": False} if run is torture else {}
     assert run(lambda place: st.save(new, ByteTokenizer(), place / "deep" / "run"), check, tmp_path, most=10, **keys) >= 10
+
+
+@pytest.mark.parametrize("run", [torture, power_cuts])
+def test_a_model_with_files_beside_it(tmp_path: Path, run: Callable[..., int]) -> None:
+    """Weights, settings of the tokenizer and further files are all old or all new."""
+    names = ["<s>", "</s>"]
+    made = [st.LM(st.presets.nano(700, **SMALL)) for _ in names]
+    kinds = [(made[i], tokenizer_from_json(written("replace"), json.dumps({"eos_token": names[i]}))) for i in range(2)]
+
+    def save(place: Path, i: int) -> None:
+        st.save(*kinds[i], place / "run", beside={"more.json": names[i].encode()})
+
+    def check(place: Path) -> bool:
+        found, tok = st.load(place / "run")
+        i = int(all(torch.equal(a, b) for a, b in zip(found.parameters(), kinds[1][0].parameters(), strict=True)))
+        assert tok.eos_id == 1 + i and checkpoint.read_beside(place / "run", "more.json") == names[i].encode()
+        return bool(i)
+
+    keys = {"single": False} if run is torture else {}
+    assert run(lambda place: save(place, 1), check, tmp_path, lambda place: save(place, 0), most=10, **keys) >= 10
+
+
+@pytest.mark.parametrize("run", [torture, power_cuts])
+def test_a_decoder_that_is_exported(tmp_path: Path, run: Callable[..., int]) -> None:
+    """The configuration comes last: a folder that has it has everything."""
+    keys = dict(vocab_size=700, d_model=8, heads=2, depth=1, pattern="a")
+    made = st.save(st.LM(st.LMConfig.from_dict(keys)), tokenizer_from_json(written("replace")), tmp_path / "source")
+
+    def check(place: Path) -> bool:
+        if not (place / "hf" / "config.json").exists():
+            return False
+        json.loads((place / "hf" / "config.json").read_text("utf-8"))
+        assert (place / "hf" / "tokenizer.json").read_text("utf-8") == written("replace")
+        return len(load_file(place / "hf" / "model.safetensors")) == 11
+
+    work = tmp_path / "work"
+    work.mkdir()
+    keys = {"single": False} if run is torture else {}
+    assert run(lambda place: export(made, place / "hf", overwrite=True), check, work, most=10, **keys) >= 10
 
 
 @pytest.mark.parametrize("run", [torture, power_cuts])

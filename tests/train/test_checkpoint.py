@@ -56,6 +56,7 @@ def test_the_same_model_gives_the_same_files(model: LM, folder: Path, tmp_path: 
 def test_the_fingerprint_sees_weights_and_configuration(model: LM) -> None:
     first = model_fingerprint(model)
     named = {"kv_heads": None, "qk_norm": False, "short_conv": 0, "layers": {"0": {}}}  # keys at their defaults do not count
+    named |= {"rope_theta": 1e4, "rope_scaling": {}, "qkv_bias": False, "out_bias": False, "mlp_bias": False, "norm": "before"}
     assert json.loads(config_text(model.cfg.replace(**named))) == json.loads(config_text(model.cfg))
     assert "layers" in config_text(model.cfg.replace(layers={"0": {"window": 4}})) != config_text(model.cfg)
     assert len(first) == len(hashlib.sha256().hexdigest())

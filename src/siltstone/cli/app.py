@@ -1,4 +1,4 @@
-"""The `siltstone` command: each command is one file in this folder, with one function of the same name.
+"""The `siltstone` command: each command is one file in this folder, with one function of the same name (`import_` for `import`).
 
 Importing this file does not import torch, so that help is shown at once; a command imports what it needs when it runs.
 Every command runs under `guard.py`: an error that a user can cause becomes one line on standard error and exit code 2, a signal
@@ -11,6 +11,7 @@ import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from keyword import iskeyword
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +22,7 @@ from siltstone.cli.guard import guarded
 from siltstone.core.terminal import say
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer does not export this class
-COMMANDS = ("demo", "train", "generate", "stream", "inspect", "doctor", "list", "bench")
+COMMANDS = ("demo", "train", "generate", "stream", "inspect", "doctor", "list", "bench", "import", "export")
 
 
 class Commands(TyperGroup):
@@ -90,7 +91,8 @@ def options(
 
 
 for _name in COMMANDS:
-    app.command(_name)(guarded(getattr(importlib.import_module(f"siltstone.cli.{_name}"), _name)))
+    _word = f"{_name}_" if iskeyword(_name) else _name
+    app.command(_name)(guarded(getattr(importlib.import_module(f"siltstone.cli.{_word}"), _word)))
 
 
 def main(argv: list[str] | None = None) -> None:

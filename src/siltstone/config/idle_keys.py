@@ -40,7 +40,7 @@ class Use:
     """When a key is used.
 
     by      whether a layer uses it
-    none    part of the message if no layer does; {cache}, {segments} and {rate} are filled in from the layers
+    none    part of the message if no layer does; the names in `NAMED` are filled in from the layers
     mend    what to set instead
     values  the values that require such a layer; empty: every value but the default
     """
@@ -87,6 +87,13 @@ USES = dict.fromkeys(("router", "router_dim", "routing", "gate", "temperature", 
         POOLS,
     ),
 }
+_TURNS = Use(lambda layer: layer.position == "rope", "with position={position}, which rotates nothing", "position='rope'")
+EXACT = {  # keys of window and full attention, in layers of every kind
+    "rope_theta": _TURNS,
+    "rope_scaling": _TURNS,
+    "qk_norm_eps": Use(lambda layer: bool(layer.qk_norm), "with qk_norm={qk_norm}", "qk_norm=True"),
+}
+NAMED = ("cache", "segments", "rate", "position", "qk_norm")
 OF_DEMO = "router_dim"  # the shipped model sets it; its configuration must stay valid with any other cache
 
 
@@ -98,7 +105,7 @@ def check_layer(layer: LayerConfig) -> None:
         "set routing='own' (the default)",
     )
     default = defaults(layer)
-    _check({key: (value, default[key]) for key, value in flat(layer).items()}, [layer])
+    _check({key: (value, default[key]) for key, value in flat(layer).items()}, [layer], USES | EXACT)
 
 
 def check_model(cfg: Blocks) -> None:
@@ -106,7 +113,7 @@ def check_model(cfg: Blocks) -> None:
     default = defaults(cfg)
     for block, keys in cfg.layers.items():
         layer, owner = cfg.layer_configs[int(block)], f"layers[{block!r}]: "
-        _check({key: (value, default[key]) for key, value in keys.items()}, [layer], owner)
+        _check({key: (value, default[key]) for key, value in keys.items()}, [layer], USES | EXACT, owner)
         shares_routing = layer.routing == "shared" and cfg.routing_shared[int(block)]
         require(
             keys.get("routing") != "shared" or shares_routing,
@@ -118,9 +125,10 @@ def check_model(cfg: Blocks) -> None:
             f"{owner}router_dim={keys.get('router_dim')} has no effect with routing='shared', as the routing keys are those of "
             "an earlier block; leave it out, or set routing='own' there",
         )
+    _check({key: (getattr(cfg.layer, key), default[key]) for key in EXACT}, list(cfg.layer_configs), EXACT)
     given = {key: getattr(cfg if key == "cut_at" else cfg.layer, key) for key in USES if key != OF_DEMO}
     if any(value != default[key] for key, value in given.items()) and cfg.memory_layers:
-        _check({key: (value, default[key]) for key, value in given.items()}, cfg.memory_layers)
+        _check({key: (value, default[key]) for key, value in given.items()}, cfg.memory_layers, USES)
         require(
             cfg.layer.routing == "own" or any(cfg.routing_shared),
             "routing='shared' has no effect, as no layer has an earlier layer with gates whose routing it could use; set "
@@ -128,13 +136,13 @@ def check_model(cfg: Blocks) -> None:
         )
 
 
-def _check(given: dict[str, tuple[Any, Any]], layers: list[LayerConfig], owner: str = "") -> None:
+def _check(given: dict[str, tuple[Any, Any]], layers: list[LayerConfig], uses: dict[str, Use], owner: str = "") -> None:
     """given: key -> (value, default). None means unset."""
-    for key, use in USES.items():
+    for key, use in uses.items():
         value, default = given.get(key, (None, None))
         if value is None or value == default or use.values and value not in use.values or any(map(use.by, layers)):
             continue
-        found = {name: " or ".join(sorted({repr(getattr(x, name)) for x in layers})) for name in ("cache", "segments", "rate")}
+        found = {name: " or ".join(sorted({repr(getattr(x, name)) for x in layers})) for name in NAMED}
         raise ConfigError(
             f"{owner}{key}={value!r} has no effect {use.none.format(**found)}; set {key}={default!r} (the default), or {use.mend}"
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 from . import registry
-from .checks import one_of, require, whole
+from .checks import number_between, one_of, require, whole
 
 
 class Kind(Protocol):
@@ -113,6 +113,9 @@ class Custom:
     def check(self, key: str, value: Any) -> None:
         """See Kind."""
         require(self.allowed(value), f"{key}={value!r} {self.expected}")
+
+
+EPSILON = Custom("number", "0 to 1", lambda x: number_between(x, 0, 1), "must be a number between 0 and 1, for example 1e-6")
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
+from ..ops.rope import Base
 from . import aliases, constraints, registry
 from .checks import LONGEST, SEEN, WIDEST, divisors, known, nearest, number_between, whole
-from .kinds import Choice, Custom, Flag, Member, Options, Whole, about, check_values, documented, option
+from .kinds import EPSILON, Choice, Custom, Flag, Member, Options, Whole, about, check_values, documented, option
 from .members import Members, parse
+from .rotary import RopeScaling, base
 
 __all__ = ["LONGEST", "SEEN", "WIDEST", "LayerConfig", "divisors", "nearest", "whole"]
 
@@ -36,6 +39,13 @@ ROUTER = Custom(
     _router,
     "is not known; choose 'mean', or 'subblock:m', where m must be at least 1 token, for example 'subblock:8'",
 )
+QK_NORM = Custom(
+    "boolean or string",
+    "`false`, `true`, `all`",
+    lambda x: isinstance(x, bool) or x == "all",
+    "must be true or false, or 'all' for one norm over all heads",
+)
+THETA = Custom("number", "above 1", lambda x: number_between(x, 1, math.inf), "must be a number above 1, for example 10000")
 TEMPERATURE = Custom("number", "above 0", lambda x: number_between(x, 0, math.inf), "must be a number above 0, for example 0.125")
 
 
@@ -64,7 +74,20 @@ class LayerConfig(Parsed):
     window: int = option(128, Whole(0, SEEN), "W, tokens of exact attention, including the current one; 0: none")
     sinks: int = option(0, Whole(0, SEEN), "first tokens of a document that always stay visible and are never written")
     position: str = option("rope", Choice("rope", "alibi", "none"), "positions of window and full attention")
-    qk_norm: bool = option(False, Flag(), "RMSNorm on the queries and keys of window and full attention")
+    rope_theta: float = option(
+        10000.0, THETA, "with `position=rope`: the pairs of channels turn by theta^(-2i / head_dim) radians a token"
+    )
+    rope_scaling: dict[str, Any] = field(
+        default_factory=dict,
+        hash=False,
+        metadata=about(RopeScaling(), "with `position=rope`: how rotations are slowed down for texts longer than the training's"),
+    )
+    qk_norm: bool | str = option(
+        False, QK_NORM, "RMSNorm on the queries and keys of window and full attention: in each head, or with `all` over all heads"
+    )
+    qk_norm_eps: float = option(1e-6, EPSILON, "epsilon of `qk_norm`")
+    qkv_bias: bool = option(False, Flag(), "queries, keys and values of window and full attention have biases")
+    out_bias: bool = option(False, Flag(), "the layer's output projection has a bias")
     short_conv: int = option(0, SHORT, "width in tokens of a causal convolution over the layer's input; 0: none")
     write_delay: str | int = option("window", DELAY, "`window`: a token is written when it leaves the window; 0: at once")
     compress: str = option("identity", Member("compress"), "the compressor: how `rate` tokens become one write")
@@ -156,6 +179,16 @@ class LayerConfig(Parsed):
     def key_heads(self) -> int:
         """J, the heads of keys and values in window and full attention."""
         return self.kv_heads if self.kv_heads is not None else self.heads
+
+    @cached_property
+    def base(self) -> Base:
+        """The base of the rotary frequencies."""
+        return base(self.rope_theta, self.rope_scaling)
+
+    @cached_property
+    def scale(self) -> float:
+        """By what the logits of window and full attention are multiplied: 1 / sqrt(K), with yarn also its attention factor^2."""
+        return self.key_dim**-0.5 * (self.base.gain if self.position == "rope" else 1.0)
 
     @property
     def delay(self) -> int:

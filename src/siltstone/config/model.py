@@ -16,14 +16,17 @@ from typing import Any
 
 from ..errors import ConfigError
 from . import aliases, constraints, idle_keys, kinds
-from .checks import SEEN, known, number_between, require
+from .checks import SEEN, known, require
 from .constraints import Constraint
 from .keys import overrides
-from .kinds import Choice, Custom, Flag, Whole, about, check_values, documented, option
+from .kinds import EPSILON, Choice, Custom, Flag, Whole, about, check_values, documented, option
 from .layer import LayerConfig
 from .registry import FAMILIES
 
-EXACT_KEYS = {"heads", "head_dim", "value_dim", "kv_heads", "window", "sinks", "position", "qk_norm", "short_conv", "write_delay"}
+EXACT_KEYS = {
+    "heads", "head_dim", "value_dim", "kv_heads", "window", "sinks", "position", "rope_theta", "rope_scaling", "qk_norm",
+    "qk_norm_eps", "qkv_bias", "out_bias", "short_conv", "write_delay",
+}  # fmt: skip
 KINDS = {"m": "memory", "w": "window", "a": "attention"}
 MOST_BLOCKS = 10_000  # every block is checked; the limit bounds the time that a damaged or hostile file can take
 
@@ -33,7 +36,6 @@ PATTERN = Custom(
     lambda x: isinstance(x, str) and bool(x.replace(" ", "")) and set(x.replace(" ", "")) <= set(KINDS),
     "must be made of the letters m (memory), w (window) and a (attention), with or without spaces, for example 'mmw'",
 )
-EPSILON = Custom("number", "0 to 1", lambda x: number_between(x, 0, 1), "must be a number between 0 and 1, for example 1e-6")
 CUT_AT = Custom(
     "string or null",
     "any text",
@@ -76,7 +78,7 @@ MODEL = (
 @documented
 @dataclass(frozen=True)
 class LMConfig:
-    """A language model: pre-norm blocks of a mixing layer and an MLP, RMSNorm, tied embeddings.
+    """A language model: blocks of a mixing layer and an MLP, RMSNorm, embeddings.
 
     `layer` has the keys of every mixing layer; in files and on the command line they are flat, beside the model's own keys.
     """
@@ -93,6 +95,12 @@ class LMConfig:
         Whole(1, SEEN, True),
         "hidden width of the MLP",
         "`8/3 d_model` for `swiglu`, `4 d_model` for `gelu`, rounded up to a multiple of 16",
+    )
+    mlp_bias: bool = option(False, Flag(), "the MLP's linear maps have biases")
+    norm: str = option(
+        "before",
+        Choice("before", "after"),
+        "`before`: RMSNorm of the inputs of mixing layer and MLP; `after`: of their outputs, before these are added",
     )
     tie: bool = option(True, Flag(), "the output layer shares the embedding's weights")
     norm_eps: float = option(1e-6, EPSILON, "epsilon of RMSNorm")

@@ -58,7 +58,7 @@ class Generates(ABC, Generic[T]):
     ) -> T:
         """Generates text and yields it in pieces; a token is appended before its piece is yielded.
 
-        max_new_tokens  maximum number of tokens; fewer if the model predicts the end token (which is not appended)
+        max_new_tokens  maximum number of tokens; fewer if the model predicts an end token (which is not appended)
         temperature     0 takes the most probable token; top_k, top_p restrict the choice to the most probable tokens
         stop            strings that end the generation; they are not yielded, not even in part, but their tokens are appended
         seed            seed of the sampler, which belongs to the session and is saved with it; None continues with its current
@@ -82,7 +82,8 @@ class Writer:
         self._stops = StopStrings(() if options.stop is None else options.stop)
         self._met = False
         self._tokenizer, self._decoder = tokenizer, StreamDecoder(tokenizer)
-        self._never = [i for i in (tokenizer.bos_id, tokenizer.pad_id) if i is not None and i != tokenizer.eos_id]
+        self._ends = {tokenizer.eos_id, *getattr(tokenizer, "end_ids", ())}
+        self._never = [i for i in (tokenizer.bos_id, tokenizer.pad_id) if i is not None and i not in self._ends]
 
     @property
     def ended(self) -> bool:
@@ -97,7 +98,7 @@ class Writer:
 
     def chosen(self, token: int) -> int | None:
         """The token that was chosen; None if it is the end token, which ends the text and is not read."""
-        if token == self._tokenizer.eos_id:
+        if token in self._ends:
             self.left = 0
             return None
         self.left -= 1

@@ -33,6 +33,14 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
+def remove_file(path: Path) -> None:
+    """Removes a file, if it is there, so that it stays removed after a power failure. Raises StorageError."""
+    with storage_errors(path):
+        with contextlib.suppress(FileNotFoundError):
+            system.unlink(path)
+        sync_folder(path.parent)
+
+
 def _make(folder: Path) -> None:
     try:
         system.mkdir(folder)

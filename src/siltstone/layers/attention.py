@@ -21,6 +21,7 @@ from ..schedule.packed import RowPositions
 from ..state.tree import Store
 from .context import StepContext
 from .heads import Heads
+from .linear import linear
 from .short_conv import ShortConv
 from .state import MixState
 
@@ -64,14 +65,14 @@ class AttentionState(MixState):
 
 
 class Attention(nn.Module):
-    """softmax(q k^T / sqrt(K)) v over all tokens so far. x [R, T, D] -> y [R, T, D]."""
+    """softmax(scale q k^T) v over all tokens so far. x [R, T, D] -> y [R, T, D]."""
 
     def __init__(self, cfg: LayerConfig):
         super().__init__()
         self.cfg = cfg
         self.conv = ShortConv(cfg)
         self.window = Heads(cfg)
-        self.out = nn.Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
+        self.out = linear(cfg.heads * cfg.val_dim, cfg.d_model, cfg.out_bias)
 
     def init(self, batch: int) -> AttentionState:
         """An empty cache."""
@@ -85,7 +86,7 @@ class Attention(nn.Module):
         x, conv = self.conv.step(x, state.conv, context)
         asked, v = self.window.project(x)
         if cfg.position == "rope":
-            asked = rope.rotate(asked, context.rotation(cfg.key_dim))
+            asked = rope.rotate(asked, context.rotation(cfg.key_dim, cfg.base))
         q, k = asked.transpose(1, 2).split([cfg.heads, cfg.key_heads], 1)
         cache = state.cache.put(context.rows, context.position, (k[:, :, 0], v[:, 0]), context.active, context.inplace)
         keys, values = cache.views(context.longest) if context.longest is not None else cache.leaves
@@ -104,7 +105,7 @@ class Attention(nn.Module):
         x, conv = self.conv(x, state.conv, packed)
         asked, v = self.window.project(x)
         if cfg.position == "rope":
-            asked = rope.rotate(asked, context.window(PLAIN, x.dtype).angles(cfg.key_dim))
+            asked = rope.rotate(asked, context.window(PLAIN, x.dtype).angles(cfg.key_dim, cfg.base))
         q, k = asked.transpose(1, 2).split([cfg.heads, cfg.key_heads], 1)
         v = v.transpose(1, 2)
         after = state.cache.append((k, v), packed.length)
@@ -113,7 +114,7 @@ class Attention(nn.Module):
         fresh = not state.cache.width
         keys, values = (k, v) if fresh else after.views()
         if cfg.position == "alibi":
-            out = attention.biased(q, keys, values, start, cfg.key_dim**-0.5)
+            out = attention.biased(q, keys, values, start, cfg.scale)
         elif fresh:
             out = self.window.attend(q, k, v, None, causal=True)
         else:

@@ -1,4 +1,4 @@
-"""A pre-norm block: x <- x + mix(norm(x)), x <- x + mlp(norm(x))."""
+"""A block: x <- x + mix(norm(x)), x <- x + mlp(norm(x)); with norm="after" x <- x + norm(mix(x)), x <- x + norm(mlp(x))."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..ops.norm import RMSNorm
 from ..schedule.context import Context
 from .attention import Attention
 from .context import StepContext
+from .linear import linear
 from .mixer import Mixer
 from .windowed import Windowed
 
@@ -26,9 +27,9 @@ class MLP(nn.Module):
     def __init__(self, cfg: LMConfig):
         super().__init__()
         width, hidden = cfg.layer.d_model, cfg.hidden
-        self.up = nn.Linear(width, hidden, bias=False)
-        self.gate = nn.Linear(width, hidden, bias=False) if cfg.mlp == "swiglu" else None
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.up = linear(width, hidden, cfg.mlp_bias)
+        self.gate = linear(width, hidden, cfg.mlp_bias) if cfg.mlp == "swiglu" else None
+        self.down = linear(hidden, width, cfg.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
@@ -41,20 +42,27 @@ class Block(nn.Module):
 
     def __init__(self, cfg: LMConfig, kind: str, layer: LayerConfig, shares_routing: bool):
         super().__init__()
+        self.after = cfg.norm == "after"
         self.norm_mix = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
         self.mix = Mixer(layer, shares_routing) if kind == "memory" else LAYERS[kind](layer)
         self.norm_mlp = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
         self.mlp = MLP(cfg)
 
+    def _joined(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """x and what the mixing layer made of it -> the block's output."""
+        if self.after:
+            x = x + self.norm_mix(mixed)
+            return x + self.norm_mlp(self.mlp(x))
+        x = x + mixed
+        return x + self.mlp(self.norm_mlp(x))
+
     def step(self, x: Tensor, state: Any, context: StepContext, empty: Tensor | None) -> tuple[Tensor, Any]:
         """One token of each row, x [B, 1, D]."""
-        mixed, state = self.mix.step(self.norm_mix(x), state, context, empty)
-        x = x + mixed
-        return x + self.mlp(self.norm_mlp(x)), state
+        mixed, state = self.mix.step(x if self.after else self.norm_mix(x), state, context, empty)
+        return self._joined(x, mixed), state
 
     @eagerly
     def forward(self, x: Tensor, state: Any, context: Context) -> tuple[Tensor, Any]:
         """One call over runs."""
-        mixed, state = self.mix(self.norm_mix(x), state, context)
-        x = x + mixed
-        return x + self.mlp(self.norm_mlp(x)), state
+        mixed, state = self.mix(x if self.after else self.norm_mix(x), state, context)
+        return self._joined(x, mixed), state

@@ -31,15 +31,15 @@ class StepContext:
         self.longest = longest  # tokens of the longest row, this one included; None: as many as there is room for
         self.rows = torch.arange(len(position), device=position.device)
         self.lead: Any = None  # the routing (a `Lead`) of the layer whose routing later layers share
-        self._rotations: dict[tuple[int, int | None, bool], tuple[Tensor, Tensor]] = {}
+        self._rotations: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
 
-    def rotation(self, width: int, limit: int | None = None, rest: bool = False) -> tuple[Tensor, Tensor]:
+    def rotation(self, width: int, base: rope.Base, limit: int | None = None, rest: bool = False) -> tuple[Tensor, Tensor]:
         """Rotation [B, 1, width] of the tokens' positions, of these up to `limit`, or of the `rest` beyond it."""
-        key = (width, limit, rest)
+        key = (width, base, limit, rest)
         if key not in self._rotations:
             at = self.position if limit is None else self.position.clamp(max=limit)
             at = self.position - at if rest else at
-            self._rotations[key] = rope.turned(at.unsqueeze(-1), width, self.dtype)
+            self._rotations[key] = rope.turned(at.unsqueeze(-1), width, self.dtype, base)
         return self._rotations[key]
 
 

@@ -33,6 +33,7 @@ from ..schedule.window import Ring
 from ..state.tree import State
 from . import decode, exact, reading, step
 from .context import StepContext
+from .linear import linear
 from .parts import LayerState
 from .routing import Lead, Routing
 from .short_conv import ShortConv
@@ -65,7 +66,7 @@ class Mixer(Placed):
         self.conv = ShortConv(cfg)
         self.window = WindowAttention(cfg, self.geo) if cfg.window else None
         self.norm = nn.Parameter(torch.ones(cfg.heads, cfg.val_dim))
-        self.out = nn.Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
+        self.out = linear(cfg.heads * cfg.val_dim, cfg.d_model, cfg.out_bias)
         routing = None if self.router is None else (self.router.blocks, cfg.router_dim)
         self.budget = kinds.budget(self.memory, routing)  # the largest number of checkpoints per row
 

@@ -59,7 +59,7 @@ def put_one(ring: Tensor, token: Tensor, slot: int, inplace: bool) -> Tensor:
 
 
 class WindowAttention(Heads):
-    """q, k, v = x W; softmax(q k^T / sqrt(K)) v with the masks of the window schedule. x [R, T, D] -> [R, T, H, V]."""
+    """q, k, v = x W; softmax(scale q k^T) v with the masks of the window schedule. x [R, T, D] -> [R, T, H, V]."""
 
     def __init__(self, cfg: LayerConfig, geo: Geometry):
         super().__init__(cfg)
@@ -92,8 +92,9 @@ class WindowAttention(Heads):
         asked, v = self.project(x)
         q_sink = asked[:, :, : cfg.heads]
         if cfg.position == "rope":
-            asked = rope.rotate(asked, schedule.angles(cfg.key_dim))
-            q_sink = rope.rotate(q_sink, schedule.angles(cfg.key_dim, sink=True)) if cfg.sinks or further is not None else q_sink
+            asked = rope.rotate(asked, schedule.angles(cfg.key_dim, cfg.base))
+            if cfg.sinks or further is not None:
+                q_sink = rope.rotate(q_sink, schedule.angles(cfg.key_dim, cfg.base, sink=True))
         q, k = asked.split([cfg.heads, cfg.key_heads], 2)
         if context.uniform_position is not None and not cfg.sinks:
             slot = context.uniform_position % self.geo.ring
@@ -129,7 +130,7 @@ class WindowAttention(Heads):
         turning, farthest = cfg.position == "rope", geo.window + geo.rate - 2 + geo.sinks
         towards_sinks = asked[:, :, : cfg.heads]
         if turning:
-            asked = rope.rotate(asked, context.rotation(cfg.key_dim))
+            asked = rope.rotate(asked, context.rotation(cfg.key_dim, cfg.base))
         q, k = asked.split([cfg.heads, cfg.key_heads], 2)
         slot, position = context.position % geo.ring, context.position
         after = WindowState(put(state.key, k, slot, context), put(state.value, v, slot, context))
@@ -145,18 +146,18 @@ class WindowAttention(Heads):
             after.sink_key = torch.where(mine[..., None, None], k.to(state.sink_key.dtype), state.sink_key)
             after.sink_value = torch.where(mine[..., None, None], v.to(state.sink_value.dtype), state.sink_value)
             if turning:
-                towards_sinks = rope.rotate(towards_sinks, context.rotation(cfg.key_dim, farthest))
+                towards_sinks = rope.rotate(towards_sinks, context.rotation(cfg.key_dim, cfg.base, farthest))
             bias = self._biases(sink <= position[:, None], reach - sink, x.dtype)
             parts.append(window.Part(towards_sinks, after.sink_key.to(x.dtype), after.sink_value.to(x.dtype), bias))
         if further is not None:
             key = further.key[:, 0].transpose(1, 2).to(x.dtype)
             if turning:
-                here = rope.turned(torch.full((1, 1), geo.sinks - 1, device=x.device), cfg.key_dim, x.dtype)
-                key = rope.rotate(rope.rotate(key, here), context.rotation(cfg.key_dim, farthest, rest=True))
+                here = rope.turned(torch.full((1, 1), geo.sinks - 1, device=x.device), cfg.key_dim, x.dtype, cfg.base)
+                key = rope.rotate(rope.rotate(key, here), context.rotation(cfg.key_dim, cfg.base, farthest, rest=True))
             distance = (reach - geo.sinks + 1).expand(-1, key.shape[1])
             bias = self._biases(further.seen[:, 0, 0, 0], distance, x.dtype)
             parts.append(window.Part(q, key, further.value[:, 0].transpose(1, 2).to(x.dtype), bias))
-        return window.one(parts, cfg.key_dim**-0.5), after
+        return window.one(parts, cfg.scale), after
 
     def _biases(self, sees: Tensor, distance: Tensor, dtype: torch.dtype) -> Tensor:
         """bool and int64 [B, N] -> [B, H or 1, 1, N]: 0 or -slope * distance where it sees, else -inf."""
@@ -167,7 +168,7 @@ class WindowAttention(Heads):
     def _placed(self, key: Tensor, schedule: WindowSchedule, at: int | None = None) -> Tensor:
         """Keys [..., K], rotated to the position of the last sink."""
         key = key.to(schedule.dtype)
-        return rope.rotate(key, schedule.last_sink(key.shape[-1], at)) if self.cfg.position == "rope" else key
+        return rope.rotate(key, schedule.last_sink(key.shape[-1], self.cfg.base, at)) if self.cfg.position == "rope" else key
 
     def _attend(
         self,
@@ -186,4 +187,4 @@ class WindowAttention(Heads):
             far.append((key, value))
         beyond = None if further is None else schedule.further(further.seen, self.linear)
         asked = window.Far(far, q_sink if rope_on else None, beyond)
-        return window.blocked(q, keys, values, schedule.bands(self.linear), asked, schedule.block, self.cfg.key_dim**-0.5)
+        return window.blocked(q, keys, values, schedule.bands(self.linear), asked, schedule.block, self.cfg.scale)

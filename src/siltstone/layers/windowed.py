@@ -12,6 +12,7 @@ from ..ops.eager import eagerly
 from ..schedule.call import Geometry
 from ..schedule.context import Context
 from .context import StepContext
+from .linear import linear
 from .short_conv import ShortConv
 from .state import MixState
 from .window import WindowAttention, WindowState
@@ -35,7 +36,7 @@ class Windowed(nn.Module):
         self.geo = Geometry(window=cfg.window, sinks=cfg.sinks, delay=cfg.window, rate=1)
         self.conv = ShortConv(cfg)
         self.window = WindowAttention(cfg, self.geo)
-        self.out = nn.Linear(cfg.heads * cfg.val_dim, cfg.d_model, bias=False)
+        self.out = linear(cfg.heads * cfg.val_dim, cfg.d_model, cfg.out_bias)
 
     def init(self, batch: int) -> WindowedState:
         """Empty rings."""

@@ -9,26 +9,50 @@ Source: arXiv 2104.09864 (rotation by pairs); pairs are (i, i + K/2).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .rope_scaling import Scaling
+
 TURN = 1 << 31
 
 
+@dataclass(frozen=True)
+class Base:
+    """What frequencies are made of: theta, and how they are changed."""
+
+    theta: float = 10000.0
+    scaling: Scaling | None = None
+
+    @property
+    def gain(self) -> float:
+        """By what logits are multiplied: cosines and sines of both queries and keys would be scaled by its square root."""
+        return 1.0 if self.scaling is None else self.scaling.attention_factor**2
+
+
+PLAIN = Base()
+
+
 @lru_cache(maxsize=64)
-def frequencies(width: int, theta: float = 10000.0) -> np.ndarray:
-    """int64 [width/2], in 2^-31 turns per token: round(theta^(-2i/width) / (2 pi) * 2^31)."""
-    found = np.round(theta ** (-np.arange(0, width, 2) / width) / (2 * math.pi) * TURN).astype(np.int64)
+def frequencies(width: int, base: Base = PLAIN) -> np.ndarray:
+    """int64 [width/2], in 2^-31 turns per token: round(theta^(-2i/width) / (2 pi) * 2^31), or that of the scaled frequencies."""
+    radians = base.theta ** (-np.arange(0, width, 2) / width)
+    if base.scaling is not None:
+        radians = base.scaling.scaled(radians, base.theta)
+    found = np.round(radians / (2 * math.pi) * TURN).astype(np.int64)
     found.flags.writeable = False  # all callers share this array
     return found
 
 
-def rotation(positions: np.ndarray, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def rotation(
+    positions: np.ndarray, width: int, dtype: torch.dtype, device: torch.device, base: Base = PLAIN
+) -> tuple[Tensor, Tensor]:
     """(cos, cos) and (-sin, sin), each [..., width], at integer positions [...]."""
-    turns = (positions[..., None] % TURN * frequencies(width)) % TURN
+    turns = (positions[..., None] % TURN * frequencies(width, base)) % TURN
     angle = torch.from_numpy(turns * (2 * math.pi / TURN))
     cos, sin = angle.cos(), angle.sin()
     return torch.cat([cos, cos], -1).to(device, dtype), torch.cat([-sin, sin], -1).to(device, dtype)
@@ -41,20 +65,20 @@ def rotate(x: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
     return torch.addcmul(x * cos, torch.cat([b, a], -1), sin)
 
 
-_known: dict[tuple[int, torch.device], Tensor] = {}
+_known: dict[tuple[int, Base, torch.device], Tensor] = {}
 
 
-def whole(width: int, device: torch.device) -> Tensor:
+def whole(width: int, base: Base, device: torch.device) -> Tensor:
     """`frequencies` as a tensor, made once: a compiler then finds it among the globals."""
-    if (width, device) not in _known:
+    if (width, base, device) not in _known:
         with torch.inference_mode(False):
-            _known[width, device] = torch.from_numpy(frequencies(width).copy()).to(device)
-    return _known[width, device]
+            _known[width, base, device] = torch.from_numpy(frequencies(width, base).copy()).to(device)
+    return _known[width, base, device]
 
 
-def turned(position: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def turned(position: Tensor, width: int, dtype: torch.dtype, base: Base = PLAIN) -> tuple[Tensor, Tensor]:
     """`rotation` in tensors alone: int64 positions [...]. The angle is a whole number of 2^-31 turns before it is rounded."""
-    turns = (position.remainder(TURN).unsqueeze(-1) * whole(width, position.device)).remainder(TURN)
+    turns = (position.remainder(TURN).unsqueeze(-1) * whole(width, base, position.device)).remainder(TURN)
     kind = torch.promote_types(dtype, torch.float32)
     angle = torch.where(turns >= TURN // 2, turns - TURN, turns).to(kind) * (2 * math.pi / TURN)
     cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)

@@ -63,28 +63,28 @@ class WindowSchedule:
         self.blocks = -(-packed.width // self.block)
         pos = packed.positions.position
         self.pos = pos[:1] if len(pos) and (pos == pos[0]).all() else pos
-        self._angles: dict[tuple[int, bool], tuple[Tensor, Tensor]] = {}
+        self._angles: dict[tuple[int, rope.Base, bool], tuple[Tensor, Tensor]] = {}
         self._bands: dict[int, list[tuple[int, int, Tensor]]] = {}
         self._slots: dict[int, Tensor | None] = {}
 
-    def angles(self, width: int, sink: bool = False) -> tuple[Tensor, Tensor]:
+    def angles(self, width: int, base: rope.Base, sink: bool = False) -> tuple[Tensor, Tensor]:
         """Rotation of this call's tokens; with `sink`, of the queries that attend to the sinks."""
-        if (width, sink) not in self._angles:
+        if (width, base, sink) not in self._angles:
             at = self.pos[:, None] + np.arange(self.packed.width)[None]
             if sink:
                 at = np.minimum(at, self.farthest)
-            self._angles[width, sink] = rope.rotation(at, width, self.dtype, self.device)
-        return self._angles[width, sink]
+            self._angles[width, base, sink] = rope.rotation(at, width, self.dtype, self.device, base)
+        return self._angles[width, base, sink]
 
     @property
     def farthest(self) -> int:
         """The position at which a query's distance to the sinks stops growing."""
         return self.geo.window + self.geo.rate - 2 + self.geo.sinks
 
-    def last_sink(self, width: int, at: int | None = None) -> tuple[Tensor, Tensor]:
+    def last_sink(self, width: int, base: rope.Base, at: int | None = None) -> tuple[Tensor, Tensor]:
         """Rotation of keys at the position of the last sink; at: relative to a query rotated by its own position."""
         moved = 0 if at is None else at - min(at, self.farthest)
-        return rope.rotation(np.array([[self.geo.sinks - 1 + moved]]), width, self.dtype, self.device)
+        return rope.rotation(np.array([[self.geo.sinks - 1 + moved]]), width, self.dtype, self.device, base)
 
     def further(self, seen: Tensor, linear: int = 0) -> Tensor:
         """The visibility of an `ExtraKV`, bool [R, n, 1, Q, N] -> biases [R, n, H or 1, Q, N]."""

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import ClassVar, Self
 
 import tokenizers as hf
 
@@ -16,6 +17,7 @@ from .library import failure, quoted, read_json
 from .pipeline import Pipeline, byte_letters
 from .proof import prove
 from .seams import joins
+from .settings import ROLES, Settings
 from .tokenizer import json_fingerprint, utf8
 
 SPECIALS = ("<bos>", "<eos>", "<pad>")
@@ -33,14 +35,20 @@ class BPETokenizer:
     the tokenizer is deterministic and keeps every text except for its `losses`. A UserWarning lists the losses, and the parts
     that were switched off.
 
-    losses   what encoding loses, in words; empty: nothing
-    joins    whether an added token contains a place where texts may be split, for example a token of several words
+    settings        the text of a `tokenizer_config.json` of transformers: names of special tokens, chat template
+    losses          what encoding loses, in words; empty: nothing
+    specials        special tokens: text -> id
+    end_ids         further ids that end a text, besides `eos_id`
+    chat_template   the Jinja template of a conversation; None: none
+    joins           whether an added token contains a place where texts may be split, for example a token of several words
     Raises TokenizerError if the JSON is damaged or the tokenizer is of another kind.
     """
 
-    def __init__(self, text: str) -> None:
-        parsed = read_json(text)
-        pipeline = Pipeline(parsed)
+    _pipeline: ClassVar[type[Pipeline]] = Pipeline
+
+    def __init__(self, text: str, settings: str = "") -> None:
+        parsed, self.settings = read_json(text), Settings(settings)
+        pipeline = self._pipeline(parsed, self.settings.specials.values())
         try:
             inner = hf.Tokenizer.from_str(json.dumps(parsed) if pipeline.changed else text)
             inner.encode_special_tokens = True
@@ -52,10 +60,14 @@ class BPETokenizer:
         self._fingerprint: str | None = None
         self.losses = tuple(pipeline.losses)
         self.joins = any(joins(token) for token in pipeline.added if token not in pipeline.specials)
-        self._bytes = self._table(pipeline.specials, pipeline.added)
+        self._bytes = self._table(pipeline)
+        said = self.settings.specials
         self.bos_id, self.eos_id, self.pad_id = (
-            next((pipeline.specials[name] for name in names if name in pipeline.specials), None) for names in (_BOS, _EOS, _PAD)
+            next((pipeline.specials[name] for name in names if name in pipeline.specials), None)
+            for names in ([[said[role]] if role in said else [] for role in ROLES] if said else (_BOS, _EOS, _PAD))
         )
+        self.specials, self.end_ids = pipeline.specials, self.settings.end_ids
+        self.chat_template = self.settings.chat_template
         self._prove(pipeline)
         for words in (
             f"the tokenizer loses text: {'; '.join(self.losses)}" if self.losses else "",
@@ -64,9 +76,9 @@ class BPETokenizer:
             if words:
                 warnings.warn(words, stacklevel=2)
 
-    def _table(self, specials: dict[str, int], added: dict[str, int]) -> list[bytes]:
+    def _table(self, pipeline: Pipeline) -> list[bytes]:
         """The bytes of each id. Raises TokenizerError if the library and the JSON give an added token different ids."""
-        vocab = self._inner.get_vocab(with_added_tokens=True)
+        vocab, specials, added = self._inner.get_vocab(with_added_tokens=True), pipeline.specials, pipeline.added
         for token, i in added.items():
             if vocab.get(token) != i:
                 raise TokenizerError(
@@ -74,16 +86,12 @@ class BPETokenizer:
                     "ids of model.vocab must leave no gaps; take an intact tokenizer.json"
                 )
         table = [b""] * (max(vocab.values(), default=-1) + 1)
-        letters = {ord(letter): byte for letter, byte in byte_letters().items()}
-        letters |= {i: 0x100 for i in range(0x100) if i not in letters}  # not in Latin-1: encoding them raises an error
         for token, i in vocab.items():
             if token in added:
                 table[i] = b"" if token in specials else token.encode("utf-8")
                 continue
-            try:
-                table[i] = token.translate(letters).encode("latin-1")
-            except UnicodeEncodeError:  # no text is encoded as this token; the library's decoder does the same
-                table[i] = token.encode("utf-8")
+            spelt = pipeline.spelling(token)
+            table[i] = token.encode("utf-8") if spelt is None else spelt  # the library's decoder does the same
         return table
 
     def _prove(self, pipeline: Pipeline) -> None:
@@ -143,10 +151,14 @@ class BPETokenizer:
     def to_json(self) -> str:
         return self._text
 
+    def settings_json(self) -> str:
+        """The settings as one JSON text: the content of `tokenizer_config.json`; "" if there are none."""
+        return self.settings.text
+
     @classmethod
-    def from_json(cls, text: str) -> BPETokenizer:
-        """The inverse of `to_json`. Raises TokenizerError."""
-        return cls(text)
+    def from_json(cls, text: str, settings: str = "") -> Self:
+        """The inverse of `to_json` and `settings_json`. Raises TokenizerError."""
+        return cls(text, settings)
 
     @property
     def fingerprint(self) -> str:
@@ -155,7 +167,7 @@ class BPETokenizer:
         return self._fingerprint
 
     def __repr__(self) -> str:
-        return f"BPETokenizer(vocab_size={self.vocab_size}, fingerprint={self.fingerprint[:12]})"
+        return f"{type(self).__name__}(vocab_size={self.vocab_size}, fingerprint={self.fingerprint[:12]})"
 
 
 def train_bpe(paths: Iterable[str | Path] | str | Path, vocab_size: int) -> BPETokenizer:

@@ -11,14 +11,15 @@ from .library import LARGEST, quoted, read_json
 from .tokenizer import ByteTokenizer, Tokenizer
 
 
-def tokenizer_from_json(text: str) -> Tokenizer:
-    """The tokenizer whose `to_json()` is `text`. Raises TokenizerError if it cannot be read."""
+def tokenizer_from_json(text: str, settings: str = "") -> Tokenizer:
+    """The tokenizer with `to_json()` = `text` and `settings_json()` = `settings`. Raises TokenizerError if it cannot be read."""
     found = read_json(text)
     if found.get("type") == "siltstone-bytes":
         return ByteTokenizer.from_json(text)
     from .bpe import BPETokenizer
+    from .pieces import PieceTokenizer, made_of_pieces
 
-    return BPETokenizer.from_json(text)
+    return (PieceTokenizer if made_of_pieces(found) else BPETokenizer).from_json(text, settings)
 
 
 def load_tokenizer(spec: str | Path, paths: Iterable[str | Path] = ()) -> Tokenizer:

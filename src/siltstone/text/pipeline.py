@@ -7,7 +7,8 @@ raises TokenizerError.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import cache
 from typing import Any
 
 from ..errors import TokenizerError
@@ -40,6 +41,13 @@ def byte_letters() -> dict[str, int]:
     return {chr(b): b for b in shown} | {chr(0x100 + i): b for i, b in enumerate(hidden)}
 
 
+@cache
+def _latin() -> dict[int, int]:
+    """Letter -> the character of Latin-1 with its byte. Others become one that is not in Latin-1: encoding it raises an error."""
+    letters = {ord(letter): byte for letter, byte in byte_letters().items()}
+    return letters | {i: 0x100 for i in range(0x100) if i not in letters}
+
+
 class Pipeline:
     """The pipeline of a parsed `tokenizer.json`. The JSON is changed in place if parts are switched off.
 
@@ -49,41 +57,64 @@ class Pipeline:
     changed   whether the JSON was changed
     added     added tokens: text -> id
     specials  the special ones of these
+    named     tokens that are special because the tokenizer's settings say so
     Raises TokenizerError.
     """
 
-    def __init__(self, parsed: dict[str, Any]) -> None:
+    def __init__(self, parsed: dict[str, Any], named: Collection[str] = ()) -> None:
         self.off: list[str] = []
         self.losses: list[str] = []
         self.lost, self.changed = b"", False
         self._model(parsed)
         self._normalizer(parsed.get("normalizer"))
         self._pre_tokenizer(parsed.get("pre_tokenizer"))
+        self._name(parsed, named)
         self.added, self.specials = self._added(parsed)
         post = parsed.get("post_processor")
-        if post is not None and (self.losses or _kind(post) != "ByteLevel"):  # ByteLevel only trims offsets
+        if post is not None and (self.losses or kind_of(post) != "ByteLevel"):  # ByteLevel only trims offsets
             parsed["post_processor"], self.changed = None, True
         self.changed |= bool(self.off)
+
+    def spelling(self, token: str) -> bytes | None:
+        """The bytes that an entry of the vocabulary represents; None if no text is encoded as it."""
+        try:
+            return token.translate(_latin()).encode("latin-1")
+        except UnicodeEncodeError:
+            return None
+
+    def _name(self, parsed: dict[str, Any], named: Collection[str]) -> None:
+        """Marks named tokens as special, and adds those that are only in the vocabulary."""
+        added, vocab = parsed.get("added_tokens") or [], parsed["model"]["vocab"]
+        if not isinstance(added, list) or not all(_is_added(token) for token in added):
+            return  # `_added` reports it
+        known = {token["content"]: token for token in added}
+        for name in sorted(named):
+            if name not in known and name not in vocab:
+                raise TokenizerError(
+                    f"tokenizer_config.json names the special token {quoted(name, 40)}, which tokenizer.json does not have; "
+                    "take both from the same tokenizer"
+                )
+            token = known.get(name)
+            if token is None:
+                plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+                added.append({"id": vocab[name], "content": name, **plain, "special": True})
+                parsed["added_tokens"], self.changed = added, True
+            elif not token.get("special"):
+                token["special"], self.changed = True, True
 
     def _model(self, parsed: dict[str, Any]) -> None:
         model, pre = parsed.get("model"), parsed.get("pre_tokenizer")
         if (
             not isinstance(model, dict)
-            or _kind(model) != "BPE"
-            or not any(_kind(part) == "ByteLevel" for part in _parts(pre, "pretokenizers"))
+            or kind_of(model) != "BPE"
+            or not any(kind_of(part) == "ByteLevel" for part in parts_of(pre, "pretokenizers"))
         ):
             raise TokenizerError(
-                f"only byte-level BPE tokenizers can be used, and this one is {quoted(_kind(model), 40)} with "
-                f"pre-tokenizer {quoted(_kind(pre), 40)}; "
+                f"only byte-level BPE tokenizers can be used, and this one is {quoted(kind_of(model), 40)} with "
+                f"pre-tokenizer {quoted(kind_of(pre), 40)}; "
                 "train one with bpe:8192, or use 'bytes'"
             )
-        vocab = model.get("vocab")
-        if not isinstance(vocab, dict) or not all(type(i) is int and 0 <= i < MOST_IDS for i in vocab.values()):
-            raise TokenizerError(f"model.vocab must give each token an id of 0 to {MOST_IDS - 1}; take an intact tokenizer.json")
-        if len(set(vocab.values())) < len(vocab):
-            raise TokenizerError(
-                "model.vocab gives two tokens the same id, so that text would be lost; take an intact tokenizer.json"
-            )
+        vocab = self._vocabulary(model)
         lost = {b for letter, b in byte_letters().items() if b in _WRITTEN and letter not in vocab}
         named = f"{', '.join(f'0x{b:02x}' for b in sorted(lost)[:8])}{', ...' if len(lost) > 8 else ''}"
         if lost - _RARE:
@@ -96,6 +127,19 @@ class Pipeline:
             self.changed = True
             self.losses.append(f"bytes without a token are left out ({named})")
             self.lost = bytes(sorted(lost))
+        self._merges(model)
+
+    def _vocabulary(self, model: dict[str, Any]) -> dict[str, int]:
+        vocab = model.get("vocab")
+        if not isinstance(vocab, dict) or not all(type(i) is int and 0 <= i < MOST_IDS for i in vocab.values()):
+            raise TokenizerError(f"model.vocab must give each token an id of 0 to {MOST_IDS - 1}; take an intact tokenizer.json")
+        if len(set(vocab.values())) < len(vocab):
+            raise TokenizerError(
+                "model.vocab gives two tokens the same id, so that text would be lost; take an intact tokenizer.json"
+            )
+        return vocab
+
+    def _merges(self, model: dict[str, Any]) -> None:
         for key in ("continuing_subword_prefix", "end_of_word_suffix"):
             if model.get(key):
                 raise TokenizerError(
@@ -107,8 +151,8 @@ class Pipeline:
             self.off.append("dropout of merges, which is for training and gives other ids each time")
 
     def _normalizer(self, normalizer: Any) -> None:
-        for part in _sequence(normalizer, "normalizers"):
-            kind = _kind(part)
+        for part in sequence_of(normalizer, "normalizers"):
+            kind = kind_of(part)
             if kind not in _LOSSES:
                 raise TokenizerError(
                     f"the normalizer {quoted(kind, 40)} changes text; accepted are {', '.join(_LOSSES)}, or none"
@@ -116,11 +160,11 @@ class Pipeline:
             self.losses.append(_LOSSES[kind])
 
     def _pre_tokenizer(self, pre: Any) -> None:
-        parts = _sequence(pre, "pretokenizers")
-        if sum(_kind(part) == "ByteLevel" for part in parts) > 1:
+        parts = sequence_of(pre, "pretokenizers")
+        if sum(kind_of(part) == "ByteLevel" for part in parts) > 1:
             raise TokenizerError("pre_tokenizer has ByteLevel more than once, so that bytes are written twice; keep one")
         for part in parts:
-            kind = _kind(part)
+            kind = kind_of(part)
             if kind == "ByteLevel":
                 if part.get("add_prefix_space"):
                     part["add_prefix_space"] = False
@@ -148,7 +192,7 @@ class Pipeline:
             return
         if str(behavior).lower() not in _KEPT:
             raise TokenizerError(
-                f"pre_tokenizer {_kind(part)} has behavior={quoted(behavior, 40)}, which drops text; "
+                f"pre_tokenizer {kind_of(part)} has behavior={quoted(behavior, 40)}, which drops text; "
                 "accepted are Isolated, MergedWithPrevious, MergedWithNext and Contiguous"
             )
 
@@ -161,7 +205,7 @@ class Pipeline:
             )
         if sum(len(token["content"]) for token in added) > _ALL:
             raise TokenizerError(f"added_tokens have more than {_ALL:,} characters together; leave out those that are not needed")
-        names, letters = {id_: name for name, id_ in vocab.items()}, byte_letters()
+        names = {id_: name for name, id_ in vocab.items()}
         for token in added:
             content, id_ = token["content"], token["id"]
             if names.setdefault(id_, content) != content or vocab.get(content, id_) != id_:
@@ -175,7 +219,7 @@ class Pipeline:
                     f"added token {quoted(content, 40)} has {len(content)} characters; one that is not special may have at most "
                     f"{CONTEXT}, so that long texts can be split next to it; leave it out"
                 )
-            if content in vocab and bytes(letters.get(c, 0) for c in content) != content.encode("utf-8", "replace"):
+            if content in vocab and self.spelling(content) != content.encode("utf-8", "replace"):
                 raise TokenizerError(
                     f"added token {quoted(content, 40)} is also in the vocabulary, for other bytes; leave it out"
                 )
@@ -195,27 +239,27 @@ def _is_added(token: Any) -> bool:
     return isinstance(content, str) and 0 < len(content) <= _LONG and type(id_) is int and 0 <= id_ < MOST_IDS
 
 
-def _kind(part: Any) -> str:
+def kind_of(part: Any) -> str:
     return str(part.get("type", "none")) if isinstance(part, dict) else "none"
 
 
-def _sequence(part: Any, key: str) -> list[dict[str, Any]]:
+def sequence_of(part: Any, key: str) -> list[dict[str, Any]]:
     """All parts of a sequence. Raises TokenizerError."""
-    found = list(_parts(part, key))
+    found = list(parts_of(part, key))
     if len(found) > _PARTS:
         raise TokenizerError(f"{key} has {len(found):,} parts; at most {_PARTS} are allowed; take an intact tokenizer.json")
     return found
 
 
-def _parts(part: Any, key: str, depth: int = 0) -> Iterator[dict[str, Any]]:
+def parts_of(part: Any, key: str, depth: int = 0) -> Iterator[dict[str, Any]]:
     """The parts of a (possibly nested) sequence. Raises TokenizerError."""
     if part is None:
         return
-    inner = part.get(key) if _kind(part) == "Sequence" else None
-    if not isinstance(part, dict) or depth > _DEEP or (_kind(part) == "Sequence" and not isinstance(inner, list)):
+    inner = part.get(key) if kind_of(part) == "Sequence" else None
+    if not isinstance(part, dict) or depth > _DEEP or (kind_of(part) == "Sequence" and not isinstance(inner, list)):
         raise TokenizerError(f"{key} must be nested at most {_DEEP} deep, each with a type; take an intact tokenizer.json")
     if inner is None:
         yield part
     else:
         for one in inner:
-            yield from _parts(one, key, depth + 1)
+            yield from parts_of(one, key, depth + 1)

@@ -23,9 +23,11 @@ class Tokenizer(Protocol):
     vocab_size   number of ids
     bos_id, eos_id, pad_id   ids of the special tokens (begin, end, padding), None if missing; they represent no bytes
 
-    Two members are optional. `losses: tuple[str, ...]` says in words what encoding loses, for example capital letters; if it is
+    Some members are optional. `losses: tuple[str, ...]` says in words what encoding loses, for example capital letters; if it is
     absent or empty, the bytes of a text's ids are the text. A tokenizer with losses also has the method
     `encode_sized(text) -> (ids, sizes)`, which counts bytes of the original text (see the function `encode_sized`).
+    `end_ids: tuple[int, ...]` are further ids that end a text. `settings_json() -> str` is the content of
+    `tokenizer_config.json`, and `chat_template: str | None` the template in it.
     """
 
     bos_id: int | None

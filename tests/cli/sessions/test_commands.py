@@ -24,7 +24,7 @@ from siltstone.inference.session import Session
 from siltstone.text import ByteTokenizer, train_bpe
 from tests.cli.commands import good, receipt, refused, siltstone
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TEXT = "It was a bright cold day — and the clocks, 東, were striking thirteen.\n" * 64
 
 

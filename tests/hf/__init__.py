@@ -1,0 +1,1 @@
+"""Pretrained decoders of transformers."""
