@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -47,7 +49,7 @@ def same(got: tuple[torch.Tensor, LMState], want: tuple[torch.Tensor, LMState], 
 def test_a_program_does_what_a_step_does(case: Case) -> None:
     """Rows of four ages, some of them inactive."""
     model, draw = model_of(case.cfg), random.Random(0)
-    program = CompiledStep(model, wait=True, backend="eager")
+    program = CompiledStep(model, wait="all", backend="eager")
     with torch.no_grad():
         rows = []
         for age in AGES:
@@ -86,7 +88,7 @@ def grown(program: CompiledStep, model: st.LM, tokens: int, rows: int = 1) -> tu
 def test_programs_are_made_once_for_a_room(pattern: str) -> None:
     """Blocks of one configuration share programs; a bank of 64 places, or a cache of 64 tokens, is doubled when it is full."""
     model = model_of(SMALL | dict(cache="sparse", top_k=2), depth=2 * len(pattern), pattern=pattern)
-    program = CompiledStep(model, wait=True, backend="eager")
+    program = CompiledStep(model, wait="all", backend="eager")
     with torch.no_grad():
         grown(program, model, 63)
         assert program.compiled == len(set(pattern))
@@ -105,7 +107,7 @@ def test_shared_routing_and_a_step_that_is_kept() -> None:
     """Blocks that share a routing run in one program; without `inplace` the state given stays as it is."""
     layers = {"1": dict(routing="shared"), "2": dict(routing="shared")}
     model = model_of(SMALL | dict(cache="sparse", top_k=2), depth=4, layers=layers)
-    program = CompiledStep(model, wait=True, backend="eager")
+    program = CompiledStep(model, wait="all", backend="eager")
     with torch.no_grad():
         state, _ = grown(program, model, 30)
         kept = {name: x.clone() for name, x in state.tensors().items()}
@@ -122,7 +124,7 @@ def test_eager_steps_serve_while_a_program_is_compiled() -> None:
         assert released.wait(60)
         return graph
 
-    program = CompiledStep(model, wait=False, backend=slow)
+    program = CompiledStep(model, wait="none", backend=slow)
     with torch.no_grad():
         grown(program, model, 5)
         assert program.compiled == 0 and not program.ready
@@ -138,21 +140,21 @@ def test_a_compiler_that_fails_leaves_eager_steps() -> None:
     def broken(graph: Any, inputs: Any) -> Any:
         raise RuntimeError("no such instruction")
 
-    program = CompiledStep(model, wait=False, backend=broken)
+    program = CompiledStep(model, wait="none", backend=broken)
     with torch.no_grad():
         grown(program, model, 2)
         program.join()
         assert "no such instruction" in str(program.failed)
         grown(program, model, 2)
         with pytest.raises(Exception, match="no such instruction"):
-            CompiledStep(model, wait=True, backend=broken).step(TEXT[:1], model.init_state(1))
+            CompiledStep(model, wait="all", backend=broken).step(TEXT[:1], model.init_state(1))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own
 @pytest.mark.parametrize("rows", [1, 4])
 def test_compiled_by_inductor(rows: int) -> None:
     model = model_of(SMALL | dict(cache="sparse", top_k=2), depth=2).float()
-    program = CompiledStep(model, wait=True)
+    program = CompiledStep(model, wait="all")
     ids = torch.randint(VOCAB, (30, rows), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         state = other = model.init_state(rows)
@@ -160,3 +162,19 @@ def test_compiled_by_inductor(rows: int) -> None:
             want, state = model.step(each, state)
             got, other = program.step(each, other)
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_process_ends_while_a_program_is_compiled() -> None:
+    """At once, without a message."""
+    script = """
+import sys, torch, siltstone as st
+from siltstone.inference.program import CompiledStep
+model = st.LM(st.presets.nano(50)).eval()
+program = CompiledStep(model, wait="none")
+_, state = program.step(torch.tensor([1]), model.init_state(1))
+import time; time.sleep(float(sys.argv[1]))
+assert not program.ready
+"""
+    for seconds in ("0", "1"):
+        done = subprocess.run([sys.executable, "-c", script, seconds], capture_output=True, text=True, timeout=100)
+        assert (done.returncode, done.stderr) == (0, "")

@@ -31,7 +31,7 @@ class Decoder:
             model = same(model)
             model.blocks = twin(model.blocks, rounded)
         if runtime in ("compiled", "int8"):
-            self.program = CompiledStep(model, wait=True)
+            self.program = CompiledStep(model, wait="all")
 
     @torch.no_grad()
     def __call__(self) -> None:

@@ -11,7 +11,8 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,10 +28,12 @@ from ..ops.upcast import HALF
 from ..schedule.call import Geometry
 from ..schedule.step import Hints, Turn
 from ..state.tree import Leaves, Store, padded
+from .background import Stopped, background
 
 BUCKETS = (1, 4, 16, 64)  # numbers of rows that programs are made for
 UNKNOWN = Hints()
 Program = Callable[..., Any]
+Wait = Literal["none", "first", "all"]
 Key = tuple[Any, ...]  # rows, dtype, threads, and the room of each layer
 
 
@@ -129,12 +132,13 @@ def body(trees: list[MixState], geometries: list[tuple[Timing, Geometry]], dtype
 class CompiledStep:
     """`LM.step` by compiled programs.
 
-    wait   the first call with new shapes compiles, and waits; else it is compiled by a thread, and eager steps serve until then
+    wait   which programs a step waits for: the "first", "all", or "none"; others are compiled by a thread, and eager steps serve
+           until they are there
 
     Programs are made for 1, 4, 16 and 64 rows; other numbers of rows are served eagerly. Several threads may call it.
     """
 
-    def __init__(self, model: LM, wait: bool, backend: Any = "inductor"):
+    def __init__(self, model: LM, wait: Wait, backend: Any = "inductor"):
         self.model, self.wait, self.backend = model, wait, backend
         self.failed: BaseException | None = None
         self.compiled = 0  # programs of blocks that were made
@@ -193,14 +197,12 @@ class CompiledStep:
             if key in self._making:
                 return None
             self._making.add(key)
-        if self.wait:
+        if self.wait == "all" or self.wait == "first" and not self._ready:
             self._make(key, *self._example(ready, x))
             if self.failed is not None:
                 raise self.failed
             return self._ready[key]
-        thread = threading.Thread(target=self._make, args=(key, *self._example(ready, x)), name="siltstone compiler", daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        self._threads.append(background(partial(self._make, key, *self._example(ready, x))))
         return None
 
     @property
@@ -226,6 +228,8 @@ class CompiledStep:
                 last = self._programs.setdefault(("last", *key[:3]), self._compile(lambda x: model.head(model.norm(x))))
                 last(x)
                 self._ready[key] = [*programs, last]
+        except Stopped:
+            pass
         except Exception as error:  # whatever a compiler raises: eager steps go on
             self.failed = error
         finally:

@@ -82,7 +82,7 @@ class Runtime:
         large = isinstance(model, LM) and model.parameters_count >= AUTO_PARAMETERS
         self._auto = name == "auto" and large and model.like.device.type == "cpu" and compiler() is not None
         if isinstance(model, LM) and (name == "compiled" or name == "int8" and compiler()):
-            self._program = CompiledStep(self._rounded or same(model), wait=True)
+            self._program = CompiledStep(self._rounded or same(model), wait="first")
 
     def stale(self, model: StreamingModel) -> bool:
         """Whether the weights were changed since they were rounded."""
@@ -107,7 +107,7 @@ class Runtime:
             model = self._model()
             if self._steps > AUTO_STEPS and isinstance(model, LM):
                 with _lock:
-                    self._program = self._program or CompiledStep(same(model), wait=False)
+                    self._program = self._program or CompiledStep(same(model), wait="none")
         program = self._program
         if program is not None and program.failed is not None:
             if self._auto:

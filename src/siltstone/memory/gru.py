@@ -46,6 +46,6 @@ class GRU(FusedMemory):
 
     def step(self, inputs: Inputs, begins: Tensor | None, state: State) -> State:
         """See Memory.step. Compilers cannot trace torch's networks; then the equation is used."""
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_dynamo_compiling():
             return super().step(inputs, begins, state)
         return VectorState(gru.step(cast(VectorState, state).hidden, upcast(inputs["token"]), network_weights(self.gru)))

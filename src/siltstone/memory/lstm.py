@@ -61,7 +61,7 @@ class LSTM(FusedMemory):
 
     def step(self, inputs: Inputs, begins: Tensor | None, state: State) -> State:
         """See Memory.step. Compilers cannot trace torch's networks; then the equation is used."""
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_dynamo_compiling():
             return super().step(inputs, begins, state)
         now = cast(CellState, state)
         return CellState(*lstm.step((now.hidden, now.cell), upcast(inputs["token"]), network_weights(self.lstm)))

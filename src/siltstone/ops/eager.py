@@ -21,7 +21,7 @@ def eagerly(call: Call) -> Call:
 
     @functools.wraps(call)
     def run(*args: Any, **keys: Any) -> Any:
-        return _uncompiled(call)(*args, **keys) if torch.compiler.is_compiling() else call(*args, **keys)
+        return _uncompiled(call)(*args, **keys) if torch.compiler.is_dynamo_compiling() else call(*args, **keys)
 
     return cast(Call, run)
 
