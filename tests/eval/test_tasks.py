@@ -171,7 +171,7 @@ def test_intervals() -> None:
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_text_task_runs(name: str, reader: Reader) -> None:
-    found = evaluate(reader.model, reader.tokenizer, [make(name)], [300], seeds=1, items=1)
+    found = evaluate(reader.model, reader.tokenizer, [make(name)], [900], seeds=1, items=1)
     assert found["rows"] and all(row["task"] == name and np.isfinite(row["mean"]) for row in found["rows"])
 
 
@@ -184,3 +184,9 @@ def test_told_ranks_the_told_name_first(reader: Reader, monkeypatch: pytest.Monk
         for row in evaluate(reader.model, reader.tokenizer, [make("told")], [100], seeds=2, items=5)["rows"]
     }
     assert rows["ranked first"] == rows["first, told"] == 1.0 and rows["first, not told"] < 0.5
+
+
+@pytest.mark.parametrize("name", ["niah_single_1", "babilong_qa2"])
+def test_a_text_without_room_is_refused(name: str, reader: Reader) -> None:
+    with pytest.raises(InputError, match=f"length=0 is too short for the task {name}"):
+        evaluate(reader.model, reader.tokenizer, [make(name)], [0], seeds=1, items=1)

@@ -66,6 +66,7 @@ def _evaluate(
     from siltstone.core.plain import json_line
     from siltstone.demo import run_folder
     from siltstone.errors import InputError
+    from siltstone.eval.arms import route_at_random
     from siltstone.eval.run import evaluate, make, trained_on
     from siltstone.io.atomic import check_place, make_folder, write_text
     from siltstone.models.checkpoint import load
@@ -87,6 +88,8 @@ def _evaluate(
         make_folder(out.parent)
         check_place(out)
     model, tokenizer = load(folder, chosen_device(device))
+    if learnt.get("routing") == "random":
+        route_at_random(model, int(learnt["seed"]))
     texts = ["".join(read_blocks(file)) for file in books]
     seeds, items = amount
     found = evaluate(

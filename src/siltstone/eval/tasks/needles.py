@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .base import Observation, TextTask
+from .base import Observation, TextTask, room
 from .reader import Reader
 from .words import labels, pick, spread
 
@@ -53,16 +53,17 @@ class Needles(TextTask):
         wanted = [value for values in told[: self.asked] for value in values]
         names = ", ".join(known[: self.asked])
         question = QUESTION.format(names, names)
-        left = length - reader.count(" ".join(facts)) - reader.count(question)
+        needed = reader.count(" ".join(facts)) + reader.count(question)
+        room(self.name, length, needed)
         alone = len(facts) == 1
         depth = DEPTHS[item % len(DEPTHS)] if alone else -1
-        hay = self._hay(reader, left, by, set(known), used)
+        hay = self._hay(reader, length - needed, by, set(known), used)
         return spread(hay, facts, by, depth / 100 if alone else None), question, wanted, depth
 
     def observe(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Observation]:
         document, question, wanted, depth = self.item(reader, length, item, by)
-        room = 8 + max(reader.count(f" {', '.join(wanted)}."), 24)
-        answer = reader.answer(reader.read(document), question, room)
+        most = 8 + max(reader.count(f" {', '.join(wanted)}."), 24)
+        answer = reader.answer(reader.read(document), question, most)
         at: dict[str, int | str] = {"length": length}
         if depth >= 0:
             at["depth"] = depth
@@ -78,7 +79,7 @@ class Needles(TextTask):
     def _hay(self, reader: Reader, tokens: int, by: np.random.Generator, known: set[str], used: set[str]) -> list[str]:
         """Sentences of at most `tokens` tokens. Needles among them have keys and values of their own."""
         if self.hay == "prose":
-            return reader.filler(max(0, tokens), by)
+            return reader.filler(tokens, by)
         others = [x for x in labels("test") if x not in known]
         out, total = [], 0
         while True:

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .base import Observation, TextTask
+from .base import Observation, TextTask, room
 from .needles import matched
 from .reader import Reader
 from .words import names, pick, spread
@@ -138,11 +138,13 @@ def three_arguments(by: np.random.Generator) -> Story:
 class Stories(TextTask):
     """Base of the stories. `make`: facts, question, answer and candidates of one story."""
 
-    make: ClassVar[Callable[[np.random.Generator], Story]]
+    make: ClassVar[Callable[..., Story]]
 
     def observe(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Observation]:
-        facts, question, answer, candidates = self.make(by)
-        hay = reader.filler(max(0, length - reader.count(" ".join([*facts, question]))), by)
+        facts, question, answer, candidates = type(self).make(by)
+        needed = reader.count(" ".join([*facts, question]))
+        room(self.name, length, needed)
+        hay = reader.filler(length - needed, by)
         session, asked = reader.read(spread(hay, facts, by)), f"\n{question}"
         ranks = reader.ranks(session, asked, [f" {each}" for each in candidates])
         written = reader.answer(session, asked, reader.count(f" {answer}") + 2)

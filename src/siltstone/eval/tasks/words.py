@@ -44,7 +44,7 @@ def labels(split: str) -> list[str]:
 
 def pick(words: Sequence[str], count: int, by: np.random.Generator) -> list[str]:
     """`count` different words, in random order."""
-    return [words[i] for i in by.choice(len(words), count, replace=False)]
+    return [words[int(i)] for i in by.choice(len(words), count, replace=False)]
 
 
 class Prose:
