@@ -140,12 +140,16 @@ class Stories(TextTask):
 
     make: ClassVar[Callable[..., Story]]
 
-    def observe(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Observation]:
+    def item(self, reader: Reader, length: int, by: np.random.Generator) -> tuple[str, str, str, list[str]]:
+        """The document, the question, the answer and the candidates."""
         facts, question, answer, candidates = type(self).make(by)
         needed = reader.count(" ".join([*facts, question]))
         room(self.name, length, needed)
-        hay = reader.filler(length - needed, by)
-        session, asked = reader.read(spread(hay, facts, by)), f"\n{question}"
+        return spread(reader.filler(length - needed, by), facts, by), f"\n{question}", answer, candidates
+
+    def observe(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Observation]:
+        document, asked, answer, candidates = self.item(reader, length, by)
+        session = reader.read(document)
         ranks = reader.ranks(session, asked, [f" {each}" for each in candidates])
         written = reader.answer(session, asked, reader.count(f" {answer}") + 2)
         at: dict[str, int | str] = {"length": length}
