@@ -190,3 +190,13 @@ def test_told_ranks_the_told_name_first(reader: Reader, monkeypatch: pytest.Monk
 def test_a_text_without_room_is_refused(name: str, reader: Reader) -> None:
     with pytest.raises(InputError, match=f"length=0 is too short for the task {name}"):
         evaluate(reader.model, reader.tokenizer, [make(name)], [0], seeds=1, items=1)
+
+
+def test_repeats_differ_in_the_passage_alone(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both readings follow the same text, so that acquaintance with its style saves nothing."""
+    texts: list[tuple[str, str]] = []
+    monkeypatch.setattr(Reader, "read", lambda self, text: text)
+    monkeypatch.setattr(Reader, "nats", lambda self, text, passage: texts.append((text, passage)) or np.ones(9))
+    evaluate(reader.model, reader.tokenizer, [make("repeats")], [200], seeds=1, items=1)
+    (first, passage), (second, again) = texts
+    assert passage == again and passage not in first and second == "\n" + passage + first.removeprefix("\n")

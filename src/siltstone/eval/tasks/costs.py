@@ -21,9 +21,9 @@ class RepeatOptions:
 
 
 class Repeats(TextTask):
-    """Nats a token of a passage the first and the second time, with `length` tokens of other text between them.
+    """Nats a token of a passage the first and the second time, after the same `length` tokens of other text.
 
-    The first three tokens count in neither figure."""
+    "nats, second" has read the passage before that text; "nats, first" has not. The first three tokens count in neither."""
 
     name = "repeats"
     Options = RepeatOptions
@@ -31,10 +31,10 @@ class Repeats(TextTask):
 
     def observe(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Observation]:
         passage = "".join(reader.filler(self.options.passage, by))
-        session = reader.read("\n")
-        first = reader.nats(session, passage)[SKIPPED:].mean()
-        session.append(passage + "".join(reader.filler(length, by)))
-        second = reader.nats(session, passage)[SKIPPED:].mean()
+        between = "".join(reader.filler(length, by))
+        first, second = (
+            reader.nats(reader.read(text), passage)[SKIPPED:].mean() for text in ("\n" + between, "\n" + passage + between)
+        )
         at: dict[str, int | str] = {"distance": length}
         found = {"nats, first": first, "nats, second": second, "nats saved": first - second}
         return [Observation(score, float(value), at) for score, value in found.items()]
