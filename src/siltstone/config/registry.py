@@ -1,7 +1,7 @@
 """Finds the members of each family in its folder: a new member is one new file.
 
 `members("memory")` maps the names of the update rules to their classes; likewise `"compress"`, `"cache"`, and `"segments"` for
-the kinds of segment, which are banks.
+the kinds of segment, which are banks, and `"tasks"` for the tasks of the laboratory.
 A module defines a member as a class with the attribute `name`.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 from ..errors import ConfigError
 
 FAMILIES = ("compress", "memory", "cache")
-FOLDERS = {"segments": "bank"}
+FOLDERS = {"segments": "bank", "tasks": "eval.tasks"}
 FACTS = ("about", "equations", "source", "state", "cost", "for", "can", "cannot")
 
 

@@ -24,10 +24,25 @@ from ..io.tensor_file import open_tensors
 from ..models.lm import LM
 from ..models.stream_state import LMState
 from .recipe import Recipe
-from .rows import Rows
 
 VERSION = 2  # from version 2 on, the file has a checksum
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
+
+
+class Place(Protocol):
+    """A place in the training data."""
+
+    def cursor(self) -> dict[str, Any]:
+        """The place, ready for JSON."""
+        ...
+
+    def check(self, cursor: Any) -> None:
+        """ValueError unless `cursor` is a place."""
+        ...
+
+    def seek(self, cursor: dict[str, Any]) -> None:
+        """Go to a place."""
+        ...
 
 
 class Resumable(Protocol):
@@ -37,11 +52,15 @@ class Resumable(Protocol):
     recipe: Recipe
     optimizer: torch.optim.AdamW
     parameters: dict[str, Any]
-    rows: Rows
     state: LMState | None
     step: int
     tokens: int
     device: torch.device
+
+    @property
+    def rows(self) -> Place:
+        """The place in the training data."""
+        ...
 
 
 def save(trainer: Resumable, path: Path, about: dict[str, Any]) -> None:

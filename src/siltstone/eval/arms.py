@@ -1,0 +1,172 @@
+"""Arms of a comparison: variants of one configuration, with matched parameters, and what each costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cache.base import Router
+from ..config.model import LMConfig
+from ..errors import ConfigError
+from ..models.lm import LM
+
+SHARED = ("vocab_size", "d_model", "heads", "depth", "mlp", "mlp_dim", "tie", "norm_eps")
+WIDEST_MLP = 1 << 16
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One variant.
+
+    keys     keys of the layer, beside those that all arms share (`SHARED`)
+    routing  "learned", or "random": the scores of checkpoints are random numbers
+    equal    whether the width of the heads is chosen so that the state has the bytes of the "gated" arm at the length
+    """
+
+    name: str
+    keys: dict[str, Any] = field(default_factory=dict)
+    routing: str = "learned"
+    equal: bool = False
+
+
+def arms(base: LMConfig, length: int) -> list[Arm]:
+    """The arms of a base configuration, whose window, segment and update rule they use. length: tokens of a text."""
+    layer = base.layer
+    exact: dict[str, Any] = {"window": layer.window, "position": layer.position, "short_conv": layer.short_conv}
+    if not layer.window:
+        exact["window"] = layer.segment
+    plain = {"memory": layer.memory, "memory_options": layer.memory_options, "write_delay": layer.write_delay}
+    plain |= {key: getattr(layer, key) for key in ("window", "position", "short_conv", "head_dim", "value_dim")}
+    sealed = plain | {"segment": layer.segment, "segments": "constant"}
+    sparse = sealed | {"cache": "sparse", "top_k": max(1, min(layer.top_k, length // layer.segment))}
+    return [
+        Arm("transformer", {k: v for k, v in exact.items() if k != "window"} | {"pattern": "a"}),
+        Arm("window only", exact | {"pattern": "w"}),
+        Arm("window and sinks", exact | {"pattern": "w", "sinks": 4}),
+        Arm("plain recurrence", plain | {"cache": "none"}),
+        Arm("one state of equal bytes", plain | {"cache": "none"}, equal=True),
+        Arm("residual", sealed | {"cache": "residual"}),
+        Arm("gated", sealed | {"cache": "gated"}),
+        Arm("gated, carry", sealed | {"cache": "gated", "start": "carry"}),
+        Arm("gated, logarithmic", sealed | {"cache": "gated", "segments": "logarithmic"}),
+        Arm("gated, budget", sealed | {"cache": "gated", "max_checkpoints": max(1, length // layer.segment // 2)}),
+        Arm("gated, sub-blocks", sealed | {"cache": "gated", "router": "subblock:4"}),
+        Arm("soup", sealed | {"cache": "soup"}),
+        Arm("sparse", sparse),
+        Arm("sparse, random routing", sparse, routing="random"),
+        Arm("exact", plain | {"cache": "exact"}),
+    ]
+
+
+def configured(base: LMConfig, arm: Arm, length: int, match: bool = True) -> LMConfig:
+    """The configuration of an arm.
+
+    match   choose `mlp_dim` by bisection so that the number of parameters is as near as possible to that of `base`
+    Raises ConfigError if the arm cannot be as small as the base.
+    """
+    given = {key: value for key, value in base.to_dict().items() if key in SHARED}
+    cfg = LMConfig.from_dict(given | arm.keys)
+    if arm.equal:
+        gated = next(one for one in arms(base, length) if one.name == "gated")
+        cfg = _with_bytes(cfg, state_bytes(LMConfig.from_dict(given | gated.keys), length), length)
+    return matched(cfg, parameters(base)) if match else cfg
+
+
+def matched(cfg: LMConfig, wanted: int) -> LMConfig:
+    """The configuration with the `mlp_dim` whose number of parameters is nearest to `wanted`, by bisection."""
+
+    def count(width: int) -> int:
+        return parameters(cfg.replace(mlp_dim=width))
+
+    low, high = 1, WIDEST_MLP
+    if count(low) > wanted:
+        raise ConfigError(f"mlp_dim=1 gives {count(low):,} parameters, more than {wanted:,}; give the base a larger mlp_dim")
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle) <= wanted else (low, middle)
+    return cfg.replace(mlp_dim=min((low, high), key=lambda width: abs(count(width) - wanted)))
+
+
+def _with_bytes(cfg: LMConfig, wanted: int, length: int) -> LMConfig:
+    """The configuration with the even width of heads whose state has the number of bytes nearest to `wanted`."""
+
+    def size(half: int) -> int:
+        return state_bytes(cfg.replace(head_dim=2 * half, value_dim=2 * half), length)
+
+    low, high = 1, 2
+    while size(high) < wanted:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if size(middle) <= wanted else (low, middle)
+    half = min((low, high), key=lambda x: abs(size(x) - wanted))
+    return cfg.replace(head_dim=2 * half, value_dim=2 * half)
+
+
+def parameters(cfg: LMConfig) -> int:
+    """Number of parameters of a model, which is not allocated."""
+    with torch.device("meta"):
+        return LM(cfg).parameters_count
+
+
+def build(cfg: LMConfig, arm: Arm, seed: int) -> LM:
+    """A new model of an arm."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LM(cfg)
+    if arm.routing == "random":
+        route_at_random(model, seed)
+    return model
+
+
+def route_at_random(model: LM, seed: int) -> None:
+    """Replaces the scores of checkpoints by pseudo-random numbers from 0 to 1.
+
+    They are digits of a projection of query and summary, so that they need no state: a resumed run has the same ones.
+    """
+    by = torch.Generator().manual_seed(seed)
+    for part in model.modules():
+        if isinstance(part, Router):
+            part.scores = _chance(torch.randn(2, part.key.out_features, generator=by))
+
+
+def _chance(directions: Tensor) -> Callable[..., Tensor]:
+    def scores(u: Tensor, summary: Tensor, empty: Tensor | None) -> Tensor:
+        one, two = directions.to(u)
+        query, found = u.detach() @ one, summary.detach().mean(2) @ two
+        return (1000 * (query[:, :, None] + found[:, None])).frac().abs()
+
+    return scores
+
+
+def _state_parts(cfg: LMConfig, length: int) -> dict[str, int]:
+    with torch.no_grad():
+        model, state = build(cfg, Arm("measured"), 0), None
+        for part in torch.zeros(1, length, dtype=torch.long).split(512, 1):
+            _, state = model.features(part, state)
+    return {} if state is None else state.parts()
+
+
+def state_bytes(cfg: LMConfig, length: int) -> int:
+    """Bytes of the state after a text of `length` tokens, measured, in float32."""
+    return sum(_state_parts(cfg, length).values())
+
+
+def costs(cfg: LMConfig, length: int) -> dict[str, int]:
+    """Parameters, bytes of the state after `length` tokens, and the bytes read and FLOPs of the token after them.
+
+    bytes_read  weights that a token uses (not the whole embedding), and the state; of checkpoints, only `top_k` with "sparse"
+    flops       two for each element that is read: an estimate, in which norms, gates and routing scores are left out
+    """
+    parts, count = _state_parts(cfg, length), parameters(cfg)
+    read = sum(size for part, size in parts.items() if part != "checkpoints")
+    layers = cfg.memory_layers
+    share = [min(1.0, x.top_k / max(1, length // x.segment)) if x.cache == "sparse" else 1.0 for x in layers]
+    read += round(parts.get("checkpoints", 0) * sum(share) / max(1, len(share)))
+    used = count if cfg.tie else count - cfg.vocab_size * cfg.layer.d_model
+    read += 4 * used
+    return {"parameters": count, "state_bytes": sum(parts.values()), "bytes_read": read, "flops": 2 * (read // 4)}

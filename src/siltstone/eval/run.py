@@ -1,0 +1,136 @@
+"""Runs tasks on a model: observations, their means and 95 % intervals, ready for JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..config import registry
+from ..errors import InputError
+from ..models import streaming
+from ..models.streaming import StreamingModel
+from ..text import Tokenizer
+from .intervals import interval
+from .tasks.base import UNSCORED, Observation, Task, TextTask, TokenTask, random_numbers
+from .tasks.reader import Reader
+
+TRAINED = "task.json"  # in the run folder of a model that was trained on a token task: its name and options
+CHUNK = 512  # tokens a call
+
+
+def make(name: str, options: dict[str, Any] | None = None) -> Task:
+    """The task of this name. Raises ConfigError for an unknown one, or for options that it has not."""
+    cls = registry.member("tasks", name)
+    given = {key: tuple(x) if isinstance(x, list) else x for key, x in (options or {}).items()}
+    return cls(registry.options(cls, given) if given else None)
+
+
+def trained_on(folder: Path) -> dict[str, Any] | None:
+    """`{"task", "options", ...}` of a run folder whose model was trained on a token task; None for others."""
+    path = folder / TRAINED
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+def observe_tokens(model: StreamingModel, task: TokenTask, length: int, rows: int, by: np.random.Generator) -> list[Observation]:
+    """Shares of right answers of `rows` streams: whole streams by length and load, and by distance in powers of two.
+
+    A stream is one independent observation, as its questions are not independent. Streams are read in calls of 512 tokens.
+    """
+    made = task.batch(rows, length, by)
+    ids, state, found = torch.from_numpy(made.ids).to(model.like.device), None, []
+    with torch.no_grad():
+        for part in ids.split(CHUNK, 1):
+            logits, state = streaming.logits(model, part, state)
+            found.append(logits[..., : task.vocab_size].argmax(-1).cpu().numpy())
+    asked, right = made.targets != UNSCORED, np.concatenate(found, 1) == made.targets
+    out = []
+    for r in range(rows):
+        at: dict[str, int | str] = {"length": length, "load": int(made.load[r])}
+        out.append(Observation("right", float(right[r][asked[r]].mean()), at))
+        reach = np.where(asked[r] & (made.distance[r] > 0), np.floor(np.log2(np.maximum(1, made.distance[r]))), -1)
+        for power in sorted({int(x) for x in reach if x >= 0}):
+            at = {"length": length, "load": int(made.load[r]), "distance from": 2**power}
+            out.append(Observation("right by distance", float(right[r][reach == power].mean()), at))
+    return out
+
+
+def summary(task: Task, seeds: Sequence[int], found: Sequence[tuple[int, Observation]]) -> list[dict[str, Any]]:
+    """A row for each score at each point: mean, interval, the means of the seeds, number of observations."""
+    groups: dict[str, list[tuple[int, Observation]]] = {}
+    for seed, one in found:
+        groups.setdefault(json.dumps([one.score, one.at], sort_keys=True), []).append((seed, one))
+    rows = []
+    for group in groups.values():
+        values = [one.value for _, one in group if np.isfinite(one.value)]
+        if not values:
+            continue
+        method, low, high = interval(values)
+        each = {seed: [one.value for s, one in group if s == seed and np.isfinite(one.value)] for seed in seeds}
+        first = group[0][1]
+        rows.append(
+            {
+                "task": task.name,
+                "score": first.score,
+                "at": first.at,
+                "mean": float(np.mean(values)),
+                "low": low if np.isfinite(low) else None,
+                "high": high if np.isfinite(high) else None,
+                "interval": method,
+                "count": len(values),
+                "seeds": {str(seed): float(np.mean(x)) for seed, x in each.items() if x},
+            }
+        )
+    return rows
+
+
+def evaluate(
+    model: StreamingModel,
+    tokenizer: Tokenizer,
+    tasks: Sequence[Task],
+    lengths: Sequence[int] | None = None,
+    seeds: int = 3,
+    items: int = 10,
+    books: Sequence[str] = (),
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """`{"tasks": [{"name", "kind", "about", "chance", "lengths"}], "seeds", "items", "rows": [...]}`, ready for JSON.
+
+    lengths  tokens of documents, or of distances (None: the levels of each task)
+    seeds    seeds of the data, 0 to seeds - 1
+    items    documents, or streams, of each seed and length
+    books    texts that fill documents; generated prose without them
+
+    Raises InputError if a token task has more ids than the model, and if a length has no room for a task.
+    """
+    reader, rows, told = Reader(model, tokenizer, books), [], []
+    for task in tasks:
+        chosen = list(task.levels if lengths is None else lengths)
+        facts = {"name": task.name, "kind": task.kind, "about": (type(task).__doc__ or "").split("\n")[0]}
+        told.append(facts | {"chance": task.chance, "lengths": chosen})
+        found: list[tuple[int, Observation]] = []
+        for length in chosen:
+            for seed in range(seeds):
+                say(f"{task.name}, length {length:,}, seed {seed}")
+                found += [(seed, one) for one in _observed(model, reader, task, (length, seed, items))]
+        rows += summary(task, range(seeds), found)
+    return {"tasks": told, "seeds": seeds, "items": items, "rows": rows}
+
+
+def _observed(model: StreamingModel, reader: Reader, task: Task, point: tuple[int, int, int]) -> list[Observation]:
+    length, seed, items = point
+    if isinstance(task, TokenTask):
+        if task.vocab_size > model.cfg.vocab_size:
+            raise InputError(
+                f"the task {task.name} has {task.vocab_size} ids and the model {model.cfg.vocab_size}; "
+                "give a model that was trained on the task"
+            )
+        return observe_tokens(model, task, length, items, random_numbers(task.name, "test", seed, length))
+    if not isinstance(task, TextTask):
+        raise InputError(f"{task.name} is neither a token task nor a text task; derive it from one of them")
+    by = [random_numbers(task.name, "test", seed, length, item) for item in range(items)]
+    return [one for item in range(items) for one in task.observe(reader, length, item, by[item])]

@@ -1,0 +1,156 @@
+"""Needles in a haystack: values said somewhere in a long text, asked at its end.  Source: RULER, arXiv 2404.06654.
+
+Definitions and score are RULER's: the score of an item is the share of the wanted values that the greedy answer contains, without
+regard to case. The sentences are our own, so that figures cannot be compared with published ones.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from .base import Observation, TextTask, room
+from .reader import Reader
+from .words import labels, pick, spread
+
+NOISE = ["Leaves are falling. ", "Clouds are passing. ", "Snow is melting. ", "On it goes. ", "Round and round. "]
+DEPTHS = (0, 25, 50, 75, 100)
+FACT = "The secret code of {} is {}."
+QUESTION = "\nWhich secret code does the text give for {}? The secret code of {} is"
+
+
+def matched(answer: str, wanted: Sequence[str]) -> float:
+    """The share of `wanted` that is found in the answer, without regard to case."""
+    return sum(each.lower() in answer.lower() for each in wanted) / len(wanted)
+
+
+class Needles(TextTask):
+    """Base of the needle tasks.
+
+    hay      "noise" (five sentences over and over), "prose", or "needles" (all other sentences are needles too)
+    ids      whether keys, and whether values, are UUIDs instead of words and seven-digit numbers
+    keys     needles with different keys; `values` of each; `asked` keys
+    """
+
+    hay: ClassVar[str] = "prose"
+    ids: ClassVar[tuple[bool, bool]] = (False, False)
+    keys: ClassVar[int] = 1
+    values: ClassVar[int] = 1
+    asked: ClassVar[int] = 1
+    chance = "0"
+
+    def item(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> tuple[str, str, list[str], int]:
+        """The document, the question, the wanted values, and the depth (per cent; -1: needles are spread at random)."""
+        known, used = pick(labels("test"), self.keys, by), set()
+        if self.ids[0]:
+            known = [unique(by) for _ in known]
+        told = [[self._value(by, used) for _ in range(self.values)] for _ in known]
+        facts = [FACT.format(key, value) for key, values in zip(known, told, strict=True) for value in values]
+        facts = [facts[i] for i in by.permutation(len(facts))]
+        wanted = [value for values in told[: self.asked] for value in values]
+        names = ", ".join(known[: self.asked])
+        question = QUESTION.format(names, names)
+        needed = reader.count(" ".join(facts)) + reader.count(question)
+        room(self.name, length, needed)
+        alone = len(facts) == 1
+        depth = DEPTHS[item % len(DEPTHS)] if alone else -1
+        hay = self._hay(reader, length - needed, by, set(known), used)
+        return spread(hay, facts, by, depth / 100 if alone else None), question, wanted, depth
+
+    def observe(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Observation]:
+        document, question, wanted, depth = self.item(reader, length, item, by)
+        most = 8 + max(reader.count(f" {', '.join(wanted)}."), 24)
+        answer = reader.answer(reader.read(document), question, most)
+        at: dict[str, int | str] = {"length": length}
+        if depth >= 0:
+            at["depth"] = depth
+        return [Observation("string match", matched(answer, wanted), at)]
+
+    def _value(self, by: np.random.Generator, used: set[str]) -> str:
+        while True:
+            value = unique(by) if self.ids[1] else str(by.integers(10**6, 10**7))
+            if value not in used:
+                used.add(value)
+                return value
+
+    def _hay(self, reader: Reader, tokens: int, by: np.random.Generator, known: set[str], used: set[str]) -> list[str]:
+        """Sentences of at most `tokens` tokens. Needles among them have keys and values of their own."""
+        if self.hay == "prose":
+            return reader.filler(tokens, by)
+        others = [x for x in labels("test") if x not in known]
+        out, total = [], 0
+        while True:
+            if self.hay == "noise":
+                sentence = NOISE[len(out) % len(NOISE)]
+            else:
+                key = unique(by) if self.ids[0] else f"{others[int(by.integers(len(others)))]}-{len(out)}"
+                sentence = FACT.format(key, self._value(by, used)) + " "
+            total += reader.count(sentence)
+            if total > tokens:
+                return out
+            out.append(sentence)
+
+
+def unique(by: np.random.Generator) -> str:
+    """A random UUID of version 4."""
+    return str(uuid.UUID(bytes=by.bytes(16), version=4))
+
+
+class Single1(Needles):
+    """One number, in noise that repeats."""
+
+    name = "niah_single_1"
+    hay = "noise"
+
+
+class Single2(Needles):
+    """One number, in prose."""
+
+    name = "niah_single_2"
+
+
+class Single3(Needles):
+    """One UUID, in prose."""
+
+    name = "niah_single_3"
+    ids = (False, True)
+
+
+class MultiKey1(Needles):
+    """Four needles in prose, one of them asked."""
+
+    name = "niah_multikey_1"
+    keys = 4
+
+
+class MultiKey2(Needles):
+    """One needle among needles."""
+
+    name = "niah_multikey_2"
+    hay = "needles"
+
+
+class MultiKey3(Needles):
+    """One needle among needles; keys and values are UUIDs."""
+
+    name = "niah_multikey_3"
+    hay = "needles"
+    ids = (True, True)
+
+
+class MultiValue(Needles):
+    """Four values of one key, in prose."""
+
+    name = "niah_multivalue"
+    values = 4
+
+
+class MultiQuery(Needles):
+    """Four needles in prose, all asked in one question."""
+
+    name = "niah_multiquery"
+    keys = 4
+    asked = 4

@@ -1,0 +1,81 @@
+"""A trainer on a token task. Step n of a seed always has the same streams, so that a resumed run is the uninterrupted one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import ConfigError
+from ..eval.tasks.base import UNSCORED, TokenTask, random_numbers
+from ..io.parse import is_count
+from ..models.lm import LM
+from ..models.stream_state import LMState
+from ..ops.upcast import upcast
+from .recipe import Recipe
+
+
+@dataclass
+class Streams:
+    """The place in the training data: the number of steps so far."""
+
+    step: int = 0
+
+    def cursor(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {"step": self.step}
+
+    def check(self, cursor: Any) -> None:
+        """ValueError unless `cursor` is a place."""
+        if not isinstance(cursor, dict) or cursor.keys() != {"step"} or not is_count(cursor["step"]):
+            raise ValueError("has no place in the training data")
+
+    def seek(self, cursor: dict[str, Any]) -> None:
+        """Go to a place."""
+        self.step = cursor["step"]
+
+
+class TokenTrainer:
+    """AdamW on the questions of a token task; streams begin from an empty state. `resume` saves and restores it.
+
+    lengths   lengths of streams, one drawn a step
+    """
+
+    def __init__(self, model: LM, task: TokenTask, recipe: Recipe, lengths: Sequence[int], seed: int) -> None:
+        self.model, self.task, self.recipe, self.lengths, self.seed = model, task, recipe, lengths, seed
+        self.rows = Streams()
+        self.state: LMState | None = None
+        self.step = self.tokens = 0
+        self.device = model.like.device
+        self.parameters: dict[str, Tensor] = dict(model.named_parameters())
+        kinds = [[p for p in self.parameters.values() if (p.dim() >= 2) == wide] for wide in (True, False)]
+        groups = [{"params": p, "weight_decay": d} for p, d in zip(kinds, (recipe.decay, 0.0), strict=True)]
+        self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), fused=True)
+
+    def advance(self, fraction: float) -> float:
+        """Makes one step, with the learning rate at `fraction` of the run; returns the mean cost of an answer in nats.
+
+        Raises ConfigError if it is not a number.
+        """
+        by = random_numbers(self.task.name, "train", self.seed, self.rows.step)
+        made = self.task.batch(self.recipe.batch, int(by.choice(self.lengths)), by)
+        ids, targets = torch.from_numpy(made.ids).to(self.device), torch.from_numpy(made.targets).to(self.device)
+        hidden, _ = self.model.features(ids)
+        asked = targets != UNSCORED
+        loss = F.cross_entropy(upcast(self.model.head(hidden[asked])), targets[asked])
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.clip)
+        nats = float(loss.detach())
+        if not math.isfinite(nats) or not math.isfinite(float(norm)):
+            raise ConfigError(f"the loss is not a number at step {self.step + 1}; use a lower lr than {self.recipe.lr}")
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.rate(fraction)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step, self.rows.step, self.tokens = self.step + 1, self.rows.step + 1, self.tokens + ids.numel()
+        return nats
