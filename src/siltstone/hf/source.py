@@ -104,7 +104,7 @@ def _of_gguf(path: Path, library: Any) -> Source:
         return _state(model)
 
     files = {CONFIG: config.to_json_string(use_diff=False)}
-    return Source(str(path), config, files, read, lambda ends: tokens.of_gguf(path.parent, path.name, ends, library))
+    return Source(str(path), config, files, read, lambda ends: tokens.of_gguf(path, ends, library, config.vocab_size))
 
 
 def _of_model(model: Any, library: Any) -> Source:

@@ -79,13 +79,13 @@ def of_scores(path: Path, ends: list[int], library: Any) -> Tokenizer:
     return tokenizer_from_json(inner.to_str(), _written(settings))
 
 
-def of_gguf(folder: Path, name: str, ends: list[int], library: Any) -> Tokenizer:
-    """The tokenizer of a GGUF file."""
-    return of_library(_loaded(library, folder, name), ends)
+def of_gguf(path: Path, ends: list[int], library: Any, size: int) -> Tokenizer:
+    """The tokenizer of a GGUF file, for a model of `size` ids. Tokens that the conversion adds to the file are left out."""
+    return of_library(_loaded(library, path.parent, path.name), ends, size)
 
 
-def of_library(tokenizer: Any, ends: list[int]) -> Tokenizer:
-    """A tokenizer of transformers as one of ours."""
+def of_library(tokenizer: Any, ends: list[int], size: int | None = None) -> Tokenizer:
+    """A tokenizer of transformers as one of ours; with `size`, without added tokens of larger ids."""
     inner = getattr(tokenizer, "backend_tokenizer", None)
     if inner is None:
         raise TokenizerError(
@@ -95,7 +95,12 @@ def of_library(tokenizer: Any, ends: list[int]) -> Tokenizer:
     named = {f"{role}_token": str(token) for role in ROLES if (token := getattr(tokenizer, f"{role}_token", None)) is not None}
     template = getattr(tokenizer, "chat_template", None)
     settings = named | ({"chat_template": template} if template else {}) | ({END: ends} if ends else {})
-    return tokenizer_from_json(inner.to_str(), _written(settings))
+    text = inner.to_str()
+    if size is not None:
+        parsed = json.loads(text)
+        parsed["added_tokens"] = [token for token in parsed["added_tokens"] if token["id"] < size]
+        text = json.dumps(parsed, ensure_ascii=False)
+    return tokenizer_from_json(text, _written(settings))
 
 
 def given(tokenizer: Any, ends: list[int], library: Any) -> Tokenizer:

@@ -26,7 +26,8 @@ MOST = 4096  # upper limit of: writes of an inner batch, slots, expansion (hidde
 
 def spans(heads: int, each: int = 1) -> Tensor:
     """Initial logits of forget gates, `each` for every head: memory spans from about twenty to a few hundred writes."""
-    return torch.linspace(3.0, 6.0, heads).repeat_interleave(each)
+    found = torch.linspace(3.0, 6.0, heads).repeat_interleave(each)
+    return found.to(torch.empty(0).device)  # transformers hides linspace from `with torch.device(...)`
 
 
 def biased(width: int, bias: Tensor) -> nn.Linear:
