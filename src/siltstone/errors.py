@@ -12,6 +12,7 @@
     │   ├── SessionMismatch    written by another model, configuration or tokenizer
     │   └── SessionVersion     written by a newer Siltstone
     ├── BusyError              a session whose earlier call has not returned              (RuntimeError)
+    ├── PoolFull               a pool of pages that has no room for another checkpoint    (MemoryError)
     ├── StorageError           the disk is full or the folder cannot be written           (OSError)
     │   ├── InUse              another session or run is writing the file
     │   ├── FileChanged        another writer replaced the file since it was read
@@ -73,6 +74,10 @@ class SessionVersion(SessionFileError):
 
 class BusyError(SiltstoneError, RuntimeError):
     """A session was called before an earlier call returned: from another thread, or from inside that call."""
+
+
+class PoolFull(SiltstoneError, MemoryError):
+    """A pool of pages has no room for another checkpoint; the state that was to get it is unchanged."""
 
 
 class StorageError(SiltstoneError, OSError):

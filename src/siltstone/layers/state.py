@@ -6,7 +6,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from ..config.layer import LayerConfig
 from ..schedule.packed import RowPositions
+from ..state.paged import Pool, Pools
 from ..state.tree import State
 
 
@@ -27,6 +29,15 @@ class MixState(State):
 
     def reserved(self, active: np.ndarray) -> Self:
         """With room for one more token in the rows that are `active`, bool [B]."""
+        return self
+
+    @property
+    def in_pages(self) -> bool:
+        """Whether sealed states are pages of a pool."""
+        return False
+
+    def paged(self, pools: Pool | Pools, cfg: LayerConfig, positions: RowPositions) -> Self:
+        """With the sealed states of rows at these positions as pages of pools."""
         return self
 
     def sized(self, mixer: Any, positions: RowPositions) -> Self:
