@@ -47,6 +47,11 @@ class Want:
         """Pages to reserve behind the last one, the needed ones included."""
         return max(AHEAD, len(self.pages) + self.need)
 
+    @property
+    def whole(self) -> int:
+        """Pages of a run that the row moves to."""
+        return len(self.pages) + self.ahead
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -78,11 +83,6 @@ class Ledger:
         """bool [P], pages without a holder."""
         return self.held == 0
 
-    @property
-    def open(self) -> int:
-        """Pages that are neither held nor reserved."""
-        return int((self.free & (self.run == 0)).sum())
-
     def grow(self, size: int) -> None:
         """With free pages up to `size`."""
         more = np.zeros(size - self.size, np.int64)
@@ -96,40 +96,65 @@ class Ledger:
         """Nobody goes on in this run."""
         self.run[self.run == run] = 0
 
-    def behind(self, want: Want) -> Taken | None:
-        """Pages that are reserved for the row, behind its last one; None: there are not enough."""
-        return self._following(want, want.run, want.need) if want.run and len(want.pages) else None
-
-    def take(self, want: Want, spare: int) -> Taken:
-        """Pages behind the last one, or elsewhere; `spare` free pages may be used besides. There are enough free pages."""
-        count = len(want.pages)
-        self._runs += 1
-        if count and (found := self._following(want, self._runs, want.ahead)):
-            return found
-        if 0 < count <= spare and (np.diff(want.pages) == 1).all() and (self.held[want.pages] == 1).all():
-            if place := self._stretch(count + want.need, 2 * (count + want.need)):
-                pages = self._reserved(*place, self._runs)
-                return Taken(pages[count : count + want.need], self._runs, pages[:count])
-        place = self._stretch(want.need, want.ahead)
-        if place is None:
-            self.run[self.free] = 0
-            place = self._stretch(want.need, want.ahead)
-        pages = np.flatnonzero(self.free) if place is None else self._reserved(*place, self._runs)
-        return Taken(pages[: want.need], self._runs)
-
     def hold(self, pages: np.ndarray) -> None:
         """One holder more."""
         np.add.at(self.held, pages, 1)
 
-    def _following(self, want: Want, run: int, ahead: int) -> Taken | None:
-        """Pages behind the last one, of the row's run or reserved for nobody; up to `ahead` of them are reserved for `run`."""
+    def behind(self, want: Want) -> Taken | None:
+        """Pages that are reserved for the row, behind its last one; None: there are not enough."""
+        return self._following(want, want.run, want.need) if want.run and len(want.pages) else None
+
+    def at_end(self, want: Want) -> bool:
+        """Whether more pages of the pool would follow the row's last one."""
+        mine = self._mine(want, want.need)
+        return len(mine) < want.need and bool(mine.all())
+
+    def extended(self, want: Want) -> Taken | None:
+        """Pages behind the row's last one, in a longer run; None: somebody else has them."""
+        return self._following(want, self._next(), want.ahead)
+
+    def movable(self, want: Want) -> bool:
+        """Whether only the row holds its pages, as it was and as it will be, and they follow one another."""
+        return len(want.pages) > 0 and bool((self.held[want.pages] == 2).all() and (np.diff(want.pages) == 1).all())
+
+    def fits(self, number: int) -> bool:
+        """Whether so many pages that follow one another are neither held nor reserved."""
+        return self._stretch(number, number) is not None
+
+    def moved(self, want: Want) -> Taken | None:
+        """A run elsewhere for all of the row; None: there is no place for one."""
+        count, place, run = len(want.pages), self._stretch(want.whole, want.whole), self._next()
+        if place is None:
+            return None
+        pages = self._reserved(*place, run)
+        return Taken(pages[count : count + want.need], run, pages[:count])
+
+    def elsewhere(self, want: Want) -> Taken:
+        """A run for the new pages alone, or any free pages. There are enough of them."""
+        place, run = self._stretch(want.need, want.ahead), self._next()
+        if place is None:
+            self.run[self.free] = 0
+            place = self._stretch(want.need, want.ahead)
+        pages = np.flatnonzero(self.free) if place is None else self._reserved(*place, run)
+        return Taken(pages[: want.need], run)
+
+    def _next(self) -> int:
+        self._runs += 1
+        return self._runs
+
+    def _mine(self, want: Want, number: int) -> np.ndarray:
+        """bool [up to number], which pages behind the row's last one are free, and reserved for it or for nobody."""
         first = int(want.pages[-1]) + 1
-        owner = self.run[first : first + ahead]
-        mine = self.free[first : first + ahead] & ((owner == 0) | (owner == want.run))
+        near = slice(first, first + number)
+        return self.free[near] & ((self.run[near] == 0) | (self.run[near] == want.run))
+
+    def _following(self, want: Want, run: int, ahead: int) -> Taken | None:
+        """Pages behind the last one; up to `ahead` of them are reserved for `run`."""
+        mine = self._mine(want, ahead)
         number = len(mine) if mine.all() else int(mine.argmin())
         if number < want.need:
             return None
-        return Taken(self._reserved(first, number, run)[: want.need], run)
+        return Taken(self._reserved(int(want.pages[-1]) + 1, number, run)[: want.need], run)
 
     def _reserved(self, first: int, number: int, run: int) -> np.ndarray:
         self.run[first : first + number] = run

@@ -158,6 +158,10 @@ class PagedStore(Entries):
         """The hash of each page of a row."""
         return [self.pool.digest(page) for page in self.held[row].pages.tolist()]
 
+    def __copy__(self) -> PagedStore:
+        """The same value."""
+        return self
+
     def __deepcopy__(self, memo: dict[int, Any]) -> PagedStore:
         """The same value."""
         return self

@@ -94,9 +94,9 @@ class Pool:
             out: list[Row] = []
             try:
                 known = [self._known(b, int(n), names, spans) for b, n in enumerate(added)]
-                held += [pages[pages > 0] for pages in known]
-                for pages in held:
-                    self._ledger.hold(pages)
+                for row, x in zip(rows, known, strict=True):
+                    held.append(np.concatenate([row.pages, x[x > 0]]) if len(x) else NOTHING)
+                    self._ledger.hold(held[-1])
                 wants = [Want(row.pages, row.number, int((x < 0).sum())) for row, x in zip(rows, known, strict=True)]
                 taken = self._take(wants, held)
                 for b, got in enumerate(taken):
@@ -108,7 +108,7 @@ class Pool:
                         self._write(got.new, tuple(x[b] for x in new), which)
                     self._describe(got.new, which, None if spans is None else spans[b], names[b])
                 for b, (row, got) in enumerate(zip(rows, taken, strict=True)):
-                    out.append(self._row(row, got, known[b], held[b]))
+                    out.append(self._row(row, got, known[b]))
             except BaseException:
                 for pages in held[len(out) :]:
                     self._ledger.drop(pages)
@@ -137,15 +137,14 @@ class Pool:
             else:
                 self._ledger.drop(gone)
 
-    def _row(self, row: Row, got: Taken, new: np.ndarray, held: np.ndarray) -> Row:
-        """The row with its new pages; `held` are those among them that it holds already."""
+    def _row(self, row: Row, got: Taken, new: np.ndarray) -> Row:
+        """The row with new pages, which are held for it, as are its earlier ones."""
         if not len(new):
             return row
-        before = row.pages if got.moved is None else got.moved
         run = row.run if got.run == row.number else Run(got.run, self._dropped)
-        made = Row(np.concatenate([before, new]), run, self._dropped)
-        if got.moved is None:
-            self._ledger.hold(before)
+        made = Row(np.concatenate([row.pages if got.moved is None else got.moved, new]), run, self._dropped)
+        if got.moved is not None:
+            self._ledger.drop(row.pages)
         return made
 
     def _take(self, wants: list[Want], held: list[np.ndarray]) -> list[Taken]:
@@ -160,35 +159,50 @@ class Pool:
             if want.need and (got := self._ledger.behind(want)):
                 hold(b, got)
         rest = [b for b, want in enumerate(wants) if want.need and b not in taken]
-        need = sum(wants[b].need for b in rest)
-        if rest:
-            self._room(need, sum(wants[b].ahead for b in rest))
-        spare = int(self._ledger.free.sum()) - need
+        left = sum(wants[b].need for b in rest)
+        lacking, wish = max(0, left - int(self._ledger.free.sum())), sum(wants[b].ahead for b in rest)
+        if lacking and (why := self._more(wish, lacking)):
+            total, limit = sum(want.need for want in wants), self.limit.most
+            raise PoolFull(
+                f"the pool is full: {total} pages of {self.each:,} bytes are needed, and {total - lacking} are free within "
+                f"{'the memory' if limit is None else f'the limit of {limit:,} bytes'}; let go of states and sessions that are "
+                "not needed, or make a pool with a larger limit"
+            ) from why
         for b in rest:
-            got = self._ledger.take(wants[b], spare)
-            spare -= 0 if got.moved is None else len(got.moved)
-            hold(b, got)
+            hold(b, self._one(wants[b], left))
+            left -= wants[b].need
         return [taken.get(b, Taken(NOTHING, want.run)) for b, want in enumerate(wants)]
 
-    def _room(self, need: int, wish: int) -> None:
-        """Grow if fewer pages than `wish` are open. Raises PoolFull if `need` of them cannot be had."""
-        lacking, why = max(0, need - int(self._ledger.free.sum())), None
-        if self._ledger.open < wish:
-            for more in dict.fromkeys((max(self._ledger.size, wish), lacking)):
-                granted = self.limit.grant(more, self.each)
-                try:
-                    if granted and granted >= lacking:
-                        return self._grow(self._ledger.size + granted)
-                except (RuntimeError, MemoryError, StorageError) as error:  # no memory for so many, or no space on the disk
-                    why = error
-                self.limit.give(granted, self.each)
-        if lacking:
-            limit = "the memory" if self.limit.most is None else f"the limit of {self.limit.most:,} bytes"
-            raise PoolFull(
-                f"the pool is full: {need} pages of {self.each:,} bytes are needed, and {need - lacking} are free within "
-                f"{limit}; let go of states and sessions that are not needed, or make a pool with a larger limit"
-            ) from why
-        return None
+    def _one(self, want: Want, left: int) -> Taken:
+        """New pages for a row: behind its own, in a place to which all of it moves, or elsewhere. `left`: pages still needed."""
+        ledger = self._ledger
+        if len(want.pages):
+            if ledger.at_end(want):
+                self._more(want.ahead)
+            if got := ledger.extended(want):
+                return got
+        if ledger.movable(want):
+            if not ledger.fits(want.whole):
+                self._more(want.whole)
+            if int(ledger.free.sum()) >= want.whole + left and (got := ledger.moved(want)):
+                return got
+        if not ledger.fits(want.ahead):
+            self._more(want.ahead)
+        return ledger.elsewhere(want)
+
+    def _more(self, wish: int, least: int | None = None) -> Exception | None:
+        """Grow to twice the size and by `wish` pages, or by `least` if that is all there is; otherwise: why not."""
+        why: Exception = MemoryError("the limit is reached")
+        for more in (max(self._ledger.size, wish), wish, least or wish):
+            granted = self.limit.grant(more, self.each)
+            try:
+                if granted >= (least or wish):
+                    self._grow(self._ledger.size + granted)
+                    return None
+            except (RuntimeError, MemoryError, StorageError) as error:  # no memory for so many, or no space on the disk
+                why = error
+            self.limit.give(granted, self.each)
+        return why
 
     def _grow(self, size: int) -> None:
         leaves, spans = self._memory(size, self.leaves), np.full((size, 2), -1, np.int64)
