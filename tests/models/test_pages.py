@@ -11,7 +11,7 @@ import torch
 import siltstone as st
 from siltstone.doctor.run import examine
 from siltstone.errors import InputError, PoolFull
-from siltstone.state import Pools
+from siltstone.state import PagedStore, Pools
 
 KEYS = dict(vocab_size=259, d_model=8, depth=2, heads=2, window=3, segment=4, router_dim=4, pattern="m", cache="gated")
 IDS = torch.randint(0, 250, (1, 64), generator=torch.Generator().manual_seed(0))
@@ -56,6 +56,7 @@ def test_pages_know_the_tokens_they_cover(keys: dict[str, Any], early: bool) -> 
 
 @pytest.mark.parametrize("way", ["forward", "step"])
 @pytest.mark.parametrize("layer", [0, 1])
+@torch.no_grad()
 def test_a_full_pool_leaves_the_state_as_it_was(way: str, layer: int) -> None:
     """Also in place, and if an earlier layer has sealed already: the same token can be taken again when there is room."""
     lm = model()
@@ -119,9 +120,64 @@ def test_sessions_in_pages_are_saved_and_loaded(tmp_path: Path) -> None:
     assert (tmp_path / "True.silt").stat().st_size == (tmp_path / "False.silt").stat().st_size
 
 
+def test_a_session_whose_pool_is_full_goes_on_when_there_is_room() -> None:
+    pools = Pools(limit=20_000)
+    session, other = (st.Session(model(pools), st.ByteTokenizer()) for _ in range(2))
+    text, texts = "Silt settles in layers. ", []
+    with pytest.raises(PoolFull):
+        for _ in range(1000):
+            other.append(text)
+    for _ in range(100):
+        try:
+            session.append(text[len(texts) % 24])
+        except PoolFull:
+            at = session.position
+            assert at == len(texts)
+            del other
+            session.append(text[at % 24])
+        texts.append(text[session.position % 24])
+    assert session.position == 100 and "other" not in locals()
+    alone = st.Session(model(), st.ByteTokenizer())
+    for i in range(100):
+        alone.append(text[i % 24])
+    assert session.logits is not None and alone.logits is not None and torch.equal(session.logits, alone.logits)
+
+
+@pytest.mark.parametrize("cache", ["gated", "sparse", "residual", "soup"])
+@torch.no_grad()
+def test_a_single_row_is_read_where_it_is(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = model(cache=cache)
+    state = lm.init_state(1).paged()
+    monkeypatch.setattr(PagedStore, "_laid_out", None)
+    for t in range(0, 48, 12):
+        _, state = lm(IDS[:, t : t + 12], state)
+        for i in range(6):
+            ids = IDS[:, t + i : t + i + 1]
+            _, state = lm(ids, state, inplace=True) if i % 2 else lm.step(ids[:, 0], state)
+
+
+@torch.no_grad()
+def test_a_sparse_read_of_ragged_rows_copies_what_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Routing keys are laid out for all checkpoints, matrices never."""
+    lm, pools, laid = model(cache="sparse", top_k=1), Pools(), set()
+    out = PagedStore._laid_out
+    monkeypatch.setattr(PagedStore, "_laid_out", lambda self, i: (laid.add(i), out(self, i))[1])
+    state = st.LMState.cat([lm(IDS[:, :n], lm.init_state(1).paged(pools))[1] for n in (9, 30, 17)])
+    for t in range(9):
+        ids = IDS[0, [t, t + 20, t + 40]]
+        _, state = lm(ids[:, None], state) if t % 4 == 3 else lm.step(ids, state)
+    assert laid == {len(stores(state)[0].axes) - 1}
+
+
 def test_layers_without_growing_banks_stay_as_they_are() -> None:
     for keys in (dict(segments="logarithmic"), dict(max_checkpoints=2), dict(pattern="a"), dict(pattern="w"), dict(cache="none")):
         state = model(**keys)(IDS)[1]
         assert not state.paged().in_pages
     mixed = model(pattern="ma")(IDS)[1].paged()
     assert mixed.in_pages and len(stores(mixed)) == 1 and not mixed.flat().in_pages
+    layer = st.MemoryCaching(8, heads=2, window=2, segment=4, router_dim=4)
+    x = torch.randn(1, 30, 8)
+    with torch.no_grad():
+        state = layer(x)[1]
+        ends = [layer(x, s)[0] for s in (state, state.paged())]
+    assert torch.equal(*ends) and state.paged().layers[0].bank.store.spans[0, -1].tolist() == [20, 24]

@@ -23,6 +23,8 @@ from .transforms import at_work, unreadable, without
 
 Activation = Callable[[int, Tensor, Tensor], Tensor]  # read factor, z, query -> result of the activation after the read factor
 Factors = tuple[Tensor, ...]
+Held = Factors | Pages
+Unpack = Callable[[Factors], Factors]
 
 
 def factor_sum(z: Tensor, matrices: Tensor, gates: Tensor) -> Tensor:
@@ -123,14 +125,7 @@ def dense(z: Tensor, factors: Factors, gates: Tensor, activation: Activation | N
     return (gates.permute(0, 2, 3, 1).unsqueeze(-1).to(z.dtype) * out).sum(2)
 
 
-def sparse(
-    rows: Tensor,
-    held: Factors | Pages,
-    gates: Tensor,
-    index: Tensor,
-    activation: Activation | None,
-    unpack: Callable[[Factors], Factors],
-) -> Tensor:
+def sparse(rows: Tensor, held: Held, gates: Tensor, index: Tensor, activation: Activation | None, unpack: Unpack) -> Tensor:
     """sum_j gates_j M_{index_j}(z) for rows [R, Q, H, in], gates [R, Q, H, k] and index [R, Q, k]: [R, Q, H, V].
 
     held: packed matrices [R, H, N, in, out], or their pages; only the selected ones are unpacked. activation: as in `dense`.
@@ -172,14 +167,7 @@ def sparse(
     return total
 
 
-def picked(
-    z: Tensor,
-    held: Factors | Pages,
-    gates: Tensor,
-    index: Tensor,
-    activation: Activation | None,
-    unpack: Callable[[Factors], Factors],
-) -> Tensor:
+def picked(z: Tensor, held: Held, gates: Tensor, index: Tensor, activation: Activation | None, unpack: Unpack) -> Tensor:
     """`sparse` for one query a row, without a number read back: z [B, H, 1, in], gates [B, 1, H, k], index [B, 1, k]."""
     if isinstance(held, Pages):
         found = held.picked(index[:, 0])
