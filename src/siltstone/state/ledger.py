@@ -48,6 +48,11 @@ class Want:
         return max(AHEAD, len(self.pages) + self.need)
 
     @property
+    def apart(self) -> bool:
+        """Whether the pages do not follow one another."""
+        return bool((np.diff(self.pages) != 1).any())
+
+    @property
     def whole(self) -> int:
         """Pages of a run that the row moves to."""
         return len(self.pages) + self.ahead
@@ -114,8 +119,8 @@ class Ledger:
         return self._following(want, self._next(), want.ahead)
 
     def movable(self, want: Want) -> bool:
-        """Whether only the row holds its pages, as it was and as it will be, and they follow one another."""
-        return len(want.pages) > 0 and bool((self.held[want.pages] == 2).all() and (np.diff(want.pages) == 1).all())
+        """Whether only the row holds its pages, as it was and as it will be."""
+        return len(want.pages) > 0 and bool((self.held[want.pages] == 2).all())
 
     def fits(self, number: int) -> bool:
         """Whether so many pages that follow one another are neither held nor reserved."""

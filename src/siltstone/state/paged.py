@@ -101,7 +101,7 @@ class PagedStore(Entries):
             return self.flat().append(new, added)
         out = PagedStore(self.pool, self.pool.extend(self.held, added, new, spans))
         with torch.inference_mode(False), torch.no_grad():
-            for i, plain in self._plain.copy().items():
+            for i, plain in () if out._together(out.width) else self._plain.copy().items():
                 out._plain[i] = plain.append((new[i],), added)
         return out
 

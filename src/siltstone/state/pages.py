@@ -176,12 +176,13 @@ class Pool:
     def _one(self, want: Want, left: int) -> Taken:
         """New pages for a row: behind its own, in a place to which all of it moves, or elsewhere. `left`: pages still needed."""
         ledger = self._ledger
-        if len(want.pages):
+        movable = ledger.movable(want)
+        if len(want.pages) and not (movable and want.apart):
             if ledger.at_end(want):
                 self._more(want.ahead)
             if got := ledger.extended(want):
                 return got
-        if ledger.movable(want):
+        if movable:
             if not ledger.fits(want.whole):
                 self._more(want.whole)
             if int(ledger.free.sum()) >= want.whole + left and (got := ledger.moved(want)):
@@ -225,16 +226,15 @@ class Pool:
         return tuple(out)
 
     def _copy(self, source: np.ndarray, target: np.ndarray) -> None:
-        """Both are pages that follow one another."""
-        self._write(target, tuple(x.narrow(a, int(source[0]), len(source)) for x, a in zip(self.leaves, self.axes, strict=True)))
+        """Write pages to other pages, in the same order."""
+        self._write(target, self.leaves, source)
         self.spans[target] = self.spans[source]
         for old, page in zip(source.tolist(), target.tolist(), strict=True):
             self._contents.forget(page)
             self._contents.moved(old, page)
 
-    def _write(self, pages: np.ndarray, entries: Leaves, which: np.ndarray | None = None) -> None:
-        """Write entries [..., n, ...], or some of them, to pages: as many as follow one another at a time."""
-        which = np.arange(len(pages)) if which is None else which
+    def _write(self, pages: np.ndarray, entries: Leaves, which: np.ndarray) -> None:
+        """Write some of the entries [..., n, ...] to pages: as many as follow one another at a time."""
         edges = np.flatnonzero((np.diff(pages) != 1) | (np.diff(which) != 1)) + 1
         for part in np.split(np.arange(len(pages)), edges) if len(pages) else ():
             for x, y, axis in zip(self.leaves, entries, self.axes, strict=True):
