@@ -6,6 +6,7 @@ import copy
 import gc
 import pickle
 import random
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,25 @@ def test_pages_mapped_from_files(tmp_path: Path) -> None:
     assert not [*tmp_path.iterdir()]
     with pytest.raises(StorageError, match="cannot be mapped in .*missing"):
         pool(spill=str(tmp_path / "missing"))
+
+
+@torch.no_grad()
+def test_pools_end_with_their_last_state() -> None:
+    """Nothing refers to itself: memory is given back at once, not at the next collection."""
+    gc.collect()
+    gc.disable()
+    try:
+        pools = Pools()
+        store = one(paged(pools.of(plain())), 1.0)
+        both = PagedStore.cat([one(store, 2.0), one(store, 3.0)])
+        both.views()
+        on, leaf = weakref.ref(store.pool), weakref.ref(store.pool.leaves[0])
+        del pools, store
+        assert on() is both.pool
+        del both
+        assert on() is None and leaf() is None
+    finally:
+        gc.enable()
 
 
 @torch.no_grad()
