@@ -199,10 +199,12 @@ class Pool:
             try:
                 if granted >= (least or wish):
                     self._grow(self._ledger.size + granted)
+                    granted = 0
                     return None
             except (RuntimeError, MemoryError, StorageError) as error:  # no memory for so many, or no space on the disk
                 why = error
-            self.limit.give(granted, self.each)
+            finally:
+                self.limit.give(granted, self.each)
         return why
 
     def _grow(self, size: int) -> None:
