@@ -42,7 +42,7 @@ class View:
         """N."""
         return self.held.number if isinstance(self.held, Pages) else self.held[0].shape[2]
 
-    @cached_property
+    @property
     def leaves(self) -> tuple[Tensor, ...]:
         """Packed matrices [R, H, N, in, out] of each read factor."""
         return laid_out(self.held)

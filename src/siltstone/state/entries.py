@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..ops.pages import Pages
 
-Leaves = tuple[Tensor, ...]
+Tensors = tuple[Tensor, ...]
 
 
 class Entries(ABC):
@@ -48,15 +48,15 @@ class Entries(ABC):
         """Bytes of the entries."""
 
     @abstractmethod
-    def views(self, width: int | None = None) -> Leaves:
+    def views(self, width: int | None = None) -> Tensors:
         """The leaves with the first `width` entries [B, ..., width, ...] (default: the longest row's)."""
 
     @abstractmethod
-    def parts(self, width: int, first: int) -> tuple[Leaves | Pages, Leaves]:
+    def parts(self, width: int, first: int) -> tuple[Tensors | Pages, Tensors]:
         """The same, with the `first` leaves apart from the others; as pages if to lay them out takes a copy."""
 
     @abstractmethod
-    def append(self, new: Leaves, added: np.ndarray, spans: np.ndarray | None = None) -> Entries:
+    def append(self, new: Tensors, added: np.ndarray, spans: np.ndarray | None = None) -> Entries:
         """With the first `added[b]` of `new`'s entries [B, ..., n, ...] after row b's own.
 
         spans   int64 [B, n, 2], the tokens [first, end) that each new entry covers; pages keep them
@@ -67,7 +67,7 @@ class Entries(ABC):
         """With `added` entries more a row, which are this holder's to `put`, and room for one more in every row."""
 
     @abstractmethod
-    def put(self, rows: Tensor, place: Tensor, new: Leaves, where: Tensor | None, inplace: bool) -> Entries:
+    def put(self, rows: Tensor, place: Tensor, new: Tensors, where: Tensor | None, inplace: bool) -> Entries:
         """With entries new [B, ...] at place [B] of the rows, where bool [B] says so (None: everywhere)."""
 
     @abstractmethod

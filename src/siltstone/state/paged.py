@@ -16,7 +16,7 @@ from ..core.given import row_numbers
 from ..errors import InputError
 from ..ops.pages import Pages
 from ..ops.transforms import at_work
-from .entries import Entries, Leaves
+from .entries import Entries, Tensors
 from .ledger import Limit
 from .pages import Pool, signature
 from .rows import Row
@@ -75,12 +75,12 @@ class PagedStore(Entries):
         """int64 [B, width, 2], the tokens [first, end) of each entry; -1 where it is not known."""
         return self.pool.spans[self.table[:, :-1]]
 
-    def views(self, width: int | None = None) -> Leaves:
+    def views(self, width: int | None = None) -> Tensors:
         """See Entries. Views of the pool for a single row whose pages follow one another, else copies, which are kept."""
         width = self.width if width is None else width
         return tuple(self._view(i, width) for i in range(len(self.axes)))
 
-    def parts(self, width: int, first: int) -> tuple[Leaves | Pages, Leaves]:
+    def parts(self, width: int, first: int) -> tuple[Tensors | Pages, Tensors]:
         """See Entries."""
         rest = tuple(self._view(i, width) for i in range(first, len(self.axes)))
         if self._together(width):
@@ -93,7 +93,7 @@ class PagedStore(Entries):
         )
         return pages, rest
 
-    def append(self, new: Leaves, added: np.ndarray, spans: np.ndarray | None = None) -> Entries:
+    def append(self, new: Tensors, added: np.ndarray, spans: np.ndarray | None = None) -> Entries:
         """See Entries. Raises PoolFull; then nothing has changed."""
         if not added.any():
             return self
@@ -109,7 +109,7 @@ class PagedStore(Entries):
         """See Entries. Raises PoolFull; then nothing has changed."""
         return PagedStore(self.pool, self.pool.extend(self.held, added)) if added.any() else self
 
-    def put(self, rows: Tensor, place: Tensor, new: Leaves, where: Tensor | None, inplace: bool) -> Entries:
+    def put(self, rows: Tensor, place: Tensor, new: Tensors, where: Tensor | None, inplace: bool) -> Entries:
         """See Entries; a plain store unless in place."""
         if not inplace:
             return self.flat().put(rows, place, new, where, inplace)

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import InputError, PoolFull, StorageError
 from ..io.mapped import mapped
 from .contents import Contents, content_hash
-from .entries import Entries, Leaves
+from .entries import Entries, Tensors
 from .ledger import Ledger, Limit, Taken, Want
 from .rows import Dropped, Row, Run
 
@@ -81,7 +81,7 @@ class Pool:
         return Row(NOTHING, None, self._dropped)
 
     def extend(
-        self, rows: Sequence[Row], added: np.ndarray, new: Leaves | None = None, spans: np.ndarray | None = None
+        self, rows: Sequence[Row], added: np.ndarray, new: Tensors | None = None, spans: np.ndarray | None = None
     ) -> list[Row]:
         """Rows with `added[b]` more pages each, filled with the first entries of new [B, ..., n, ...] (None: not filled).
 
@@ -115,7 +115,7 @@ class Pool:
                 raise
         return out
 
-    def put(self, page: Tensor, new: Leaves, where: Tensor | None) -> None:
+    def put(self, page: Tensor, new: Tensors, where: Tensor | None) -> None:
         """Entries new [B, ...] into pages [B] that are the caller's alone, where bool [B] says so (None: everywhere)."""
         with self._lock:
             for x, y, axis in zip(self.leaves, new, self.axes, strict=True):
@@ -215,7 +215,7 @@ class Pool:
         self.leaves, self.spans = leaves, spans
         self._ledger.grow(size)
 
-    def _memory(self, size: int, like: Leaves) -> Leaves:
+    def _memory(self, size: int, like: Tensors) -> Tensors:
         """Leaves for `size` pages; `like` has leaves for another number of pages."""
         out = []
         with torch.inference_mode(False):
@@ -235,7 +235,7 @@ class Pool:
             self._contents.forget(page)
             self._contents.moved(old, page)
 
-    def _write(self, pages: np.ndarray, entries: Leaves, which: np.ndarray) -> None:
+    def _write(self, pages: np.ndarray, entries: Tensors, which: np.ndarray) -> None:
         """Write some of the entries [..., n, ...] to pages: as many as follow one another at a time."""
         edges = np.flatnonzero((np.diff(pages) != 1) | (np.diff(which) != 1)) + 1
         for part in np.split(np.arange(len(pages)), edges) if len(pages) else ():
@@ -251,7 +251,7 @@ class Pool:
             if names:
                 self._contents.put(page, names[i], self.spans[page])
 
-    def _names(self, new: Leaves | None, added: np.ndarray, spans: np.ndarray | None) -> list[list[bytes]]:
+    def _names(self, new: Tensors | None, added: np.ndarray, spans: np.ndarray | None) -> list[list[bytes]]:
         """Hashes of the new entries of each row; none unless pages are shared and spans are known."""
         if not self.share or new is None or spans is None:
             return [[] for _ in added]

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..core.given import row_numbers
 from ..ops.transforms import at_work
 from .claims import Claims
-from .entries import Entries, Leaves
+from .entries import Entries, Tensors
 
 
 @dataclass
@@ -173,7 +173,7 @@ class Store(Entries):
         n = self.width if width is None else width
         return tuple(x.narrow(a, 0, n) for x, a in zip(self.leaves, self.axes, strict=True))
 
-    def parts(self, width: int, first: int) -> tuple[Leaves, Leaves]:
+    def parts(self, width: int, first: int) -> tuple[Tensors, Tensors]:
         """See Entries."""
         leaves = self.views(width)
         return leaves[:first], leaves[first:]
@@ -187,7 +187,7 @@ class Store(Entries):
             total += each * int(self.count.sum())
         return total
 
-    def append(self, new: Leaves, added: np.ndarray, spans: np.ndarray | None = None) -> Store:
+    def append(self, new: Tensors, added: np.ndarray, spans: np.ndarray | None = None) -> Store:
         """See Entries."""
         count = self.count + added
         if not added.any():
