@@ -15,6 +15,7 @@
     ├── BusyError              a session whose earlier call has not returned, or that     (RuntimeError)
     │                          is in a batch and was called directly
     ├── BatchFull              a batch without a free slot                                (RuntimeError)
+    ├── PoolFull               a pool of pages that has no room for another checkpoint    (MemoryError)
     ├── StorageError           the disk is full or the folder cannot be written           (OSError)
     │   ├── InUse              another session or run is writing the file
     │   ├── FileChanged        another writer replaced the file since it was read
@@ -86,6 +87,10 @@ class BusyError(SiltstoneError, RuntimeError):
 
 class BatchFull(SiltstoneError, RuntimeError):
     """Every slot of a batch is taken."""
+
+
+class PoolFull(SiltstoneError, MemoryError):
+    """A pool of pages has no room for another checkpoint; the state that was to get it is unchanged."""
 
 
 class StorageError(SiltstoneError, OSError):

@@ -25,8 +25,10 @@ from torch import Tensor
 from ..cache.base import ReadWeights, Router
 from ..config.layer import LayerConfig
 from ..memory.base import Inputs, Memory
+from ..schedule.packed import RowPositions
 from ..schedule.segments import Segments
 from ..schedule.step import Turn
+from ..state.paged import Pool, Pools
 from ..state.tree import State
 from .sealing import Sealed, Sealer, Sealing
 from .view import View
@@ -70,6 +72,15 @@ class Bank(State, ABC):
     @abstractmethod
     def places(self) -> np.ndarray:
         """int64 [B], the places for checkpoints of each row."""
+
+    @property
+    def in_pages(self) -> bool:
+        """Whether the checkpoints are pages of a pool."""
+        return False
+
+    def paged(self, pools: Pool | Pools, cfg: LayerConfig, positions: RowPositions) -> Self:
+        """With the checkpoints of rows at these positions as pages. A bank with a fixed number of places stays as it is."""
+        return self
 
     @abstractmethod
     def sized(self, sealed: np.ndarray, budget: int) -> Self:

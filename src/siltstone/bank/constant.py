@@ -10,9 +10,14 @@ import torch
 from torch import Tensor
 
 from ..cache.base import ReadWeights, Router
+from ..config.layer import LayerConfig
 from ..memory.base import Memory
+from ..ops.pages import Pages
+from ..schedule.packed import RowPositions
 from ..schedule.segments import Segments
 from ..schedule.step import Turn
+from ..state.entries import Entries
+from ..state.paged import PagedStore, Pool, Pools
 from ..state.tree import Store
 from .base import Bank
 from .codec import pack, rounded, unpack
@@ -24,13 +29,14 @@ from .view import View
 class ConstantBank(Bank):
     """store: packed matrices of each read factor [B, H, N, in, out] and, if routed, mean routing keys [B, N, J, U].
 
-    During a call, the store holds all checkpoints that the call seals; each segment chunk sees only the first of them.
+    The entries may be pages of a pool. During a call, the store holds all checkpoints
+    that the call seals; each segment chunk sees only the first of them.
     """
 
     name: ClassVar[str] = "constant"
     asks_empty: ClassVar[bool] = True
 
-    store: Store
+    store: Entries
 
     def __post_init__(self) -> None:
         self._found: dict[int, Tensor | None] = {}  # results of `_empty` by number of checkpoints, kept until the next seal
@@ -53,6 +59,18 @@ class ConstantBank(Bank):
         """See Bank."""
         return self.store.count
 
+    @property
+    def in_pages(self) -> bool:
+        """See Bank."""
+        return self.store.in_pages
+
+    def paged(self, pools: Pool | Pools, cfg: LayerConfig, positions: RowPositions) -> Self:
+        """See Bank."""
+        cuts, lengths = positions.cuts if self.cuts else (), self.lengths(cfg.updates)
+        segments = Segments(cfg.updates, positions.phase, cuts, cfg.sinks, cfg.every, lengths)
+        spans = segments.tokens(np.broadcast_to(np.arange(self.store.width), (self.store.rows, self.store.width)))
+        return type(self)(PagedStore.of(pools.of(self.store), self.store, spans))
+
     def sized(self, sealed: np.ndarray, budget: int) -> Self:
         """See Bank."""
         return type(self)(self.store.sized(sealed))
@@ -64,14 +82,15 @@ class ConstantBank(Bank):
         if call.width:
             new = tuple(s.transpose(1, 2) for s in call.memory.read_factors(call.sealed_ends()))
             sums, means = call.sealed_sums(), ()
+            sealed = schedule.sealed0[:, None] + np.arange(call.width)
             if sums is not None and call.router is not None:
-                sealed = schedule.sealed0[:, None] + np.arange(call.width)
                 counts = schedule.segments.writes(sealed, call.router.block, call.router.blocks)
                 means = (sums / schedule.host(np.maximum(counts, 1)).unsqueeze(-1),)
-            store = shown = store.append((*pack(kind, new, call.memory.normalizer), *means), schedule.segment_chunks - 1)
+            spans = schedule.segments.tokens(sealed) if store.in_pages else None
+            store = shown = store.append((*pack(kind, new, call.memory.normalizer), *means), schedule.segment_chunks - 1, spans)
             if kind != "float32" and torch.is_grad_enabled():
-                kept = len(self.store.axes) - (call.router is not None and call.router.leads)
-                wide = unpack(self.store.leaves[:kept], call.dtype) + self.store.leaves[kept:]
+                kept, leaves = len(self.store.axes) - (call.router is not None and call.router.leads), self.store.views()
+                wide = unpack(leaves[:kept], call.dtype) + leaves[kept:]
                 shown = Store(wide, self.store.axes[: len(new)] + self.store.axes[kept:], self.store.count)
                 shown = shown.append((*rounded(kind, new, call.memory.normalizer), *means), schedule.segment_chunks - 1)
         bank = type(self)(store)
@@ -102,11 +121,9 @@ class ConstantBank(Bank):
 
     def rows_view(self, router: Router | None, turn: Turn, empty: Tensor | None) -> View:
         """See Bank."""
-        leaves, summary = self.store.leaves if turn.hints.width is None else self.store.views(turn.hints.width), None
-        hidden = turn.hidden(leaves[0].shape[self.store.axes[0]])
-        if router is not None and router.leads:
-            *leaves, summary = leaves
-        return View(tuple(leaves), summary, empty, hidden, turn.number)
+        width = self.store.room if turn.hints.width is None else turn.hints.width
+        held, summary = self._parts(self.store, width, router)
+        return View(held, summary, empty, turn.hidden(width), turn.number)
 
     def seal(self, by: Sealer, sealed: Sealed) -> Self:
         """See Bank."""
@@ -116,7 +133,8 @@ class ConstantBank(Bank):
             means = (sealed.sums.unsqueeze(1) / by.host(np.maximum(writes, 1)).unsqueeze(-1),)
         new = tuple(s.unsqueeze(2) for s in memory.read_factors(sealed.state))
         leaves = (*pack(memory.cfg.checkpoint_dtype, new, memory.normalizer), *means)
-        return type(self)(self.store.append(leaves, sealed.now.astype(np.int64)))
+        spans = by.segments.tokens(sealed.number[:, None]) if self.store.in_pages else None
+        return type(self)(self.store.append(leaves, sealed.now.astype(np.int64), spans))
 
     def roomy(self, budget: int) -> Self:
         """See Bank."""
@@ -140,17 +158,22 @@ class ConstantBank(Bank):
         """bool [R, number, J], sub-blocks without a write; None: there are none, or another layer routes."""
         found = segments.empty(number, router.block, router.blocks) if router is not None and router.leads else None
         with torch.inference_mode(False):  # it is kept after the call
-            return None if found is None else torch.from_numpy(found).to(self.store.leaves[0].device)
+            return None if found is None else torch.from_numpy(found).to(self.store.device)
 
     @staticmethod
-    def _view(store: Store, seen: np.ndarray, router: Router | None, empty: Tensor | None) -> View:
+    def _parts(store: Entries, width: int, router: Router | None) -> tuple[tuple[Tensor, ...] | Pages, Tensor | None]:
+        """The first checkpoints of each row, and the means of their routing keys."""
+        leads = router is not None and router.leads
+        held, rest = store.parts(width, len(store.axes) - leads)
+        return held, rest[0] if leads else None
+
+    @classmethod
+    def _view(cls, store: Entries, seen: np.ndarray, router: Router | None, empty: Tensor | None) -> View:
         """seen [R], or [R, S] for all segment chunks at once; empty [R, at least as many, J]."""
         width = int(seen.max(initial=0))
-        leaves, summary, hidden = store.views(width), None, None
-        device = leaves[0].device
-        if router is not None and router.leads:
-            *leaves, summary = leaves
+        (held, summary), hidden = cls._parts(store, width, router), None
+        if summary is not None:
             empty = None if empty is None else empty[:, :width]
         if seen.ndim == 1 and not (seen == width).all():
-            hidden = torch.from_numpy(np.arange(width) >= seen[:, None]).to(device)
-        return View(tuple(leaves), summary, empty, hidden, seen, seen=seen if seen.ndim == 2 else None)
+            hidden = torch.from_numpy(np.arange(width) >= seen[:, None]).to(store.device)
+        return View(held, summary, empty, hidden, seen, seen=seen if seen.ndim == 2 else None)

@@ -7,6 +7,7 @@ from torch import Tensor
 from ..cache.base import ReadWeights
 from ..memory.base import Memory
 from ..ops import bank_read
+from ..ops.pages import Pages
 from .codec import unpack
 
 
@@ -15,8 +16,8 @@ def dense(memory: Memory, z: Tensor, factors: tuple[Tensor, ...], gates: Tensor)
     return bank_read.dense(z, factors, gates, None if memory.read_is_linear else memory.activation)
 
 
-def sparse(memory: Memory, rows: Tensor, leaves: tuple[Tensor, ...], mix: ReadWeights) -> Tensor:
-    """sum_j gates_j M_{index_j}(z) for rows [R, Q, H, in] and index [R, Q, k]: [R, Q, H, V]; leaves are packed."""
+def sparse(memory: Memory, rows: Tensor, held: tuple[Tensor, ...] | Pages, mix: ReadWeights) -> Tensor:
+    """sum_j gates_j M_{index_j}(z) for rows [R, Q, H, in] and index [R, Q, k]: [R, Q, H, V]; what is held is packed."""
     assert mix.gates is not None and mix.index is not None
     activation = None if memory.read_is_linear else memory.activation
-    return bank_read.sparse(rows, leaves, mix.gates, mix.index, activation, unpack)
+    return bank_read.sparse(rows, held, mix.gates, mix.index, activation, unpack)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..ops.pages import Pages, laid_out
 from .codec import unpack
 
 
@@ -15,7 +16,8 @@ from .codec import unpack
 class View:
     """The checkpoints that the queries of one segment chunk see.
 
-    leaves       packed matrices [R, H, N, in, out] of each read factor; `factors` unpacks them
+    held         packed matrices [R, H, N, in, out] of each read factor, or the pages that they are in; `leaves` are the matrices,
+                 `factors` unpacks them
     summary      [R, N, J, U] mean routing keys of sub-blocks, or None
     empty        bool [R, N, J] sub-blocks without a write; None: every one has some
     hidden       bool [R, N], True for checkpoints that a row does not see; None: all rows see all
@@ -25,7 +27,7 @@ class View:
     seen         [R, S] how many checkpoints each segment chunk sees, in a view for all of them (`hidden` is None then)
     """
 
-    leaves: tuple[Tensor, ...]
+    held: tuple[Tensor, ...] | Pages
     summary: Tensor | None
     empty: Tensor | None
     hidden: Tensor | None
@@ -38,7 +40,12 @@ class View:
     @property
     def number(self) -> int:
         """N."""
-        return self.leaves[0].shape[2]
+        return self.held.number if isinstance(self.held, Pages) else self.held[0].shape[2]
+
+    @property
+    def leaves(self) -> tuple[Tensor, ...]:
+        """Packed matrices [R, H, N, in, out] of each read factor."""
+        return laid_out(self.held)
 
     @property
     def factors(self) -> tuple[Tensor, ...]:
@@ -49,7 +56,8 @@ class View:
 
     def age(self) -> Tensor:
         """[R, 1, N] distances in segments from each checkpoint's last segment to the online one: 1 for the newest."""
-        device, last = self.leaves[0].device, np.arange(self.number)[None] if self.last is None else self.last
+        device = (self.held.table if isinstance(self.held, Pages) else self.held[0]).device
+        last = np.arange(self.number)[None] if self.last is None else self.last
         if isinstance(self.sealed, Tensor):
             if isinstance(last, np.ndarray):
                 last = torch.arange(self.number, device=device)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core.interrupt import shielded
-from ..errors import BusyError, InputError, PositionError, TokenizerError
+from ..errors import BusyError, InputError, PoolFull, PositionError, TokenizerError
 from ..io.place import Stamp
 from ..models.fingerprint import Seen, check_pair
 from ..models.streaming import StreamingModel, StreamingState
@@ -308,7 +308,11 @@ class Session(Generates[Pieces]):
             single = len(chunk) == 1  # a decode step updates the state in place; if it fails, the state is torn
             with shielded(), torch.no_grad():
                 self._torn = single
-                logits_TV, state = self._call(chunk, self._state, scored, inplace=single)
+                try:
+                    logits_TV, state = self._call(chunk, self._state, scored, inplace=single)
+                except PoolFull:
+                    self._torn = False  # it is raised before anything is changed
+                    raise
                 out = log_probabilities(self._logits, logits_TV, chunk) if scored else logits_TV
                 self._took(chunk.tolist(), logits_TV[-1], state, again)
             yield out

@@ -35,6 +35,14 @@ def truncate(handle: int) -> None:
     os.ftruncate(handle, 0)
 
 
+def allocate(handle: int, size: int) -> None:
+    """Makes the file `size` bytes long, on the disk if the system can promise that, with zeros behind its end."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, size)
+    else:
+        os.ftruncate(handle, size)
+
+
 def fsync(handle: int) -> None:
     """Flushes the content of a file, or the names in a folder, to disk."""
     os.fsync(handle)

@@ -17,6 +17,7 @@ from ..config.layer import LayerConfig
 from ..memory.base import Memory
 from ..schedule.call import Geometry
 from ..schedule.packed import RowPositions
+from ..state.paged import Pool, Pools
 from ..state.tree import State
 from .state import MixState
 from .window import WindowAttention, WindowState
@@ -61,6 +62,15 @@ class LayerState(MixState):
     def room(self) -> int:
         """See MixState."""
         return 0 if self.bank is None else self.bank.room
+
+    @property
+    def in_pages(self) -> bool:
+        """See MixState."""
+        return self.bank is not None and self.bank.in_pages
+
+    def paged(self, pools: Pool | Pools, cfg: LayerConfig, positions: RowPositions) -> Self:
+        """See MixState."""
+        return self if self.bank is None else replace(self, bank=self.bank.paged(pools, cfg, positions))
 
     def sized(self, mixer: Any, positions: RowPositions) -> Self:
         """See MixState."""

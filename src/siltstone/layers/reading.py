@@ -72,7 +72,7 @@ def cached(mixer: Parts, z: Tensor, view: View, mix: ReadWeights) -> Tensor:
     """The checkpoints' part of the output of one segment chunk: [R, H, Q, V]."""
     memory = mixer.memory
     if mix.index is not None:
-        return sparse(memory, z.transpose(1, 2), view.leaves, mix).transpose(1, 2)
+        return sparse(memory, z.transpose(1, 2), view.held, mix).transpose(1, 2)
     if mix.gates is not None:
         return dense(memory, z, view.factors, mix.gates)
     shown = None if view.hidden is None else (~view.hidden).to(view.factors[0].dtype)
@@ -135,7 +135,7 @@ def _picked(mixer: Parts, own: Tensor, z: Tensor, view: View, route: Routing) ->
     mix = _mix(mixer, view, route, slice(None))
     assert mix is not None and mix.index is not None and mix.gates is not None
     flat = ReadWeights(None, mix.gates.reshape(*shape, *mix.gates.shape[2:]), mix.index.reshape(*shape, -1))
-    found = sparse(mixer.memory, z.transpose(2, 3).flatten(1, 2), view.leaves, flat)
+    found = sparse(mixer.memory, z.transpose(2, 3).flatten(1, 2), view.held, flat)
     return _added(found.unflatten(1, (z.shape[1], -1)).transpose(2, 3), mix.online, own)
 
 

@@ -6,7 +6,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from ..config.layer import LayerConfig
 from ..schedule.packed import RowPositions
+from ..state.paged import Pool, Pools
 from ..state.tree import State
 
 
@@ -37,6 +39,15 @@ class MixState(State):
     def room(self) -> int:
         """The size of what grows, in places."""
         return 0
+
+    @property
+    def in_pages(self) -> bool:
+        """Whether sealed states are pages of a pool."""
+        return False
+
+    def paged(self, pools: Pool | Pools, cfg: LayerConfig, positions: RowPositions) -> Self:
+        """With the sealed states of rows at these positions as pages of pools."""
+        return self
 
     def sized(self, mixer: Any, positions: RowPositions) -> Self:
         """With the places of rows at these positions; the content of new places is undefined."""

@@ -154,7 +154,7 @@ def _cached(mixer: Parts, z: Tensor, view: View, mix: ReadWeights) -> Tensor:
     memory = mixer.memory
     activation = None if memory.read_is_linear else memory.activation
     if mix.index is not None and mix.gates is not None:
-        return bank_read.picked(z, view.leaves, mix.gates, mix.index, activation, unpack)
+        return bank_read.picked(z, view.held, mix.gates, mix.index, activation, unpack)
     if mix.gates is not None:
         return bank_read.dense(z, view.factors, mix.gates, activation)
     number = view.number

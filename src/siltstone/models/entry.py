@@ -15,6 +15,7 @@ from ..core.given import numbers, whole
 from ..errors import InputError
 from ..ops.chunked import Opt as Opt
 from ..ops.upcast import autocast_on
+from ..schedule.context import Context
 from ..schedule.packed import PackedBatch, RowPositions, host_flags, pack_batch
 from ..state.tree import State, Store
 from .step import Given
@@ -96,6 +97,13 @@ def enter_step(
     now: LMState = model.init_state(batch) if state is None else state.normal()
     _agree(model.cfg, now, batch, cut)
     return now, (host_flags("active", active, (batch,)), host_flags("cut", cut, (batch,)), host_flags("reset", reset, (batch,)))
+
+
+def spare(context: Context, state: LMState, mixers: Sequence[Any]) -> None:
+    """Leave the state as it is if the call may find a pool full: no updates in place if it seals pages."""
+    if context.inplace and state.in_pages:
+        geos = [m.geo for m, layer in zip(mixers, state.layers, strict=True) if layer.in_pages]
+        context.inplace = all(context.token(geo) is not None for geo in geos)
 
 
 def _agree(cfg: Any, state: LMState, rows: int, cut: Any) -> None:

@@ -73,6 +73,7 @@ class MemoryCaching(nn.Module):
         packed = entry.enter(self.cfg, (x.shape[0], x.shape[1]), state, mask, reset, cut)
         if not packed.width:
             return taking_part(x.masked_fill(torch.ones_like(x, dtype=torch.bool), 0.0), self.parameters()), state
-        before = state.layers[0]
-        y, after = self.mix(packed.gather(x), packed.enter(before, self.mix.init), Context(packed, x.device, inplace))
+        before, context = state.layers[0], Context(packed, x.device, inplace)
+        entry.spare(context, state, [self.mix])
+        y, after = self.mix(packed.gather(x), packed.enter(before, self.mix.init), context)
         return packed.scatter(y), LMState(packed.positions_after(state.positions), (packed.leave(before, after),), self.cfg)

@@ -108,6 +108,7 @@ class LM(Placed):
         if not packed.width:
             return taking_part(self.embed(ids) * 0.0, self.parameters()), state
         context = Context(packed, ids.device, inplace)
+        entry.spare(context, state, [b.mix for b in self._layers])
         x = self.embed(packed.gather(ids))
         layers = []
         for block, before in zip(self._layers, state.layers, strict=True):

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from ..config.keys import flat, overrides
+from ..config.layer import LayerConfig
 from ..core.given import row_numbers
 from ..errors import InputError
 from ..io.parse import is_count
 from ..layers.state import MixState
 from ..schedule.packed import RowPositions
 from ..schedule.segments import Cuts
+from ..state.entries import Entries
+from ..state.paged import Pool, Pools
 from ..state.tree import Store
 
 
@@ -108,6 +111,27 @@ class LMState:
             return self
         return dataclasses.replace(self, layers=tuple(x.normal() for x in self.layers), inference=False)
 
+    @property
+    def in_pages(self) -> bool:
+        """Whether checkpoints of any layer are pages of a pool."""
+        return any(x.in_pages for x in self.layers)
+
+    def paged(self, pools: Pool | Pools | None = None) -> LMState:
+        """The same state for inference, with the checkpoints of constant and content segments as pages of pools.
+
+        pools   shared with other states; a `Pool` is for checkpoints of one shape; default: new pools without a limit
+        Calls keep it so. `select`, `cat` and forks then copy no checkpoints, and equal numbers come out. Gradients do not pass to
+        what was sealed before. Raises PoolFull, InputError if a pool is for checkpoints of another shape.
+        """
+        pools = Pools() if pools is None else pools
+        cfgs = (self.of,) if isinstance(self.of, LayerConfig) else self.of.layer_configs
+        layers = zip(self.layers, cfgs, strict=True)
+        return self._with(self.positions, [x.paged(pools, cfg, self.positions) for x, cfg in layers])
+
+    def flat(self) -> LMState:
+        """The same state without pools: every checkpoint in plain tensors."""
+        return self._with(self.positions, (x.flat() for x in self.layers))
+
     def _with(self, positions: RowPositions, layers: Iterable[MixState]) -> LMState:
         return LMState(positions, tuple(layers), self.of, self.inference or torch.is_inference_mode_enabled())
 
@@ -148,8 +172,8 @@ class LMState:
             out["cuts"] = torch.empty(len(tokens), dtype=torch.int64, device="cpu").copy_(torch.from_numpy(tokens))
         for i, layer in enumerate(self.layers):
             for name, leaf in layer.leaves(f"layers.{i}."):
-                if isinstance(leaf, Store):
-                    for j, view in enumerate(leaf.views()):
+                if isinstance(leaf, Entries):
+                    for j, view in enumerate(leaf.flat().views()):
                         out[f"{name}.{j}"] = view.contiguous()
                 else:
                     out[name] = leaf.contiguous()
@@ -160,7 +184,7 @@ class LMState:
         counts = {}
         for i, layer in enumerate(self.layers):
             for name, leaf in layer.leaves(f"layers.{i}."):
-                if isinstance(leaf, Store):
+                if isinstance(leaf, Entries):
                     counts[name] = leaf.count.tolist()
         out = {"position": self.position.tolist(), "phase": self.phase.tolist(), "counts": counts, "keys": overrides(self.of)}
         return out | ({"cuts": [len(c.tokens) for c in self.positions.cuts]} if self.positions.cuts else {})

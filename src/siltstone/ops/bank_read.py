@@ -18,10 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .pages import Pages, laid_out
 from .transforms import at_work, unreadable, without
 
 Activation = Callable[[int, Tensor, Tensor], Tensor]  # read factor, z, query -> result of the activation after the read factor
 Factors = tuple[Tensor, ...]
+Held = Factors | Pages
+Unpack = Callable[[Factors], Factors]
 
 
 def factor_sum(z: Tensor, matrices: Tensor, gates: Tensor) -> Tensor:
@@ -122,38 +125,35 @@ def dense(z: Tensor, factors: Factors, gates: Tensor, activation: Activation | N
     return (gates.permute(0, 2, 3, 1).unsqueeze(-1).to(z.dtype) * out).sum(2)
 
 
-def sparse(
-    rows: Tensor,
-    leaves: Factors,
-    gates: Tensor,
-    index: Tensor,
-    activation: Activation | None,
-    unpack: Callable[[Factors], Factors],
-) -> Tensor:
+def sparse(rows: Tensor, held: Held, gates: Tensor, index: Tensor, activation: Activation | None, unpack: Unpack) -> Tensor:
     """sum_j gates_j M_{index_j}(z) for rows [R, Q, H, in], gates [R, Q, H, k] and index [R, Q, k]: [R, Q, H, V].
 
-    leaves: packed matrices [R, H, N, in, out]; only the selected ones are unpacked. activation: as in `dense`.
+    held: packed matrices [R, H, N, in, out], or their pages; only the selected ones are unpacked. activation: as in `dense`.
     """
     runs, queries = rows.shape[:2]
-    number, k = leaves[0].shape[2], index.shape[-1]
-    if unreadable(rows, index, *leaves):  # read every checkpoint; the ones that were not selected have gate 0
+    number, k = held.number if isinstance(held, Pages) else held[0].shape[2], index.shape[-1]
+    if unreadable(
+        rows, index, *(held.leaves if isinstance(held, Pages) else held)
+    ):  # read every checkpoint; the ones that were not selected have gate 0
         all_gates = gates.new_zeros(*gates.shape[:3], number)
         all_gates = all_gates.scatter_add(3, index.unsqueeze(2).expand_as(gates), gates)
-        return dense(rows.transpose(1, 2), unpack(leaves), all_gates, activation).transpose(1, 2)
+        return dense(rows.transpose(1, 2), unpack(laid_out(held)), all_gates, activation).transpose(1, 2)
     if runs == 1 and queries == 1 and not torch.is_grad_enabled():
-        picked = unpack(tuple(x.index_select(2, index.flatten()) for x in leaves))
-        return dense(rows.transpose(1, 2), picked, gates, activation).transpose(1, 2)
+        return picked(rows.transpose(1, 2), held, gates, index, activation, unpack).transpose(1, 2)
     expert = (without(index) + torch.arange(runs, device=rows.device)[:, None, None] * number).flatten()
     order = expert.argsort()
     back = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=rows.device))
     counts = torch.bincount(expert, minlength=runs * number).tolist()
     pairs = Spread.apply(rows.flatten(0, 1), order, back, k)
-    each = list(zip(*([x for run in leaf.unbind(0) for x in run.unbind(1)] for leaf in leaves), strict=True))
+    if isinstance(held, Pages):
+        each = held.at
+    else:
+        each = list(zip(*([x for run in leaf.unbind(0) for x in run.unbind(1)] for leaf in held), strict=True)).__getitem__
     outs = []
     for n, part in enumerate(pairs.split(counts)):
         if counts[n]:
             query = out = part.transpose(0, 1)
-            for i, matrices in enumerate(unpack(each[n])):
+            for i, matrices in enumerate(unpack(each(n))):
                 out = out @ matrices.to(rows.dtype)
                 out = out if activation is None else activation(i, out, query)
             outs.append(out.transpose(0, 1))
@@ -167,15 +167,15 @@ def sparse(
     return total
 
 
-def picked(
-    z: Tensor, leaves: Factors, gates: Tensor, index: Tensor, activation: Activation | None, unpack: Callable[[Factors], Factors]
-) -> Tensor:
+def picked(z: Tensor, held: Held, gates: Tensor, index: Tensor, activation: Activation | None, unpack: Unpack) -> Tensor:
     """`sparse` for one query a row, without a number read back: z [B, H, 1, in], gates [B, 1, H, k], index [B, 1, k]."""
-    if len(z) == 1:
-        found = tuple(x.index_select(2, index.flatten()) for x in leaves)
+    if isinstance(held, Pages):
+        found = held.picked(index[:, 0])
+    elif len(z) == 1:
+        found = tuple(x.index_select(2, index.flatten()) for x in held)
     else:
         row = torch.arange(len(z), device=z.device)[:, None]
-        found = tuple(x.transpose(1, 2)[row, index[:, 0]].transpose(1, 2) for x in leaves)
+        found = tuple(x.transpose(1, 2)[row, index[:, 0]].transpose(1, 2) for x in held)
     return dense(z, unpack(found), gates, activation)
 
 

@@ -119,7 +119,7 @@ class Segments:
         rate: int = 1,
         lengths: Sequence[int] = (),
     ):
-        self.full, self.phase = full, phase
+        self.full, self.phase, self._sinks, self._rate = full, phase, sinks, rate
         rows = [c.anchors(Layout(sinks, rate, full, int(p))) for c, p in zip(cuts, phase, strict=True)] if cuts else []
         if lengths:
             rows = [opening(tuple(lengths), full, int(p)) for p in phase]
@@ -148,6 +148,10 @@ class Segments:
     def begins(self, segment: Any) -> Any:
         """The place of a segment's first write in it: 0, or `phase` for the first one if it is shorter."""
         return np.where(segment == 0, self.phase.reshape(-1, *(1,) * (np.ndim(segment) - 1)), 0)
+
+    def tokens(self, segment: np.ndarray) -> np.ndarray:
+        """[R, ..., 2] the tokens [first, end) that are written to sealed segments [R, ...]."""
+        return self._sinks + self._rate * np.stack([self.opens(segment), self.opens(segment + 1)], -1)
 
     def writes(self, segment: np.ndarray, block: int, blocks: int) -> np.ndarray:
         """[R, ..., J] writes of each sub-block of sealed segments [R, ...]."""

@@ -1,5 +1,6 @@
-"""State is a value: trees of row-batched tensors, and the store of sealed states that forks share."""
+"""State is a value: trees of row-batched tensors, and the sealed states that forks share, in tensors or in pages of pools."""
 
+from .paged import PagedStore, Pool, Pools
 from .tree import State, Store
 
-__all__ = ["State", "Store"]
+__all__ = ["PagedStore", "Pool", "Pools", "State", "Store"]

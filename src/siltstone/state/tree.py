@@ -20,6 +20,7 @@ from torch import Tensor
 from ..core.given import row_numbers
 from ..ops.transforms import at_work
 from .claims import Claims
+from .entries import Entries, Tensors
 
 
 @dataclass
@@ -36,7 +37,7 @@ class State:
     stored: ClassVar[dict[str, str]] = {}
 
     def map(self, f: Callable[[Any], Any]) -> Self:
-        """The same tree with `f` applied to every leaf (a tensor or a `Store`)."""
+        """The same tree with `f` applied to every leaf (a tensor or `Entries`)."""
         return type(self)(**{f_.name: _map(getattr(self, f_.name), f) for f_ in dataclasses.fields(self)})
 
     def leaves(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -48,7 +49,7 @@ class State:
         """The given rows, in that order: row numbers, or one bool per row. Raises InputError for anything else."""
         rows = row_numbers(rows, self.rows)
         index = torch.from_numpy(rows)
-        return self.map(lambda x: x.select(rows) if isinstance(x, Store) else x.index_select(0, index.to(x.device)))
+        return self.map(lambda x: x.select(rows) if isinstance(x, Entries) else x.index_select(0, index.to(x.device)))
 
     @classmethod
     def cat(cls, states: Sequence[Self]) -> Self:
@@ -72,16 +73,20 @@ class State:
 
     def fork(self) -> Self:
         """A copy that is independent of in-place updates of the original; sealed states are shared."""
-        return self.map(lambda x: x if isinstance(x, Store) else x.clone())
+        return self.map(lambda x: x if isinstance(x, Entries) else x.clone())
 
     def normal(self) -> Self:
         """The same values in tensors that allow in-place updates and gradients: inference-mode tensors are copied."""
-        return self.map(lambda x: x.normal() if isinstance(x, Store) else x.clone() if x.is_inference() else x)
+        return self.map(lambda x: x.normal() if isinstance(x, Entries) else x.clone() if x.is_inference() else x)
+
+    def flat(self) -> Self:
+        """The same values without pools: pages are copied to plain tensors."""
+        return self.map(lambda x: x.flat() if isinstance(x, Entries) else x)
 
     @property
     def rows(self) -> int:
         """B."""
-        return next((x.rows if isinstance(x, Store) else len(x) for _, x in self.leaves()), 0)
+        return next((x.rows if isinstance(x, Entries) else len(x) for _, x in self.leaves()), 0)
 
     @property
     def nbytes(self) -> int:
@@ -94,12 +99,12 @@ def _to(x: Any, device: Any, dtype: torch.dtype | None, narrow: bool) -> Any:
         return x.to(device, dtype)
     if isinstance(x, tuple):
         return tuple(_to(y, device, dtype, narrow) for y in x)
-    if isinstance(x, Store):
+    if isinstance(x, Entries):
         return x.to(device, dtype, narrow)
-    return None if x is None else _moved(x, device, dtype, narrow)
+    return None if x is None else moved(x, device, dtype, narrow)
 
 
-def _moved(x: Tensor, device: Any, dtype: torch.dtype | None, narrow: bool) -> Tensor:
+def moved(x: Tensor, device: Any, dtype: torch.dtype | None, narrow: bool) -> Tensor:
     """narrow: cast to the dtype itself; else to float32 or wider, except that bfloat16 checkpoints stay bfloat16."""
     if dtype is None or not x.is_floating_point() or not narrow and x.dtype == torch.bfloat16:
         return x.to(device=device)
@@ -132,13 +137,13 @@ def _cat(xs: list[Any]) -> Any:
         return type(first).cat(xs)
     if isinstance(first, tuple):
         return tuple(_cat(list(ys)) for ys in zip(*xs, strict=True))
-    if isinstance(first, Store):
-        return Store.cat(xs)
+    if isinstance(first, Entries):
+        return max(xs, key=lambda x: x.in_pages).cat(xs)
     return torch.cat(xs)
 
 
-class Store:
-    """Tensors that grow together along one axis, row by row; entries never change.
+class Store(Entries):
+    """Entries in tensors of their own.
 
     leaves   tensors [B, ..., capacity, ...]; leaf i grows along `axes[i]`
     count    int64 [B], how many entries of each row belong to this holder
@@ -153,9 +158,9 @@ class Store:
         self.tide = Claims(count.tobytes()) if tide is None else tide
 
     @property
-    def rows(self) -> int:
-        """B."""
-        return len(self.count)
+    def device(self) -> torch.device:
+        """See Entries."""
+        return self.leaves[0].device
 
     @classmethod
     def empty(cls, leaves: tuple[Tensor, ...], axes: tuple[int, ...]) -> Store:
@@ -163,15 +168,15 @@ class Store:
         none = tuple(x.narrow(a, 0, 0) for x, a in zip(leaves, axes, strict=True))
         return cls(none, axes, np.zeros(leaves[0].shape[0], np.int64))
 
-    @property
-    def width(self) -> int:
-        """Entries of the longest row."""
-        return int(self.count.max(initial=0))
-
     def views(self, width: int | None = None) -> tuple[Tensor, ...]:
-        """The leaves, cut to the first `width` entries (default: the longest row's)."""
+        """See Entries; no copies."""
         n = self.width if width is None else width
         return tuple(x.narrow(a, 0, n) for x, a in zip(self.leaves, self.axes, strict=True))
+
+    def parts(self, width: int, first: int) -> tuple[Tensors, Tensors]:
+        """See Entries."""
+        leaves = self.views(width)
+        return leaves[:first], leaves[first:]
 
     @property
     def room(self) -> int:
@@ -188,15 +193,15 @@ class Store:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the live entries."""
+        """See Entries."""
         total = 0
         for x, a in zip(self.leaves, self.axes, strict=True):
             each = x.element_size() * int(np.prod([n for i, n in enumerate(x.shape) if i not in (0, a)]))
             total += each * int(self.count.sum())
         return total
 
-    def append(self, new: tuple[Tensor, ...], added: np.ndarray) -> Store:
-        """A store with the first `added[b]` of `new`'s entries [B, ..., n, ...] appended to row b's own."""
+    def append(self, new: Tensors, added: np.ndarray, spans: np.ndarray | None = None) -> Store:
+        """See Entries."""
         count = self.count + added
         if not added.any():
             return Store(self.leaves, self.axes, count, self.tide)
@@ -215,7 +220,7 @@ class Store:
         return Store(leaves, self.axes, count, tide)
 
     def reserve(self, added: np.ndarray) -> Store:
-        """With `added` entries more a row, which are this holder's to `put`, and room for one more in every row."""
+        """See Entries."""
         count, top, leaves, tide = self.count + added, int(self.count.max(initial=0)) + 1, self.leaves, self.tide
         fits = top <= leaves[0].shape[self.axes[0]] and not any(frozen(x) for x in leaves)
         if not fits or added.any() and not tide.claim(self.count.tobytes(), count.tobytes()):
@@ -224,7 +229,7 @@ class Store:
         return Store(leaves, self.axes, count, tide)
 
     def put(self, rows: Tensor, place: Tensor, new: tuple[Tensor, ...], where: Tensor | None, inplace: bool) -> Store:
-        """With entries new [B, ...] at place [B] of the rows, where bool [B] says so (None: everywhere)."""
+        """See Entries."""
         leaves = []
         for x, y, axis in zip(self.leaves, new, self.axes, strict=True):
             moved = x.movedim(axis, 1)
@@ -259,17 +264,17 @@ class Store:
         return torch.stack([row.index_select(axis - 1, i) for row, i in zip(both, index, strict=True)])
 
     def sized(self, count: np.ndarray) -> Store:
-        """With `count` entries per row, no fewer than before; the content of new entries is undefined."""
+        """See Entries."""
         width = int(count.max(initial=0))
         leaves = tuple(padded(x, a, width, self.width) for x, a in zip(self.leaves, self.axes, strict=True))
         return Store(leaves, self.axes, count)
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Store:
-        """The same entries with `f` applied to each leaf, in newly allocated memory."""
+        """See Entries."""
         return Store(tuple(f(x) for x in self.leaves), self.axes, self.count)
 
     def select(self, rows: Any) -> Store:
-        """The given rows, as in `State.select`, in newly allocated memory."""
+        """See Entries; in newly allocated memory."""
         rows, width = row_numbers(rows, self.rows), self.width
         index = torch.from_numpy(rows)
         leaves = tuple(
@@ -278,30 +283,34 @@ class Store:
         return Store(leaves, self.axes, self.count[rows])
 
     @staticmethod
-    def cat(stores: Sequence[Store]) -> Store:
-        """Rows of several stores."""
+    def cat(stores: Sequence[Any]) -> Store:
+        """See Entries; all of them plain stores."""
         width = max(s.width for s in stores)
         axes = stores[0].axes
         leaves = tuple(torch.cat([padded(s.leaves[i], a, width, s.width) for s in stores]) for i, a in enumerate(axes))
         return Store(leaves, axes, np.concatenate([s.count for s in stores]))
 
     def detach(self) -> Store:
-        """The same entries, outside the autograd graph."""
+        """See Entries."""
         return Store(tuple(x.detach() for x in self.leaves), self.axes, self.count, self.tide)
 
     def normal(self) -> Store:
-        """See `State.normal`."""
+        """See Entries."""
         if not any(x.is_inference() for x in self.leaves):
             return self
         return Store(tuple(x.clone() for x in self.leaves), self.axes, self.count)
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None, narrow: bool = False) -> Store:
-        """Moved or cast, see `State.narrow`; shares all memory if nothing changes, else none."""
-        moved = tuple(_moved(x, device, dtype, narrow) for x in self.leaves)
-        if all(x is y for x, y in zip(moved, self.leaves, strict=True)):
+        """See Entries."""
+        there = tuple(moved(x, device, dtype, narrow) for x in self.leaves)
+        if all(x is y for x, y in zip(there, self.leaves, strict=True)):
             return Store(self.leaves, self.axes, self.count, self.tide)
-        own = tuple(x.clone() if x is y else x for x, y in zip(moved, self.leaves, strict=True))
+        own = tuple(x.clone() if x is y else x for x, y in zip(there, self.leaves, strict=True))
         return Store(own, self.axes, self.count)
+
+    def flat(self) -> Store:
+        """See Entries: itself."""
+        return self
 
 
 class Leaves(Store):
