@@ -207,6 +207,7 @@ def torture(
     """
     runs = 0
     gc.collect()
+    gc.freeze()  # each run collects: only what it made itself
     for plan, place, raised in every_fault(action, folder, begin, most):
         killed = isinstance(raised, Killed)
         told = isinstance(raised, KeyboardInterrupt if plan.fault == "Ctrl-C" else SiltstoneError)
