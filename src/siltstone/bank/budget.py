@@ -171,22 +171,27 @@ class BudgetBank(PlacesBank):
     def _seal(self, call: Sealer, sealed: Sealed) -> Self:
         """Seal one more segment in some rows."""
         cfg, device, budget = call.memory.cfg, self.last.device, call.budget
-        new, number, now = self._new(call, sealed), sealed.number, sealed.now
-        bank = self.grown(min(budget, int(np.where(now, number + 1, 0).max(initial=0))))
-        full, width = now & (number >= budget), bank.width
+        new, number, bank, any_full = self._new(call, sealed), sealed.number, self, True
+        if sealed.host is not None:
+            known, now = sealed.host
+            bank, any_full = (
+                self.grown(min(budget, int(np.where(now, known + 1, 0).max(initial=0)))),
+                (known[now] >= budget).any(),
+            )
+        full, width = sealed.now & (number >= budget), bank.width
         both = bank._joined(new)
         gone = torch.full((len(number),), width, device=device)  # the place that is given up; `width`: the new one's own place
-        if full.any():
+        if any_full:
             if cfg.evict == "merge":
                 together = both.span[:, :-1] + both.span[:, 1:]
                 gone = together.argmin(1)
-                both = both._merged(call, gone, torch.from_numpy(full).to(device))
+                both = both._merged(call, gone, full)
             elif cfg.evict == "use" and bank.mass is not None and bank.reads is not None:
                 gone = (bank.mass / bank.reads.clamp(min=1)).argmin(1)
             else:
                 gone = torch.zeros_like(gone)
         slot = torch.arange(width, device=device)[None]
-        count, now_, full_ = (torch.from_numpy(x).to(device)[:, None] for x in (number, now, full))
+        count, now_, full_ = (x[:, None] for x in (number, sealed.now, full))
         source = torch.where(full_, slot + (slot >= gone[:, None]), torch.where(now_ & (slot == count), width, slot))
 
         def pick(x: Tensor, axis: int) -> Tensor:
@@ -197,13 +202,9 @@ class BudgetBank(PlacesBank):
 
     def _new(self, call: Sealer, sealed: Sealed) -> Self:
         """One place with the state that is sealed."""
-        number, state, sums = sealed.number, sealed.state, sealed.sums
+        state, sums = sealed.state, sealed.sums
         factors = rounded(call.memory.cfg.checkpoint_dtype, call.memory.read_factors(state), call.memory.normalizer)
-        last = torch.from_numpy(number).to(self.last.device).unsqueeze(1)
-        writes = None
-        if sums is not None and call.router is not None:
-            count = call.segments.writes(number, call.router.block, call.router.blocks)
-            writes = call.host(count).unsqueeze(1)
+        last, writes = sealed.number.unsqueeze(1), None if sealed.writes is None else sealed.writes.unsqueeze(1)
         fresh = None if self.mass is None else torch.zeros(last.shape, dtype=torch.float64, device=last.device)
         routing = None if sums is None else sums.unsqueeze(1)
         return type(self)(tuple(s.unsqueeze(2) for s in factors), last, torch.ones_like(last), routing, writes, fresh, fresh)

@@ -128,13 +128,17 @@ class ConstantBank(Bank):
     def seal(self, by: Sealer, sealed: Sealed) -> Self:
         """See Bank."""
         memory, means = by.memory, ()
-        if sealed.sums is not None and by.router is not None:
-            writes = by.segments.writes(sealed.number[:, None], by.router.block, by.router.blocks)
-            means = (sealed.sums.unsqueeze(1) / by.host(np.maximum(writes, 1)).unsqueeze(-1),)
+        if sealed.sums is not None and sealed.writes is not None:
+            means = ((sealed.sums / sealed.writes.clamp(min=1).unsqueeze(-1)).unsqueeze(1),)
         new = tuple(s.unsqueeze(2) for s in memory.read_factors(sealed.state))
         leaves = (*pack(memory.cfg.checkpoint_dtype, new, memory.normalizer), *means)
-        spans = by.segments.tokens(sealed.number[:, None]) if self.store.in_pages else None
-        return type(self)(self.store.append(leaves, sealed.now.astype(np.int64), spans))
+        if sealed.host is None:
+            one = tuple(x.squeeze(axis) for x, axis in zip(leaves, self.store.axes, strict=True))
+            rows = torch.arange(len(sealed.number), device=sealed.number.device)
+            return type(self)(self.store.put(rows, sealed.number, one, sealed.now, inplace=True))
+        number, now = sealed.host
+        spans = by.segments.tokens(number[:, None]) if self.store.in_pages else None
+        return type(self)(self.store.append(leaves, now.astype(np.int64), spans))
 
     def roomy(self, budget: int) -> Self:
         """See Bank."""

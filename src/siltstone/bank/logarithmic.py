@@ -207,20 +207,21 @@ class LogarithmicBank(PlacesBank):
         memory, bank = by.memory, dataclasses.replace(self, factors=unpack(self.factors, by.dtype))._seal(by, sealed)
         bank = dataclasses.replace(bank, factors=pack(memory.cfg.checkpoint_dtype, bank.factors, memory.normalizer))
         if bank.log_decays is not None:
-            online = keep(by.host(sealed.now), torch.zeros_like(bank.log_decays.online), bank.log_decays.online)
+            online = keep(sealed.now, torch.zeros_like(bank.log_decays.online), bank.log_decays.online)
             bank = dataclasses.replace(bank, log_decays=LogDecays(bank.log_decays.spans, online))
         return bank
 
     def _seal(self, call: Sealer, sealed: Sealed) -> Self:
         """Seal one more segment in some rows."""
-        number, now, state, sums = sealed.number, sealed.now, sealed.state, sealed.sums
-        merged = np.array([(~int(n) & (int(n) + 1)).bit_length() - 1 for n in number], np.int64)
-        bank = self.grown(int(np.where(now, merged + 1, 0).max()))
-        slot = np.arange(bank.width)[None]
-        here = call.host((slot == merged[:, None]) & now[:, None])
-        source = call.host(merged)
-
-        below = call.host((slot < merged[:, None]) & now[:, None])
+        now, state, sums = sealed.now[:, None], sealed.state, sealed.sums
+        bank, most = self, self.width - 1
+        if sealed.host is not None:
+            joined = [trailing_ones(int(n)) for n, here in zip(*sealed.host, strict=True) if here]
+            most = max(joined, default=0)
+            bank = self.grown(most + 1 if joined else 0)
+        slot = torch.arange(bank.width, device=now.device)
+        source = ((sealed.number[:, None] >> slot) & 1).cumprod(1).sum(1)  # levels that are merged: the number's trailing ones
+        here, below = (slot == source[:, None]) & now, (slot < source[:, None]) & now
 
         def put(old: Tensor, new: Tensor, axis: int) -> Tensor:
             shape = [1] * old.dim()
@@ -238,7 +239,6 @@ class LogarithmicBank(PlacesBank):
             block = type(state)(**{n: pick(getattr(state, n), getattr(span_states, n)) for n in vars(state)})
             span_states = type(state)(**{n: put(getattr(span_states, n), getattr(block, n), 1) for n in vars(state)})
         matrices, log_decays = call.memory.read_factors(block), bank.log_decays
-        most = int(np.where(now, merged, 0).max(initial=0))
 
         def at(folded: list[Tensor]) -> Tensor:
             """Selects, for each row, the result after its own number of merged levels (0, 1, 2, ...)."""
@@ -264,6 +264,11 @@ class LogarithmicBank(PlacesBank):
                 folded.append(both.unflatten(1, (-1, 2)).sum(2))
             total = put(bank.sums, at(folded), 1)
         return type(self)(factors, total, span_states, log_decays)
+
+
+def trailing_ones(number: int) -> int:
+    """Of its binary digits."""
+    return (~number & (number + 1)).bit_length() - 1
 
 
 def _bits(number: np.ndarray) -> int:

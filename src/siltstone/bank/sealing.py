@@ -19,13 +19,27 @@ from ..state.tree import State
 
 @dataclass
 class Sealed:
-    """States sealed at once: the rows `now` bool [R], which had sealed `number` [R] segments before, seal the online
-    memory `state` [R, ...] with its sums of routing keys [R, J, U] (None: no routing)."""
+    """States sealed at once: the rows `now` bool [R], which had sealed `number` int64 [R] segments before, seal the online memory
+    `state` [R, ...].
 
-    number: np.ndarray
-    now: np.ndarray
+    sums, writes   the segment's sums of routing keys [R, J, U] and their numbers of writes int64 [R, J]; None: no routing
+    host           `number` and `now` as the host knows them; None: it does not, and there is room for every row to seal
+    """
+
+    number: Tensor
+    now: Tensor
     state: State
     sums: Tensor | None
+    writes: Tensor | None
+    host: tuple[np.ndarray, np.ndarray] | None
+
+    @classmethod
+    def known(cls, by: Sealer, number: np.ndarray, now: np.ndarray, state: State, sums: Tensor | None) -> Sealed:
+        """From the numbers of the host."""
+        writes = None
+        if sums is not None and by.router is not None:
+            writes = by.host(by.segments.writes(number[:, None], by.router.block, by.router.blocks)[:, 0])
+        return cls(by.host(number), by.host(now), state, sums, writes, (number, now))
 
 
 class Sealer(Protocol):
@@ -112,7 +126,7 @@ class Sealing:
         schedule = self.schedule
         if not schedule.dropped:
             return None
-        return Sealed(schedule.sealed0, np.ones_like(schedule.sealed0, bool), self.before, self.sum_before)
+        return Sealed.known(self, schedule.sealed0, np.ones_like(schedule.sealed0, bool), self.before, self.sum_before)
 
     def after(self, j: int) -> Sealed | None:
         """What is sealed after segment chunk j, or None."""
@@ -120,7 +134,7 @@ class Sealing:
         if not now.any():
             return None
         number, sums = np.ascontiguousarray(schedule.seen[:, j]), None if self.sums is None else self.sums[:, j]
-        return Sealed(number, now, self.ends.map(lambda x: x[:, j]), sums)
+        return Sealed.known(self, number, now, self.ends.map(lambda x: x[:, j]), sums)
 
     @cached_property
     def log_decay(self) -> Tensor:

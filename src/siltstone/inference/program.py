@@ -37,7 +37,7 @@ Wait = Literal["none", "first", "all"]
 Key = tuple[Any, ...]  # rows, dtype, threads, and the room of each layer
 
 
-class _Place:
+class Place:
     """Stands for a leaf in the tree of a state; axes: those of a store."""
 
     def __init__(self, leaf: Any):
@@ -243,7 +243,7 @@ class CompiledStep:
             if isinstance(other, Group) and other.like(group) and tuple(rest) == shape:
                 program(*_arguments(group, x, ready))
                 return program
-        trees = [layer.map(_Place) for layer in layers]
+        trees = [layer.map(Place) for layer in layers]
         program = self._compile(body(trees, group.geometries, x.dtype))
         program(*_arguments(group, x, ready))
         self._programs[group, *shape] = program

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..bank.base import Bank
 from ..bank.codec import unpack
-from ..bank.sealing import RowSealer, Sealed
+from ..bank.sealing import RowSealer, Sealed, Sealer
 from ..bank.view import View
 from ..cache.base import ReadWeights, Router, RouterScores
 from ..ops import bank_read
@@ -32,11 +32,16 @@ def seal(mixer: Parts, state: LayerState, by: StepSchedule) -> LayerState:
         return state
     first = next(x for _, x in online.leaves())
     sealer = RowSealer(memory, mixer.router, mixer.budget, by.segments, first.dtype, first.device)
-    bank = state.bank.seal(sealer, Sealed(by.sealed, by.seals, online, state.summary))
-    now = sealer.host(by.seals)
+    return sealed(mixer, state, sealer, Sealed.known(sealer, by.sealed, by.seals, online, state.summary))
+
+
+def sealed(mixer: Parts, state: LayerState, by: Sealer, what: Sealed) -> LayerState:
+    """The state of rows of which some seal what their memory holds, and begin a segment."""
+    assert state.bank is not None
+    bank, online = state.bank.seal(by, what), state.online
     if mixer.cfg.start == "restart":
-        online = kept(now, memory.init(len(first)), online)
-    summary = None if state.summary is None else keep(now, torch.zeros_like(state.summary), state.summary)
+        online = kept(what.now, mixer.memory.init(len(what.now)), online)
+    summary = None if state.summary is None else keep(what.now, torch.zeros_like(state.summary), state.summary)
     return replace(state, bank=bank, online=online, summary=summary)
 
 

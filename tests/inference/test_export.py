@@ -1,0 +1,67 @@
+"""Exported programs with explicit state do what `LM.step` does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import siltstone as st
+from siltstone.inference.export import Call, exported
+from siltstone.inference.program import flatten
+
+from ..contract.common import close, generic
+
+VOCAB = 20
+CASES: dict[str, dict[str, Any]] = {
+    "logarithmic": dict(),
+    "carry": dict(start="carry", cache="sparse", router="subblock:2", top_k=2),
+    "constant": dict(segments="constant", cache="sparse", router="subblock:2", top_k=2),
+    "budget": dict(segments="constant", max_checkpoints=3, evict="merge", cache="gated", gate="softmax"),
+    "hybrid": dict(segments="constant", pattern="ma", sinks=2, short_conv=3),
+    "rule without decay": dict(memory="delta"),
+}
+
+
+def model_of(preset: str, **keys: Any) -> st.LM:
+    small = dict(depth=2, d_model=16, heads=2, window=6, segment=8, router_dim=8)
+    idle = ("router_dim",) if keys.get("cache") in ("none", "residual") else ()
+    return generic(st.LM(st.presets.get(preset, VOCAB, **{k: v for k, v in (small | keys).items() if k not in idle}))).eval()
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own
+def test_step_and_seal_with_the_state_in_and_out(case: str) -> None:
+    """Two rows of different ages, over several seals."""
+    model = model_of("nano", **CASES[case])
+    text = torch.randint(VOCAB, (2, 60), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        state = st.LM.init_state(model, 2)
+        _, state = model(text[:, :21], state, mask=torch.arange(21) < torch.tensor([[21], [13]]))
+        programs = exported(model, state)
+        step, seal = programs.step.module(), None if programs.seal is None else programs.seal.module()
+        tensors, seals = flatten(Call(model, state).layers), 0
+        assert len(programs.names) == len(tensors)
+        for ids in text[:, 21:51].unbind(1):
+            call = Call(model, state)
+            number, now, writes, _ = call.seal()
+            if seal is not None and any(x is not None and bool(x.any()) for x in now):
+                tensors, seals = seal(number, now, writes, tensors), seals + 1
+            logits, tensors = step(*call.step(ids)[:-1], tensors)
+            want, state = model.step(ids, state)
+            close(logits, want)
+        assert seals > 3
+
+
+@pytest.mark.parametrize("preset", st.presets.names())
+def test_every_preset_is_exported_without_wider_numbers(preset: str) -> None:
+    """In float32 there is no float64, and no number is read back."""
+    model = model_of(preset).float()
+    programs = exported(model, model.init_state(1))
+    assert programs.seal is not None
+    for program in (programs.step, programs.seal):
+        for node in program.graph.nodes:
+            value = node.meta.get("val")
+            assert not isinstance(value, torch.Tensor) or value.dtype != torch.float64, node
+            assert "_local_scalar_dense" not in str(node.target)
