@@ -50,6 +50,7 @@ class RouterScores:
     age          gives [R, Q or 1, N] segments from a checkpoint's last to the online one: 1 for the newest
     newest_last  checkpoints stand in order of time
     static       no number may be read back from the device
+    every        the policy reads all of them: it need not choose
     """
 
     scores: Tensor
@@ -58,6 +59,7 @@ class RouterScores:
     age: Callable[[], Tensor] | None = None
     newest_last: bool = True
     static: bool = False
+    every: bool = False
 
     def at(self, index: Tensor) -> RouterScores:
         """The scores of the checkpoints at index [R, Q, k]."""

@@ -49,7 +49,13 @@ def _together(mixer: Parts, own: Tensor, z: Tensor, view: View, route: Routing |
         return own
     if route is None:
         return own + z @ _sums(view).to(z.dtype)
-    return (_picked if mixer.cache.sparse else _gated)(mixer, own, z, view, route)
+    picks = mixer.cache.sparse and not _every(mixer, view)
+    return (_picked if picks else _gated)(mixer, own, z, view, route)
+
+
+def _every(mixer: Parts, view: View) -> bool:
+    """Whether `top_k` covers all checkpoints, and reading them all at once costs less than sorting the pairs."""
+    return view.number <= mixer.cfg.top_k and mixer.memory.read_is_linear
 
 
 def _led(mixer: Parts, view: View, route: Routing | None, j: int) -> None:
@@ -105,7 +111,8 @@ def _mix(mixer: Parts, view: View, route: Routing | None, segment_chunk: slice |
         scores = route.lead.router.scores(route.u[:, segment_chunk], view.summary, view.empty)
         hidden = None if view.hidden is None else view.hidden.unsqueeze(1)
         own = None if route.online is None else route.online[:, segment_chunk]
-        return mixer.cache.mix(router, RouterScores(scores, own, hidden, view.age, view.newest_last))
+        every = _every(mixer, view)
+        return mixer.cache.mix(router, RouterScores(scores, own, hidden, view.age, view.newest_last, every=every))
     assert view.seen is not None
     u, seen = route.u[:, segment_chunk], view.seen[:, segment_chunk]
     width = int(seen.max())
@@ -119,7 +126,8 @@ def _mix(mixer: Parts, view: View, route: Routing | None, segment_chunk: slice |
         return torch.from_numpy(seen.reshape(-1, 1, 1) - np.arange(width)).to(u.device)
 
     own = None if route.online is None else route.online[:, segment_chunk].flatten(0, 1)
-    return mixer.cache.mix(router, RouterScores(scores.unflatten(1, u.shape[1:3]).flatten(0, 1), own, hidden, age))
+    scores, every = scores.unflatten(1, u.shape[1:3]).flatten(0, 1), _every(mixer, view)
+    return mixer.cache.mix(router, RouterScores(scores, own, hidden, age, every=every))
 
 
 def _added(found: Tensor, gate: Tensor | None, own: Tensor) -> Tensor:
