@@ -13,6 +13,17 @@ from siltstone.config import registry
 MOST = 44  # characters of one parameter
 RULES = [cls.name for cls in registry.members("memory").values()]
 APART = ("house", "examples")  # documents, pictures, the timing of commands, the shape of the source
+LONG = (
+    "torture",
+    "house",
+    "examples",
+    "demo",
+    "doctor",
+    "train",
+    "cli",
+    "tools",
+    "inference",
+)  # rooms with tests of many seconds
 # Keys whose values say which key they are of.
 NAMED = {"memory", "cache", "compress", "segments", "start", "pattern", "gate", "router", "position", "evict"}
 

@@ -24,7 +24,7 @@ from siltstone.report.svg import Line, picture, plot
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 ROWS, CONTEXTS = (1, 16, 64), (1024, 4096, 16384, 65536, 131072)
-MOST = 6e9  # bytes of state in one cell
+MOST = 2.5e9  # bytes of state in one cell
 
 
 def measured(threads: int, rounds: int) -> dict[str, Any]:

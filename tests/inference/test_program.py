@@ -45,7 +45,7 @@ def same(got: tuple[torch.Tensor, LMState], want: tuple[torch.Tensor, LMState], 
             assert x.equal(y), name
 
 
-@pytest.mark.parametrize("case", CASES if FACTOR > 1 else CHOSEN[:: max(1, len(CHOSEN) // 14)])
+@pytest.mark.parametrize("case", CASES if FACTOR > 1 else CHOSEN[:: max(1, len(CHOSEN) // 8)])
 def test_a_program_does_what_a_step_does(case: Case) -> None:
     """Rows of four ages, some of them inactive."""
     model, draw = model_of(case.cfg), random.Random(0)
@@ -84,20 +84,20 @@ def grown(program: CompiledStep, model: st.LM, tokens: int, rows: int = 1) -> tu
     return state, other
 
 
-@pytest.mark.parametrize("pattern", ["m", "mwa", "ma"])
+@pytest.mark.parametrize("pattern", ["m", "mwa"])
 def test_programs_are_made_once_for_a_room(pattern: str) -> None:
     """Blocks of one configuration share programs; a bank of 64 places, or a cache of 64 tokens, is doubled when it is full."""
-    model = model_of(SMALL | dict(cache="sparse", top_k=2), depth=2 * len(pattern), pattern=pattern)
+    model = model_of(SMALL | dict(cache="sparse", top_k=2, segment=2), depth=len(pattern) + 1, pattern=pattern)
     program = CompiledStep(model, wait="all", backend="eager")
     with torch.no_grad():
         grown(program, model, 63)
         assert program.compiled == len(set(pattern))
         grown(program, model, 70)
-        assert program.compiled == len(set(pattern)) + ("a" in pattern)  # 64 tokens are in the cache, 17 segments in the bank
-        grown(program, model, 4 * 64 + 12)
-        assert program.compiled == {"m": 2, "mwa": 7, "ma": 6}[pattern]
+        assert program.compiled == len(set(pattern)) + ("a" in pattern)  # 64 tokens are in the cache, 33 segments in the bank
+        grown(program, model, 2 * 64 + 8)
+        assert program.compiled == {"m": 2, "mwa": 6}[pattern]
         grown(program, model, 20, rows=4)
-        assert program.compiled == {"m": 3, "mwa": 10, "ma": 8}[pattern]
+        assert program.compiled == {"m": 3, "mwa": 9}[pattern]
         before = program.compiled
         grown(program, model, 5, rows=3)  # no programs for this number of rows
         assert program.compiled == before

@@ -27,7 +27,6 @@ from torch.export import ExportedProgram, export
 from ..bank.sealing import RowSealer, Sealed
 from ..layers import step as layer_step
 from ..layers.context import StepContext
-from ..layers.parts import LayerState
 from ..layers.state import MixState
 from ..models.lm import LM
 from ..models.step import prepare
@@ -73,16 +72,16 @@ class Step(nn.Module):
 class Seal(nn.Module):
     """The seals of all layers that keep checkpoints."""
 
-    def __init__(self, model: LM, trees: list[MixState]):
+    def __init__(self, model: LM, trees: list[Any], keeps: list[bool]):
         super().__init__()
-        self.model, self._trees = model, trees
+        self.model, self._trees, self._keeps = model, trees, keeps
 
     def forward(self, number: list[Any], now: list[Any], writes: list[Any], state: list[Tensor]) -> list[Tensor]:
         """See the module."""
-        each, after = iter(state), []
-        for block, tree, *given in zip(_blocks(self.model), self._trees, number, now, writes, strict=True):
-            layer = rebuilt(tree, each)
-            if isinstance(layer, LayerState) and layer.bank is not None:
+        each, after, layers = iter(state), [], zip(_blocks(self.model), self._trees, self._keeps, strict=True)
+        for (block, tree, keeps), *given in zip(layers, number, now, writes, strict=True):
+            layer: Any = rebuilt(tree, each)
+            if keeps:
                 mixer, (count, here, wrote) = block.mix, given
                 first = next(x for _, x in layer.online.leaves())
                 nothing = Segments(1, np.zeros(len(count), np.int64), (), 0, 1, ())
@@ -98,8 +97,9 @@ def exported(model: LM, state: LMState) -> Exported:
         call, ids = Call(model, state), torch.zeros(len(state), dtype=torch.long, device=model.like.device)
         model.step(ids, state)  # fills tables of constants, which a tracer cannot make
         step = export(Step(model, call.trees), call.step(ids), strict=False)
-        seals = any(isinstance(layer, LayerState) and layer.bank is not None for layer in call.layers)
-        seal = export(Seal(model, call.trees), call.seal(np.ones(len(state), bool)), strict=False) if seals else None
+        seal = None
+        if any(call.keeps):
+            seal = export(Seal(model, call.trees, call.keeps), call.seal(np.ones(len(state), bool)), strict=False)
     return Exported(step, seal, call.names)
 
 
@@ -111,6 +111,7 @@ class Call:
         self.mixers = [block.mix for block in _blocks(model)]
         layers = zip(state.layers, self.mixers, strict=True)
         self.layers = [layer.flat().roomy(mixer) for layer, mixer in layers]
+        self.keeps = [layer.checkpoints() is not None for layer in self.layers]
         self.trees = [layer.map(Place) for layer in self.layers]
         self.names = [name for i, layer in enumerate(self.layers) for name in _names(i, layer)]
 
@@ -127,13 +128,12 @@ class Call:
 
     def seal(self, now: np.ndarray | None = None) -> tuple[Any, ...]:
         """The arguments of `seal`; now: rows that seal (None: those that do with their next token)."""
-        each = [self._sealed(mixer, layer, now) for mixer, layer in zip(self.mixers, self.layers, strict=True)]
+        layers = zip(self.mixers, self.layers, self.keeps, strict=True)
+        each = [self._sealed(mixer, layer, now) if keeps else (None, None, None) for mixer, layer, keeps in layers]
         number, here, writes = (list(x) for x in zip(*each, strict=True))
         return number, here, writes, flatten(self.layers)
 
-    def _sealed(self, mixer: Any, layer: MixState, now: np.ndarray | None) -> tuple[Tensor | None, ...]:
-        if not isinstance(layer, LayerState) or layer.bank is None:
-            return None, None, None
+    def _sealed(self, mixer: Any, layer: Any, now: np.ndarray | None) -> tuple[Tensor | None, ...]:
         by = StepSchedule(mixer.geo, self.state.positions, np.ones(len(self.state), bool))
         sealer = RowSealer(mixer.memory, mixer.router, mixer.budget, by.segments, torch.float32, self.model.like.device)
         known = Sealed.known(sealer, by.sealed, by.seals if now is None else now, layer.online, layer.summary)
