@@ -38,8 +38,10 @@ def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`-m gated_delta` is all of one rule; `-m "not apart"` is the code alone. Rooms with long tests come first: at the end of a run
-    both workers have short ones left."""
+    """`-m gated_delta` is all of one rule; `-m "not apart"` is the code alone.
+
+    Long tests come first: at the end of a run both workers have short ones left.
+    """
     for item in items:
         for rule in naming.rules(item):
             item.add_marker(rule)

@@ -23,7 +23,7 @@ LONG = (
     "cli",
     "tools",
     "inference",
-)  # rooms with tests of many seconds
+)  # with tests of seconds
 # Keys whose values say which key they are of.
 NAMED = {"memory", "cache", "compress", "segments", "start", "pattern", "gate", "router", "position", "evict"}
 

@@ -15,7 +15,8 @@
     ├── BusyError              a session whose earlier call has not returned, or that     (RuntimeError)
     │                          is in a batch and was called directly
     ├── BatchFull              a batch without a free slot                                (RuntimeError)
-    ├── PoolFull               a pool of pages that has no room for another checkpoint    (MemoryError)
+    ├── OutOfMemory            no memory for a larger state                               (MemoryError)
+    │   └── PoolFull           the same, or a pool of pages is full; the state is unchanged
     ├── StorageError           the disk is full or the folder cannot be written           (OSError)
     │   ├── InUse              another session or run is writing the file
     │   ├── FileChanged        another writer replaced the file since it was read
@@ -89,8 +90,12 @@ class BatchFull(SiltstoneError, RuntimeError):
     """Every slot of a batch is taken."""
 
 
-class PoolFull(SiltstoneError, MemoryError):
-    """A pool of pages has no room for another checkpoint; the state that was to get it is unchanged."""
+class OutOfMemory(SiltstoneError, MemoryError):
+    """There is no memory for a larger state."""
+
+
+class PoolFull(OutOfMemory):
+    """There is no room for another checkpoint, in a pool of pages or in memory; the state that was to get it is unchanged."""
 
 
 class StorageError(SiltstoneError, OSError):

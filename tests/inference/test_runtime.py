@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 import siltstone as st
-from siltstone.errors import InputError, RuntimeChanged, SessionMismatch
+from siltstone.errors import InputError, PoolFull, RuntimeChanged, SessionMismatch
 from siltstone.inference import runtime as runtimes
 from siltstone.inference.program import CompiledStep
 from siltstone.layers.products import Int8Linear
+from siltstone.state import tree
 from siltstone.text import ByteTokenizer
 
 from ..models.test_streaming import Toy, ToyConfig
@@ -188,3 +189,22 @@ def test_a_batch_takes_compiled_steps() -> None:
         assert ["".join(each) for each in found] == alone
         with pytest.raises(SessionMismatch, match="runtime='int8' and the batch runtime='compiled'"):
             batch.join(st.Session(model, tok, runtime="int8"))
+
+
+def test_a_bank_that_memory_has_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled step says so before anything has changed, and goes on when there is room."""
+    model, tok = small(segments="constant"), ByteTokenizer()
+    session = st.Session(model, tok, runtime="compiled")
+    session.append(TEXT)
+    want = session.fork()
+    want.append([5])
+    with monkeypatch.context() as full:
+
+        def cat(*given: object, **more: object) -> torch.Tensor:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+        full.setattr(tree.torch, "cat", cat)
+        with pytest.raises(PoolFull, match="no memory for [0-9]+ entries .* the state is as it was"):
+            session.append([5])
+    session.append([5])
+    assert session.logits is not None and want.logits is not None and session.logits.equal(want.logits)

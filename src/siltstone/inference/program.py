@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..errors import OutOfMemory, PoolFull
 from ..layers.context import StepContext
 from ..layers.products import one_row, twin
 from ..layers.state import MixState
@@ -158,8 +159,11 @@ class CompiledStep:
         with torch.inference_mode(False), torch.no_grad():
             state, flags = enter_step(model, model.like, ids, state, *given)
             mixers = [block.mix for block in model.blocks]
-            ready = prepare(mixers, state, flags, model.like.device, inplace)
-            ready.layers = [layer.roomy(mixer) for layer, mixer in zip(ready.layers, mixers, strict=True)]
+            try:
+                ready = prepare(mixers, state, flags, model.like.device, inplace)
+                ready.layers = [layer.roomy(mixer) for layer, mixer in zip(ready.layers, mixers, strict=True)]
+            except OutOfMemory as error:
+                raise PoolFull(f"{error}; the state is as it was") from None
             x = model.embed(ids).unsqueeze(1)
             if len(x) > 1 and ready.active is None:  # one program for all rows and for some
                 ready.active = torch.ones(len(x), dtype=torch.bool, device=x.device)

@@ -9,6 +9,7 @@ Accumulated values are kept in float32 or wider in every model dtype; values tha
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -18,9 +19,12 @@ import torch
 from torch import Tensor
 
 from ..core.given import row_numbers
+from ..errors import OutOfMemory
 from ..ops.transforms import at_work
 from .claims import Claims
 from .entries import Entries, Tensors
+
+NO_MEMORY = re.compile("allocate memory|out of memory|calculation overflowed|bad_alloc")
 
 
 @dataclass
@@ -333,8 +337,20 @@ def frozen(x: Tensor) -> bool:
 
 
 def padded(x: Tensor, axis: int, room: int, used: int | None = None) -> Tensor:
-    """The first `used` entries of x along an axis (default: all), in memory for `room` entries, padded with zeros."""
+    """The first `used` entries of x along an axis (default: all), in memory for `room` entries, padded with zeros.
+
+    Raises OutOfMemory.
+    """
     used = x.shape[axis] if used is None else used
     shape = list(x.shape)
     shape[axis] = room - used
-    return torch.cat([x.narrow(axis, 0, used), x.new_zeros(shape)], axis)
+    try:
+        return torch.cat([x.narrow(axis, 0, used), x.new_zeros(shape)], axis)
+    except RuntimeError as error:
+        if not NO_MEMORY.search(str(error)):
+            raise
+        size = x.element_size() * x.numel() // max(1, x.shape[axis]) * room
+        raise OutOfMemory(
+            f"there is no memory for {room:,} entries ({size:,} bytes) of a layer's state: end other sessions, "
+            "keep fewer checkpoints (max_checkpoints, segments='logarithmic'), or round them (checkpoint_dtype)"
+        ) from None
