@@ -71,8 +71,8 @@ def prepare(mixers: Sequence[Any], state: LMState, given: Given, device: torch.d
         positions = positions.begun(begins)
     if cut is not None and (cut & there).any():
         positions = positions.cut(cut & there)
-    position = torch.from_numpy(positions.position.copy()).to(device)
-    mask = None if there.all() else torch.from_numpy(there.copy()).to(device)
+    position = torch.from_numpy(positions.position.copy()).to(device, non_blocking=True)
+    mask = None if there.all() else torch.from_numpy(there.copy()).to(device, non_blocking=True)
     longest = int(positions.position.max(initial=0)) + 1
     ready = Prepared(layers, position, mask, positions.moved(there), plain, longest)
     schedules: dict[Timing, StepSchedule] = {}
@@ -87,5 +87,5 @@ def prepare(mixers: Sequence[Any], state: LMState, given: Given, device: torch.d
             if hasattr(mixer, "seal"):
                 layers[i] = mixer.seal(layers[i], by)
                 none = mixer.empty(by)
-        ready.empty.append(none if none is None else torch.from_numpy(none).to(device))
+        ready.empty.append(none if none is None else torch.from_numpy(none).to(device, non_blocking=True))
     return ready

@@ -60,7 +60,7 @@ class StepSchedule:
 
     def tensors(self, device: torch.device) -> Tensor:
         """int64 [3, B]: number, opened, phase."""
-        return torch.from_numpy(np.stack([self.number, self.opened, self.phase])).to(device)
+        return torch.from_numpy(np.stack([self.number, self.opened, self.phase])).to(device, non_blocking=True)
 
 
 @dataclass
