@@ -1,4 +1,4 @@
-"""What a machine with a GPU runs: equality of calls and steps, prefill, and decoding of 32 rows, beside a transformer of equal size.
+"""What a machine with a GPU runs: equality of calls and steps, prefill, and decoding of 32 rows, beside a transformer.
 
     python tools/gpu.py [--quick] [--out FILE]
 
