@@ -23,9 +23,9 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -46,8 +46,7 @@ STEEP = {"mlstm": 4.0}  # scale of exponential gates, which initially hardly exc
 UNITS = {"mlstm": 1}  # last columns of a checkpoint that hold the unit of the others, not a number of the state
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """One layer that reads both rows."""
 
     rule: str

@@ -59,15 +59,16 @@ class Task(ABC):
 
 
 class TokenTask(Task):
-    """A task on ids of its own. A model must be trained on it."""
+    """A task on ids of its own. A model must be trained on it. marks: ids besides the `symbols` of its options."""
 
     kind = "token"
     levels = (64, 128, 256)
+    marks: ClassVar[int] = 0
 
     @property
-    @abstractmethod
     def vocab_size(self) -> int:
-        """Number of ids."""
+        """Number of ids: `symbols` of the options, and the task's `marks`."""
+        return self.options.symbols + self.marks
 
     @abstractmethod
     def batch(self, rows: int, length: int, by: np.random.Generator) -> TokenBatch:

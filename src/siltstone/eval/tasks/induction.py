@@ -22,10 +22,7 @@ class Induction(TokenTask):
     name = "induction"
     Options = InductionOptions
     chance = "1 / symbols"
-
-    @property
-    def vocab_size(self) -> int:
-        return self.options.symbols + 1
+    marks = 1
 
     def batch(self, rows: int, length: int, by: np.random.Generator) -> TokenBatch:
         room(self.name, length, 4)

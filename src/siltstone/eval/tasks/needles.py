@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -99,58 +99,15 @@ def unique(by: np.random.Generator) -> str:
     return str(uuid.UUID(bytes=by.bytes(16), version=4))
 
 
-class Single1(Needles):
-    """One number, in noise that repeats."""
-
-    name = "niah_single_1"
-    hay = "noise"
+def _needles(name: str, about: str, **settings: Any) -> type[Needles]:
+    return type(name, (Needles,), {"name": f"niah_{name}", "__doc__": about, "__module__": __name__} | settings)
 
 
-class Single2(Needles):
-    """One number, in prose."""
-
-    name = "niah_single_2"
-
-
-class Single3(Needles):
-    """One UUID, in prose."""
-
-    name = "niah_single_3"
-    ids = (False, True)
-
-
-class MultiKey1(Needles):
-    """Four needles in prose, one of them asked."""
-
-    name = "niah_multikey_1"
-    keys = 4
-
-
-class MultiKey2(Needles):
-    """One needle among needles."""
-
-    name = "niah_multikey_2"
-    hay = "needles"
-
-
-class MultiKey3(Needles):
-    """One needle among needles; keys and values are UUIDs."""
-
-    name = "niah_multikey_3"
-    hay = "needles"
-    ids = (True, True)
-
-
-class MultiValue(Needles):
-    """Four values of one key, in prose."""
-
-    name = "niah_multivalue"
-    values = 4
-
-
-class MultiQuery(Needles):
-    """Four needles in prose, all asked in one question."""
-
-    name = "niah_multiquery"
-    keys = 4
-    asked = 4
+Single1 = _needles("single_1", "One number, in noise that repeats.", hay="noise")
+Single2 = _needles("single_2", "One number, in prose.")
+Single3 = _needles("single_3", "One UUID, in prose.", ids=(False, True))
+MultiKey1 = _needles("multikey_1", "Four needles in prose, one of them asked.", keys=4)
+MultiKey2 = _needles("multikey_2", "One needle among needles.", hay="needles")
+MultiKey3 = _needles("multikey_3", "One needle among needles; keys and values are UUIDs.", hay="needles", ids=(True, True))
+MultiValue = _needles("multivalue", "Four values of one key, in prose.", values=4)
+MultiQuery = _needles("multiquery", "Four needles in prose, all asked in one question.", keys=4, asked=4)

@@ -25,10 +25,7 @@ class SelectiveCopy(TokenTask):
     name = "selective_copy"
     Options = CopyOptions
     chance = "1 / symbols"
-
-    @property
-    def vocab_size(self) -> int:
-        return self.options.symbols + 2
+    marks = 2
 
     def batch(self, rows: int, length: int, by: np.random.Generator) -> TokenBatch:
         count = self.options.count

@@ -159,41 +159,19 @@ class Stories(TextTask):
         ]
 
 
-class QA1(Stories):
-    """One supporting fact."""
-
-    name = "babilong_qa1"
-    make = staticmethod(one_fact)
-    chance = "1 / 6"
-
-
-class QA2(Stories):
-    """Two supporting facts."""
-
-    name = "babilong_qa2"
-    make = staticmethod(two_facts)
-    chance = "1 / 6"
+def _stories(number: int, about: str, make: Callable[..., Story], chance: str = "1 / 6") -> type[Stories]:
+    more = {
+        "name": f"babilong_qa{number}",
+        "make": staticmethod(make),
+        "chance": chance,
+        "__doc__": about,
+        "__module__": __name__,
+    }
+    return type(f"QA{number}", (Stories,), more)
 
 
-class QA3(Stories):
-    """Three supporting facts."""
-
-    name = "babilong_qa3"
-    make = staticmethod(three_facts)
-    chance = "1 / 6"
-
-
-class QA4(Stories):
-    """Relations of two arguments."""
-
-    name = "babilong_qa4"
-    make = staticmethod(two_arguments)
-    chance = "1 / 6"
-
-
-class QA5(Stories):
-    """Relations of three arguments."""
-
-    name = "babilong_qa5"
-    make = staticmethod(three_arguments)
-    chance = "about 1 / 4"
+QA1 = _stories(1, "One supporting fact.", one_fact)
+QA2 = _stories(2, "Two supporting facts.", two_facts)
+QA3 = _stories(3, "Three supporting facts.", three_facts)
+QA4 = _stories(4, "Relations of two arguments.", two_arguments)
+QA5 = _stories(5, "Relations of three arguments.", three_arguments, "about 1 / 4")
