@@ -23,7 +23,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -134,7 +133,7 @@ def soak(run: Run, tokens: int, step: Callable[[int], None] = lambda n: None) ->
         alive = lost[row] is None
         growth = float(peaks[1, row] / peaks[0, row].clamp(min=1e-30)) if alive else None
         found.append(
-            asdict(run)
+            run._asdict()
             | {"input": name, "tokens": tokens, "lost": lost[row], "largest": float(peaks[1, row]) if alive else None}
             | {"growth": growth, "apart": float(off[row]) if alive and off is not None else None}
         )
@@ -220,7 +219,7 @@ def main(words: list[str] | None = None) -> int:
         whole = progress.add_task("soak", total=len(todo) * args.tokens)
         for n, run in enumerate(todo):
             progress.update(whole, description=run.name, completed=n * args.tokens)
-            if not any(asdict(run).items() <= row.items() for row in found["rows"]):
+            if not any(run._asdict().items() <= row.items() for row in found["rows"]):
                 found["rows"] += soak(run, args.tokens, lambda n: progress.advance(whole, n))
                 write_json(path, found)
     place = {run.name: i for i, run in enumerate(runs())}
