@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, silu
 
+from .blocks import BlocksRow
 from .layer import Row
 from .rule import rms
 from .window import Config, Weights
@@ -46,6 +47,11 @@ def block_configs(cfg: Config) -> list[Config]:
     return configs
 
 
+def new_row(cfg: Config, w: Weights, phase: int, kind: str) -> Row:
+    """The row of a layer; one with blocks has them in place of a memory."""
+    return BlocksRow(cfg, w) if kind == "memory" and cfg["cache"] == "blocks" else Row(cfg, w, phase, kind)
+
+
 class Reader:
     """One row of the model's state."""
 
@@ -55,7 +61,7 @@ class Reader:
         kinds = [KINDS[pattern[i % len(pattern)]] for i in range(cfg["depth"])]
         self.blocks = [below(w, f"blocks.{i}.") for i in range(cfg["depth"])]
         made = zip(block_configs(cfg), self.blocks, kinds, strict=True)
-        self.rows = [Row(layer, below(b, "mix."), phase, kind) for layer, b, kind in made]
+        self.rows = [new_row(layer, below(b, "mix."), phase, kind) for layer, b, kind in made]
         lead = None
         for row in self.rows:
             if row.kind == "memory" and row.cfg["cache"] in ("gated", "soup", "sparse"):

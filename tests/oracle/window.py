@@ -95,38 +95,46 @@ def distance_to(cfg: Config, t: int, j: int, is_sink: bool) -> int:
     return min(t, cfg["window"] + every(cfg) - 2 + cfg["sinks"]) - j
 
 
-def attend(
-    cfg: Config, w: Weights, x_D: Tensor, t: int, sinks: list[Token], others: list[Token], stored: Sequence[Token] = ()
-) -> Tensor:
-    """softmax(<R(distance) q_t, k_j> / sqrt(K) - slope distance) v_j over sinks and other visible tokens, t among them -> [H, V].
+def project(cfg: Config, w: Weights, x_D: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Query [H, K], key [J, K] and value [J, V] of a token, not rotated.
 
-    Stored tokens are seen where the last sink is seen (or would be, the token just before those that are no sinks).
-    `window.qkv.weight` [H*K + J*K + J*V, D] holds the three projections, in this order, each head-major; head h of the
-    queries looks at head h // (H / J) of the keys and values. One of R(distance) and slope is there, or none.
+    `window.qkv.weight` [H*K + J*K + J*V, D] holds the three projections, in this order, each head-major.
     """
     H, K, V = sizes(cfg)
     J = cfg.get("kv_heads") or H
     to_q, to_k, to_v = w["window.qkv.weight"].split([H * K, J * K, J * V])
     bias = w.get("window.qkv.bias", x_D.new_zeros(H * K + J * K + J * V))
     add_q, add_k, add_v = bias.split([H * K, J * K, J * V])
-    eps, together = cfg.get("qk_norm_eps", 1e-6), cfg.get("qk_norm") == "all"
-    q_HK = (to_q @ x_D + add_q).view(H, K)
+    q_HK, k_JK = (to_q @ x_D + add_q).view(H, K), (to_k @ x_D + add_k).view(J, K)
     if cfg.get("qk_norm"):
-        q_HK = normed(q_HK, w["window.q_norm"], eps, together)
+        eps, together = cfg.get("qk_norm_eps", 1e-6), cfg["qk_norm"] == "all"
+        q_HK, k_JK = normed(q_HK, w["window.q_norm"], eps, together), normed(k_JK, w["window.k_norm"], eps, together)
+    return q_HK, k_JK, (to_v @ x_D + add_v).view(J, V)
+
+
+def attend(
+    cfg: Config, w: Weights, x_D: Tensor, t: int, sinks: list[Token], others: list[Token], stored: Sequence[Token] = ()
+) -> Tensor:
+    """softmax(<R(distance) q_t, k_j> / sqrt(K) - slope distance) v_j over sinks and other visible tokens, t among them -> [H, V].
+
+    Stored tokens are seen where the last sink is seen (or would be, the token just before those that are no sinks).
+    Head h of the queries looks at head h // (H / J) of the keys and values. One of R(distance) and slope is there, or none.
+    """
+    H, K, V = sizes(cfg)
+    J = cfg.get("kv_heads") or H
+    q_HK, _, _ = project(cfg, w, x_D)
     logits, values = [], []
     for kind, tokens in (("sink", sinks), ("stored", stored), ("other", others)):
         for j, x_j in tokens:
             place = cfg["sinks"] - 1 if kind == "stored" else j
-            distance, k_JK = distance_to(cfg, t, place, kind != "other"), (to_k @ x_j + add_k).view(J, K)
-            if cfg.get("qk_norm"):
-                k_JK = normed(k_JK, w["window.k_norm"], eps, together)
+            distance = distance_to(cfg, t, place, kind != "other")
+            _, k_JK, v_JV = project(cfg, w, x_j)
             k_HK = torch.stack([k_JK[h // (H // J)] for h in range(H)])
             turned = rotate(q_HK, distance, cfg) if cfg["position"] == "rope" else q_HK
             logit_H = (turned * k_HK).sum(-1) / math.sqrt(K) * sharper(cfg)
             if cfg["position"] == "alibi":
                 logit_H = logit_H - torch.tensor([slope(h, H) * distance for h in range(H)], dtype=x_D.dtype)
             logits.append(logit_H)
-            v_JV = (to_v @ x_j + add_v).view(J, V)
             values.append(torch.stack([v_JV[h // (H // J)] for h in range(H)]))
     if not logits:
         return x_D.new_zeros(H, V)
