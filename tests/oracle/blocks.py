@@ -1,8 +1,9 @@
 """cache="blocks": exact attention to blocks of earlier tokens, chosen for each head of keys; nothing is compressed.
 
-Tokens that leave the window are pending; every `segment` of them are sealed as a block. The choice is renewed before a token is
-read whose position is divisible by `route_every`, among the blocks sealed by then. A block sealed later is seen whole until the
-next renewal, as if it were still pending: no token is hidden before it could be chosen.
+Tokens that leave the window are pending; every `segment` of them are sealed as a block. The choice is renewed with each token
+whose position (the tokens read before it) is divisible by `route_every`: after it entered the window, before it asks, among the
+blocks sealed by then, by the queries of the tokens before it. A block sealed later is seen whole until the next renewal, as if
+it were still pending: no token is hidden before it could be chosen.
 """
 
 from __future__ import annotations
@@ -93,9 +94,9 @@ class BlocksRow(Row):
 
     def read(self, q_HK: Tensor, k_JK: Tensor, v_JV: Tensor) -> Tensor:
         """The next token, given as query, key and value -> [H, V]."""
+        self.keep((k_JK, v_JV))
         if self.t % self.cfg["cache_options"]["route_every"] == 0:
             self.renew()
-        self.keep((k_JK, v_JV))
         self.masses = [*self.masses, self.mass(q_HK.detach())][-self.cfg["cache_options"]["router_queries"] :]
         self.t += 1
         return self.attended(q_HK)

@@ -61,7 +61,7 @@ def test_the_last_token_is_torchs_attention_over_its_buffer(keys: Config) -> Non
     kv = [project(cfg, w, x_D)[1:] for x_D in [*stream(39), last]]
     q_HK, _, _ = project(cfg, w, last)
     H, J, sinks = cfg["heads"], cfg.get("kv_heads") or cfg["heads"], cfg["sinks"]
-    offered = (39 - sinks - 3) // 4  # the token at position 39 = 13 * 3 begins with a renewal
+    offered = (40 - sinks - 3) // 4  # at position 39 = 13 * 3 the choice is renewed
     heads = []
     for h in range(H):
         j = h // (H // J)
@@ -81,8 +81,8 @@ def test_which_tokens_are_where_is_the_closed_form(sinks: int, window: int, segm
     row = BlocksRow(cfg, {})
     for t in range(31):
         row.read(torch.zeros(2, 4), torch.zeros(2, 4), torch.full((2, 4), float(t)))
-        renewed = t - t % every  # tokens read before the last renewal
-        assert row.offered == max(0, renewed - sinks - window) // segment
+        renewed = t - t % every  # the token of the last renewal
+        assert row.offered == max(0, renewed + 1 - sinks - window) // segment
         assert len(row.sealed) == max(0, t + 1 - sinks - window) // segment
         for j in range(2):
             assert [int(v_JV[j, 0]) for _, v_JV in row.buffer(j)] == list(range(t + 1))
