@@ -57,7 +57,7 @@ class BlocksRow(Row):
 
     def mass(self, q_HK: Tensor) -> list[list[float]]:
         """The attention of each head's queries to the sub-block means of all blocks sealed by now, summed: [J] [blocks]."""
-        size = int(self.cfg["router"].split(":")[1])
+        size = self.cfg["segment"] if self.cfg["router"] == "mean" else int(self.cfg["router"].split(":")[1])
         masses = []
         for j in range(self.J):
             means, owner = [], []
@@ -80,14 +80,12 @@ class BlocksRow(Row):
 
     def attended(self, q_HK: Tensor) -> Tensor:
         """softmax(<R(n - 1 - i) q, k_i> / sqrt(K)) v_i over the n tokens of the buffer -> [H, V]."""
-        heads = []
+        n, heads = len(self.buffer(0)), []
+        turned = [rotate(q_HK, n - 1 - i, self.cfg) if self.cfg["position"] == "rope" else q_HK for i in range(n)]
         for h in range(self.H):
             j = h // self.group
             seen = self.buffer(j)
-            logits = []
-            for i, (k_JK, _) in enumerate(seen):
-                turned = rotate(q_HK[h], len(seen) - 1 - i, self.cfg) if self.cfg["position"] == "rope" else q_HK[h]
-                logits.append((turned * k_JK[j]).sum() / math.sqrt(self.K))
+            logits = [(turned[i][h] * k_JK[j]).sum() / math.sqrt(self.K) for i, (k_JK, _) in enumerate(seen)]
             weights_N = torch.softmax(torch.stack(logits), dim=0)
             heads.append((weights_N[:, None] * torch.stack([v_JV[j] for _, v_JV in seen])).sum(0))
         return torch.stack(heads)
