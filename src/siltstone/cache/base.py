@@ -130,6 +130,7 @@ class CachePolicy(nn.Module):
     routed   gates are computed from scores, so the layer has a `Router`
     blends   weights are blended and then read, instead of blending outputs
     sparse   `mix` selects checkpoints, and is called once for the whole call
+    exact    there is no memory: the layer attends to blocks of tokens
     """
 
     name: ClassVar[str]
@@ -138,6 +139,7 @@ class CachePolicy(nn.Module):
     routed: ClassVar[bool] = True
     blends: ClassVar[bool] = False
     sparse: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
 
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__()

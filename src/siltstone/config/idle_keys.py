@@ -61,8 +61,14 @@ _GATES = Use(
     "a cache with gates, for example cache='gated'",
 )
 POOLS = ("mean", "gated")  # weights that add up to 1 over the tokens of a write
-USES = dict.fromkeys(("router", "router_dim", "routing", "gate", "temperature", "gate_distance"), _GATES) | {
-    "top_k": Use(lambda layer: _policy(layer).sparse, "with cache={cache}, which picks no checkpoints", "cache='sparse'"),
+_SUMMARIES = Use(lambda layer: _policy(layer).routed or _policy(layer).exact, _GATES.none, _GATES.mend)
+USES = dict.fromkeys(("router_dim", "routing", "gate", "temperature", "gate_distance"), _GATES) | {
+    "router": _SUMMARIES,
+    "top_k": Use(
+        lambda layer: _policy(layer).sparse or _policy(layer).exact,
+        "with cache={cache}, which picks no checkpoints",
+        "cache='sparse'",
+    ),
     "evict": Use(lambda layer: layer.bounded, "without a budget for checkpoints", "max_checkpoints or max_bytes"),
     "checkpoint_dtype": Use(
         lambda layer: _policy(layer).keeps,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..cache.base import Router
+from ..config.layer import LayerConfig
 from ..config.model import LMConfig
 from ..errors import ConfigError
 from ..models.lm import LM
@@ -59,7 +60,17 @@ def arms(base: LMConfig, length: int) -> list[Arm]:
         Arm("sparse", sparse),
         Arm("sparse, random routing", sparse, routing="random"),
         Arm("exact", plain | {"cache": "exact"}),
+        Arm("blocks", exact | keys_of_blocks(layer) | {"kv_heads": 1}),
     ]
+
+
+def keys_of_blocks(layer: LayerConfig) -> dict[str, Any]:
+    """cache="blocks" with blocks of the layer's segments, each with routing keys of two tokens."""
+    part, most = 2 - layer.segment % 2, layer.segment
+    return {
+        "cache": "blocks", "cache_options": {"router_queries": min(8, most), "route_every": min(8, most)}, "segment": most,
+        "segments": "constant", "top_k": layer.top_k, "router": f"subblock:{part}",
+    }  # fmt: skip
 
 
 def configured(base: LMConfig, arm: Arm, length: int, match: bool = True) -> LMConfig:

@@ -13,12 +13,18 @@ from ..ops.eager import eagerly
 from ..ops.norm import RMSNorm
 from ..schedule.context import Context
 from .attention import Attention
+from .blocks import BlockAttention
 from .context import StepContext
 from .linear import linear
 from .mixer import Mixer
 from .windowed import Windowed
 
 LAYERS: dict[str, Any] = {"window": Windowed, "attention": Attention}
+
+
+def memory_layer(layer: LayerConfig, shares_routing: bool = False) -> Mixer | BlockAttention:
+    """The mixing layer of a memory block: with cache="blocks" there is no memory, and the layer attends to blocks."""
+    return BlockAttention(layer) if layer.members.cache.cls.exact else Mixer(layer, shares_routing)
 
 
 class MLP(nn.Module):
@@ -44,7 +50,7 @@ class Block(nn.Module):
         super().__init__()
         self.after = cfg.norm == "after"
         self.norm_mix = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
-        self.mix = Mixer(layer, shares_routing) if kind == "memory" else LAYERS[kind](layer)
+        self.mix = memory_layer(layer, shares_routing) if kind == "memory" else LAYERS[kind](layer)
         self.norm_mlp = RMSNorm(cfg.layer.d_model, cfg.norm_eps)
         self.mlp = MLP(cfg)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from ..config import idle_keys
 from ..config.layer import LayerConfig
 from ..errors import InputError
-from ..layers.mixer import Mixer
-from ..layers.parts import LayerState
+from ..layers.block import memory_layer
 from ..ops.eager import eagerly
 from ..ops.taking_part import taking_part
 from ..schedule.context import Context
@@ -32,7 +31,7 @@ class MemoryCaching(nn.Module):
         super().__init__()
         self.cfg = LayerConfig.from_keys({"d_model": d_model, **keys})
         idle_keys.check_layer(self.cfg)
-        self.mix = Mixer(self.cfg)
+        self.mix: Any = memory_layer(self.cfg)
 
     def init_state(self, batch: int, phase: Any = None) -> LMState:
         """The state before the first token. phase [batch]: writes by which a row's first segment is shorter than `segment`."""
@@ -51,7 +50,7 @@ class MemoryCaching(nn.Module):
             raise InputError(f"x must be a float tensor [batch, {self.cfg.d_model}], one token per row, and {given} was given")
         state, given = entry.enter_step(self, self.mix.like, x, state, active, cut, reset)
         ready = prepare([self.mix], state, given, self.mix.like.device, inplace)
-        before, context = cast(LayerState, ready.layers[0]), ready.context(self.mix.like.dtype)
+        before, context = ready.layers[0], ready.context(self.mix.like.dtype)
         y, after = self.mix.step(x.unsqueeze(1), before, context, ready.empty[0])
         return y[:, 0], LMState(ready.after, (after,), self.cfg)
 

@@ -78,6 +78,8 @@ def prepare(mixers: Sequence[Any], state: LMState, given: Given, device: torch.d
     schedules: dict[Timing, StepSchedule] = {}
     for i, mixer in enumerate(mixers):
         layers[i] = layers[i].reserved(there)
+        if hasattr(mixer, "renew"):
+            layers[i] = mixer.renew(layers[i], positions, there)
         none, geo = None, getattr(mixer, "geo", None)
         if geo is not None:
             if geo.timing not in schedules:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -39,6 +40,7 @@ class Context:
         self._segments: dict[Geometry, Segments] = {}
         self._tokens: dict[Geometry, Token | None] = {}
         self._windows: dict[tuple[Geometry, torch.dtype], WindowSchedule] = {}
+        self._made: dict[Any, Any] = {}
 
     @cached_property
     def uniform_position(self) -> int | None:
@@ -87,3 +89,9 @@ class Context:
         if (geo, dtype) not in self._windows:
             self._windows[geo, dtype] = WindowSchedule(self.packed, geo, self.device, dtype)
         return self._windows[geo, dtype]
+
+    def made(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` returned for an equal key: other schedules, for layers of one kind."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]

@@ -1,0 +1,66 @@
+"""Blocks: exact keys and values of all tokens, in blocks of `segment` tokens; a token attends to the `top_k` best of them.
+
+There is no compressed memory. A token attends, in one softmax, to sinks, chosen blocks, and the tokens since the last sealed
+block, at positions counted inside that buffer: no rotation is larger than the buffer, however long the text. A group of tokens
+begins at each multiple of `route_every`; the blocks of each key-value head are then chosen by
+
+    mass_b = sum over the `router_queries` queries before the group, the head's queries and the sub-blocks m of b of
+             softmax_m(q . mean_m / sqrt(K))
+
+over the blocks that were sealed when the query was made, in steps of 2^-12 (ties go to the latest block). mean_m is the mean of
+the keys of sub-block m, not rotated (`router="subblock:m"`). The choice carries no gradient; the keys do.
+Sources: arXiv 2502.13189 and 2406.10774 (blocks chosen by summaries of their keys), 2402.04617 (positions inside the buffer).
+State: J (K + V) for every token, and J K for every sub-block.
+Cost: `top_k * segment` more keys for the window, and the scores of all sub-blocks once in `route_every` tokens.
+
+For: exact recall from any place of a long text; pretrained decoders, whose weights it leaves as they are.
+Can: return a passage word for word at any distance; every token attended to has a place in the text.
+Cannot: keep a state of fixed size; use blocks that the routing does not find.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..config.layer import LayerConfig, whole
+from ..errors import ConfigError
+from .base import CachePolicy, ReadWeights, Router, RouterScores
+
+
+@dataclass(frozen=True)
+class BlocksOptions:
+    """router_queries: the last queries that choose; route_every: tokens between two choices."""
+
+    router_queries: int = 8
+    route_every: int = 32
+
+
+class Blocks(CachePolicy):
+    """Exact blocks of keys and values, chosen by attention mass."""
+
+    name: ClassVar[str] = "blocks"
+    Options = BlocksOptions
+    keeps: ClassVar[bool] = False
+    routed: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
+
+    @classmethod
+    def check(cls, cfg: LayerConfig, options: BlocksOptions) -> None:
+        """Requires window attention without linear biases, blocks of whole sub-blocks, and no compression."""
+        whole("cache_options router_queries", options.router_queries, 1, cfg.segment)
+        whole("cache_options route_every", options.route_every, 1)
+        for key, held, wanted in (
+            ("position", cfg.position != "alibi", "'rope' or 'none'"),
+            ("window", cfg.window >= 1, "at least 1"),
+            ("rate", cfg.every == 1, "1: blocks hold every token"),
+            ("write_delay", cfg.write_delay == "window", "'window'"),
+            ("segments", cfg.segments == "constant", "'constant'"),
+            ("rope_scaling", not cfg.rope_scaling, "unset: positions do not grow with the text"),
+        ):
+            if not held:
+                raise ConfigError(f"cache='blocks' requires {key} to be {wanted}; {key}={getattr(cfg, key)!r} was given")
+
+    def mix(self, router: Router, asked: RouterScores) -> ReadWeights:
+        """Not used: the layer attends to the blocks itself (`siltstone.layers.blocks`)."""
+        return ReadWeights()

@@ -1,0 +1,131 @@
+"""Which blocks exist, where the near tokens begin, and when blocks are chosen, for every group of tokens of a call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .packed import PackedBatch
+
+
+@dataclass(frozen=True)
+class Law:
+    """window, sinks, and `block` tokens a block; `most` blocks are chosen a head, by the last `queries` queries, once in `every`
+    tokens (a group); a routing key covers `part` tokens.
+
+    The functions take the position of a group's first token: numpy or tensors, int64.
+    """
+
+    window: int
+    sinks: int
+    block: int
+    most: int
+    queries: int
+    every: int
+    part: int
+
+    def group(self, position: Any) -> Any:
+        """The position of the first token of a token's group."""
+        return position // self.every * self.every
+
+    def sealed(self, group: Any) -> Any:
+        """Blocks of tokens that have all left the window when a group begins."""
+        return (group - (self.window - 1 + self.sinks)).clip(min=0) // self.block
+
+    def parts(self, tokens: Any) -> Any:
+        """Routing keys of a row that has read `tokens` tokens: complete sub-blocks."""
+        return (tokens - self.sinks).clip(min=0) // self.part
+
+    @property
+    def near(self) -> int:
+        """The most tokens between the last sealed block and the end of a group."""
+        return self.window + self.block + self.every - 2
+
+
+class BlockSchedule:
+    """Groups of the runs of one call: arrays [R or 1, n], R only if the runs begin at different positions.
+
+    first    position of the first token of each group; runs may begin inside their first group
+    sealed   blocks that each group can choose from
+    start    position of the first near token
+    chosen   number of blocks that it attends to
+    """
+
+    def __init__(self, packed: PackedBatch, law: Law, device: torch.device):
+        self.packed, self.law, self.device = packed, law, device
+        position = packed.positions.position
+        self.position = position[:1] if len(position) and (position == position[0]).all() else position
+        self.lead = self.position % law.every
+        self.groups = int(((self.lead + packed.width - 1) // law.every).max(initial=0)) + 1
+        self.first = law.group(self.position)[:, None] + np.arange(self.groups) * law.every
+        self.sealed = law.sealed(self.first)
+        self.start = law.sinks + self.sealed * law.block
+        self.chosen = np.minimum(self.sealed, law.most)
+        end = np.minimum(self.first + law.every, (self.position + packed.width)[:, None])
+        self.near = max(1, int((end - self.start).max(initial=1)))
+
+    def host(self, x: np.ndarray) -> Tensor:
+        """A tensor of the array on the call's device."""
+        return torch.from_numpy(np.array(x)).to(self.device, non_blocking=True)
+
+    @cached_property
+    def far(self) -> int:
+        """Tokens of the chosen blocks of the group that has the most."""
+        return int(self.chosen.max(initial=0)) * self.law.block
+
+    @property
+    def chooses(self) -> bool:
+        """Whether a group must choose, as there are more blocks than it attends to."""
+        return bool((self.sealed > self.law.most).any())
+
+    @cached_property
+    def last(self) -> np.ndarray:
+        """[R] the group of each run's last token."""
+        position, length = self.packed.positions.position, self.packed.length
+        return np.maximum(self.law.group(position + length - 1) - self.law.group(position), 0) // self.law.every
+
+    @cached_property
+    def queries(self) -> Tensor:
+        """int64 [R or 1, n * every]: the run's token of each slot; slots outside the run hold another token of it."""
+        slot = np.arange(self.groups * self.law.every) - self.lead[:, None]
+        return self.host(slot.clip(0, max(self.packed.width - 1, 0)))
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """int64 [R or 1, T]: the slot of each token."""
+        return self.host(np.arange(self.packed.width) + self.lead[:, None])
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """int64 [R or 1, n, near]: positions of the near tokens; those after the group's end are hidden."""
+        return self.host(self.start[..., None] + np.arange(self.near))
+
+    @cached_property
+    def askers(self) -> Tensor:
+        """int64 [R or 1, n, queries]: the choosing queries of each group, as places in the ring's history and the call."""
+        place = self.first[..., None] - self.position[:, None, None] + np.arange(self.law.queries)
+        return self.host(place.clip(0, self.law.queries + self.packed.width - 1))
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """bool [R or 1, n, every, sinks + far + near]: what each query slot sees."""
+        law = self.law
+        at = (self.first[..., None] + np.arange(law.every))[..., None]
+        shape = (*at.shape[:3],)
+        sinks = np.broadcast_to(np.arange(law.sinks) <= at, (*shape, law.sinks))
+        far = np.broadcast_to(np.arange(self.far) < (self.chosen * law.block)[..., None, None], (*shape, self.far))
+        near = self.start[..., None, None] + np.arange(self.near) <= at
+        return self.host(np.concatenate([sinks, far, near], -1))
+
+    @cached_property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Places in the buffer of query slots int64 [R or 1, n * every] and of near tokens [R or 1, n, near]."""
+        law = self.law
+        begin = law.sinks + self.chosen * law.block
+        query = (begin + self.first - self.start)[..., None] + np.arange(law.every)
+        return self.host(query.reshape(len(query), -1)), self.host(begin[..., None] + np.arange(self.near))
