@@ -24,6 +24,9 @@ class Recipe:
     decay            weight decay, only on matrices
     clip             maximum norm of the gradient
     precision        "auto" (bfloat16 if the CPU or GPU supports it, else float32), "fp32" or "bf16"
+    copying          first steps, in which only rows of repeated strings are read (`siltstone.train.copying`): `batch * length`
+                     tokens in rows of 256 to 1,024, which teach a model to look things up
+    copies           rows of repeated strings beside the text in each later step, with a quarter of the weight
     recompute        "none", or "segment": only the activations of one segment are kept, and the others are recomputed
     save_every, valid_every   steps between checkpoints and between validations
     valid_tokens     tokens of held-out text that a validation reads, shared evenly by the documents
@@ -42,6 +45,8 @@ class Recipe:
     decay: float = 0.1
     clip: float = 1.0
     precision: str = "auto"
+    copying: int = 0
+    copies: int = 0
     recompute: str = "none"
     save_every: int = 100
     valid_every: int = 200
@@ -50,7 +55,8 @@ class Recipe:
     def __post_init__(self) -> None:
         for key in ("batch", "length", "save_every", "valid_every", "valid_tokens"):
             whole(key, getattr(self, key), 1)
-        whole("seed", self.seed, 0)
+        for key in ("seed", "copying", "copies"):
+            whole(key, getattr(self, key), 0)
         for key in ("steps", "span"):
             if getattr(self, key) is not None:
                 whole(key, getattr(self, key), 1)

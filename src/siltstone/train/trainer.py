@@ -16,11 +16,14 @@ from ..models.lm import LM
 from ..models.stream_state import LMState
 from ..ops.upcast import upcast
 from ..text import cut_table
-from . import recompute, resume
+from . import copying, recompute, resume
 from .corpus import Corpus
 from .precision import autocast
 from .recipe import Recipe
 from .rows import Piece, Rows
+
+LENGTHS = (256, 1024, 1024, 1024)  # of rows of repeated strings alone
+COPIES = 0.25  # their weight beside the text
 
 
 class Trainer:
@@ -37,7 +40,7 @@ class Trainer:
 
     def __init__(self, model: LM, corpus: Corpus, recipe: Recipe) -> None:
         self.model, self.recipe = model, recipe
-        self.rows = Rows(corpus, recipe)
+        self.rows, self._text = Rows(corpus, recipe), corpus.ids
         self.state: LMState | None = None
         self.step = self.tokens = 0
         self.device = next(model.parameters()).device
@@ -54,6 +57,8 @@ class Trainer:
 
         Raises ConfigError if loss or gradient norm is nan or infinite; the weights are then those of the step before.
         """
+        if self.step < self.recipe.copying:
+            return self._updated(self._copying(), fraction) | {"bits": 0.0, "bytes": 0.0}
         piece = self.rows.next()
         ids = torch.from_numpy(piece.ids).to(self.device)
         targets = torch.from_numpy(piece.targets).to(self.device)
@@ -61,6 +66,26 @@ class Trainer:
         with self._autocast():
             cut = None if self._cuts is None else self._cuts[torch.from_numpy(piece.ids)]
             loss, state = self._loss(ids, targets, self._begin(piece), reset, cut)
+        copies = self._copying() if self.recipe.copies else None
+        figures = self._updated(loss if copies is None else loss + COPIES * copies, fraction)
+        self.state = state.detach()
+        nats = float(loss.detach())
+        self.tokens += ids.numel()
+        return figures | {"loss": nats, "bits": nats * ids.numel() / math.log(2), "bytes": piece.bytes}
+
+    def _copying(self) -> Tensor:
+        """The cost of rows of repeated strings: some beside the text, or as many tokens as the text has."""
+        recipe, by = self.recipe, np.random.default_rng([self.recipe.seed, 3, self.step])
+        count, length = recipe.copies, recipe.length
+        if self.step < recipe.copying:
+            length = min(int(by.choice(LENGTHS)), recipe.length)
+            count = max(1, recipe.batch * recipe.length // length)
+        with self._autocast():
+            made = copying.rows(self._text, self.model.cfg.vocab_size, count, length, by)
+            return copying.cost(self.model, *made, self.device)
+
+    def _updated(self, loss: Tensor, fraction: float) -> dict[str, float]:
+        """One step of the optimiser; its figures."""
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.clip)
         nats, rate = float(loss.detach()), self.recipe.rate(fraction)
@@ -71,11 +96,8 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.state = state.detach()
         self.step += 1
-        self.tokens += ids.numel()
-        bits = nats * ids.numel() / math.log(2)
-        return {"loss": nats, "bits": bits, "bytes": piece.bytes, "lr": rate, "grad_norm": float(norm)}
+        return {"loss": nats, "lr": rate, "grad_norm": float(norm)}
 
     def _loss(
         self, ids: Tensor, targets: Tensor, state: LMState, reset: Tensor | None, cut: Tensor | None
