@@ -31,10 +31,9 @@ def run(code: str) -> str:
 SHOW = "; print('siltstone' in transformers.models.auto.configuration_auto.CONFIG_MAPPING._extra_content)"
 
 
-@pytest.mark.parametrize(
-    "order", ["siltstone.hf, transformers", "transformers, siltstone.hf", "siltstone.hf.run.cache, transformers"]
-)
+@pytest.mark.parametrize("order", ["transformers, siltstone.hf", "siltstone.hf.run.cache, transformers"])
 def test_the_import_registers_in_any_order(order: str) -> None:
+    """In this process `siltstone.hf` was imported before transformers."""
     assert run(f"import {order}{SHOW}") == "True"
 
 
@@ -142,6 +141,27 @@ def test_weights_that_do_not_fit_are_never_drawn_at_random(tmp_path: Path) -> No
         save_file(changed, ours / "model.safetensors", {"format": "pt"})
         with pytest.raises(CheckpointError, match=words):
             loaded(ours)
+
+
+def test_the_model_that_ships(tmp_path: Path) -> None:
+    """A model in memory is shared, not copied; saved again, its folder is read by both loaders."""
+    lm, ours = st.load(st.demo_run())
+    made = SiltstoneForCausalLM.of(lm, eos_token_id=ours.eos_id)
+    assert all(a is b for a, b in zip(made.parameters(), lm.parameters(), strict=True)) and made.device.type == "cpu"
+    tok = SiltstoneTokenizer(tokenizer=ours)
+    text = "My fellow Americans,\n"
+    session = st.Session(lm, ours)
+    session.append(text)
+    said = "".join(session.generate(16, temperature=0))
+    given = tok(text, return_tensors="pt")
+    assert given.input_ids[0].tolist() == ours.encode(text)
+    out = made.generate(**given, max_new_tokens=16, do_sample=False)
+    assert tok.decode(out[0, given.input_ids.shape[1] :]) == said
+    st.save(lm, ours, tmp_path)
+    assert torch.equal(loaded(tmp_path).generate(**given, max_new_tokens=16, do_sample=False), out)
+    assert tokenizer(tmp_path)(text).input_ids == ours.encode(text)
+    with pytest.raises(st.errors.InputError, match="must be an st.LM"):
+        SiltstoneForCausalLM.of(made)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

@@ -15,7 +15,7 @@ from ...models.stream_state import LMState
 class SiltstoneCache(Cache):
     """The state of a batch after the columns read so far.
 
-    state    the state; None before the first call
+    state    the state; None before the first call. Calls may update it in place: give `state.fork()` to keep your own
     columns  columns of ids that were read, padding included
 
     A state of a memory cannot lose tokens. `crop` therefore goes back to a `mark` exactly, or raises InputError.

@@ -47,6 +47,17 @@ class SiltstoneForCausalLM(PreTrainedModel, GenerationMixin):
         self._non_persistent_buffers_set |= made._non_persistent_buffers_set
         self.post_init()
 
+    @classmethod
+    def of(cls, lm: LM, **more: Any) -> SiltstoneForCausalLM:
+        """A model that shares the modules of an `LM`, in its mode. more: ids of special tokens, `cut_token_ids`."""
+        if not isinstance(lm, LM):
+            raise InputError(f"lm is a {type(lm).__name__}, and must be an st.LM; st.load(folder) makes one")
+        with torch.device("meta"):
+            made = cls(SiltstoneConfig.of(lm.cfg, **more))
+        for name in ("_modules", "_buffers"):
+            made.__dict__[name] = lm.__dict__[name]
+        return made.train(lm.training)
+
     @property
     def lm(self) -> LM:
         """The model as an `LM`: the same modules and weights, for sessions, `st.save` and the doctor."""
