@@ -76,7 +76,10 @@ def test_the_loss_is_that_of_a_model_without_the_padding(tmp_path: Path) -> None
         rows = [model(ids[:1]).logits[0], model(ids[1:, 12:]).logits[0]]
         targets = [ids[0, 1:], ids[1, 13:]]
         want = torch.nn.functional.cross_entropy(torch.cat([x[:-1] for x in rows]), torch.cat(targets))
+        shifted = torch.cat([labels[:, 1:], torch.full((2, 1), -100)], 1)
+        twice = model(ids, attention_mask=mask, shift_labels=shifted, num_items_in_batch=torch.tensor(23)).loss
     assert torch.allclose(found, want, rtol=1e-5)
+    assert torch.allclose(twice, want * int((shifted != -100).sum()) / 23, rtol=1e-5)
 
 
 def adapted(model: Any, **how: Any) -> Any:

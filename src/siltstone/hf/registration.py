@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -23,7 +24,7 @@ LIBRARY, CLASSES = "transformers", f"{__package__}.run"
 
 def register_on_import() -> None:
     """Registers the classes now, or right after the first import of transformers."""
-    if LIBRARY in sys.modules:
+    if sys.modules.get(LIBRARY) is not None:
         register()
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
@@ -38,17 +39,21 @@ def register() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds transformers as the other finders do, once, with a loader that calls `register`."""
+    """Finds transformers as the other finders do, with a loader that calls `register`."""
+
+    def __init__(self) -> None:
+        self._asking = threading.local()  # whether this thread asks the other finders
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != LIBRARY:
+        if name != LIBRARY or getattr(self._asking, "now", False):
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.loader is None:
-            sys.meta_path.insert(0, self)
-            return None
-        spec.loader = _Loader(spec.loader)
+        self._asking.now = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._asking.now = False
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader)
         return spec
 
 

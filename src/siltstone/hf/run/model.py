@@ -84,14 +84,14 @@ class SiltstoneForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids       int64 [B, T], the columns that the cache has not read
         attention_mask  [B, T or more], 0 = padding on any side: skipped. Only the last T columns are used
         cache           what an earlier call returned; it is updated
-        labels          int64 [B, T], -100 = no loss
+        labels          int64 [B, T], -100 = no loss; `shift_labels` and `num_items_in_batch` as Trainer gives them
         use_cache       whether to return a cache; default: that of the configuration, and not while training
         logits_to_keep  logits of the last columns only; 0: all
         returns         logits [B, T, vocab_size], loss and cache
 
         Raises InputError for arguments that do not fit, and for those that the model does not read.
         """
-        count = kwargs.pop("num_items_in_batch", None)
+        counted = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None), "shift_labels": kwargs.pop("shift_labels", None)}
         for name, value in kwargs.items():
             if name not in NOT_READ:
                 raise InputError(f"{name} is not an argument of this model; leave it out")
@@ -117,8 +117,8 @@ class SiltstoneForCausalLM(PreTrainedModel, GenerationMixin):
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else slice(None)
         logits = lm.head(hidden[:, logits_to_keep if isinstance(logits_to_keep, Tensor) else kept])
         loss = None
-        if labels is not None:
-            loss = self.loss_function(logits, labels, self._cfg.vocab_size, num_items_in_batch=count)
+        if labels is not None or counted["shift_labels"] is not None:
+            loss = self.loss_function(logits, labels, self._cfg.vocab_size, **counted)
         return CausalLMOutputWithPast(loss=loss, logits=logits, cache=cache if use_cache else None)
 
     def _cuts(self, ids: Tensor) -> Tensor | None:
