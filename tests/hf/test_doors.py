@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -117,6 +118,12 @@ def test_unknown_keys_are_refused(change: Any, words: str, tmp_path: Path) -> No
         st.load(ours)
 
 
+def test_a_model_of_ours_is_not_imported_again(tmp_path: Path) -> None:
+    made = loaded(folder(tmp_path))
+    with pytest.raises(st.errors.UnsupportedModel, match="is a model of Siltstone already: use its attribute lm"):
+        st.from_hf(made)
+
+
 def test_configurations() -> None:
     cfg = model().cfg
     config = SiltstoneConfig.of(cfg, eos_token_id=[1, 2])
@@ -176,6 +183,16 @@ def test_dtypes(dtype: torch.dtype, tmp_path: Path) -> None:
         assert torch.equal(made(IDS[:1, :9] % 256).logits, want) and out.shape[1] > 9
 
 
+def test_a_copy_has_weights_of_its_own(tmp_path: Path) -> None:
+    made = loaded(folder(tmp_path))
+    twin, ids = copy.deepcopy(made), IDS[:, :20] % 256
+    with torch.no_grad():
+        before = made(ids).logits
+        for p in twin.parameters():
+            p.zero_()
+        assert torch.equal(made(ids).logits, before) and not twin(ids).logits.any() and not twin.lm(ids)[0].any()
+
+
 @pytest.mark.parametrize("tie", [True, False])
 def test_the_vocabulary_grows(tie: bool, tmp_path: Path) -> None:
     made = loaded(folder(tmp_path / "run", tie=tie))
@@ -205,6 +222,7 @@ def test_the_byte_tokenizer_has_the_same_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_imported_decoders(kind: str, tmp_path: Path) -> None:
     source = tiny.edited(saved(kind, tmp_path / "hf"), "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
+    tiny.edited(source, "generation_config.json", eos_token_id=[1, 7])
     ours = import_run(source, tmp_path / "run")
     made, tok = loaded(ours), tokenizer(ours)
     with torch.no_grad():
@@ -212,6 +230,7 @@ def test_imported_decoders(kind: str, tmp_path: Path) -> None:
     _, mine = st.load(ours)
     for text in ("the cat and the rat", " x\n\ny", "é😀"):
         assert tok(text).input_ids == mine.encode(text) and tok.decode(mine.encode(text)) == text
+    assert made.generation_config.eos_token_id == [1, 7] and not made.config.cfg.content
     assert type(tok) is SiltstoneTokenizer and tok.eos_token_id == mine.eos_id and tok.pad_token_id == mine.pad_id
     talk = [{"role": "user", "content": "the cat"}]
     assert tok.apply_chat_template(talk, tokenize=False) == "<|user|>the cat"
