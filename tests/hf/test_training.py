@@ -14,7 +14,7 @@ import siltstone as st
 from siltstone.hf import import_run
 
 from . import runs, tiny
-from .runs import folder, loaded, tokenizer
+from .runs import KINDS, folder, loaded, tokenizer
 from .tiny import IDS, quiet, transformers
 
 TEXT = IDS % 256
@@ -132,6 +132,15 @@ def test_lora_is_trained_saved_and_merged(kind: str, tmp_path: Path) -> None:
         assert torch.equal(st.load(tmp_path / "merged")[0](TEXT)[0], logits(merged))
     model.unload()
     assert torch.equal(logits(base), plain)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_adapter_is_called(kind: str, tmp_path: Path) -> None:
+    """A module whose weight was used without calling it would leave its adapter without a gradient."""
+    model = adapted(loaded(folder(tmp_path, kind))).train()
+    model(input_ids=TEXT, labels=TEXT).loss.backward()
+    found = {name: p.grad for name, p in model.named_parameters() if "lora_" in name}
+    assert len(found) >= 20 and not [name for name, grad in found.items() if grad is None or not grad.any()]
 
 
 def test_an_adapter_is_not_saved_as_a_model(tmp_path: Path) -> None:
