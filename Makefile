@@ -3,11 +3,12 @@
 # make bench  the speed table                                          make soak   a million tokens through every update rule
 # make clean  forget .venv and what was built                          make opinions   against other people's implementations
 # make torture   every failure of the disk, kills and power cuts, in full: some minutes
+# make mixin     transformers' own tests of a model, from its source distribution
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench soak docs opinions torture clean
+.PHONY: demo test lint bench soak docs opinions mixin torture clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo.stamp
@@ -29,6 +30,11 @@ soak: .venv/base.stamp
 
 opinions: .venv/opinions.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/opinions
+
+# The marks of those tests are unknown here, so that the strict options of pyproject.toml are left out.
+mixin: .venv/mixin.stamp
+	TRANSFORMERS_SOURCE=$$(echo build/mixin/transformers-*/) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -W ignore \
+		-o addopts=--import-mode=importlib tests/hf/test_mixin.py
 
 torture: .venv/dev.stamp
 	SILTSTONE_TORTURE=40 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/torture tests/state/test_threads.py tests/inference/test_batch.py
@@ -61,6 +67,13 @@ clean:
 
 .venv/bench.stamp: .venv/base.stamp
 	$(PIP) -e '.[bench]'
+	touch $@
+
+.venv/mixin.stamp: .venv/dev.stamp
+	$(PIP) -e '.[mixin]'
+	rm -rf build/mixin
+	$(BIN)/python -m pip download --quiet --no-deps --no-binary transformers -c constraints.txt -d build/mixin transformers
+	tar -xzf build/mixin/transformers-*.tar.gz -C build/mixin
 	touch $@
 
 .venv/opinions.stamp: .venv/dev.stamp

@@ -87,5 +87,6 @@ def _tokenizer(tokenizer: Tokenizer) -> dict[str, str]:
         return {}
     settings = json.loads(getattr(tokenizer, "settings_json", str)() or "{}")
     settings.pop(END, None)
-    settings.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+    if settings.get("tokenizer_class", tokens.CLASS) == tokens.CLASS:
+        settings["tokenizer_class"] = tokens.PLAIN
     return {tokens.FILE: tokenizer.to_json(), tokens.SETTINGS: json.dumps(settings, indent=2, ensure_ascii=False) + "\n"}

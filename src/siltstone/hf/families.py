@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UnsupportedModel
+from ..models.config_file import NAME
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ LACKING: Mapping[str, Part] = (
 def check_family(config: dict[str, Any], name: str) -> Family:
     """The family of a `config.json`. UnsupportedModel with the name of what is missing. name: of the model, for messages."""
     kind = config.get("model_type")
+    if kind == NAME:
+        raise UnsupportedModel(f"{name} is a model of Siltstone already: use its attribute lm")
     lacking = sorted({words for key, (has, words) in LACKING.items() if has(config.get(key))})
     known = f"supported are {', '.join(FAMILIES)}"
     if isinstance(kind, str) and kind in FAMILIES and not lacking:

@@ -21,6 +21,7 @@ from ..text.settings import END, ROLES
 from .library import LOCAL, reading
 
 FILE, SETTINGS, TEMPLATE, SPECIALS = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"
+CLASS, PLAIN = "SiltstoneTokenizer", "PreTrainedTokenizerFast"  # the second loads any tokenizer.json as it is
 SCORED = "tok*.bin"  # of llama2.c
 SLOW = ("tokenizer.model", "vocab.json", "merges.txt", "tekken.json", "vocab.txt")  # read by transformers
 FILES = (SETTINGS, SPECIALS, TEMPLATE)
@@ -137,7 +138,8 @@ def _settings(files: Mapping[str, str | None], ends: list[int], folder: Path) ->
 
 
 def _written(settings: dict[str, Any]) -> str:
-    return json.dumps(settings, indent=2, ensure_ascii=False) + "\n" if settings else ""
+    """The JSON of settings, with the class that loads a run folder in transformers; "" if there are none."""
+    return json.dumps(settings | {"tokenizer_class": CLASS}, indent=2, ensure_ascii=False) + "\n" if settings else ""
 
 
 def _loaded(library: Any, folder: Path, gguf: str | None) -> Any:

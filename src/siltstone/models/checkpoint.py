@@ -26,6 +26,7 @@ from ..io.regular import errors_of, given_path, is_folder, reason
 from ..io.sets import read_member, write_set
 from ..io.tensor_file import DTYPES, HEADER, TensorFile, open_tensors
 from ..text import Tokenizer, tokenizer_from_json
+from .config_file import config_text, keys_of
 from .fingerprint import Seen, check_pair, fingerprint_of, weights_of, with_tokenizer
 
 if TYPE_CHECKING:
@@ -66,8 +67,9 @@ def save(
         raise InputError(f"model is a {type(model).__name__}, and a folder holds an st.LM; save its state_dict instead")
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize > 1):
         raise InputError(f"dtype={dtype} is not a dtype for weights; give one such as torch.bfloat16, or leave it out")
-    cfg, config = model.cfg, json.dumps(model.cfg.to_dict(), indent=1) + "\n"
+    cfg = model.cfg
     check_vocabulary(cfg, tokenizer, "the tokenizer")
+    config = config_text(cfg, tokenizer)
     weights = weights_of(model)
     _check_shapes(cfg, weights, "the model", "its configuration (merge adapters, and remove wrappers, before saving)")
     if odd := [name for name, x in weights.items() if x.dtype not in DTYPES.values()]:
@@ -162,7 +164,8 @@ def _read(folder: Path, file: TensorFile) -> tuple[LMConfig, Tokenizer, dict[str
     config, config_fits = _member(folder, CONFIG, hashes)
     cfg = _config(config, str(folder / CONFIG))
     text, text_fits = _member(folder, TOKENIZER, hashes)
-    settings, settings_fit = _member(folder, SETTINGS, hashes) if SETTINGS in hashes else (b"", True)
+    foreign = not hashes and _present(folder, SETTINGS)  # transformers wrote the folder
+    settings, settings_fit = _member(folder, SETTINGS, hashes) if SETTINGS in hashes or foreign else (b"", True)
     tokenizer = _tokenizer(text, str(folder / TOKENIZER), settings)
     check_vocabulary(cfg, tokenizer, str(folder / TOKENIZER))
     if about.get("siltstone", "").isdecimal() and int(about["siltstone"][:9]) > VERSION:
@@ -211,7 +214,7 @@ def _member(folder: Path, name: str, hashes: dict[str, Any]) -> tuple[bytes, boo
 
 def _config(text: str | bytes, name: str) -> LMConfig:
     try:
-        return LMConfig.from_dict(parse_object(text), stored=True)
+        return LMConfig.from_dict(keys_of(parse_object(text)), stored=True)
     except ConfigError as error:
         raise CheckpointError(f"{name} does not describe a model of this version: {error}") from error
     except (ValueError, TypeError, RecursionError) as error:
