@@ -195,9 +195,8 @@ def _answer(one: Question, usage: Usage, stop: Interrupts, wanted: Wanted) -> No
             raise InputError(
                 "this model does not say which passages it attends to, so that there is none to check; leave out --check"
             )
-        for done in one.check(found, answer, wanted.max_new_tokens):
-            checks.append(done)
-            stop.check()
+        with stop.waiting():
+            checks = list(one.check(found, answer, wanted.max_new_tokens))
     for i, passage in enumerate(found or []):
         show(_line(i, passage) + ("" if not checks else f"\n     without it: {checks[i].answer}" if checks[i].changes else ""))
     if wanted.as_json:
