@@ -178,6 +178,28 @@ def test_a_template_that_loses_messages_is_refused(template: str, make) -> None:
     assert chat.read("Hello") > 5
 
 
+@pytest.mark.parametrize(
+    "template", [CHATML, STRICT, CHATML.replace("[{{", "<bos>[{{").replace("[assistant]", "<bos>[assistant]")]
+)
+def test_documents_are_the_beginning_of_a_users_text(template: str, make) -> None:
+    tok = make(template)
+    turns, document = Turns(tok), "who is it? <eos> said."
+    ids = turns.opening() + tok.encode(document) + turns.behind("why <bos>?")
+    names = {name: id_ for name, id_ in tok.specials.items()}
+    shown = "".join({i: name for name, i in names.items()}.get(i) or tok.decode([i]) for i in ids)
+    said = [{"role": "user", "content": document + "\n\nwhy <bos>?"}]
+    assert shown == turns.template.render(said, True)
+    assert ids.count(tok.eos_id) == turns.first("a").count(tok.eos_id) and ids.count(tok.bos_id) == turns.first("a").count(
+        tok.bos_id
+    )
+    later = turns.first("a", fresh=False)
+    assert turns.first("a")[0] == tok.bos_id and later == turns.first("a")[1:]  # only what the template calls bos_token
+    chat = st.Chat(st.Session(small_model(vocab=300), tok))
+    chat.session.notes["documents"] = [{}]
+    with pytest.raises(InputError, match="system text stands before documents"):
+        st.Chat(chat.session, "Be brief.")
+
+
 def test_a_session_may_have_read_something_before(make) -> None:
     tok = make()
     chat = st.Chat(st.Session(small_model(vocab=300), tok))

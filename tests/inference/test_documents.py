@@ -127,8 +127,15 @@ def test_a_file_that_changes_while_it_is_read(files: list[Path]) -> None:
     begun = read(other, surveyed(files[1]))
     next(begun)
     other.append("something else")
+    (rest,) = lacking(other, [])
     with pytest.raises(InputError, match="then other text was"):
-        next(read(other, lacking(other, [])[0]))
+        next(read(other, rest))
+    files[1].write_text("something else", "utf-8")
+    other = st.Session(flat(), st.ByteTokenizer())
+    other.append("." * rest.tokens)
+    other.notes["documents"] = [dataclasses.asdict(rest)]
+    with pytest.raises(DataError, match="has changed since a part of it was read"):
+        next(read(other, rest))
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,6 @@ class Turns:
         self.template = Template(template or PLAIN, {role: names[id_] for role, id_ in ids.items() if id_ in names})
         longest = sorted(self.specials, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest))) if longest else None
-        self.bos = names.get(tokenizer.bos_id) if tokenizer.bos_id is not None else None
         self.end = ""
         self.stop = self._stop()
 
@@ -54,10 +53,8 @@ class Turns:
         return hashlib.sha256(self.template.source.encode("utf-8", "surrogatepass")).hexdigest()
 
     def first(self, text: str, system: str | None = None, fresh: bool = True) -> list[int]:
-        """The beginning of a conversation. fresh: at the beginning of the session, so that a begin token is read."""
-        found = self._written(system, [("user", text)])
-        begin = self.specials.get(self.bos or "")
-        return found[1:] if not fresh and found[:1] == [begin] else found
+        """The beginning of a conversation. fresh: at the beginning of the session, so that the template's `bos_token` is read."""
+        return self._written(system, [("user", text)], names=None if fresh else {"bos_token": ""})
 
     def next(self, text: str, system: str | None = None, met: bool = False) -> list[int]:
         """A later turn. met: the string that ends the reply before it was read."""
@@ -86,22 +83,29 @@ class Turns:
         self.end = between.rstrip()
         return [self.end] if self.end else []
 
-    def _rendered(self, system: str | None, said: list[tuple[str, str]]) -> str:
+    def _rendered(self, system: str | None, said: list[tuple[str, str]], names: dict[str, str] | None = None) -> str:
         said = ([("system", system)] if system is not None else []) + said
-        return self.template.render([Message(role=role, content=text) for role, text in said], True)
+        return self.template.render([Message(role=role, content=text) for role, text in said], True, names)
 
     def _written(
-        self, system: str | None, said: list[tuple[str, str | None]], behind: str = "", before: bool = False, skip: str = ""
+        self,
+        system: str | None,
+        said: list[tuple[str, str | None]],
+        *,
+        behind: str = "",
+        before: bool = False,
+        skip: str = "",
+        names: dict[str, str] | None = None,
     ) -> list[int]:
         """Ids of the rendered messages. A message without a text is a stand-in, which `behind` follows: the ids are of what
-        follows the stand-in, or of what stands before it. skip: left out at their beginning."""
+        follows the stand-in, or of what stands before it. skip: left out at their beginning. names: other special tokens."""
         given = "".join([system or "", behind, *(text or "" for _, text in said)])
         free = [x for x in _UNUSED if x not in given]
         if len(free) < 2:
             raise InputError("the text has too many of the characters U+FDD0 to U+FDEF, which mean nothing; leave them out")
         mark, here = free[:2]
         safe = [(role, here + self._guarded(behind, mark) if text is None else self._guarded(text, mark)) for role, text in said]
-        rendered = self._rendered(None if system is None else self._guarded(system, mark), safe)
+        rendered = self._rendered(None if system is None else self._guarded(system, mark), safe, names)
         if safe[-1][1].strip() not in rendered:
             raise TokenizerError(f"the chat template leaves out the user's text, or changes it; {MEND}")
         if here in rendered:
@@ -142,6 +146,8 @@ class Chat:
         self.session, self._turns, self.whole = session, Turns(session.tokenizer, template), True
         note = session.notes.get(NOTE)
         self.turns, self._met, self.system = (0, False, system) if note is None else self._of(note)
+        if note is None and system is not None and under(session):
+            raise InputError("the system text stands before documents, and this session has read documents; leave it out")
         if self.turns and system not in (None, self.system):
             raise InputError("the system text begins a conversation, and this session is in one; begin a new session")
 

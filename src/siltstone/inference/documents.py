@@ -134,6 +134,8 @@ def read(session: Session, document: Document) -> Iterator[int]:
         notes.append(asdict(document))
     elif session.position != document.first + document.tokens:
         raise InputError(f"{document.path} was read in part, and then other text was; begin a new session")
+    elif changed(document):
+        raise DataError(f"{document.path} has changed since a part of it was read; begin a new session for it")
     for piece, text in _pieces(session, document, document.read):
         ids = session.tokenizer.encode(text)
         session.append(ids)

@@ -191,12 +191,13 @@ class Template:
         except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError, TypeError, OverflowError) as error:
             raise _failure("the chat template cannot be read", error) from None
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        """The text of a conversation. Raises TokenizerError if the template fails, or refuses the conversation."""
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool, names: Mapping[str, str] | None = None) -> str:
+        """The text of a conversation. names: other special tokens. Raises TokenizerError if the template fails, or refuses the
+        conversation."""
         with self._lock:
             self._environment.steps = STEPS
             self._environment.most = LONGEST + sum(len(message["content"]) for message in messages)
-            data = {"messages": [dict(x) for x in messages], "add_generation_prompt": add_generation_prompt}
+            data = {"messages": [dict(x) for x in messages], "add_generation_prompt": add_generation_prompt, **(names or {})}
             try:
                 return self._environment.concat(self._compiled.root_render_func(self._compiled.new_context(self.names | data)))
             except _Refused as error:
