@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,3 +127,14 @@ def test_questions_that_cannot_be_asked(run: Path, doc: Path, tmp_path: Path) ->
     for option in ("--check", "--reread"):
         result = siltstone("ask", run, "--doc", doc, "What?", option, *SHORT)
         assert result.exit_code == 2 and "does not say which passages" in result.stderr
+
+
+def test_a_bar_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    bar = importlib.import_module("siltstone.cli.ask")._bar
+    for terminal in (True, False):
+        out = io.StringIO()
+        monkeypatch.setattr(out, "isatty", lambda terminal=terminal: terminal)
+        monkeypatch.setattr(sys, "stderr", out)
+        with bar(1000) as advance:
+            advance(600)
+        assert ("reading" in out.getvalue()) == terminal

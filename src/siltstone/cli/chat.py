@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from siltstone.cli.arguments import THREADS, RunFolder, RuntimeName, at_least, integer, number, output, unset
+from siltstone.cli.arguments import (
+    THREADS,
+    RunFolder,
+    RuntimeName,
+    Seed,
+    Temperature,
+    TopK,
+    TopP,
+    at_least,
+    integer,
+    output,
+    unset,
+)
 
 if TYPE_CHECKING:
     from siltstone.core.interrupt import Interrupts
@@ -32,17 +44,10 @@ def chat(
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Use the plain template, and not that of the run.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Maximum number of tokens of a reply.", parser=at_least(1))] = 400,
-    temperature: Annotated[float, typer.Option(help="0 always takes the most probable token.", parser=number)] = 0.8,
-    top_k: Annotated[
-        int | None, typer.Option(help="Sample from this many most probable tokens.", parser=integer, show_default=False)
-    ] = None,
-    top_p: Annotated[
-        float, typer.Option(help="Sample from the fewest tokens whose total probability reaches this.", parser=number)
-    ] = 0.95,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Seed of the sampler. [default: 0, or the state saved in the session]", show_default=False),
-    ] = None,
+    temperature: Temperature = 0.8,
+    top_k: TopK = None,
+    top_p: TopP = 0.95,
+    seed: Seed = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Only JSON on standard output: one object a turn, then the receipt.")
     ] = False,
