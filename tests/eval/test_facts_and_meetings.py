@@ -20,6 +20,7 @@ from siltstone.eval.tasks.base import random_numbers
 from siltstone.eval.tasks.reader import Reader
 from siltstone.inference.session import Session
 from siltstone.text import ByteTokenizer
+from tests.cli.commands import good, siltstone
 
 WORDS = "budget remote colour battery rubber button speech menu price design".split()
 
@@ -175,3 +176,17 @@ def test_files_that_are_no_meetings(text: str, words: str, tmp_path: Path) -> No
         meetings.queries(tmp_path / "a.jsonl")
     with pytest.raises(InputError, match="--meetings FILE"):
         make("meetings").item(None, 5, np.random.default_rng(0))  # type: ignore[attr-defined]
+
+
+def test_the_command(reader: Reader, tmp_path: Path) -> None:
+    model = reader.model
+    assert isinstance(model, st.LM)
+    run, file = st.save(model, ByteTokenizer(), tmp_path / "run"), meetings_file(tmp_path)
+    few = ["--lengths", 900, "--seeds", 1, "--items", 1]
+    found = json.loads(good("eval", run, "--tasks", "facts,meetings", "--meetings", file, *few, "--json").stdout)
+    assert [task["name"] for task in found["tasks"]] == ["facts", "meetings"] and len(found["rows"]) == 8
+    assert f"--meetings {file}" in found["command"]
+    lost = siltstone("eval", run, "--tasks", "meetings", *few)
+    assert lost.exit_code == 2 and "--meetings FILE" in lost.stderr
+    lines = good("eval", run, "--tasks", "list").stdout.splitlines()
+    assert sum(line.startswith(("facts: text task. Facts", "meetings: text task. Questions")) for line in lines) == 2

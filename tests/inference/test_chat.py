@@ -111,10 +111,16 @@ def test_a_users_text_has_no_special_tokens(make) -> None:
     assert turns.stop == [tok.eos_id] and turns.first("a", fresh=False) == turns.first("a")[1:]
 
 
-def test_what_ends_a_reply(make, replies, tok: st.ByteTokenizer) -> None:
+def test_what_ends_a_reply(make, replies, tok: st.ByteTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A special token of the template that the tokenizer does not call an end; or the text before the next user's."""
     other = make(CHATML.replace("eos_token", "pad_token"))
     assert Turns(other).stop == [other.pad_id] and Turns(tok).stop == ["\nUser:"]
+    chat = st.Chat(st.Session(small_model(vocab=300), other))
+    written = iter([*other.encode("It is"), other.pad_id, *other.encode("no more")])
+    with monkeypatch.context() as patch:
+        patch.setattr(sessions, "sample", lambda *_: next(written))
+        assert "".join(chat.turn("Hello")) == "It is" and chat.whole
+    assert chat.session.position == len(Turns(other).first("Hello")) + len(other.encode("It is"))
     chat = st.Chat(st.Session(small_model(), tok))
     ids = spied(chat.session)
     replies(tok, " one\nUser: two")
@@ -163,9 +169,12 @@ def test_a_reply_may_be_left_and_a_turn_that_fails_changes_nothing(make, replies
     assert same(chat.session, before) and chat.turns == 1 and chat.session.notes == before.notes
     assert chat.session.counters.recomputed == 0
     assert chat.read("more") == len(Turns(tok).next("more"))
-    for text in ("", " \n"):
-        with pytest.raises(InputError, match="empty"):
-            chat.read(text)
+    for text in ("", " \n", 5, None, "\ud800"):
+        with pytest.raises(InputError, match="text (is|cannot)"):
+            chat.read(text)  # type: ignore[arg-type]
+    for keys in (dict(system=5), dict(template=b"")):
+        with pytest.raises(InputError, match="must be a text"):
+            st.Chat(chat.session, **keys)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ Span = tuple[int, int]
 
 @runtime_checkable
 class Attending(Protocol):
-    """A session that says what it attended to: spans of token positions [first, end), the most attended first, since its last
-    `fork` or since its beginning."""
+    """A session that says what it attended to: spans of token positions [first, end), the most attended first, since it was
+    forked. None if its model does not say."""
 
-    def attended(self) -> Sequence[Span]: ...
+    def attended(self) -> Sequence[Any] | None: ...
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,8 @@ class Check:
 
 def attended(session: Any) -> list[Span] | None:
     """The spans that a session attended to most, at most five; None if its model does not say."""
-    if not isinstance(session, Attending):
-        return None
-    return [(int(span[0]), int(span[1])) for span in islice(session.attended(), MOST)]
+    found = session.attended() if isinstance(session, Attending) else None
+    return None if found is None else [(int(span[0]), int(span[1])) for span in islice(found, MOST)]
 
 
 def begin(session: Session, template: str | None = None) -> None:

@@ -143,6 +143,9 @@ class Chat:
     """
 
     def __init__(self, session: Session, system: str | None = None, template: str | None = None) -> None:
+        for name, text in (("system", system), ("template", template)):
+            if not isinstance(text, str | None):
+                raise InputError(f"{name}={text!r:.60} must be a text, or None")
         self.session, self._turns, self.whole = session, Turns(session.tokenizer, template), True
         note = session.notes.get(NOTE)
         self.turns, self._met, self.system = (0, False, system) if note is None else self._of(note)
@@ -161,8 +164,8 @@ class Chat:
 
     def read(self, text: str) -> int:
         """Read a user's turn; returns its number of tokens. After an error or an interrupt the session is as before."""
-        if not text.strip():
-            raise InputError("the user's text is empty; give some text")
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"the user's text is {f'a {type(text).__name__}' if text else 'empty'}; give some text")
         ids, mark = self._ids(text), self.session.snapshot()
         try:
             self.session.append(ids)

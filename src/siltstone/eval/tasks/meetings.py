@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, InputError
-from ...inference.asking import MOST, Span, attended
+from ...inference.asking import MOST, Attending, Span, attended
 from ...inference.session import Session
 from ...io.parse import parse_object
 from ...text import read_blocks
@@ -129,9 +129,13 @@ class Meetings(TextTask):
         ids, question, evidence = self.item(reader, length, by)
         session = Session(reader.model, reader.tokenizer)
         size, out = self.options.passage, []
-        if attended(session) is not None:
-            session.append([*ids, *reader.tokenizer.encode(ASK.format(question))])
-            spans = attended(session) or []
+        spans = None
+        if isinstance(session, Attending):
+            session.append(ids)
+            asked = session.fork()
+            asked.append(ASK.format(question))
+            spans = attended(asked)
+        if spans is not None:
             out += self._observed(spans, evidence, length, "")
             size = max(1, round(float(np.mean([end - first for first, end in spans])))) if spans else size
         places = [(first, min(first + size, len(ids))) for first in range(0, len(ids), size)]
