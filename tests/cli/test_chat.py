@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import signal
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,8 @@ import siltstone as st
 from siltstone.text import ByteTokenizer, tokenizer_from_json
 from tests.cli.commands import good, refused, siltstone
 from tests.cli.conftest import send
-from tests.cli.test_signals import SIGNALS, spawn
+from tests.cli.test_signals import SIGNALS
+from tests.cli.test_streams import broken, ended, full
 from tests.inference.conftest import small_model
 
 SHORT = ["--max-new-tokens", 8]
@@ -68,23 +74,30 @@ def test_a_signal_while_a_turn_is_read_leaves_it_out(number: int, run: Path, tmp
     assert s.position == at and s.notes["chat"]["turns"] == 1 and "recomputed" in result.stderr
 
 
-def test_a_closed_output_and_a_signal_while_a_line_is_awaited(run: Path, tmp_path: Path) -> None:
-    with (
-        spawn("chat", run, "--session", tmp_path / "a.silt") as closed,
-        spawn("chat", run, "--session", tmp_path / "b.silt") as waits,
-    ):
-        for child in (closed, waits):
-            assert child.stdin and child.stdout
-            child.stdin.write(b"Hello\n")
-            assert child.stdout.read(1)
-        assert closed.stdout and closed.stdin
-        closed.stdout.close()
-        closed.stdin.close()
-        assert closed.wait(100) in (0, 141)
-        waits.send_signal(signal.SIGTERM)
-        assert waits.wait(100) == 143
-    for name in ("a.silt", "b.silt"):
-        assert loaded(tmp_path / name, run).notes["chat"]["turns"] == 1
+@pytest.mark.parametrize(("out", "code"), [(broken, 141), (full, 2)])
+def test_an_output_that_fails_keeps_what_was_written(
+    out: Callable[[Path], Any], code: int, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    with out(tmp_path) as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Hello\nmore\n")))
+        assert ended(["chat", str(run), "--session", str(tmp_path / "me.silt")]) == code
+    s = loaded(tmp_path / "me.silt", run)
+    assert s.notes["chat"]["turns"] == 1 and s.position > len("User: Hello\nAssistant:")
+    assert "ms a token" in capfd.readouterr().err
+
+
+def test_a_signal_while_a_line_is_awaited(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"Hello\n")
+    alarm = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
+    with open(reading) as waits, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", waits)
+        alarm.start()
+        assert ended(["chat", str(run), "--session", str(tmp_path / "me.silt"), *map(str, SHORT)]) == 143
+    alarm.join()
+    os.close(writing)
+    assert loaded(tmp_path / "me.silt", run).notes["chat"]["turns"] == 1
 
 
 def test_what_cannot_be_said(run: Path, tmp_path: Path) -> None:

@@ -217,14 +217,11 @@ def _line(number: int, passage: Passage) -> str:
 
 
 def _receipt(s: Session, usage: Usage, as_json: bool) -> None:
-    from siltstone.core.plain import json_line
+    from siltstone.cli.progress import print_usage
     from siltstone.core.words import counted
     from siltstone.inference.documents import documents
 
     known = documents(s)
     rows = [("documents", f"{counted(len(known), 'document')}, {counted(sum(one.size for one in known), 'byte')}")]
-    for name, value in [*rows, *usage.rows(s)]:
-        print(f"{name:<12} {value}", file=sys.stderr)
-    if as_json:
-        told = [{name: value for name, value in asdict(one).items() if name != "marks"} for one in known]
-        print(json_line({"documents": told} | usage.to_dict(s)), flush=True)
+    told = [{name: value for name, value in asdict(one).items() if name != "marks"} for one in known]
+    print_usage([*rows, *usage.rows(s)], {"documents": told} | usage.to_dict(s) if as_json else None)

@@ -62,6 +62,7 @@ def chat(
     output end the conversation and save the session; the same command continues it. A receipt is printed at the end on standard
     error.
     """
+    from siltstone.cli.progress import print_usage
     from siltstone.cli.sessions import open_session
     from siltstone.core.interrupt import Interrupts, exit_code
     from siltstone.core.terminal import say
@@ -92,7 +93,9 @@ def chat(
             failure = error
         if session is not None and s.position:
             s.save(session)
-        _receipt(talk, usage, as_json and not isinstance(failure, OutputError))
+        shown = as_json and not isinstance(failure, OutputError)
+        rows = [("turns", f"{talk.turns:,}"), *usage.rows(s)]
+        print_usage(rows, {"turns": talk.turns} | usage.to_dict(s) if shown else None)
         if stop.number is not None:
             say(f"interrupted{f'; turn {talk.turns:,} is saved in {session}' if session is not None and talk.turns else ''}")
             raise SystemExit(exit_code(stop))
@@ -145,12 +148,3 @@ def _turn(talk: Chat, usage: Usage, stop: Interrupts, line: str, options: dict[s
             else:
                 found = {"turn": talk.turns, "user": line, "assistant": "".join(said), "tokens_read": read}
                 print(json_line(found | {"tokens_written": usage.written - before, "whole": talk.whole}), flush=True)
-
-
-def _receipt(talk: Chat, usage: Usage, as_json: bool) -> None:
-    from siltstone.core.plain import json_line
-
-    for name, value in [("turns", f"{talk.turns:,}"), *usage.rows(talk.session)]:
-        print(f"{name:<12} {value}", file=sys.stderr)
-    if as_json:
-        print(json_line({"turns": talk.turns} | usage.to_dict(talk.session)), flush=True)
