@@ -114,6 +114,7 @@ def test_a_users_text_has_no_special_tokens(make) -> None:
 def test_what_ends_a_reply(make, replies, tok: st.ByteTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A special token of the template that the tokenizer does not call an end; or the text before the next user's."""
     other = make(CHATML.replace("eos_token", "pad_token"))
+    assert st.Chat(st.Session(small_model(), tok), template=CHATML).read("Hello")  # special tokens that a tokenizer lacks are ""
     assert Turns(other).stop == [other.pad_id] and Turns(tok).stop == ["\nUser:"]
     chat = st.Chat(st.Session(small_model(vocab=300), other))
     written = iter([*other.encode("It is"), other.pad_id, *other.encode("no more")])

@@ -24,6 +24,11 @@ NESTED = "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = [
         ("{% for m in messages %}\n  {% if loop.last %}\n{{ m.content }}|\n  {% endif %}\n{% endfor %}", " hi <b> |\n"),
         ("{% if add_generation_prompt %}{{ 'a' ~ 'b' + 'c' * 2 }}{% endif %}", "abcc"),
         ("{% for m in messages %}{% if m.role == 'user' %}{% break %}{% endif %}{{ m.role }}{% endfor %}", "system"),
+        ("{% if tools is not none or documents %}tools{% endif %}{{ 'none' if tools is none }}", "none"),
+        (
+            "{% for m in messages[::-1] %}{{ (messages | length - 1) - loop.index0 }}{{ m.content.endswith('> ') }},{% endfor %}",
+            "1True,0False,",
+        ),
         ("{% generation %}{{ messages[1].content.strip() }}{% endgeneration %}", "hi <b>"),
         (
             "{{ messages[0] | tojson }}{{ ['é', 1] | tojson(indent=2) }}",

@@ -40,8 +40,8 @@ class Turns:
         self.tokenizer, self.plain = tokenizer, not template
         self.specials: dict[str, int] = {} if self.plain else dict(getattr(tokenizer, "specials", {}))
         names = {id_: name for name, id_ in self.specials.items()}
-        ids = {f"{role}_token": getattr(tokenizer, f"{role}_id") for role in ROLES}
-        self.template = Template(template or PLAIN, {role: names[id_] for role, id_ in ids.items() if id_ in names})
+        ids: dict[str, Any] = {f"{role}_token": getattr(tokenizer, f"{role}_id") for role in ROLES}
+        self.template = Template(template or PLAIN, {role: names.get(id_, "") for role, id_ in ids.items()})
         longest = sorted(self.specials, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest))) if longest else None
         self.end = ""

@@ -198,6 +198,7 @@ class Template:
             self._environment.steps = STEPS
             self._environment.most = LONGEST + sum(len(message["content"]) for message in messages)
             data = {"messages": [dict(x) for x in messages], "add_generation_prompt": add_generation_prompt, **(names or {})}
+            data |= {"tools": None, "documents": None}  # templates ask `tools is not none`
             try:
                 return self._environment.concat(self._compiled.root_render_func(self._compiled.new_context(self.names | data)))
             except _Refused as error:
