@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .demo import demo_run
     from .hf import from_hf
     from .inference.batch import Batch
+    from .inference.chat import Chat
     from .inference.session import Session
     from .models.checkpoint import load, save
     from .models.fingerprint import freeze
@@ -36,6 +37,7 @@ _HOMES = {
     "LayerConfig": "config",
     "Session": "inference.session",
     "Batch": "inference.batch",
+    "Chat": "inference.chat",
     "save": "models.checkpoint",
     "load": "models.checkpoint",
     "ByteTokenizer": "text",
@@ -52,6 +54,7 @@ __all__ = [
     "LM",
     "Batch",
     "ByteTokenizer",
+    "Chat",
     "LMConfig",
     "LMState",
     "LayerConfig",

@@ -46,6 +46,7 @@ def words(run: Path, file: Path, tmp_path: Path) -> Callable[[str], list[str]]:
     out, held = str(tmp_path / "out"), str(file.parent / "b.txt")
     known = {
         "generate": ["generate", str(run), "Hello", "--session", out],
+        "ask": ["ask", str(run), "What?", "Why?", "--doc", held, "--session", out, "--max-new-tokens", "20"],
         "stream": ["stream", str(run), str(file), "--session", out, "--every", "2000"],
         "train": ["train", str(file), "--out", out, "--valid", held, *TRAIN],
         "doctor": ["doctor", str(run), "--text", str(file), "--tokens", "64", "--out", out, "--quiet"],

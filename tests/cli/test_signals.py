@@ -27,6 +27,11 @@ MOMENTS = [
     ("generate", "siltstone.inference.session:Session._call", 1, False),
     ("generate", "siltstone.inference.session:sample", 5, True),
     ("generate", "siltstone.inference.silt:write", 1, True),
+    ("ask", "siltstone.inference.documents:surveyed", 1, False),
+    ("ask", "siltstone.models.checkpoint:load", 1, False),
+    ("ask", "siltstone.inference.session:Session._call", 1, True),
+    ("ask", "siltstone.inference.silt:write", 1, True),
+    ("ask", "siltstone.inference.session:sample", 25, True),
     ("stream", "siltstone.models.checkpoint:load", 1, False),
     ("stream", "siltstone.inference.reader:Reader.feed", 2, True),
     ("stream", "siltstone.inference.silt:write", 1, True),
@@ -52,7 +57,7 @@ def saved(command: str, out: Path, run: Path) -> bool:
             st.load(out)
             return True
         return False
-    if command in ("generate", "stream") and out.exists():
+    if command in ("generate", "ask", "stream") and out.exists():
         st.Session.load(out, *st.load(run))
     return out.exists()
 

@@ -70,7 +70,7 @@ def latin(folder: Path) -> Any:
 
 
 KINDS = [(broken, 141), (full, 2), (closed, 0), (ascii_, 0), (latin, 0)]
-CASES = [(command, *kind) for command in ("generate", "stream", "train", "inspect", "list") for kind in KINDS]
+CASES = [(command, *kind) for command in ("generate", "ask", "stream", "train", "inspect", "list") for kind in KINDS]
 CASES += [("doctor", broken, 141), ("demo", full, 2)]
 
 
@@ -94,14 +94,14 @@ def test_standard_output_of_any_kind(
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("siltstone: ")]
     assert (found, len(said)) == (code, int(code == 2)), said
     assert not said or "standard output cannot be written: No space left on device" in said[0]
-    if command in ("generate", "stream"):
+    if command in ("generate", "ask", "stream"):
         assert st.Session.load(tmp_path / "out", *st.load(run)).position >= 6
     if command == "train":
         assert st.load(tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", [broken, full, closed], ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("command", ["generate", "stream", "train"])
+@pytest.mark.parametrize("command", ["generate", "ask", "stream", "train"])
 def test_standard_error_that_fails_ends_no_work(
     command: str, kind: Callable[[Path], Any], words: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

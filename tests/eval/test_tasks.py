@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from siltstone.eval.tasks import anomalies, needles, stories, words
 from siltstone.eval.tasks.base import UNSCORED, TextTask, TokenTask, random_numbers
 from siltstone.eval.tasks.reader import Reader
 from siltstone.text import ByteTokenizer
+from tests.eval.test_facts_and_meetings import meetings_file
 
 TASKS = registry.members("tasks")
 TOKENS = [name for name, cls in TASKS.items() if issubclass(cls, TokenTask)]
@@ -38,7 +40,7 @@ def test_there_is_every_task() -> None:
     assert {"mqar", "selective_copy", "induction", "parity", "s5"} == set(TOKENS)
     wanted = {f"niah_single_{i}" for i in (1, 2, 3)} | {f"niah_multikey_{i}" for i in (1, 2, 3)}
     wanted |= {"niah_multivalue", "niah_multiquery"} | {f"babilong_qa{i}" for i in range(1, 6)}
-    assert wanted | {"told", "told_20", "recall_load", "repeats", "position", "anomalies"} == set(TEXTS)
+    assert wanted | {"told", "told_20", "recall_load", "repeats", "position", "anomalies", "facts", "meetings"} == set(TEXTS)
     with pytest.raises(ConfigError, match="did you mean 'mqar'"):
         make("mqra")
 
@@ -170,8 +172,9 @@ def test_intervals() -> None:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_every_text_task_runs(name: str, reader: Reader) -> None:
-    found = evaluate(reader.model, reader.tokenizer, [make(name)], [900], seeds=1, items=1)
+def test_every_text_task_runs(name: str, reader: Reader, tmp_path: Path) -> None:
+    options = {"file": str(meetings_file(tmp_path))} if name == "meetings" else {}
+    found = evaluate(reader.model, reader.tokenizer, [make(name, options)], [900], seeds=1, items=1)
     assert found["rows"] and all(row["task"] == name and np.isfinite(row["mean"]) for row in found["rows"])
 
 

@@ -103,3 +103,11 @@ def at_least(least: int) -> Any:
 
 integer = at_least(-LARGEST)
 seed = between(0, (1 << 64) - 1)
+
+Temperature = Annotated[float, typer.Option(help="0 always takes the most probable token.", parser=number)]
+TopK = Annotated[int | None, typer.Option(help="Sample from this many most probable tokens.", parser=integer, show_default=False)]
+TopP = Annotated[float, typer.Option(help="Sample from the fewest tokens whose total probability reaches this.", parser=number)]
+Seed = Annotated[
+    int | None,
+    typer.Option(help="Seed of the sampler. [default: 0, or the state saved in the session]", show_default=False),
+]

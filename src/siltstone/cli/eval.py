@@ -21,11 +21,15 @@ def eval(
     text: Annotated[
         list[Path] | None, unset("A text file that fills documents; may be repeated; default: generated prose.", path, "FILE")
     ] = None,
+    meetings: Annotated[
+        Path | None, unset("Meetings of QMSum for the task meetings, one a line; all needs it for that task.", path, "FILE")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
     out: Annotated[Path | None, unset("Also write a report, one HTML file.", output, "FILE")] = None,
     device: Annotated[str, typer.Option(help="Device; auto: the GPU if there is one.")] = "auto",
 ) -> None:
-    """Try a model on tasks of memory: needles, stories, told names, repeats, anomalies of logs, and others.
+    """Try a model on tasks of memory: needles, stories, told names, repeats, facts, questions about
+    meetings, anomalies of logs, and others.
 
     Text tasks ask any model, zero-shot; documents are streamed, and each question is asked on a fork. A token task needs a
     model that was trained on it. Figures have 95 % intervals.
@@ -37,8 +41,11 @@ def eval(
         for name, cls in known.items():
             print(f"{name}: {cls.kind} task. {(cls.__doc__ or '').splitlines()[0]}")  # type: ignore[attr-defined]
         return
-    wanted = [name for name, cls in known.items() if cls.kind == "text"] if tasks == "all" else tasks.split(",")  # type: ignore[attr-defined]
-    _evaluate(run, wanted, _lengths(lengths), (seeds, items), text or [], (as_json, out, device))
+    wanted = tasks.split(",")
+    if tasks == "all":
+        texts = [name for name, cls in known.items() if cls.kind == "text"]  # type: ignore[attr-defined]
+        wanted = [name for name in texts if name != "meetings" or meetings is not None]
+    _evaluate(run, wanted, _lengths(lengths), (seeds, items), (text or [], meetings), (as_json, out, device))
 
 
 def _lengths(given: str | None) -> list[int] | None:
@@ -57,7 +64,7 @@ def _evaluate(
     wanted: list[str],
     lengths: list[int] | None,
     amount: tuple[int, int],
-    books: list[Path],
+    given: tuple[list[Path], Path | None],
     shown: tuple[bool, Path | None, str],
 ) -> None:
     import shlex
@@ -74,10 +81,11 @@ def _evaluate(
     from siltstone.text import read_blocks
     from siltstone.train.precision import chosen_device
 
-    as_json, out, device = shown
+    (as_json, out, device), (books, meetings) = shown, given
     folder = run_folder(run)
     learnt = trained_on(folder) or {}
-    made = [make(name, learnt.get("options") if learnt.get("task") == name else None) for name in wanted]
+    options = {learnt.get("task"): learnt.get("options")} | ({"meetings": {"file": str(meetings)}} if meetings else {})
+    made = [make(name, options.get(name)) for name in wanted]
     for task in made:
         if task.kind == "token" and learnt.get("task") != task.name:
             raise InputError(
@@ -104,7 +112,7 @@ def _evaluate(
     )
     words = ["siltstone", "eval", str(run), "--tasks", ",".join(wanted), "--seeds", str(seeds), "--items", str(items)]
     words += ["--lengths", ",".join(map(str, lengths))] if lengths is not None else []
-    words += [word for file in books for word in ("--text", str(file))]
+    words += [word for file in books for word in ("--text", str(file))] + (["--meetings", str(meetings)] if meetings else [])
     found |= {"model": str(run), "command": shlex.join(words)}
     if out is not None:
         write_text(out, task_report(found))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from siltstone.cli.arguments import THREADS, RunFolder, RuntimeName, integer, number, output, unset
+from siltstone.cli.arguments import THREADS, RunFolder, RuntimeName, Seed, Temperature, TopK, TopP, integer, output, unset
 
 
 def generate(
@@ -19,17 +19,10 @@ def generate(
         unset("Continue the session in this file (a new one if it does not exist), and save it there.", output, "FILE"),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Maximum number of tokens to write.", parser=integer)] = 200,
-    temperature: Annotated[float, typer.Option(help="0 always takes the most probable token.", parser=number)] = 0.8,
-    top_k: Annotated[
-        int | None, typer.Option(help="Sample from this many most probable tokens.", parser=integer, show_default=False)
-    ] = None,
-    top_p: Annotated[
-        float, typer.Option(help="Sample from the fewest tokens whose total probability reaches this.", parser=number)
-    ] = 0.95,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Seed of the sampler. [default: 0, or the state saved in the session]", show_default=False),
-    ] = None,
+    temperature: Temperature = 0.8,
+    top_k: TopK = None,
+    top_p: TopP = 0.95,
+    seed: Seed = None,
     stop: Annotated[
         list[str] | None, typer.Option(help="Stop before this text; may be repeated.", metavar="TEXT", show_default=False)
     ] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +20,15 @@ def print_receipt(found: Receipt, as_json: bool, out: Any, more: dict[str, Any] 
         print(f"{name:<12} {value}", file=out)
     if as_json:
         print(json_line((more or {}) | found.to_dict() | {"threads": threads_said()}), flush=True)
+
+
+def print_usage(rows: Sequence[tuple[str, str]], found: dict[str, Any] | None) -> None:
+    """A receipt for people on standard error, and as JSON on standard output if given."""
+    from siltstone.core.plain import json_line
+
+    print("".join(f"{name:<12} {value}\n" for name, value in rows), end="", file=sys.stderr, flush=True)
+    if found is not None:
+        print(json_line(found), flush=True)
 
 
 class Progress:

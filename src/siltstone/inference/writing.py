@@ -27,6 +27,7 @@ class Options:
     top_p: float | None
     stop: str | Sequence[str] | None
     seed: int | None
+    ends: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         count, seed = self.max_new_tokens, self.seed
@@ -55,6 +56,7 @@ class Generates(ABC, Generic[T]):
         top_p: float | None = None,
         stop: str | Sequence[str] | None = None,
         seed: int | None = None,
+        ends: Sequence[int] = (),
     ) -> T:
         """Generates text and yields it in pieces; a token is appended before its piece is yielded.
 
@@ -63,10 +65,11 @@ class Generates(ABC, Generic[T]):
         stop            strings that end the generation; they are not yielded, not even in part, but their tokens are appended
         seed            seed of the sampler, which belongs to the session and is saved with it; None continues with its current
                         state (a new session has seed 0)
+        ends            further ids that end the generation like the end token
         The joined pieces are the text of the tokens; an incomplete character at the end becomes U+FFFD.
         Raises InputError for options out of range, and for a session without any token. In a batch the text is queued.
         """
-        return self._generate(Options(max_new_tokens, temperature, top_k, top_p, stop, seed))
+        return self._generate(Options(max_new_tokens, temperature, top_k, top_p, stop, seed, ends))
 
 
 class Writer:
@@ -82,7 +85,7 @@ class Writer:
         self._stops = StopStrings(() if options.stop is None else options.stop)
         self._met = False
         self._tokenizer, self._decoder = tokenizer, StreamDecoder(tokenizer)
-        self._ends = {tokenizer.eos_id, *getattr(tokenizer, "end_ids", ())}
+        self._ends = {tokenizer.eos_id, *getattr(tokenizer, "end_ids", ()), *options.ends}
         self._never = [i for i in (tokenizer.bos_id, tokenizer.pad_id) if i is not None and i not in self._ends]
 
     @property

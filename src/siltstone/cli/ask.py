@@ -1,0 +1,227 @@
+"""`siltstone ask`: documents are read once, and questions about them are answered."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from siltstone.cli.arguments import THREADS, RunFolder, RuntimeName, at_least, integer, output, path, unset
+
+if TYPE_CHECKING:
+    from siltstone.core.interrupt import Interrupts
+    from siltstone.inference import Session
+    from siltstone.inference.asking import Question
+    from siltstone.inference.documents import Document, Passage
+    from siltstone.inference.usage import Usage
+
+
+def ask(
+    run: RunFolder,
+    questions: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[QUESTION]", help="Questions; each is asked apart from the others.", show_default=False),
+    ] = None,
+    doc: Annotated[
+        list[Path] | None, unset("A text file to read; may be repeated. [default: those of the session]", path, "FILE")
+    ] = None,
+    session: Annotated[
+        Path | None,
+        unset("Save what was read in this file; if it exists, its documents are not read again.", output, "FILE"),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Maximum number of tokens of an answer.", parser=at_least(1))] = 100,
+    check: Annotated[
+        bool, typer.Option("--check", help="Answer again without each passage, and say which ones change the answer (slow).")
+    ] = False,
+    reread: Annotated[
+        bool, typer.Option("--reread", help="Read the passages that a question attends to again, before it.")
+    ] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Use the plain template, and not that of the run.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Only JSON on standard output: one object a question, then the receipt.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
+    runtime: RuntimeName = "auto",
+) -> None:
+    """Read documents once, in bounded memory, and answer questions about them, each on a fork of what was read.
+
+    Answers are the most probable tokens. Where the model says what it attended to, an answer ends with the passages: file, lines,
+    bytes and a quotation. With --session, documents that were read are not read again, and an interrupted reading continues.
+    Ctrl-C, SIGTERM, SIGHUP and a closed output keep what was read. A receipt is printed at the end on standard error.
+    """
+    from siltstone.cli.sessions import open_session
+    from siltstone.core.interrupt import Interrupts, exit_code
+    from siltstone.core.terminal import say
+    from siltstone.errors import InputError
+    from siltstone.inference.asking import Question
+    from siltstone.inference.chat import Turns
+    from siltstone.inference.documents import documents, surveyed
+    from siltstone.inference.usage import Usage
+
+    questions, template = questions or [], "" if plain else None
+    if not doc and session is None:
+        raise InputError("no document is given; give one: --doc FILE, or --session FILE of a session that has read some")
+    if not questions and session is None:
+        raise InputError("no question is given; give one, or --session FILE to save what is read")
+    if doc is None and session is not None and not session.exists():
+        raise InputError(f"{session} does not exist, and no document is given; give one: --doc FILE")
+    with Interrupts() as stop:
+        with stop.waiting():
+            given = [surveyed(file) for file in doc or []]
+            s = open_session(run, session, device, threads, runtime)
+            Turns(s.tokenizer, template)
+        usage = Usage()
+        try:
+            _read(s, usage, stop, given, template)
+        except KeyboardInterrupt as stopped:
+            if session is not None and s.position:
+                s.save(session)
+            kept = (
+                f"saved in {session}; the same command continues" if session is not None else "nothing is saved without --session"
+            )
+            say(f"interrupted after {s.position:,} tokens; {kept}")
+            raise SystemExit(exit_code(stopped)) from None
+        if session is not None and usage.read:
+            s.save(session)
+        asked = [Question(s, text, template) for text in questions]
+        fresh = _quotable(documents(s))
+        try:
+            for one in asked:
+                _answer(one, usage, stop, Wanted(max_new_tokens, check, reread, as_json, fresh))
+        except KeyboardInterrupt as stopped:
+            say("interrupted" + (f"; {session} has what was read" if session is not None else ""))
+            raise SystemExit(exit_code(stopped)) from None
+    _receipt(s, usage, as_json)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Options of every answer. fresh: whether the documents are as they were read, so that passages can be quoted."""
+
+    max_new_tokens: int
+    check: bool
+    reread: bool
+    as_json: bool
+    fresh: bool
+
+
+def _read(s: Session, usage: Usage, stop: Interrupts, given: list[Document], template: str | None) -> None:
+    """Read the documents that the session lacks, with a progress bar."""
+    from siltstone.inference.asking import begin
+    from siltstone.inference.documents import lacking, read
+
+    left = lacking(s, given)
+    with _bar(sum(one.size - one.read for one in left)) as advance:
+        if left:
+            begin(s, template)
+        for one in left:
+            source, at = read(s, one), one.read
+            while True:
+                with usage.measured(s):
+                    done = next(source, None)
+                if done is None:
+                    break
+                advance(done - at)
+                at = done
+                stop.check()
+
+
+@contextmanager
+def _bar(size: int) -> Iterator[Any]:
+    """A bar for `size` bytes on standard error, if it is a terminal; yields a function that takes the bytes that were read."""
+    if not size or not sys.stderr.isatty():
+        yield lambda read: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    from siltstone.core.terminal import console
+
+    columns = "reading", BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console(sys.stderr), transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
+        task = bar.add_task("reading", total=size)
+        yield lambda read: bar.advance(task, read)
+
+
+def _quotable(known: list[Document]) -> bool:
+    """Says which documents have changed; whether none has."""
+    from siltstone.core.terminal import say
+    from siltstone.inference.documents import changed
+
+    gone = [one.path for one in known if changed(one)]
+    if gone:
+        say(f"warning: {', '.join(gone)} changed after it was read: answers are about the text that was read, without passages")
+    return not gone
+
+
+def _answer(one: Question, usage: Usage, stop: Interrupts, wanted: Wanted) -> None:
+    """Answers a question and prints the answer and its passages."""
+    from siltstone.core.plain import json_line
+    from siltstone.core.terminal import shown
+    from siltstone.errors import InputError
+
+    def show(text: str, end: str = "\n") -> None:
+        if not wanted.as_json:
+            with stop.waiting(check=False):
+                print(shown(text, sys.stdout), end=end, flush=True)
+
+    if (wanted.check or wanted.reread) and not wanted.fresh:
+        raise InputError("--check and --reread need the documents as they were read; leave these options out")
+    with stop.waiting():
+        again = one.attended_by_question() if wanted.reread else []
+    show(f"? {one.text}")
+    began, said = time.perf_counter(), []
+    with stop.waiting():
+        read = one.read(again)
+    usage.add(read, time.perf_counter() - began)
+    before = usage.written
+    with usage.measured(one.fork, writing=True):
+        for piece in one.write(wanted.max_new_tokens):
+            said.append(piece)
+            show(piece, "")
+            stop.check()
+    answer, written = "".join(said), usage.written - before
+    show("")
+    found = one.passages() if wanted.fresh else None
+    checks: list[Any] = []
+    if wanted.check:
+        if found is None:
+            raise InputError(
+                "this model does not say which passages it attends to, so that there is none to check; leave out --check"
+            )
+        with stop.waiting():
+            checks = list(one.check(found, answer, wanted.max_new_tokens))
+    for i, passage in enumerate(found or []):
+        show(_line(i, passage) + ("" if not checks else f"\n     without it: {checks[i].answer}" if checks[i].changes else ""))
+    if wanted.as_json:
+        about: dict[str, Any] = {"question": one.text, "answer": answer, "tokens_read": read, "tokens_written": written}
+        about["passages"] = None if found is None else [asdict(passage) for passage in found]
+        about |= {"reread": [asdict(passage) for passage in again]} if wanted.reread else {}
+        about |= {"without": [asdict(done) for done in checks]} if wanted.check else {}
+        with stop.waiting(check=False):
+            print(json_line(about), flush=True)
+
+
+def _line(number: int, passage: Passage) -> str:
+    from siltstone.inference.asking import quoted
+
+    lines, (first, end) = passage.lines, passage.bytes
+    where = f"line {lines[0]:,}" if lines[0] == lines[1] else f"lines {lines[0]:,}-{lines[1]:,}"
+    return f"[{number + 1}] {passage.path}, {where}, bytes {first:,}-{end:,}: {quoted(passage)}"
+
+
+def _receipt(s: Session, usage: Usage, as_json: bool) -> None:
+    from siltstone.cli.progress import print_usage
+    from siltstone.core.words import counted
+    from siltstone.inference.documents import documents
+
+    known = documents(s)
+    rows = [("documents", f"{counted(len(known), 'document')}, {counted(sum(one.size for one in known), 'byte')}")]
+    told = [{name: value for name, value in asdict(one).items() if name != "marks"} for one in known]
+    print_usage([*rows, *usage.rows(s)], {"documents": told} | usage.to_dict(s) if as_json else None)

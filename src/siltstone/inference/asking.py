@@ -1,0 +1,130 @@
+"""Questions about the documents of a session: each is asked on a fork, and answered with the passages that were attended to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol, runtime_checkable
+
+from ..errors import InputError
+from ..io.regular import open_regular
+from .chat import Chat, Turns
+from .documents import BETWEEN, Passage, documents, passages
+from .pieces import pieces
+from .session import Session
+
+MOST = 5  # passages of an answer
+Span = tuple[int, int]
+
+
+@runtime_checkable
+class Attending(Protocol):
+    """A session that says what it attended to: spans of token positions [first, end), the most attended first, since it was
+    forked. None if its model does not say."""
+
+    def attended(self) -> Sequence[Any] | None: ...
+
+
+@dataclass(frozen=True)
+class Check:
+    """The answer without a passage. changes: whether it is another one."""
+
+    answer: str
+    changes: bool
+
+
+def attended(session: Any) -> list[Span] | None:
+    """The spans that a session attended to most, at most five; None if its model does not say."""
+    found = session.attended() if isinstance(session, Attending) else None
+    return None if found is None else [(int(span[0]), int(span[1])) for span in islice(found, MOST)]
+
+
+def begin(session: Session, template: str | None = None) -> None:
+    """Read what stands before the first document; nothing if the session has read something."""
+    if session.position == 0:
+        session.append(Turns(session.tokenizer, template).opening())
+
+
+class Question:
+    """A question to a session that has read documents; the session does not change.
+
+    text        the question
+    fork        the session that answers it, after `read`
+    template    see `Chat`
+    Raises InputError for an empty question, and for a session without documents.
+    """
+
+    def __init__(self, session: Session, text: str, template: str | None = None) -> None:
+        if not documents(session):
+            raise InputError("the session has read no document; give one: --doc FILE")
+        if not text.strip():
+            raise InputError("a question is empty; give some text")
+        self.session, self.text, self.template = session, text, template
+        self.fork = session.fork()
+
+    def read(self, again: Sequence[Passage] = ()) -> int:
+        """Read the question on a fork, after these passages; returns the number of tokens."""
+        self.fork = self.session.fork()
+        self._chat = Chat(self.fork, template=self.template)
+        quoted = [f"{passage.text.strip()}{BETWEEN}" for passage in again]
+        return self._chat.read("".join([*quoted, self.text]))
+
+    def write(self, max_new_tokens: int) -> Iterator[str]:
+        """The answer in pieces: always the most probable tokens."""
+        return self._chat.reply(max_new_tokens, temperature=0.0)
+
+    def passages(self) -> list[Passage] | None:
+        """The passages that the answer attended to; None if the model does not say. Raises DataError for a file that changed."""
+        spans = attended(self.fork)
+        return None if spans is None else passages(self.session, spans)
+
+    def attended_by_question(self) -> list[Passage]:
+        """The passages that the question attends to. Raises InputError if the model does not say."""
+        self.read()
+        found = self.passages()
+        if found is None:
+            raise InputError("this model does not say which passages it attends to, so that they cannot be read again")
+        return found
+
+    def check(self, found: Sequence[Passage], answer: str, max_new_tokens: int) -> Iterator[Check]:
+        """The answer without each of these passages: read by a session that has read everything else."""
+        for passage in found:
+            other = Question(without(self.session, passage, self.template), self.text, self.template)
+            other.read()
+            said = "".join(other.write(max_new_tokens))
+            yield Check(said, said != answer)
+
+
+def without(session: Session, passage: Passage, template: str | None = None) -> Session:
+    """A session that has read the documents of another one without a passage. It reads them again: as many tokens."""
+    twin = Session(session.model, session.tokenizer, session.runtime)
+    begin(twin, template)
+    twin.notes = {key: value for key, value in session.notes.items() if key == "documents"}
+    for number, one in enumerate(documents(session)):
+        if number:
+            twin.append(BETWEEN)
+        with open_regular(one.path) as (file, _):
+            source = _Without(file, *passage.bytes) if number == passage.document else file
+            for piece in pieces(source, tokenizer=twin.tokenizer):
+                twin.append(piece.decode("utf-8"))
+    return twin
+
+
+class _Without:
+    """An open file without the bytes from `first` to `end`."""
+
+    def __init__(self, file: Any, first: int, end: int) -> None:
+        self._file, self._first, self._end = file, first, end
+
+    def read(self, size: int) -> bytes:
+        at = self._file.tell()
+        if at >= self._first and at < self._end:
+            at = self._file.seek(self._end)
+        return self._file.read(min(size, self._first - at) if at < self._first else size)
+
+
+def quoted(passage: Passage, most: int = 300) -> str:
+    """A passage in one line, shortened in the middle."""
+    text = " ".join(passage.text.split())
+    return text if len(text) <= most else f"{text[: most // 2]} […] {text[-most // 2 :]}"

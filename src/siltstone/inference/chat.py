@@ -1,0 +1,227 @@
+"""A conversation with a model: turns as the chat template of its tokenizer writes them, each read once.
+
+A turn is rendered behind a stand-in for the reply before it, and what follows the stand-in is read: the end of that reply, the
+user's text, the beginning of the next reply. The history is neither kept nor read again: a conversation has no maximum length.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import InputError, SessionCorrupt, TokenizerError
+from ..text import Tokenizer
+from ..text.settings import ROLES
+from .documents import BETWEEN, under
+from .sampling import StopStrings
+from .session import Session
+from .template import MEND, Message, Template
+
+PLAIN = """{% for m in messages %}{{ {'user': 'User: ', 'assistant': 'Assistant: '}.get(m.role, '') }}{{ m.content }}
+{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
+_UNUSED = [chr(0xFDD0 + i) for i in range(32)]  # code points that Unicode keeps free for such uses
+NOTE = "chat"
+
+
+class Turns:
+    """The texts of turns, in tokens. template: Jinja; None: that of the tokenizer; "": the plain one, `PLAIN`.
+
+    Special tokens are read as such where the template writes them. In a user's text they are read as plain text.
+
+    stop    strings and ids that end a reply, besides the tokenizer's own
+    Raises TokenizerError for a template that cannot be used.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, template: str | None = None) -> None:
+        if template is None:
+            template = getattr(tokenizer, "chat_template", None)
+        self.tokenizer, self.plain = tokenizer, not template
+        self.specials: dict[str, int] = {} if self.plain else dict(getattr(tokenizer, "specials", {}))
+        names = {id_: name for name, id_ in self.specials.items()}
+        ids: dict[str, Any] = {f"{role}_token": getattr(tokenizer, f"{role}_id") for role in ROLES}
+        self.template = Template(template or PLAIN, {role: names.get(id_, "") for role, id_ in ids.items()})
+        longest = sorted(self.specials, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, longest))) if longest else None
+        self.end = ""
+        self.stop = self._stop()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the template, in hexadecimal."""
+        return hashlib.sha256(self.template.source.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def first(self, text: str, system: str | None = None, fresh: bool = True) -> list[int]:
+        """The beginning of a conversation. fresh: at the beginning of the session, so that the template's `bos_token` is read."""
+        return self._written(system, [("user", text)], names=None if fresh else {"bos_token": ""})
+
+    def next(self, text: str, system: str | None = None, met: bool = False) -> list[int]:
+        """A later turn. met: the string that ends the reply before it was read."""
+        return self._written(system, [("user", "Hello"), ("assistant", None), ("user", text)], skip=self.end if met else "")
+
+    def opening(self, system: str | None = None) -> list[int]:
+        """The beginning of a user's text that begins with documents; with the plain template, they stand before it."""
+        return [] if self.plain else self._written(system, [("user", None)], before=True)
+
+    def behind(self, text: str) -> list[int]:
+        """A user's text behind documents."""
+        if self.plain:
+            return self.tokenizer.encode(BETWEEN) + self._written(None, [("user", text)])
+        return self._written(None, [("user", None)], behind=BETWEEN + text)
+
+    def _stop(self) -> list[str | int]:
+        """What ends a reply: the special token behind it, or else the text before the next user's."""
+        here, there = _UNUSED[:2]
+        text = self._rendered(None, [("user", "Hello"), ("assistant", here), ("user", there)])
+        if text.count(here) != 1 or text.count(there) != 1 or text.index(here) > text.index(there):
+            raise TokenizerError(f"the chat template does not write each message once and in order; {MEND}")
+        between = text[text.index(here) + 1 : text.index(there)]
+        special = self._special and self._special.search(between)
+        if special is not None and not between[: special.start()].strip():
+            return [self.specials[special[0]]]
+        self.end = between.rstrip()
+        return [self.end] if self.end else []
+
+    def _rendered(self, system: str | None, said: list[tuple[str, str]], names: dict[str, str] | None = None) -> str:
+        said = ([("system", system)] if system is not None else []) + said
+        return self.template.render([Message(role=role, content=text) for role, text in said], True, names)
+
+    def _written(
+        self,
+        system: str | None,
+        said: list[tuple[str, str | None]],
+        *,
+        behind: str = "",
+        before: bool = False,
+        skip: str = "",
+        names: dict[str, str] | None = None,
+    ) -> list[int]:
+        """Ids of the rendered messages. A message without a text is a stand-in, which `behind` follows: the ids are of what
+        follows the stand-in, or of what stands before it. skip: left out at their beginning. names: other special tokens."""
+        given = "".join([system or "", behind, *(text or "" for _, text in said)])
+        free = [x for x in _UNUSED if x not in given]
+        if len(free) < 2:
+            raise InputError("the text has too many of the characters U+FDD0 to U+FDEF, which mean nothing; leave them out")
+        mark, here = free[:2]
+        safe = [(role, here + self._guarded(behind, mark) if text is None else self._guarded(text, mark)) for role, text in said]
+        rendered = self._rendered(None if system is None else self._guarded(system, mark), safe, names)
+        if safe[-1][1].strip() not in rendered:
+            raise TokenizerError(f"the chat template leaves out the user's text, or changes it; {MEND}")
+        if here in rendered:
+            rendered = rendered.split(here)[0 if before else 1]
+        return self._ids(rendered.removeprefix(skip), mark)
+
+    def _guarded(self, text: str, mark: str) -> str:
+        """A user's text, with numbers for what looks like special tokens."""
+        if self._special is None:
+            return text
+        return self._special.sub(lambda found: f"{mark}{self.specials[found[0]]}{mark}", text)
+
+    def _ids(self, text: str, mark: str) -> list[int]:
+        names = {str(id_): name for name, id_ in self.specials.items()}
+        parts = [text] if self._special is None else re.split(f"({self._special.pattern})", text)
+        ids: list[int] = []
+        for i, part in enumerate(parts):
+            if i % 2:
+                ids.append(self.specials[part])
+            elif part:
+                ids += self.tokenizer.encode(re.sub(f"{mark}([0-9]+){mark}", lambda found: names[found[1]], part))
+        return ids
+
+
+class Chat:
+    """`chat = Chat(session)`; `for piece in chat.turn("Hello"): ...`. The session may have read other text before, or documents.
+
+    system      a text for the template's system message; only at the beginning of a conversation
+    template    Jinja; None: that of the tokenizer, or the plain one if it has none; "": the plain one
+    turns       turns so far; kept in the session's notes, so that a saved session continues its conversation
+    whole       whether the last reply came to its end, and not to its maximum number of tokens or an interrupt
+
+    Raises TokenizerError for a template that cannot be used, InputError for another template or system text than the
+    conversation began with, SessionCorrupt for invalid notes.
+    """
+
+    def __init__(self, session: Session, system: str | None = None, template: str | None = None) -> None:
+        for name, text in (("system", system), ("template", template)):
+            if not isinstance(text, str | None):
+                raise InputError(f"{name}={text!r:.60} must be a text, or None")
+        self.session, self._turns, self.whole = session, Turns(session.tokenizer, template), True
+        note = session.notes.get(NOTE)
+        self.turns, self._met, self.system = (0, False, system) if note is None else self._of(note)
+        if note is None and system is not None and under(session):
+            raise InputError("the system text stands before documents, and this session has read documents; leave it out")
+        if self.turns and system not in (None, self.system):
+            raise InputError("the system text begins a conversation, and this session is in one; begin a new session")
+
+    def _of(self, note: Any) -> tuple[int, bool, str | None]:
+        kinds = {"turns": int, "met": bool, "system": str | None, "template": str}
+        if not isinstance(note, dict) or not all(isinstance(note.get(key, ()), kind) for key, kind in kinds.items()):
+            raise SessionCorrupt(f"the session's note of its conversation is invalid: {note!r}"[:300])
+        if note["template"] != self._turns.digest:
+            raise InputError("this session's conversation has another chat template; use the same one, or begin a new session")
+        return note["turns"], note["met"], note["system"]
+
+    def read(self, text: str) -> int:
+        """Read a user's turn; returns its number of tokens. After an error or an interrupt the session is as before."""
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"the user's text is {f'a {type(text).__name__}' if text else 'empty'}; give some text")
+        ids, mark = self._ids(text), self.session.snapshot()
+        try:
+            self.session.append(ids)
+        except BaseException:
+            self.session.rollback(mark)
+            raise
+        finally:
+            mark.release()
+        self.turns, self._met = self.turns + 1, False
+        self._keep()
+        return len(ids)
+
+    def _ids(self, text: str) -> list[int]:
+        if self.turns:
+            return self._turns.next(text, self.system, self._met)
+        if under(self.session):
+            return self._turns.behind(text)
+        return self._turns.first(text, self.system, fresh=self.session.position == 0)
+
+    def reply(
+        self,
+        max_new_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = 0.95,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """The reply in pieces, as of `Session.generate`; it may be left at any piece. What ends it is not yielded."""
+        ends = [x for x in self._turns.stop if isinstance(x, int)]
+        stops, before = StopStrings([x for x in self._turns.stop if isinstance(x, str)]), ""
+        pieces, end = self.session.generate(max_new_tokens, temperature, top_k, top_p, None, seed, ends), self.session.position
+        self.whole, end = False, end + max_new_tokens
+        for piece in pieces:
+            shown, met = stops.push(piece)
+            shown, before = (shown if before else shown.lstrip()), before + shown.strip()
+            if met:
+                self._met = self.whole = True
+                self._keep()
+            if shown:
+                yield shown
+            if met:
+                return
+        self.whole = self.session.position < end
+        rest = stops.finish()
+        if rest:
+            yield rest
+
+    def turn(self, text: str, **options: Any) -> Iterator[str]:
+        """Read a user's turn, and yield the reply in pieces. options: those of `reply`."""
+        self.read(text)
+        yield from self.reply(**options)
+
+    def _keep(self) -> None:
+        self.session.notes[NOTE] = {
+            "turns": self.turns,
+            "met": self._met,
+            "system": self.system,
+            "template": self._turns.digest,
+        }

@@ -1,0 +1,140 @@
+"""`siltstone ask`: documents are read once, questions are forks, and what was read is kept."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import siltstone as st
+from siltstone.inference import documents
+from tests.cli.commands import good, refused, siltstone
+from tests.cli.conftest import send
+from tests.cli.test_signals import SIGNALS
+
+SHORT = ["--max-new-tokens", 6]
+
+
+@pytest.fixture(scope="session")
+def doc(file: Path) -> Path:
+    path = file.parent / "doc.txt"
+    path.write_text("It was a bright cold day.\n" * 40, "utf-8")
+    return path
+
+
+@pytest.fixture
+def attends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions say what they attended to."""
+    monkeypatch.setattr(st.Session, "attended", lambda self: [(26, 52), (200, 208), (5, 9)], raising=False)
+
+
+def rows(*words: Any) -> list[dict[str, Any]]:
+    return [json.loads(row) for row in good("ask", *words, "--json", *SHORT).stdout.splitlines()]
+
+
+def test_documents_are_read_once_and_questions_are_forks(run: Path, doc: Path, file: Path, tmp_path: Path) -> None:
+    out, b, size = tmp_path / "a.silt", file.parent / "b.txt", doc.stat().st_size
+    *answers, receipt = rows(run, "--doc", doc, "--session", out, "What?", "Why so?", "What?")
+    assert [x["question"] for x in answers] == ["What?", "Why so?", "What?"] and answers[0] == answers[2]
+    assert answers[0]["tokens_read"] == len("\n\nUser: What?\nAssistant:") and answers[0]["passages"] is None
+    assert receipt["tokens_read"] == size + sum(x["tokens_read"] for x in answers) and receipt["position"] == size
+    kept = out.read_bytes()
+    one, again = rows(run, "--doc", doc, "--session", out, "Why so?")
+    assert one == answers[1] and again["recomputed"] == 0 and again["restored"] == size and out.read_bytes() == kept
+    assert again["tokens_read"] == one["tokens_read"] and again["documents"] == receipt["documents"]
+    assert rows(run, "--session", out, "Why so?")[0] == one  # without --doc
+    two = rows(run, "--doc", doc, "--doc", b, "--session", out)[-1]
+    assert two["tokens_read"] == 2 + b.stat().st_size and [x["path"] for x in two["documents"]] == [str(doc), str(b)]
+    told = good("ask", run, "--session", out, "What?", *SHORT)
+    assert told.stdout.startswith("? What?\n") and "2 documents" in told.stderr and "0 recomputed" in told.stderr
+    talk = good("chat", run, "--session", out, "--json", *SHORT, data=b"And what?\n").stdout.splitlines()
+    assert json.loads(talk[0])["tokens_read"] == len("\n\nUser: And what?\nAssistant:")
+
+
+def test_an_answer_ends_with_its_passages(run: Path, doc: Path, attends: None) -> None:
+    text = good("ask", run, "--doc", doc, "What?", *SHORT).stdout
+    assert f"[1] {doc}, line 2, bytes 26-52: It was a bright cold day.\n[2] {doc}, line 8, bytes 200-208: " in text
+    answer, _ = rows(run, "--doc", doc, "What?", "--check", "--reread")
+    assert [x["bytes"] for x in answer["passages"]] == [[26, 52], [200, 208], [5, 9]] == [x["bytes"] for x in answer["reread"]]
+    assert answer["passages"][0]["lines"] == [2, 2] and answer["passages"][0]["document"] == 0
+    assert [x["changes"] for x in answer["without"]] == [x["answer"] != answer["answer"] for x in answer["without"]]
+    assert answer["tokens_read"] > rows(run, "--doc", doc, "What?")[0]["tokens_read"] + 26
+
+
+def test_a_document_that_changed(run: Path, tmp_path: Path, attends: None) -> None:
+    doc, out = tmp_path / "doc.txt", tmp_path / "a.silt"
+    doc.write_text("one two three. " * 20, "utf-8")
+    good("ask", run, "--doc", doc, "--session", out)
+    doc.write_text("One two three. " * 20, "utf-8")
+    refused("doc.txt has changed since the session read it", "ask", run, "--doc", doc, "--session", out, "What?")
+    result = good("ask", run, "--session", out, "What?", "--json", *SHORT)
+    assert "doc.txt changed after it was read" in result.stderr and json.loads(result.stdout.splitlines()[0])["passages"] is None
+    refused_too = siltstone("ask", run, "--session", out, "What?", "--check", *SHORT)
+    assert refused_too.exit_code == 2 and "--check and --reread need the documents" in refused_too.stderr
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_an_interrupted_reading_continues(number: int, run: Path, file: Path, tmp_path: Path, before: Any) -> None:
+    out, size = tmp_path / "a.silt", file.stat().st_size
+    before("siltstone.inference.session:Session._call", 3, send(number))
+    result = siltstone("ask", run, "--doc", file, "--session", out, "What?")
+    assert result.exit_code == 128 + number and "saved in" in result.stderr and result.stderr.count("\n") == 1, result.output
+    s = st.Session.load(out, *st.load(run))
+    (known,) = documents.documents(s)
+    assert 0 < known.read == s.position < size
+    answer, receipt = rows(run, "--doc", file, "--session", out, "What?")
+    assert receipt["tokens_read"] == size - known.read + answer["tokens_read"] and receipt["recomputed"] == 0
+    assert answer == rows(run, "--doc", file, "What?")[0]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_an_answer_is_written(number: int, run: Path, doc: Path, tmp_path: Path, before: Any) -> None:
+    before("siltstone.inference.session:sample", 3, send(number))
+    result = siltstone("ask", run, "--doc", doc, "--session", tmp_path / "a.silt", "What?")
+    assert result.exit_code == 128 + number and "a.silt has what was read" in result.stderr, result.output
+    assert rows(run, "--session", tmp_path / "a.silt", "What?")[1]["restored"] == doc.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, "cannot be read"),
+        (lambda path: path.write_bytes(b""), "is empty"),
+        (lambda path: path.write_bytes(b"\x7fELF\0\1"), "is binary, not text"),
+        (lambda path: path.write_bytes(b"caf\xe9"), "is not valid UTF-8 at byte 3"),
+        (lambda path: path.mkdir(), "cannot be read"),
+    ],
+)
+def test_documents_that_cannot_be_read(make: Callable[[Path], Any], words: str, run: Path, doc: Path, tmp_path: Path) -> None:
+    make(tmp_path / "x.txt")
+    refused(words, "ask", run, "--doc", doc, "--doc", tmp_path / "x.txt", "--session", tmp_path / "a.silt", "What?")
+    assert not (tmp_path / "a.silt").exists()
+
+
+def test_questions_that_cannot_be_asked(run: Path, doc: Path, tmp_path: Path) -> None:
+    refused("no document is given", "ask", run, "What?")
+    refused("does not exist, and no document", "ask", run, "--session", tmp_path / "a.silt", "What?")
+    refused("no question is given", "ask", run, "--doc", doc)
+    good("generate", run, "Hello", "--session", tmp_path / "b.silt", *SHORT)
+    refused("read no document", "ask", run, "--session", tmp_path / "b.silt", "What?")
+    refused("question is empty", "ask", run, "--doc", doc, " ")
+    for option in ("--check", "--reread"):
+        result = siltstone("ask", run, "--doc", doc, "What?", option, *SHORT)
+        assert result.exit_code == 2 and "does not say which passages" in result.stderr
+
+
+def test_a_bar_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    bar = importlib.import_module("siltstone.cli.ask")._bar
+    for terminal in (True, False):
+        out = io.StringIO()
+        monkeypatch.setattr(out, "isatty", lambda terminal=terminal: terminal)
+        monkeypatch.setattr(sys, "stderr", out)
+        with bar(1000) as advance:
+            advance(600)
+        assert ("reading" in out.getvalue()) == terminal
