@@ -22,7 +22,7 @@ from siltstone.cli.guard import guarded
 from siltstone.core.terminal import say
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer does not export this class
-COMMANDS = ("demo", "train", "generate", "stream", "inspect", "doctor", "list", "bench", "eval", "lab", "import", "export")
+COMMANDS = tuple("demo train generate stream serve inspect doctor list bench eval lab import export".split())
 
 
 class Commands(TyperGroup):
