@@ -20,7 +20,7 @@ def messages(given: Sequence[MessageFields], field: str) -> list[Message]:
     return [_message(one, f"{field}[{i}]") for i, one in enumerate(given)]
 
 
-def items(given: str | list[dict[str, Any]] | None, field: str) -> list[Message]:
+def from_items(given: str | list[dict[str, Any]] | None, field: str) -> list[Message]:
     """The messages of a list of input items, or of a text, which is a message of the user."""
     if isinstance(given, str):
         return [Message("user", sound(given, field))]

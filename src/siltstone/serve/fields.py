@@ -113,6 +113,12 @@ class Conversation(Fields):
     metadata: Metadata | None = None
 
 
+class Metadatas(Fields):
+    """`/v1/conversations/{id}`."""
+
+    metadata: Metadata
+
+
 class Items(Fields):
     """`/v1/conversations/{id}/items`."""
 
@@ -130,6 +136,7 @@ IGNORED: dict[type[Fields], frozenset[str]] = {
         "max_tool_calls".split()
     ),
     Conversation: frozenset(),
+    Metadatas: frozenset(),
     Items: frozenset(),
 }
 # Refused fields, and the values that are allowed because they change nothing.
@@ -170,6 +177,7 @@ REFUSED: dict[type[Fields], Mapping[str, tuple[Any, ...]]] = {
         "context_management": ([],),
     },
     Conversation: {},
+    Metadatas: {},
     Items: {},
 }
 

@@ -29,12 +29,15 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS objects (id TEXT PRIMARY KEY, owner TEXT NOT NULL, kind TEXT NOT NULL, created REAL NOT NULL,
     body TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS owned ON objects (owner, kind, created);
+CREATE TABLE IF NOT EXISTS items (number INTEGER PRIMARY KEY, id TEXT NOT NULL, owner TEXT NOT NULL, of TEXT NOT NULL,
+    body TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS listed ON items (owner, of, number);
 CREATE TABLE IF NOT EXISTS marks (id TEXT PRIMARY KEY, owner TEXT NOT NULL, item TEXT NOT NULL, length INTEGER NOT NULL,
     digest TEXT NOT NULL, position INTEGER NOT NULL, blob TEXT, used REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS found ON marks (owner, item);
 """
 _COLUMNS = "id, owner, item, length, digest, position, blob"
-_AT_ONCE = 500  # values of one statement
+_AT_ONCE = 1000  # items or values of one statement
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,26 @@ class Store:
     def delete(self, kind: str, owner: str, id: str) -> bool:
         """Whether there was such an object."""
         return bool(self._do("DELETE FROM objects WHERE id = ? AND owner = ? AND kind = ? RETURNING id", (id, owner, kind)))
+
+    def extend(self, owner: str, of: str, items: Sequence[dict[str, Any]]) -> None:
+        """Add at most 1,000 items to an object, all or none."""
+        if items:
+            values = [x for item in items for x in (item["id"], owner, of, json.dumps(item))]
+            self._do(f"INSERT INTO items (id, owner, of, body) VALUES {','.join(['(?,?,?,?)'] * len(items))}", values)
+
+    def items(self, owner: str, of: str) -> list[dict[str, Any]]:
+        """The items of an object, oldest first."""
+        rows = self._do("SELECT body FROM items WHERE owner = ? AND of = ? ORDER BY number", (owner, of))
+        return [json.loads(row[0]) for row in rows]
+
+    def remove(self, owner: str, of: str, id: str) -> bool:
+        """Whether the object had such an item, which is gone."""
+        return bool(self._do("DELETE FROM items WHERE owner = ? AND of = ? AND id = ? RETURNING id", (owner, of, id)))
+
+    def end(self, owner: str, id: str) -> None:
+        """Forget a conversation and its items."""
+        self._do("DELETE FROM items WHERE owner = ? AND of = ?", (owner, id))
+        self.delete("conversation", owner, id)
 
     def marks(self, owner: str, items: Sequence[str]) -> list[MarkRow]:
         """The marks of an owner that are found by one of these items, longest first."""
