@@ -125,6 +125,37 @@ class Items(Fields):
     items: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=1000)]
 
 
+class NewSession(Fields):
+    """`/sessions`."""
+
+    tags: Metadata | None = None
+
+
+class Append(Fields):
+    """`/sessions/{id}/append`."""
+
+    text: str | None = None
+    ids: list[Id] | None = None
+
+
+class Score(Append):
+    """`/sessions/{id}/score`."""
+
+
+class Continue(Writes):
+    """`/sessions/{id}/generate`."""
+
+    max_tokens: Tokens | None = None
+    stop: Stop | None = None
+    seed: Seed | None = None
+
+
+class Rollback(Fields):
+    """`/sessions/{id}/rollback`."""
+
+    mark: str
+
+
 IGNORED: dict[type[Fields], frozenset[str]] = {
     Chat: frozenset(
         "user service_tier parallel_tool_calls safety_identifier prompt_cache_key prompt_cache_retention reasoning_effort "
@@ -135,9 +166,6 @@ IGNORED: dict[type[Fields], frozenset[str]] = {
         "user service_tier parallel_tool_calls safety_identifier prompt_cache_key prompt_cache_retention reasoning "
         "max_tool_calls".split()
     ),
-    Conversation: frozenset(),
-    Metadatas: frozenset(),
-    Items: frozenset(),
 }
 # Refused fields, and the values that are allowed because they change nothing.
 REFUSED: dict[type[Fields], Mapping[str, tuple[Any, ...]]] = {
@@ -176,9 +204,6 @@ REFUSED: dict[type[Fields], Mapping[str, tuple[Any, ...]]] = {
         "prompt": (),
         "context_management": ([],),
     },
-    Conversation: {},
-    Metadatas: {},
-    Items: {},
 }
 
 
@@ -187,11 +212,12 @@ def parsed(kind: type[M], body: Any) -> M:
     if not isinstance(body, dict):
         raise bad(None, "The body must be a JSON object.")
     left: dict[str, Any] = {}
+    ignored, refused = IGNORED.get(kind, frozenset()), REFUSED.get(kind, {})
     for name, value in body.items():
-        if value is None or name in IGNORED[kind]:
+        if value is None or name in ignored:
             continue
-        if name in REFUSED[kind]:
-            if not any(type(value) is type(allowed) and value == allowed for allowed in REFUSED[kind][name]):
+        if name in refused:
+            if not any(type(value) is type(allowed) and value == allowed for allowed in refused[name]):
                 raise Problem(400, f"This server does not support {name!r} with this value.", name, "unsupported_parameter")
         elif name not in kind.model_fields:
             raise Problem(400, f"Unrecognized request argument supplied: {ascii(name)[:80]}.", name[:80], "unknown_parameter")

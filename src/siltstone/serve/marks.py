@@ -98,12 +98,12 @@ class Marks:
         text      what it has read
         durable   write its file now, if the store has a folder
         """
+        spare, blob = (self.store.write(session) if durable else None) or (None, None)
+        mark = MarkRow(f"mark_{secrets.token_hex(16)}", owner, item, len(text), digest(text), session.position, blob)
+        self.store.add(mark, spare)
         with self._lock:
-            blob = self.store.write(session) if durable else None
-            mark = MarkRow(f"mark_{secrets.token_hex(16)}", owner, item, len(text), digest(text), session.position, blob)
-            self.store.add(mark)
             self._hold(mark.id, session, blob is not None)
-            return mark.id
+        return mark.id
 
     def drop(self, id: str) -> None:
         """Forget a mark."""

@@ -65,7 +65,7 @@ class Store:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._blobs: Path | None = None
         self._claim: Claim | None = None
         if folder is not None:
@@ -146,36 +146,38 @@ class Store:
         rows = self._do(f"SELECT {_COLUMNS} FROM marks WHERE id = ? AND owner = ?", (id, owner))
         return MarkRow(*rows[0]) if rows else None
 
-    def add(self, mark: MarkRow) -> None:
-        """Keep a mark; its blob is on the disk already."""
+    def add(self, mark: MarkRow, spare: Path | None = None) -> None:
+        """Keep a mark. spare: its file, from `write`, which gets its name now."""
         row = (mark.id, mark.owner, mark.item, mark.length, mark.digest, mark.position, mark.blob, time.time())
-        self._do("INSERT INTO marks VALUES (?,?,?,?,?,?,?,?)", row)
+        with self._lock:
+            if spare is not None and mark.blob is not None and self._blobs is not None:
+                with storage_errors(spare):
+                    os.replace(spare, self.path(mark.blob))
+                    sync_folder(self._blobs)
+            self._do("INSERT INTO marks VALUES (?,?,?,?,?,?,?,?)", row)
 
     def drop(self, id: str) -> None:
         """Forget a mark, and remove its blob if no other mark has it."""
-        rows = self._do("DELETE FROM marks WHERE id = ? RETURNING blob", (id,))
-        blob = rows[0][0] if rows else None
-        if blob is not None and not self._do("SELECT 1 FROM marks WHERE blob = ? LIMIT 1", (blob,)):
-            with suppress(OSError):
-                self.path(blob).unlink()
+        with self._lock:
+            rows = self._do("DELETE FROM marks WHERE id = ? RETURNING blob", (id,))
+            blob = rows[0][0] if rows else None
+            if blob is not None and not self._do("SELECT 1 FROM marks WHERE blob = ? LIMIT 1", (blob,)):
+                with suppress(OSError):
+                    self.path(blob).unlink()
 
-    def write(self, session: Session) -> str | None:
-        """Write a session's file; its name, for `path`. None without a folder."""
+    def write(self, session: Session) -> tuple[Path, str] | None:
+        """Write a session's file under a spare name, for `add`, and its digest. None without a folder."""
         if self._blobs is None:
             return None
         spare = self._blobs / f"{os.urandom(12).hex()}.new"
         try:
             session.save(spare)
-            with storage_errors(spare):
-                with open(spare, "rb") as file:
-                    name = hashlib.file_digest(file, "sha256").hexdigest()
-                os.replace(spare, self.path(name))
-                sync_folder(self._blobs)
+            with storage_errors(spare), open(spare, "rb") as file:
+                return spare, hashlib.file_digest(file, "sha256").hexdigest()
         except BaseException:
             with suppress(OSError):
                 spare.unlink()
             raise
-        return name
 
     def path(self, blob: str) -> Path:
         """The file of a blob."""
