@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,3 +183,34 @@ def test_everything_is_there_after_a_restart(pair: Any, serving: Callable, conne
     with serving(House(*pair, name="demo", folder=tmp_path)) as url, connecting(url) as client:
         assert ask(client, messages)[2] == 0  # what cannot be read is read again
         assert client.responses.create(input="Two.", previous_response_id=one.id, **keys).output_text
+
+
+def test_a_retry_does_nothing_twice(client: openai.OpenAI) -> None:
+    talk = client.conversations.create()
+    keys: dict[str, Any] = {"model": "demo", "max_output_tokens": 4, "conversation": talk.id, "input": "Once."}
+    for headers in ({"Idempotency-Key": "k"}, {"x-stainless-retry-count": "1"}):
+        before = len(list(client.conversations.items.list(talk.id)))
+        one = client.responses.create(**keys, extra_headers={name: x for name, x in headers.items() if x == "k"})
+        two = client.responses.create(**keys, extra_headers=headers)
+        assert one.id == two.id and len(list(client.conversations.items.list(talk.id))) == before + 2
+        other = client.responses.create(**keys | {"input": "Twice."}, extra_headers=headers)
+        assert other.id != one.id
+    assert client.responses.create(**keys).id != client.responses.create(**keys).id
+
+
+def test_one_writer_of_a_conversation(client: openai.OpenAI) -> None:
+    talk = client.conversations.create()
+    keys: dict[str, Any] = {"model": "demo", "conversation": talk.id, "input": "Alone."}
+    stream = client.responses.create(**keys, stream=True, max_output_tokens=100_000)
+    next(iter(stream))
+    for call in (lambda: client.responses.create(**keys, max_output_tokens=4), lambda: client.conversations.delete(talk.id)):
+        with pytest.raises(openai.ConflictError):
+            call()
+    stream.close()
+    for _ in range(200):
+        try:
+            assert client.responses.create(**keys, max_output_tokens=4).usage
+            break
+        except openai.ConflictError:
+            time.sleep(0.02)
+    assert len(list(client.conversations.items.list(talk.id))) == 2

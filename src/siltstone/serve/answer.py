@@ -11,6 +11,7 @@ from ..inference.batch import Member
 from ..inference.session import Session
 from ..inference.work import Writing
 from .engine import Engine
+from .figures import Clock, Figures
 from .marks import Marks
 from .template import Template
 
@@ -59,6 +60,7 @@ class Tools:
     engine: Engine
     marks: Marks
     template: Template
+    figures: Figures
 
 
 class Answer:
@@ -73,6 +75,7 @@ class Answer:
         self.cached = self.read = 0
         self._members: list[Member] = []
         self._slots = 0
+        self._clock = Clock(tools.figures)
 
     @property
     def written(self) -> int:
@@ -97,6 +100,8 @@ class Answer:
                 await self._keep(prompt.items[-1], prompt.body, copy, False)
             await self._feed(member, tools.template.encode(prompt.header[max(0, length - len(prompt.body)) :]))
         self.read = member.position
+        tools.figures.read.inc(self.read - self.cached)
+        tools.figures.reused.inc(self.cached)
         for _ in range(self.wanted.n - 1):
             self._members.append(await tools.engine.join(await asyncio.to_thread(member.copy)))
 
@@ -113,11 +118,14 @@ class Answer:
             for i, work in enumerate(works):
                 while given[i] < len(work.pieces):
                     given[i] += 1
+                    if i == 0:
+                        self._clock.piece()
                     yield i, work.pieces[given[i] - 1]
         for choice, work in zip(self.choices, works, strict=True):
             choice.text, choice.tokens = "".join(work.pieces), work.tokens
             whole = len(work.tokens) == wanted.tokens and choice.text == self.tools.template.tokenizer.decode(work.tokens)
             choice.finish = "length" if whole else "stop"
+        self.tools.figures.written.inc(self.written)
 
     async def keep(self, items: Sequence[str]) -> None:
         """Keep the sessions after their texts. items: what each is found by."""

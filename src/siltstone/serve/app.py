@@ -11,7 +11,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 
 from ..core.version import VERSION
-from . import chat, completions, conversations, responses, sessions
+from . import chat, completions, conversations, figures, responses, sessions
 from .house import House, problem
 from .problem import Problem
 
@@ -78,7 +78,7 @@ def make_app(house: House) -> FastAPI:
             house.store.close()
 
     app = FastAPI(title="Siltstone", version=VERSION, lifespan=life, docs_url=None, redoc_url=None)
-    for module in (chat, completions, responses, conversations, sessions):
+    for module in (chat, completions, responses, conversations, sessions, figures):
         app.include_router(module.routes(house))
 
     @app.get("/health")
@@ -103,7 +103,7 @@ def make_app(house: House) -> FastAPI:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(404, _http)
     app.add_exception_handler(405, _http)
-    app.add_middleware(_Guard)
+    app.add_middleware(_Guard, house=house)
     app.add_middleware(Door, house=house)
     return app
 
@@ -111,8 +111,8 @@ def make_app(house: House) -> FastAPI:
 class _Guard:
     """Turns every error of a route into an error body."""
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    def __init__(self, app: Any, house: House) -> None:
+        self.app, self.figures = app, house.figures
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         begun = False
@@ -125,9 +125,14 @@ class _Guard:
         try:
             await self.app(scope, receive, noted)
         except Exception as error:
+            told = problem(error)
+            if told.status == 429:
+                self.figures.refused.inc()
+            elif told.status in (500, 503):
+                self.figures.errors.inc()
             if begun or scope["type"] != "http":
                 raise
-            await _told(problem(error))(scope, receive, send)
+            await _told(told)(scope, receive, send)
 
 
 def _told(error: Problem) -> JSONResponse:

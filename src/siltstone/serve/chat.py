@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from .answer import Answer, Choice, Wanted
 from .conversation import links, messages, prompt
 from .fields import CHAT_TOKENS, Chat, Completion, parsed
-from .house import House, event, events, found, owner, read_json, while_there
+from .house import House, event, events, found, once, owner, read_json, while_there
 from .problem import bad
 from .template import Message
 
@@ -115,9 +115,11 @@ def routes(house: House) -> APIRouter:
 
     @router.post("")
     async def create(request: Request) -> Any:
-        talk = Talk(house, request, parsed(Chat, await read_json(request)))
-        if not talk.given.stream:
-            return await while_there(request, talk.whole())
+        body = await read_json(request)
+        given = parsed(Chat, body)
+        if not given.stream:
+            return await once(house, request, body, lambda: Talk(house, request, given).whole())
+        talk = Talk(house, request, given)
         try:
             await while_there(request, talk.answer.begin())  # what fails until here has a status code
         except BaseException:

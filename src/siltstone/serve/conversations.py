@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 
 from .conversation import as_item, from_items
 from .fields import Conversation, Items, Metadatas, parsed
-from .house import House, found, owner, read_json
+from .house import House, found, once, owner, read_json
 from .problem import missing
 from .responses import page
 
@@ -32,8 +32,9 @@ def routes(house: House) -> APIRouter:
             "created_at": int(time.time()),
             "metadata": given.metadata or {},
         }
-        store.put("conversation", owner(request), body["id"], body)
-        store.extend(owner(request), body["id"], items)
+        with store.together():
+            store.put("conversation", owner(request), body["id"], body)
+            store.extend(owner(request), body["id"], items)
         return body
 
     @router.get("/{id}")
@@ -49,22 +50,24 @@ def routes(house: House) -> APIRouter:
 
     @router.delete("/{id}")
     def delete(request: Request, id: str) -> Any:
-        kept(request, id)
-        store.end(owner(request), id)
+        with house.writers.alone(id):
+            kept(request, id)
+            store.end(owner(request), id)
         return {"id": id, "object": "conversation.deleted", "deleted": True}
 
     @router.post("/{id}/items")
     async def add(request: Request, id: str) -> Any:
-        kept(request, id)
-        items = [as_item(m) for m in from_items(parsed(Items, await read_json(request)).items, "items")]
-        store.extend(owner(request), id, items)
-        return {
-            "object": "list",
-            "data": items,
-            "has_more": False,
-            "first_id": items[0]["id"],
-            "last_id": items[-1]["id"],
-        }
+        body = await read_json(request)
+        items = [as_item(m) for m in from_items(parsed(Items, body).items, "items")]
+
+        async def added() -> dict[str, Any]:
+            with house.writers.alone(id):
+                kept(request, id)
+                store.extend(owner(request), id, items)
+            ends = {"first_id": items[0]["id"], "last_id": items[-1]["id"]}
+            return {"object": "list", "data": items, "has_more": False} | ends
+
+        return await once(house, request, body, added)
 
     @router.get("/{id}/items")
     def listed(request: Request, id: str) -> Any:

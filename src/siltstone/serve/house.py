@@ -18,8 +18,10 @@ from ..models.lm import LM
 from ..text import Tokenizer
 from .answer import Answer, Prompt, Tools, Wanted
 from .engine import Engine
+from .figures import Figures
 from .keys import Keys
 from .marks import Marks
+from .once import Answered, Writers
 from .problem import Problem, bad, missing
 from .store import Store
 from .template import Template
@@ -65,7 +67,8 @@ class House:
         self.engine = Engine(self.model, self.tokenizer, self.limits.slots, self.limits.queue, self.runtime)
         kept = (self.limits.sessions, self.limits.memory)
         self.marks = Marks(self.store, (self.model, self.tokenizer), self.runtime, kept, self.template.name)
-        self.tools = Tools(self.engine, self.marks, self.template)
+        self.figures, self.writers, self.answered = Figures(), Writers(), Answered()
+        self.tools = Tools(self.engine, self.marks, self.template, self.figures)
 
     def model_named(self, name: str | None) -> str:
         """The name of the model; 404 for another model."""
@@ -111,6 +114,16 @@ def as_json(body: bytes) -> Any:
         return json.loads(body.decode("utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError):
         raise bad(None, "The body is not valid JSON in UTF-8.") from None
+
+
+async def once(house: House, request: Request, body: Any, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """The answer that `make` makes, or the earlier one if the request is a retry."""
+    name = house.answered.name(request, body)
+    answer = house.answered.earlier(request, name)
+    if answer is None:
+        answer = await while_there(request, make())
+        house.answered.keep(name, answer)
+    return answer
 
 
 async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -6,8 +6,10 @@ random, of 128 bits or more (`openssl rand -hex 24`); `printf %s KEY | sha256sum
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import ConfigError
@@ -55,6 +57,9 @@ class Keys:
         if not self._owners:
             return NOBODY
         scheme, _, key = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer":
+        if scheme.lower() == "basic":  # a browser that shows the page: the key is the password
+            with suppress(ValueError):
+                key = base64.b64decode(key, validate=True).decode("utf-8").partition(":")[2]
+        elif scheme.lower() != "bearer":
             return None
         return self._owners.get(hashlib.sha256(key.strip().encode("utf-8", "surrogatepass")).hexdigest())

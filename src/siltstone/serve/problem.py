@@ -19,7 +19,7 @@ class Problem(Exception):
         self.status, self.message, self.param, self.code = status, message, param, code
         self.headers = {} if retry is None else {"Retry-After": str(retry)}
         if status == 401:
-            self.headers["WWW-Authenticate"] = "Bearer"
+            self.headers["WWW-Authenticate"] = 'Basic realm="siltstone", charset="UTF-8"'  # a browser asks for a key
 
     @property
     def body(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from .answer import Wanted
 from .conversation import as_item, from_items, links, prompt
 from .fields import CHAT_TOKENS, Response, parsed
-from .house import House, event, events, found, owner, read_json, while_there
+from .house import House, event, events, found, once, owner, read_json, while_there
 from .problem import bad
 from .template import Message
 
@@ -25,6 +25,7 @@ class Reply:
 
     def __init__(self, house: House, request: Request, given: Response) -> None:
         self.house, self.given, self.owner = house, given, owner(request)
+        self._left = False
         if given.stream_options is not None and not given.stream:
             raise bad("stream_options", "stream_options needs stream=true.")
         self.talk = _conversation(given)
@@ -33,6 +34,16 @@ class Reply:
         self.input = [as_item(m) for m in from_items(given.input, "input")]
         if not self.input:
             raise bad("input", "input is empty; give a text or messages.")
+        if self.talk is not None:
+            house.writers.take(self.talk)
+        try:
+            self._prepare(request)
+        except BaseException:
+            self._leave()
+            raise
+
+    def _prepare(self, request: Request) -> None:
+        house, given = self.house, self.given
         self.before = self._before()
         own = [Message("system", given.instructions)] if given.instructions is not None else []
         self.messages = own + from_items([*self.before, *self.input], "input")
@@ -71,7 +82,17 @@ class Reply:
                 pass
             return await self.done()
         finally:
-            await self.answer.close()
+            await self.close()
+
+    async def close(self) -> None:
+        """The session leaves, and others may write to the conversation."""
+        self._leave()
+        await self.answer.close()
+
+    def _leave(self) -> None:
+        if self.talk is not None and not self._left:
+            self._left = True
+            self.house.writers.give(self.talk)
 
     async def stream(self) -> AsyncIterator[str]:
         """The events of a request that streams; the answer has begun."""
@@ -119,11 +140,12 @@ class Reply:
 
     def _store(self, body: dict[str, Any], item: dict[str, Any]) -> None:
         store = self.house.store
-        if self.talk is not None:
-            store.extend(self.owner, self.talk, [*self.input, item])
-        if body["store"]:
-            kept = {"object": body, "input": self.input, "before": self.before}
-            store.put("response", self.owner, body["id"], kept | {"mark": self.answer.choices[0].mark})
+        with store.together():
+            if self.talk is not None:
+                store.extend(self.owner, self.talk, [*self.input, item])
+            if body["store"]:
+                kept = {"object": body, "input": self.input, "before": self.before}
+                store.put("response", self.owner, body["id"], kept | {"mark": self.answer.choices[0].mark})
 
     def _before(self) -> list[dict[str, Any]]:
         """The items of the conversation so far."""
@@ -146,16 +168,21 @@ def routes(house: House) -> APIRouter:
 
     @router.post("")
     async def create(request: Request) -> Any:
-        given = parsed(Response, await read_json(request))
-        reply = await asyncio.to_thread(Reply, house, request, given)
+        body = await read_json(request)
+        given = parsed(Response, body)
+
+        async def whole() -> dict[str, Any]:
+            return await Reply(house, request, given).whole()
+
         if not given.stream:
-            return await while_there(request, reply.whole())
+            return await once(house, request, body, whole)
+        reply = Reply(house, request, given)
         try:
             await while_there(request, reply.answer.begin())
         except BaseException:
-            await reply.answer.close()
+            await reply.close()
             raise
-        return events(reply.stream(), reply.answer.close)
+        return events(reply.stream(), reply.close)
 
     @router.get("/{id}")
     def retrieve(request: Request, id: str) -> Any:

@@ -11,8 +11,7 @@ import math
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from ..inference.batch import Member
 from ..inference.session import Session
 from .conversation import sound
 from .fields import Append, Continue, NewSession, Rollback, Score, parsed
-from .house import House, event, events, found, owner, read_body, read_json, while_there
+from .house import House, event, events, found, once, owner, read_body, read_json, while_there
 from .problem import Problem, bad, missing
 
 ITEM = "session"  # no conversation has this item: what sessions have read serves no other request
@@ -37,8 +36,7 @@ class Sessions:
     """The sessions of a house."""
 
     def __init__(self, house: House) -> None:
-        self.house = house
-        self._busy: set[str] = set()
+        self.house, self.alone = house, house.writers.alone
 
     def body(self, who: str, id: str) -> dict[str, Any]:
         """The object of a session. Raises Problem."""
@@ -105,17 +103,6 @@ class Sessions:
         for name in {body["head"], *body["marks"]} - {None}:
             self.house.marks.drop(name)
 
-    @contextmanager
-    def alone(self, id: str) -> Iterator[None]:
-        """One writer at a time. Raises Problem 409."""
-        if id in self._busy:
-            raise Problem(409, "Another request works on this session; wait for it, or fork the session.", code="session_busy")
-        self._busy.add(id)
-        try:
-            yield
-        finally:
-            self._busy.discard(id)
-
     def _kept(self, who: str, session: Session) -> str:
         return self.house.marks.keep(who, ITEM, "", session, True)
 
@@ -129,9 +116,8 @@ class Visit:
 
     def __init__(self, sessions: Sessions, who: str, id: str) -> None:
         self.sessions, self.who, self.engine = sessions, who, sessions.house.engine
-        self._alone = sessions.alone(id)
-        self._alone.__enter__()
-        self._entered, self._slots = True, 0
+        sessions.house.writers.take(id)
+        self._id, self._entered, self._slots = id, True, 0
         self.members: list[Member] = []
         try:
             self.body = sessions.body(who, id)
@@ -166,7 +152,7 @@ class Visit:
     def _leave(self) -> None:
         if self._entered:
             self._entered = False
-            self._alone.__exit__(None, None, None)
+            self.sessions.house.writers.give(self._id)
 
 
 def shown(body: dict[str, Any]) -> dict[str, Any]:
@@ -218,11 +204,12 @@ def routes(house: House) -> APIRouter:
 
     @router.post("/{id}/append")
     async def append(request: Request, id: str) -> Any:
-        given = parsed(Append, await read_json(request))
+        body = await read_json(request)
+        given = parsed(Append, body)
         ids = _ids(house, given.text, given.ids)
-        visit = Visit(sessions, owner(request), id)
 
         async def work() -> dict[str, Any]:
+            visit = Visit(sessions, owner(request), id)
             try:
                 await visit.begin()
                 await _fed(visit, ids)
@@ -230,7 +217,7 @@ def routes(house: House) -> APIRouter:
             finally:
                 await visit.close()
 
-        return await while_there(request, work())
+        return await once(house, request, body, work)
 
     @router.post("/{id}/score")
     async def score(request: Request, id: str) -> Any:
@@ -263,6 +250,7 @@ def routes(house: House) -> APIRouter:
                 while sent < len(work.pieces):
                     sent += 1
                     yield work.pieces[sent - 1]
+            house.figures.written.inc(len(work.tokens))
 
         async def whole() -> dict[str, Any]:
             try:
@@ -329,6 +317,7 @@ async def _fed(visit: Visit, ids: list[int], scored: bool = False) -> list[float
         return []
     work = visit.member.feed(ids, scored)
     await visit.engine.done(work)
+    visit.sessions.house.figures.read.inc(len(ids))
     return work.result().tolist()
 
 

@@ -13,8 +13,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,19 @@ class Store:
         if self._claim is not None:
             self._claim.release()
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is done inside is kept as a whole, or not at all if an error is raised. For one thread's calls, without blobs."""
+        with self._lock:
+            self._do("BEGIN", ())
+            try:
+                yield
+                self._do("COMMIT", ())
+            except BaseException:
+                with suppress(StorageError):
+                    self._do("ROLLBACK", ())
+                raise
+
     def put(self, kind: str, owner: str, id: str, body: dict[str, Any]) -> None:
         """Keep an object, or replace it."""
         row = (id, owner, kind, time.time(), json.dumps(body, ensure_ascii=True))
@@ -129,8 +142,9 @@ class Store:
 
     def end(self, owner: str, id: str) -> None:
         """Forget a conversation and its items."""
-        self._do("DELETE FROM items WHERE owner = ? AND of = ?", (owner, id))
-        self.delete("conversation", owner, id)
+        with self.together():
+            self._do("DELETE FROM items WHERE owner = ? AND of = ?", (owner, id))
+            self.delete("conversation", owner, id)
 
     def marks(self, owner: str, items: Sequence[str]) -> list[MarkRow]:
         """The marks of an owner that are found by one of these items, longest first."""
