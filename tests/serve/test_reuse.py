@@ -10,7 +10,9 @@ from typing import Any
 import openai
 import pytest
 
+import siltstone as st
 from siltstone.serve.house import House, Limits
+from siltstone.serve.marks import chain
 
 DOCUMENT = "\n".join(f"Line {i} of the document says that the ship sailed on day {i * 7}." for i in range(60))
 
@@ -214,3 +216,24 @@ def test_one_writer_of_a_conversation(client: openai.OpenAI) -> None:
         except openai.ConflictError:
             time.sleep(0.02)
     assert len(list(client.conversations.items.list(talk.id))) == 2
+
+
+def test_long_conversations_keep_few_old_sessions(pair: Any) -> None:
+    model, tok = pair
+    house = House(model, tok, name="demo")
+    s = st.Session(model, tok)
+    s.append("x")
+    items = chain(house.marks.seed, list(range(400)))
+    for i, item in enumerate(items):
+        house.marks.keep("local", item, "x" * (i + 1), s.fork(), False)
+        house.marks.thin("local", items[: i + 1])
+    lengths = [mark.length for mark in house.store.marks("local", items)]
+    assert lengths[:128] == list(range(400, 272, -1))
+    assert [n - 1 for n in lengths[128:]] == [*range(270, 142, -2), *range(140, -1, -4)]
+    assert len(house.marks) == len(lengths)
+    house.marks.thin("other", items)
+    assert [mark.length for mark in house.store.marks("local", items)] == lengths
+    for i in range(150):
+        house.marks.keep("local", "texts", f"{i % 140}", s.fork(), False)  # the last ten are known
+        house.marks.thin("local", ["texts"])
+    assert len(house.store.marks("local", ["texts"])) == 128

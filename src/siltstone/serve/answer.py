@@ -94,11 +94,11 @@ class Answer:
         if prompt.ids is not None:
             await self._feed(member, prompt.ids)
         else:
-            await self._feed(member, tools.template.encode(prompt.body[length:]))
+            await self._feed(member, await self._encoded(prompt.body[length:]))
             if length < len(prompt.body):
                 copy = await asyncio.to_thread(member.copy)
                 await self._keep(prompt.items[-1], prompt.body, copy, False)
-            await self._feed(member, tools.template.encode(prompt.header[max(0, length - len(prompt.body)) :]))
+            await self._feed(member, await self._encoded(prompt.header[max(0, length - len(prompt.body)) :]))
         self.read = member.position
         tools.figures.read.inc(self.read - self.cached)
         tools.figures.reused.inc(self.cached)
@@ -135,6 +135,7 @@ class Answer:
         for choice, member, item in zip(self.choices, self._members, items, strict=True):
             session = await asyncio.to_thread(member.copy)
             choice.mark = await self._keep(item, before + decode(choice.tokens), session, True)
+        await asyncio.to_thread(self.tools.marks.thin, self.owner, self.prompt.items)
 
     async def close(self) -> None:
         """The sessions leave; their slots are free."""
@@ -147,6 +148,9 @@ class Answer:
         marks, prompt = self.tools.marks, self.prompt
         found = None if prompt.ids is not None else marks.find(self.owner, prompt.items, prompt.body + prompt.header)
         return found or (Session(marks.model, marks.tokenizer, marks.runtime), 0)
+
+    async def _encoded(self, text: str) -> list[int]:
+        return await asyncio.to_thread(self.tools.template.encode, text)
 
     async def _keep(self, item: str, text: str, session: Session, durable: bool) -> str:
         return await asyncio.to_thread(self.tools.marks.keep, self.owner, item, text, session, durable)

@@ -17,6 +17,8 @@ from ..models.lm import LM
 from ..text import Tokenizer
 from .store import MarkRow, Store
 
+NEWEST = 128  # items, from the end of a conversation, after which all sessions are kept: 64 turns
+
 
 def chain(seed: str, items: Sequence[Any]) -> list[str]:
     """A digest for each beginning of `items` (values for JSON): after one item, after two, ..."""
@@ -98,12 +100,27 @@ class Marks:
         text      what it has read
         durable   write its file now, if the store has a folder
         """
-        spare, blob = (self.store.write(session) if durable else None) or (None, None)
-        mark = MarkRow(f"mark_{secrets.token_hex(16)}", owner, item, len(text), digest(text), session.position, blob)
+        found, filed = digest(text), durable and self.store.durable
+        for mark in self.store.marks(owner, [item]) if text else ():
+            if mark.digest == found and (mark.blob is not None or not filed and mark.id in self._held):
+                return mark.id  # an equal one is as good
+        spare, blob = (self.store.write(session) if filed else None) or (None, None)
+        mark = MarkRow(f"mark_{secrets.token_hex(16)}", owner, item, len(text), found, session.position, blob)
         self.store.add(mark, spare)
         with self._lock:
             self._hold(mark.id, session, blob is not None)
         return mark.id
+
+    def thin(self, owner: str, items: Sequence[str]) -> None:
+        """Of the sessions that are found by these items, keep those of the newest turns, and ever fewer of those before; of one
+        item, those that were kept last."""
+        index = {item: i for i, item in enumerate(items)}
+        for mark in self.store.marks(owner, items[:-NEWEST]):
+            age = len(items) - 1 - index[mark.item]
+            if index[mark.item] % (1 << (age // NEWEST).bit_length()):
+                self.drop(mark.id)
+        for id in self.store.old_marks(owner, items[-1], NEWEST):
+            self.drop(id)
 
     def drop(self, id: str) -> None:
         """Forget a mark."""

@@ -206,7 +206,7 @@ def routes(house: House) -> APIRouter:
     async def append(request: Request, id: str) -> Any:
         body = await read_json(request)
         given = parsed(Append, body)
-        ids = _ids(house, given.text, given.ids)
+        ids = await _ids(house, given.text, given.ids)
 
         async def work() -> dict[str, Any]:
             visit = Visit(sessions, owner(request), id)
@@ -222,7 +222,7 @@ def routes(house: House) -> APIRouter:
     @router.post("/{id}/score")
     async def score(request: Request, id: str) -> Any:
         given = parsed(Score, await read_json(request))
-        ids = _ids(house, given.text, given.ids)
+        ids = await _ids(house, given.text, given.ids)
         visit = Visit(sessions, owner(request), id)
 
         async def work() -> dict[str, Any]:
@@ -302,11 +302,11 @@ def routes(house: House) -> APIRouter:
     return router
 
 
-def _ids(house: House, text: str | None, ids: Sequence[int] | None) -> list[int]:
+async def _ids(house: House, text: str | None, ids: Sequence[int] | None) -> list[int]:
     if (text is None) == (ids is None):
         raise bad("text", "Give text or ids.")
     if text is not None:
-        return house.tokenizer.encode(sound(text, "text"))
+        return await asyncio.to_thread(house.tokenizer.encode, sound(text, "text"))
     if ids and max(ids) >= house.tokenizer.vocab_size:
         raise bad("ids", f"ids has {max(ids)}; ids are 0 to {house.tokenizer.vocab_size - 1}.")
     return list(ids or ())

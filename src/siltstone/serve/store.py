@@ -155,6 +155,11 @@ class Store:
             found += [MarkRow(*row) for row in self._do(ask, (owner, *part))]
         return sorted(found, key=lambda mark: -mark.length)
 
+    def old_marks(self, owner: str, item: str, newest: int) -> list[str]:
+        """Names of the marks that are found by an item, without those that were added last."""
+        ask = "SELECT id FROM marks WHERE owner = ? AND item = ? ORDER BY rowid DESC LIMIT -1 OFFSET ?"
+        return [row[0] for row in self._do(ask, (owner, item, newest))]
+
     def mark(self, id: str, owner: str) -> MarkRow | None:
         """One mark of an owner."""
         rows = self._do(f"SELECT {_COLUMNS} FROM marks WHERE id = ? AND owner = ?", (id, owner))
