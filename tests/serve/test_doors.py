@@ -6,8 +6,10 @@ import asyncio
 import hashlib
 import json
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
@@ -22,6 +25,7 @@ import pytest
 
 from siltstone.errors import ConfigError
 from siltstone.serve.engine import Gate
+from siltstone.serve.fields import Chat, Completion, Response
 from siltstone.serve.house import House, Limits
 from siltstone.serve.keys import Keys
 from siltstone.serve.problem import Problem
@@ -112,6 +116,30 @@ def test_a_full_queue_is_429_and_a_client_that_leaves_frees_its_slot(pair: Any, 
             httpx2.post(f"{url}/v1/chat/completions", json=keys | {"max_tokens": 100_000}, timeout=0.3)
         _until(lambda: house.engine.gate.free == 1 and not len(house.engine.batch))
         assert client.chat.completions.create(**keys, max_tokens=4).usage.completion_tokens == 4
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "responses"])
+def test_clients_that_leave_at_any_moment_leave_nothing(
+    pair: Any, serving: Callable, monkeypatch: pytest.MonkeyPatch, slow: bool, path: str
+) -> None:
+    house, chance = House(*pair, name="demo", limits=Limits(slots=2)), random.Random(0)
+    join = house.engine.batch.join
+    if slow:
+        monkeypatch.setattr(house.engine.batch, "join", lambda session: (time.sleep(0.05), join(session))[1])
+    given = {"model": "demo", "messages": SAY, "prompt": "x", "input": "x", "max_tokens": 5000, "max_output_tokens": 5000}
+    kind = {"chat/completions": Chat, "completions": Completion, "responses": Response}[path]
+    with serving(house) as url:
+        where = urlsplit(url)
+        for turn in range(16):
+            body = {name: x for name, x in given.items() if name in kind.model_fields} | {"stream": turn % 2 == 0}
+            text = json.dumps(body)
+            with socket.create_connection((where.hostname or "", where.port or 0)) as line:
+                head = f"POST /v1/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                line.sendall(f"{head}Content-Length: {len(text)}\r\n\r\n{text}".encode())
+                time.sleep(chance.choice([0, 0.005, 0.02, 0.08]))
+        _until(lambda: house.engine.gate.free == 2 and not len(house.engine.batch) and not house.engine._watches)
+        assert httpx2.post(f"{url}/v1/completions", json={"model": "demo", "prompt": "x", "n": 2}).status_code == 200
 
 
 def test_many_at_once_answer_as_alone(client: openai.OpenAI) -> None:

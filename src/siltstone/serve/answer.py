@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ..inference.batch import Member
 from ..inference.session import Session
 from ..inference.work import Writing
-from .engine import Engine
+from .engine import Engine, Joining
 from .figures import Clock, Figures
 from .marks import Marks
 from .template import Template
@@ -74,6 +74,7 @@ class Answer:
         self.choices = [Choice() for _ in range(wanted.n)]
         self.cached = self.read = 0
         self._members: list[Member] = []
+        self._joined: list[Joining] = []
         self._slots = 0
         self._clock = Clock(tools.figures)
 
@@ -89,7 +90,7 @@ class Answer:
         self._slots = self.wanted.n
         session, length = await asyncio.to_thread(self._found)
         self.cached = session.position
-        member = await tools.engine.join(session)
+        member = await tools.engine.join(session, self._joined)
         self._members.append(member)
         if prompt.ids is not None:
             await self._feed(member, prompt.ids)
@@ -103,7 +104,8 @@ class Answer:
         tools.figures.read.inc(self.read - self.cached)
         tools.figures.reused.inc(self.cached)
         for _ in range(self.wanted.n - 1):
-            self._members.append(await tools.engine.join(await asyncio.to_thread(member.copy)))
+            twin = await asyncio.to_thread(member.copy)
+            self._members.append(await tools.engine.join(twin, self._joined))
 
     async def pieces(self) -> AsyncIterator[tuple[int, str]]:
         """Number of a choice and more of its text, as it is written."""
@@ -141,7 +143,7 @@ class Answer:
         """The sessions leave; their slots are free."""
         if self._slots:
             slots, self._slots = self._slots, 0
-            await asyncio.shield(self.tools.engine.release(self._members, slots))
+            await asyncio.shield(self.tools.engine.release(self._joined, slots))
 
     def _found(self) -> tuple[Session, int]:
         """A session, and the characters of the prompt that it has read."""

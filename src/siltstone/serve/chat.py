@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from .answer import Answer, Choice, Wanted
 from .conversation import links, messages, prompt
 from .fields import CHAT_TOKENS, Chat, Completion, parsed
-from .house import House, event, events, found, once, owner, read_json, while_there
+from .house import Events, House, event, found, once, owner, read_json, while_there
 from .problem import bad
 from .template import Message
 
@@ -77,7 +77,7 @@ class Talk:
             await asyncio.to_thread(self.house.store.put, "chat", self.owner, body["id"], kept)
         return body
 
-    async def stream(self) -> AsyncIterator[str]:
+    async def stream(self) -> AsyncGenerator[str, None]:
         """The events of a request that streams; the answer has begun."""
         options = self.given.stream_options
         counted = options is not None and bool(options.include_usage)
@@ -125,7 +125,7 @@ def routes(house: House) -> APIRouter:
         except BaseException:
             await talk.answer.close()
             raise
-        return events(talk.stream(), talk.answer.close)
+        return Events(talk.stream(), talk.answer.close)
 
     def stored(request: Request, id: str) -> dict[str, Any]:
         return found(house.store.get("chat", owner(request), id), "chat completion", id)

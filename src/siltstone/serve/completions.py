@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,7 +13,7 @@ from .answer import Answer, Choice, Prompt
 from .chat import wanted
 from .conversation import sound
 from .fields import COMPLETION_TOKENS, Completion, parsed
-from .house import House, event, events, read_json, while_there
+from .house import Events, House, event, read_json, while_there
 from .marks import chain
 from .problem import bad
 
@@ -74,7 +74,7 @@ class Texts:
         choices = [self._choice(answer, choice) for answer in self.answers for choice in answer.choices]
         return self.head | {"choices": [x | {"index": i} for i, x in enumerate(choices)], "usage": self._usage()}
 
-    async def stream(self) -> AsyncIterator[str]:
+    async def stream(self) -> AsyncGenerator[str, None]:
         """The events of a request that streams; the first answer has begun."""
         options, n = self.given.stream_options, self.given.n or 1
         counted = options is not None and bool(options.include_usage)
@@ -136,6 +136,6 @@ def routes(house: House) -> APIRouter:
         except BaseException:
             await texts.close()
             raise
-        return events(texts.stream(), texts.close)
+        return Events(texts.stream(), texts.close)
 
     return router

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, TypeVar
 
 from ..errors import SiltstoneError
 from ..inference.batch import Batch, Member
@@ -16,6 +16,19 @@ from ..inference.work import Reading, Writing
 from ..models.lm import LM
 from ..text import Tokenizer
 from .problem import Problem, busy
+
+Joining = asyncio.Future[Member]
+T = TypeVar("T")
+
+
+async def undivided(work: Callable[..., T], *given: Any) -> T:
+    """The result of `work`, called in a thread. If the caller is cancelled, it waits for the end of the call first."""
+    task = asyncio.ensure_future(asyncio.to_thread(work, *given))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 class Gate:
@@ -107,10 +120,11 @@ class Engine:
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
 
-    async def join(self, session: Session) -> Member:
-        """The session's handle in the batch."""
+    async def join(self, session: Session, joined: list[Joining]) -> Member:
+        """The session's handle in the batch. joined: gets what `release` needs, also if the caller is cancelled meanwhile."""
         self._check()
-        return await asyncio.to_thread(self.batch.join, session)
+        joined.append(asyncio.ensure_future(asyncio.to_thread(self.batch.join, session)))
+        return await asyncio.shield(joined[-1])
 
     async def news(self, works: Sequence[Reading | Writing]) -> AsyncIterator[None]:
         """Yields whenever there is news of these works, and ends after all of them have. Raises the error of a work."""
@@ -138,13 +152,14 @@ class Engine:
         async for _ in self.news([work]):
             pass
 
-    def release(self, members: Sequence[Member], slots: int) -> asyncio.Task[None]:
+    def release(self, joined: Sequence[Joining], slots: int) -> asyncio.Task[None]:
         """The sessions' work is cancelled, they leave, and the slots are free. The task goes on if its caller is cancelled."""
 
         async def leave() -> None:
             try:
-                for member in members:
-                    await asyncio.to_thread(_out, member)
+                for joining in joined:
+                    with contextlib.suppress(SiltstoneError):  # told by `join`
+                        await asyncio.to_thread(_out, await joining)
             finally:
                 self.gate.give(slots)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,21 +142,29 @@ async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
                 await each
 
 
-def events(source: AsyncIterator[str], close: Callable[[], Coroutine[Any, Any, None]]) -> StreamingResponse:
-    """Server-sent events. `close` is called at the end, also if the client leaves."""
+class Events(StreamingResponse):
+    """Server-sent events. `close` is called at the end, also if the client has left before the first one."""
 
-    async def sent() -> AsyncIterator[str]:
+    def __init__(self, source: AsyncGenerator[str, None], close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        super().__init__(self._sent(source), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._source, self._close = source, close
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """See ASGI."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            try:
+                await self._source.aclose()
+            finally:
+                await self._close()
+
+    async def _sent(self, source: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
         try:
             async for text in source:
                 yield text
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
             yield event(problem(error).body)
-        finally:
-            await asyncio.shield(close())
-
-    return StreamingResponse(sent(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
 def event(body: Any, name: str | None = None) -> str:

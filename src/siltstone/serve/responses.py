@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import APIRouter, Request
 
 from .answer import Wanted
 from .conversation import as_item, from_items, links, prompt
+from .engine import undivided
 from .fields import CHAT_TOKENS, Response, parsed
-from .house import House, event, events, found, once, owner, read_json, while_there
+from .house import Events, House, event, found, once, owner, read_json, while_there
 from .problem import bad
 from .template import Message
 
@@ -94,7 +94,7 @@ class Reply:
             self._left = True
             self.house.writers.give(self.talk)
 
-    async def stream(self) -> AsyncIterator[str]:
+    async def stream(self) -> AsyncGenerator[str, None]:
         """The events of a request that streams; the answer has begun."""
         count = iter(range(1 << 62))
 
@@ -135,7 +135,7 @@ class Reply:
                 "total_tokens": self.answer.read + self.answer.written,
             },
         }
-        await asyncio.to_thread(self._store, body, item)
+        await undivided(self._store, body, item)
         return body
 
     def _store(self, body: dict[str, Any], item: dict[str, Any]) -> None:
@@ -182,7 +182,7 @@ def routes(house: House) -> APIRouter:
         except BaseException:
             await reply.close()
             raise
-        return events(reply.stream(), reply.close)
+        return Events(reply.stream(), reply.close)
 
     @router.get("/{id}")
     def retrieve(request: Request, id: str) -> Any:

@@ -11,7 +11,7 @@ import math
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from ..errors import SessionFileError, SessionMismatch, SessionVersion
 from ..inference.batch import Member
 from ..inference.session import Session
 from .conversation import sound
+from .engine import Joining, undivided
 from .fields import Append, Continue, NewSession, Rollback, Score, parsed
-from .house import House, event, events, found, once, owner, read_body, read_json, while_there
+from .house import Events, House, event, found, once, owner, read_body, read_json, while_there
 from .problem import Problem, bad, missing
 
 ITEM = "session"  # no conversation has this item: what sessions have read serves no other request
@@ -119,6 +120,7 @@ class Visit:
         sessions.house.writers.take(id)
         self._id, self._entered, self._slots = id, True, 0
         self.members: list[Member] = []
+        self._joined: list[Joining] = []
         try:
             self.body = sessions.body(who, id)
         except BaseException:
@@ -135,19 +137,19 @@ class Visit:
         await self.engine.gate.take(1)
         self._slots = 1
         session = await asyncio.to_thread(self.sessions.fork, self.who, self.body["head"])
-        self.members.append(await self.engine.join(session))
+        self.members.append(await self.engine.join(session, self._joined))
 
     async def end(self) -> dict[str, Any]:
         """The session's new head is where the member stands."""
         session = await asyncio.to_thread(self.member.copy)
-        return await asyncio.to_thread(self.sessions.moved, self.who, self.body, session)
+        return await undivided(self.sessions.moved, self.who, self.body, session)
 
     async def close(self) -> None:
         """The member leaves."""
         self._leave()
         if self._slots:
             self._slots = 0
-            await asyncio.shield(self.engine.release(self.members, 1))
+            await asyncio.shield(self.engine.release(self._joined, 1))
 
     def _leave(self) -> None:
         if self._entered:
@@ -241,7 +243,7 @@ def routes(house: House) -> APIRouter:
         given = parsed(Continue, await read_json(request))
         visit = Visit(sessions, owner(request), id)
 
-        async def written() -> AsyncIterator[str]:
+        async def written() -> AsyncGenerator[str, None]:
             stop = [given.stop] if isinstance(given.stop, str) else given.stop
             warm = 1.0 if given.temperature is None else given.temperature
             work = visit.member.generate(given.max_tokens or 100, warm, top_p=given.top_p, stop=stop, seed=given.seed)
@@ -260,7 +262,7 @@ def routes(house: House) -> APIRouter:
             finally:
                 await visit.close()
 
-        async def streamed() -> AsyncIterator[str]:
+        async def streamed() -> AsyncGenerator[str, None]:
             async for piece in written():
                 yield event({"piece": piece})
             yield event({"session": shown(await visit.end())})
@@ -276,7 +278,7 @@ def routes(house: House) -> APIRouter:
         except BaseException:
             await visit.close()
             raise
-        return events(streamed(), visit.close)
+        return Events(streamed(), visit.close)
 
     @router.post("/{id}/fork")
     def fork(request: Request, id: str) -> Any:
