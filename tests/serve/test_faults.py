@@ -90,7 +90,7 @@ def test_what_was_acknowledged_survives_a_kill(pair: Any, serving: Callable, tmp
 def test_users_do_not_mix(pair: Any, serving: Callable, connecting: Callable) -> None:
     """Users with secrets talk, abort and branch at random; each greedy transcript is that of the user alone, and has no other
     secret."""
-    users = 24
+    users = 12
 
     def script(client: Any, number: int, rough: bool) -> list[str]:
         chance = random.Random(number)
@@ -124,4 +124,4 @@ def test_users_do_not_mix(pair: Any, serving: Callable, connecting: Callable) ->
     assert found.keys() == alone.keys()
     for i, said in found.items():
         assert not [j for j in range(users) if j != i and f"q{j * 7919:06d}z" in "".join(said)]
-    assert sum(found[i] == alone[i] for i in range(users)) >= users - 2  # near-ties may fall the other way in a batch
+    assert sum(found[i] == alone[i] for i in range(users)) >= users - 1  # near-ties may fall the other way in a batch

@@ -11,7 +11,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 
 from ..core.version import VERSION
-from . import chat, completions, conversations, figures, responses, sessions
+from . import chat, completions, conversations, dashboard, responses, sessions
 from .house import House, problem
 from .problem import Problem
 
@@ -78,7 +78,7 @@ def make_app(house: House) -> FastAPI:
             house.store.close()
 
     app = FastAPI(title="Siltstone", version=VERSION, lifespan=life, docs_url=None, redoc_url=None)
-    for module in (chat, completions, responses, conversations, sessions, figures):
+    for module in (chat, completions, responses, conversations, sessions, dashboard):
         app.include_router(module.routes(house))
 
     @app.get("/health")

@@ -1,19 +1,13 @@
-"""Figures of a running server: `/metrics` for Prometheus, `/figures` for the page at `/`. No label names a session or a key."""
+"""Figures of a running server. No label names a session or a key."""
 
 from __future__ import annotations
 
 import time
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
 
-from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-
-if TYPE_CHECKING:
-    from .house import House
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
-_KINDS = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
 
 
 class Figures:
@@ -29,23 +23,11 @@ class Figures:
         self.first = Histogram("siltstone_first_seconds", "To the first text", buckets=_SECONDS, registry=self.registry)
         self.between = Histogram("siltstone_between_seconds", "Between texts", buckets=_SECONDS, registry=self.registry)
 
-    def watch(self, house: House) -> dict[str, Gauge]:
-        """Gauges of what a house holds now."""
-        found = {
-            "sessions_in_batch": lambda: len(house.engine.batch),
-            "requests_waiting": lambda: len(house.engine.gate.waiting),
-            "sessions_in_memory": lambda: len(house.marks),
-            "bytes_in_memory": lambda: house.marks.nbytes,
-            "sessions_kept": lambda: house.store.counts[0],
-            "sessions_on_disk": lambda: house.store.counts[1],
-            "sessions_parked": lambda: house.marks.parked,
-            "sessions_woken": lambda: house.marks.woken,
-        }
-        gauges = {}
-        for name, count in found.items():
-            gauges[name] = Gauge(f"siltstone_{name}", name.replace("_", " ").capitalize(), registry=self.registry)
-            gauges[name].set_function(count)
-        return gauges
+    def watch(self, counts: Mapping[str, Callable[[], float]]) -> None:
+        """Gauges: what is counted at the moment when somebody looks."""
+        for name, count in counts.items():
+            words = name.replace("_", " ").capitalize()
+            Gauge(f"siltstone_{name}", words, registry=self.registry).set_function(count)
 
     def values(self) -> dict[str, float]:
         """The numbers for the page, by their names in words."""
@@ -71,36 +53,3 @@ class Clock:
         now = time.monotonic()
         (self._figures.first if self._first else self._figures.between).observe(now - self._at)
         self._at, self._first = now, False
-
-
-def routes(house: House) -> APIRouter:
-    """The routes of figures and of the page."""
-    router = APIRouter()
-    house.figures.watch(house)
-
-    @router.get("/metrics")
-    def metrics() -> Any:
-        return Response(generate_latest(house.figures.registry), media_type=CONTENT_TYPE_LATEST)
-
-    @router.get("/figures")
-    def figures() -> Any:
-        return {"model": house.name, "figures": house.figures.values()}
-
-    @router.get("/")
-    def index() -> Any:
-        return _file("index.html")
-
-    @router.get("/page.css")
-    def css() -> Any:
-        return _file("page.css")
-
-    @router.get("/page.js")
-    def script() -> Any:
-        return _file("page.js")
-
-    return router
-
-
-def _file(name: str) -> Response:
-    content = (files("siltstone.serve") / "page" / name).read_bytes()
-    return Response(content, media_type=_KINDS[name], headers={"Cache-Control": "no-cache"})
