@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .models.layer import MemoryCaching
     from .models.lm import LM
     from .models.stream_state import LMState
+    from .serve.client import connect
     from .text import ByteTokenizer, load_tokenizer, train_bpe
 
 from .core.version import VERSION
@@ -44,6 +45,7 @@ _HOMES = {
     "load_tokenizer": "text",
     "train_bpe": "text",
     "demo_run": "demo",
+    "connect": "serve.client",
     "freeze": "models.fingerprint",
     "from_hf": "hf",
     "presets": "config.presets",
@@ -60,6 +62,7 @@ __all__ = [
     "LayerConfig",
     "MemoryCaching",
     "Session",
+    "connect",
     "demo_run",
     "errors",
     "freeze",

@@ -21,6 +21,7 @@
     │   ├── InUse              another session or run is writing the file
     │   ├── FileChanged        another writer replaced the file since it was read
     │   └── NotDurable         the file was replaced, but a power failure may undo that
+    ├── ServerError            a server that cannot be reached, or that refused a call    (RuntimeError)
     └── OutputError            standard output cannot be written, or its reader closed it (OSError)
 
 Messages name the argument, what was given, what was expected and the mend. `FormatWarning` is a warning: the file has an early
@@ -128,6 +129,17 @@ class OutputError(SiltstoneError, OSError):
     """
 
     closed = False
+
+
+class ServerError(SiltstoneError, RuntimeError):
+    """A server cannot be reached, or refused a call.
+
+    status    the status code of its answer, or None
+    param     the field that the server named, or None
+    """
+
+    status: int | None = None
+    param: str | None = None
 
 
 class RenamedKeyWarning(DeprecationWarning):

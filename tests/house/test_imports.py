@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2] / "src" / "siltstone"
 ROOMS = [
     "errors", "shapes", "core", "io", "ops", "config", "state", "schedule", "memory", "compress", "cache", "bank", "layers",
-    "text", "models", "inference", "hf", "eval", "train", "report", "demo", "doctor", "bench", "lm_eval", "cli", "__main__",
-    "__init__",
+    "text", "models", "inference", "serve", "hf", "eval", "train", "report", "demo", "doctor", "bench", "lm_eval", "cli",
+    "__main__", "__init__",
 ]  # fmt: skip
 FILES = {path: ".".join(path.relative_to(ROOT.parent).with_suffix("").parts) for path in sorted(ROOT.rglob("*.py"))}
 MODULES = {name.removesuffix(".__init__"): path for path, name in FILES.items()}

@@ -36,6 +36,7 @@ def test_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     shipped = {p.relative_to(ROOT / "src").as_posix() for p in (ROOT / "src/siltstone").rglob("*.py")}
     shipped |= {f"siltstone/assets/demo/{p.name}" for p in (ROOT / "src/siltstone/assets/demo").glob("*")}
+    shipped |= {f"siltstone/serve/page/{p.name}" for p in (ROOT / "src/siltstone/serve/page").glob("*")}
     assert set(n for n in names if ".dist-info/" not in n) == shipped | {"siltstone/py.typed"}
     assert any(n.endswith("licenses/LICENSE") for n in names)
 

@@ -161,3 +161,15 @@ def test_what_is_shared_with_a_fork_outside_is_claimed_first(name: str, tok: st.
         out += next(mine, "")
     assert out + "".join(mine) == want
     assert member.rollback(mark) == 0 and member.generate(20, seed=1).result() == want
+
+
+def test_a_copy_is_a_session_outside(model: st.LM, tok: st.ByteTokenizer) -> None:
+    with st.Batch(model, tok, slots=1) as batch:
+        a = batch.join()
+        a.feed("Some words. ")
+        twin = a.copy()  # after the queued work, and without a slot
+        assert twin.position == a.position == 12 and len(batch) == 1
+        wanted = twin.fork()
+        text = a.generate(5, temperature=0)
+        assert "".join(twin.generate(5, temperature=0)) == text.result()
+        assert wanted.position == 12 and a.position == twin.position

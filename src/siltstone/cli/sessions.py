@@ -13,6 +13,8 @@ from .guard import hold
 
 if TYPE_CHECKING:
     from ..inference import Session
+    from ..models.lm import LM
+    from ..text import Tokenizer
 
 
 def open_session(run: Path, file: Path | None, device: str, threads: int | None, runtime: str = "auto") -> Session:
@@ -28,22 +30,28 @@ def open_sessions(
     run: Path, files: Sequence[Path | None], device: str, threads: int | None, runtime: str = "auto"
 ) -> list[Session]:
     """`open_session` for several files and one model."""
+    from ..inference import Session
+
+    for file in files:
+        _claim(file)
+    model, tokenizer = open_model(run, device, threads)
+    there = [file if file is not None and file.exists() else None for file in files]
+    return [
+        Session(model, tokenizer, runtime) if file is None else Session.load(file, model, tokenizer, runtime) for file in there
+    ]
+
+
+def open_model(run: Path, device: str, threads: int | None) -> tuple[LM, Tokenizer]:
+    """A trained model and its tokenizer. run: a folder, or demo (shipped). Raises CheckpointError, ConfigError."""
     from ..core.machine import keep_freed_memory
     from ..demo import run_folder
-    from ..inference import Session
     from ..models.checkpoint import load
     from ..train.precision import chosen_device
 
     folder = run_folder(run)
     threads_to_size(folder, threads)
-    for file in files:
-        _claim(file)
     keep_freed_memory()
-    model, tokenizer = load(folder, device=chosen_device(device))
-    there = [file if file is not None and file.exists() else None for file in files]
-    return [
-        Session(model, tokenizer, runtime) if file is None else Session.load(file, model, tokenizer, runtime) for file in there
-    ]
+    return load(folder, device=chosen_device(device))
 
 
 def _claim(file: Path | None) -> None:

@@ -249,6 +249,11 @@ class Member(Generates[Writing]):
             twin._batched = True
             return self._batch._seated(twin)
 
+    def copy(self) -> Session:
+        """A session with the same state that is not in the batch; see `Session.fork`."""
+        with self._settled() as session:
+            return session._fork()
+
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """See `Session.save`."""
         from .store import save
