@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from ..errors import CheckpointError, InputError
 from ..io.parse import parse_object
 from ..io.regular import is_folder, read_limited, reason
-from ..models.checkpoint import opened
+from ..models.checkpoint import opened, some
 from ..text import Tokenizer
 from ..text.library import quoted
 from . import tokens
@@ -24,6 +25,7 @@ from .weights import EMBED, HEAD
 CONFIG, GENERATION, WEIGHTS, INDEX = "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"
 MOST = 64 << 20  # maximum bytes of a JSON file
 LARGE = 64 << 20  # maximum bytes of a header
+SHARD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\.safetensors")
 OTHER = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx")  # weights that are not read
 
 
@@ -156,19 +158,24 @@ def _read(folder: Path) -> dict[str, Tensor]:
         return _tensors(folder / WEIGHTS)
     try:
         places = parse_object(index)["weight_map"]
-        if not isinstance(places, dict) or not all(isinstance(x, str) and Path(x).name == x for x in places.values()):
-            raise ValueError("its weight_map must map names to files of the same folder")
+        if not isinstance(places, dict) or not all(isinstance(x, str) and _own(x) for x in places.values()):
+            raise ValueError("its weight_map must map names to files of the same folder, *.safetensors")
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{folder / INDEX} is damaged: {str(error)[:200]}") from None
     missing = [name for name in sorted(set(places.values())) if not (folder / name).is_file()]
     if missing:
-        raise CheckpointError(f"{folder} lacks {', '.join(missing[:3])}, which {INDEX} names; download the model again")
+        raise CheckpointError(f"{folder} lacks {some(missing)}, which {INDEX} names; download the model again")
     found: dict[str, Tensor] = {}
     for shard in sorted(set(places.values())):
         found |= {key: x for key, x in _tensors(folder / shard).items() if places.get(key) == shard}
     if lacking := sorted(places.keys() - found.keys()):
-        raise CheckpointError(f"the files of {folder} lack {', '.join(lacking[:3])}, which {INDEX} names; download it again")
+        raise CheckpointError(f"the files of {folder} lack {some(lacking)}, which {INDEX} names; download it again")
     return found
+
+
+def _own(name: str) -> bool:
+    """Whether this may be the name of a file of weights in the same folder."""
+    return SHARD.fullmatch(name) is not None and len(name) < 256
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
