@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..config.model import LMConfig
 from ..errors import CheckpointError, ConfigError, TokenizerError, UnsupportedModel
+from ..io import claim
+from ..io.folder import make_folder
 from ..models.checkpoint import build, check_finite, check_vocabulary, save, some
 from ..text import Tokenizer
 from . import tokens
@@ -54,7 +56,8 @@ def from_hf(
 
 
 def import_run(source: Any, folder: str | Path, tokenizer: Any = None, **changes: Any) -> Path:
-    """`from_hf`, written as a run folder; weights keep their stored dtype. Raises also StorageError.
+    """`from_hf`, written as a run folder; weights keep their stored dtype. Raises also StorageError, and InUse if another
+    process writes to the folder.
 
     `pretrained.json` beside the model has what `export` needs to write the decoder back bit for bit.
     """
@@ -69,7 +72,8 @@ def import_run(source: Any, folder: str | Path, tokenizer: Any = None, **changes
     with torch.device("meta"):
         model = build(cfg)
     model.load_state_dict(weights, assign=True)
-    return save(model, made, folder, beside={RECORD: (json.dumps(record, indent=1) + "\n").encode("utf-8")})
+    with claim(make_folder(folder)):
+        return save(model, made, folder, beside={RECORD: (json.dumps(record, indent=1) + "\n").encode("utf-8")})
 
 
 def _weights(found: Source, changes: dict[str, Any]) -> tuple[LMConfig, str, dict[str, Tensor], dict[str, str]]:

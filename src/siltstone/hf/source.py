@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Callable
@@ -96,17 +97,39 @@ def _of_gguf(path: Path, library: Any) -> Source:
     config = _config(library, path.parent, path.name)
     check_family(config.to_dict(), str(path))
 
-    def read() -> dict[str, Tensor]:
-        import torch
-
-        with reading(library, f"transformers cannot read the weights of {path}"):
-            model = library.AutoModelForCausalLM.from_pretrained(
-                str(path.parent), gguf_file=path.name, dtype=torch.float32, **LOCAL
-            )
-        return _state(model)
-
     files = {CONFIG: config.to_json_string(use_diff=False)}
-    return Source(str(path), config, files, read, lambda ends: tokens.of_gguf(path, ends, library, config.vocab_size))
+    return Source(
+        str(path),
+        config,
+        files,
+        lambda: _read_gguf(path, config, library),
+        lambda ends: tokens.of_gguf(path, ends, library, config.vocab_size),
+    )
+
+
+def _read_gguf(path: Path, config: Any, library: Any) -> dict[str, Tensor]:
+    """All tensors of a GGUF file, dequantised.
+
+    transformers leaves out what a configuration does not have, and draws what the file does not have at random: both are errors.
+    """
+    import torch
+
+    with reading(library, f"transformers cannot read the weights of {path}"):
+        tensors = importlib.import_module("gguf").GGUFReader(path).tensors
+        stored = sum(int(x.n_elements) for x in tensors if not x.name.startswith("rope_"))
+        with torch.device("meta"):
+            needed = sum(x.numel() for x in library.AutoModelForCausalLM.from_config(config).parameters())
+    lacking = []
+    if stored == needed:  # checked first: a model of another size may not fit the memory
+        with reading(library, f"transformers cannot read the weights of {path}"):
+            model, found = library.AutoModelForCausalLM.from_pretrained(
+                str(path.parent), gguf_file=path.name, dtype=torch.float32, output_loading_info=True, **LOCAL
+            )
+        lacking = sorted(found["missing_keys"])
+        if not lacking:
+            return _state(model)
+    why = f"lacks {some(lacking)}" if lacking else f"has {stored:,} weights, and its configuration needs {needed:,}"
+    raise CheckpointError(f"{path} does not fit its configuration: it {why}; take another copy")
 
 
 def _of_model(model: Any, library: Any) -> Source:
