@@ -37,7 +37,8 @@ def used(model: st.LM, runtime: str, path: Path) -> list[Any]:
     session.append(TEXT)
     got += [session.append_scored("more"), session.score("and more")]
     mark = session.snapshot()
-    for options in (dict(seed=1), dict(temperature=0.0), dict(seed=2, top_k=5), dict(seed=3, top_p=0.5), dict(stop=["a"])):
+    every: list[dict[str, Any]] = [dict(seed=1), dict(temperature=0.0), dict(seed=2, top_k=5), dict(top_p=0.5), dict(stop=["a"])]
+    for options in every:
         got.append("".join(session.generate(5, **options)))
     session.rollback(mark)
     session.save(path, overwrite=True)
