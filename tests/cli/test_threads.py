@@ -81,6 +81,21 @@ def test_a_command_takes_one_thread_for_a_small_model_and_says_it(command: str, 
         assert receipt(good(*words(command), "--json", "--threads", "2"))["threads"] == "2 threads (of 2; as --threads says)"
 
 
+def test_tasks_and_the_laboratory_take_one_thread_for_a_small_model_and_say_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import dataclasses\nfrom siltstone.train.lab import smoke\n\ndef one():\n"
+        "    return dataclasses.replace(smoke(), arms=('transformer',), items=2)\n"
+    )
+    lab = ["lab", f"{file}:one", "--folder", tmp_path / "lab", "--json"]
+    task = ["eval", tmp_path / "lab" / "transformer" / "0", "--tasks", "mqar", "--lengths", "32", "--items", "1", "--json"]
+    for command in (lab, task):
+        torch.set_num_threads(2)
+        found = json.loads(good(*command).stdout)["threads"]
+        assert found == "1 thread (of 2; chosen for a small model, --threads changes it)" and torch.get_num_threads() == 1
+        assert json.loads(good(*command, "--threads", "2").stdout)["threads"] == "2 threads (of 2; as --threads says)"
+
+
 def test_a_resumed_run_keeps_its_threads(words: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = "threads         1 thread (of 2; chosen for a small model, --threads changes it)"
     assert said in good(*words("train")).stdout

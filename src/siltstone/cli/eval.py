@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from siltstone.cli.arguments import RunFolder, at_least, output, path, unset
+from siltstone.cli.arguments import THREADS, RunFolder, at_least, integer, output, path, unset
 
 
 def eval(
@@ -27,6 +27,7 @@ def eval(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
     out: Annotated[Path | None, unset("Also write a report, one HTML file.", output, "FILE")] = None,
     device: Annotated[str, typer.Option(help="Device; auto: the GPU if there is one.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
 ) -> None:
     """Try a model on tasks of memory: needles, stories, told names, repeats, facts, questions about
     meetings, anomalies of logs, and others.
@@ -34,7 +35,9 @@ def eval(
     Text tasks ask any model, zero-shot; documents are streamed, and each question is asked on a fork. A token task needs a
     model that was trained on it. Figures have 95 % intervals.
     """
+    from siltstone.cli.sessions import threads_to_size
     from siltstone.config import registry
+    from siltstone.demo import run_folder
 
     known = registry.members("tasks")
     if tasks == "list":
@@ -45,6 +48,7 @@ def eval(
     if tasks == "all":
         texts = [name for name, cls in known.items() if cls.kind == "text"]  # type: ignore[attr-defined]
         wanted = [name for name in texts if name != "meetings" or meetings is not None]
+    threads_to_size(run_folder(run), threads)
     _evaluate(run, wanted, _lengths(lengths), (seeds, items), (text or [], meetings), (as_json, out, device))
 
 
@@ -70,6 +74,7 @@ def _evaluate(
     import shlex
     import sys
 
+    from siltstone.core.machine import threads_said
     from siltstone.core.plain import json_line
     from siltstone.demo import run_folder
     from siltstone.errors import InputError
@@ -113,7 +118,7 @@ def _evaluate(
     words = ["siltstone", "eval", str(run), "--tasks", ",".join(wanted), "--seeds", str(seeds), "--items", str(items)]
     words += ["--lengths", ",".join(map(str, lengths))] if lengths is not None else []
     words += [word for file in books for word in ("--text", str(file))] + (["--meetings", str(meetings)] if meetings else [])
-    found |= {"model": str(run), "command": shlex.join(words)}
+    found |= {"model": str(run), "command": shlex.join(words), "threads": threads_said()}
     if out is not None:
         write_text(out, task_report(found))
     if as_json:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from siltstone.cli.arguments import output, path, unset
+from siltstone.cli.arguments import THREADS, integer, output, path, unset
 
 
 def lab(
@@ -15,6 +15,7 @@ def lab(
     folder: Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs and results.", parser=path)] = Path("lab"),
     out: Annotated[Path | None, unset("The report, one HTML file; default: DIR/report.html.", output, "FILE")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+    threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
 ) -> None:
     """Train arms beside each other on a token task, with matched parameters, and report what they recall.
 
@@ -24,17 +25,23 @@ def lab(
     import shlex
     import sys
 
+    from siltstone.cli.sessions import threads_to_config
+    from siltstone.core.machine import check_threads, keep_freed_memory, threads_said
     from siltstone.core.plain import json_line
     from siltstone.io.atomic import check_place, make_folder, write_text
     from siltstone.report.lab import lab_report
     from siltstone.train.lab import found_recipe, run_lab
 
+    check_threads(threads)
     made = found_recipe(recipe)
+    threads_to_config(made.config(), threads)
     page = out or folder / "report.html"
     make_folder(folder)
     make_folder(page.parent)
     check_place(page)
+    keep_freed_memory()
     found = run_lab(made, folder, lambda said: print(said, file=sys.stderr, flush=True))
+    found["threads"] = threads_said()
     found["command"] = shlex.join(["siltstone", "lab", recipe, "--folder", str(folder)])
     write_text(page, lab_report(found))
     if as_json:

@@ -12,6 +12,7 @@ from ..io.regular import is_folder
 from .guard import hold
 
 if TYPE_CHECKING:
+    from ..config.model import LMConfig
     from ..inference import Session
     from ..models.lm import LM
     from ..text import Tokenizer
@@ -77,3 +78,11 @@ def threads_to_size(folder: Path, threads: int | None) -> None:
     with contextlib.suppress(OSError, ValueError), open_tensors(folder / WEIGHTS, SEAL) as weights:
         parameters = sum(math.prod(entry.shape) for entry in weights.entries.values())
     use_threads(threads, parameters)
+
+
+def threads_to_config(cfg: LMConfig, threads: int | None) -> None:
+    """`use_threads` for a model of this configuration."""
+    from ..core.machine import use_threads
+    from ..eval.arms import parameters
+
+    use_threads(threads, parameters(cfg))

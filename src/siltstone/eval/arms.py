@@ -139,10 +139,10 @@ def route_at_random(model: LM, seed: int) -> None:
 
     They are digits of a projection of query and summary, so that they need no state: a resumed run has the same ones.
     """
-    by = torch.Generator().manual_seed(seed)
+    by = torch.Generator("cpu").manual_seed(seed)
     for part in model.modules():
         if isinstance(part, Router):
-            part.scores = _chance(torch.randn(2, part.key.out_features, generator=by))
+            part.scores = _chance(torch.randn(2, part.key.out_features, generator=by, dtype=torch.float32, device="cpu"))
 
 
 def _chance(directions: Tensor) -> Callable[..., Tensor]:
@@ -157,7 +157,7 @@ def _chance(directions: Tensor) -> Callable[..., Tensor]:
 def _state_parts(cfg: LMConfig, length: int) -> dict[str, int]:
     with torch.no_grad():
         model, state = build(cfg, Arm("measured"), 0), None
-        for part in torch.zeros(1, length, dtype=torch.long).split(512, 1):
+        for part in torch.zeros(1, length, dtype=torch.long, device=model.like.device).split(512, 1):
             _, state = model.features(part, state)
     return {} if state is None else state.parts()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,20 @@ import numpy as np
 import torch
 
 from ..config import registry
-from ..errors import InputError
+from ..errors import CheckpointError, FormatWarning, InputError
+from ..io.parse import is_count, parse_object
+from ..io.regular import read_limited, reason
 from ..models import streaming
+from ..models.checkpoint import read_beside
 from ..models.streaming import StreamingModel
 from ..text import Tokenizer
+from ..text.library import quoted
 from .intervals import interval
 from .tasks.base import UNSCORED, Observation, Task, TextTask, TokenTask, random_numbers
 from .tasks.reader import Reader
 
 TRAINED = "task.json"  # in the run folder of a model that was trained on a token task: its name and options
+MOST = 1 << 20  # maximum bytes of that file
 CHUNK = 512  # tokens a call
 
 
@@ -31,9 +37,28 @@ def make(name: str, options: dict[str, Any] | None = None) -> Task:
 
 
 def trained_on(folder: Path) -> dict[str, Any] | None:
-    """`{"task", "options", ...}` of a run folder whose model was trained on a token task; None for others."""
-    path = folder / TRAINED
-    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+    """`{"task", "options", "seed", "routing"}` of a run folder whose model was trained on a token task; None for others.
+
+    Raises CheckpointError for a file that was altered. Warns with FormatWarning for a file of an early version, of which the
+    weights do not have the hash.
+    """
+    data, path = read_beside(folder, TRAINED), folder / TRAINED
+    try:
+        if data is None:
+            early = parse_object(read_limited(path, MOST))
+            if "version" in early:  # another model has replaced the one that it belongs to
+                return None
+            warnings.warn(f"{path} was written by an early version, without a checksum", FormatWarning, stacklevel=3)
+        found = early if data is None else parse_object(data)
+        if not isinstance(found["task"], str) or not isinstance(found["options"], dict):
+            raise ValueError("it does not name a task and its options")
+        if not is_count(found["seed"]) or not isinstance(found["routing"], str):
+            raise ValueError("its seed or its routing is missing")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be used: {quoted(reason(error))}; train the model again") from error
+    return found
 
 
 def observe_tokens(model: StreamingModel, task: TokenTask, length: int, rows: int, by: np.random.Generator) -> list[Observation]:

@@ -5,20 +5,38 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..config.model import LMConfig
+from ..config.model import MOST_BLOCKS, LMConfig
 from ..config.rotary import options
-from ..errors import UnsupportedModel
+from ..errors import SiltstoneError, UnsupportedModel
 from ..ops.rope_scaling import KINDS
-from .families import FAMILIES, check_family
+from ..text.library import quoted
+from .families import FAMILIES, Family, check_family
 
 POSITIONS = 131_072  # a model of ours has no limit
+SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "vocab_size")
 LETTERS = {"full_attention": "a", "sliding_attention": "w"}
 
 
 def to_keys(config: Any, name: str) -> dict[str, Any]:
-    """Our keys for a configuration object of transformers. Raises UnsupportedModel. name: of the model, for messages."""
-    raw = config.to_dict()
-    family = check_family(raw, name)
+    """Our keys for a configuration object of transformers. Raises UnsupportedModel, also for values that make no sense.
+
+    name    of the model, for messages
+    """
+    family = check_family(config.to_dict(), name)
+    whole = {key: getattr(config, key, None) for key in SIZES}
+    if odd := [key for key, value in whole.items() if not isinstance(value, int) or isinstance(value, bool) or value < 1]:
+        raise UnsupportedModel(f"{name} has {odd[0]}={whole[odd[0]]!r:.40}, which must be a whole number of at least 1")
+    if config.num_hidden_layers > MOST_BLOCKS:
+        raise UnsupportedModel(f"{name} has {config.num_hidden_layers!r:.40} layers; at most {MOST_BLOCKS:,} are possible")
+    try:
+        return _keys(config, family, name)
+    except (ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as error:
+        if isinstance(error, SiltstoneError):
+            raise
+        raise UnsupportedModel(f"{name} has a configuration with values that make no sense: {quoted(error)}") from error
+
+
+def _keys(config: Any, family: Family, name: str) -> dict[str, Any]:
     if config.hidden_act not in ("silu", "swish"):
         raise UnsupportedModel(f"{name} has hidden_act={config.hidden_act!r}, and Siltstone's gated MLP has silu alone")
     depth, heads, width = config.num_hidden_layers, config.num_attention_heads, config.hidden_size

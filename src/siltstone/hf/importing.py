@@ -11,13 +11,15 @@ from torch import Tensor
 
 from ..config.model import LMConfig
 from ..errors import CheckpointError, ConfigError, TokenizerError, UnsupportedModel
-from ..models.checkpoint import build, check_finite, check_vocabulary, save
+from ..io import claim
+from ..io.folder import make_folder
+from ..models.checkpoint import build, check_finite, check_vocabulary, save, some
 from ..text import Tokenizer
 from . import tokens
 from .configs import to_keys
 from .library import transformers
 from .source import Source, find
-from .weights import EMBED, HEAD, joined, names
+from .weights import EMBED, HEAD, joined, names, parted
 
 if TYPE_CHECKING:
     from ..models.lm import LM
@@ -54,7 +56,8 @@ def from_hf(
 
 
 def import_run(source: Any, folder: str | Path, tokenizer: Any = None, **changes: Any) -> Path:
-    """`from_hf`, written as a run folder; weights keep their stored dtype. Raises also StorageError.
+    """`from_hf`, written as a run folder; weights keep their stored dtype. Raises also StorageError, and InUse if another
+    process writes to the folder.
 
     `pretrained.json` beside the model has what `export` needs to write the decoder back bit for bit.
     """
@@ -69,7 +72,8 @@ def import_run(source: Any, folder: str | Path, tokenizer: Any = None, **changes
     with torch.device("meta"):
         model = build(cfg)
     model.load_state_dict(weights, assign=True)
-    return save(model, made, folder, beside={RECORD: (json.dumps(record, indent=1) + "\n").encode("utf-8")})
+    with claim(make_folder(folder)):
+        return save(model, made, folder, beside={RECORD: (json.dumps(record, indent=1) + "\n").encode("utf-8")})
 
 
 def _weights(found: Source, changes: dict[str, Any]) -> tuple[LMConfig, str, dict[str, Tensor], dict[str, str]]:
@@ -82,24 +86,35 @@ def _weights(found: Source, changes: dict[str, Any]) -> tuple[LMConfig, str, dic
     wanted = {part for parts in names(plain).values() for part in parts}
     lacking, extra = sorted(wanted - theirs.keys()), sorted(theirs.keys() - wanted - ({HEAD} if plain.tie else set()))
     if lacking:
-        raise CheckpointError(f"{found.name} lacks the weights {_some(lacking)}; take a whole causal language model")
+        raise CheckpointError(f"{found.name} lacks the weights {some(lacking)}; take a whole causal language model")
     if extra:
-        raise UnsupportedModel(f"{found.name} has weights that Siltstone lacks: {_some(extra)}")
+        raise UnsupportedModel(f"{found.name} has weights that Siltstone lacks: {some(extra)}")
     odd = [name for name, x in theirs.items() if not x.is_floating_point()]
     if odd:
-        raise UnsupportedModel(f"{found.name} has quantised weights, which Siltstone lacks: {_some(odd)}")
+        raise UnsupportedModel(f"{found.name} has quantised weights, which Siltstone lacks: {some(odd)}")
+    with torch.device("meta"):
+        needed = parted(plain, build(plain).state_dict())
+    for ours, parts in names(plain).items():
+        for name in parts:
+            if (shape := theirs[name].shape) != needed[name].shape:
+                raise CheckpointError(
+                    f"{found.name} does not fit its configuration: {name} ({ours}) has shape {list(shape)}, "
+                    f"and {list(needed[name].shape)} is needed"
+                )
     cfg = _changed(plain, keys, changes)
     weights = joined(plain, theirs)
     with torch.device("meta"):
         shapes = {name: x.shape for name, x in build(cfg).state_dict().items()}
     if missing := sorted(shapes.keys() - weights.keys()):
-        raise ConfigError(f"{_changes(changes)} need weights that {found.name} does not have: {_some(missing)}")
+        raise ConfigError(f"{_changes(changes)} need weights that {found.name} does not have: {some(missing)}")
     if left := sorted(weights.keys() - shapes.keys()):
-        raise ConfigError(f"{_changes(changes)} leave out weights that {found.name} has: {_some(left)}")
+        raise ConfigError(f"{_changes(changes)} leave out weights that {found.name} has: {some(left)}")
     for name, shape in shapes.items():
         if weights[name].shape != shape:
-            cause = _changes(changes) if cfg != plain else f"{found.name} does not fit its configuration:"
-            raise CheckpointError(f"{cause} {name} has shape {list(weights[name].shape)}, and {list(shape)} is needed")
+            raise ConfigError(
+                f"{_changes(changes)} do not fit the weights of {found.name}: {name} has shape {list(weights[name].shape)}, "
+                f"and {list(shape)} is needed"
+            )
     check_finite(weights, found.name, "take another copy")
     return cfg, plain.fingerprint, weights, {name: str(x.dtype).removeprefix("torch.") for name, x in theirs.items()}
 
@@ -126,7 +141,3 @@ def _tokenizer(found: Source, given: Any, cfg: LMConfig, library: Any) -> Tokeni
 
 def _changes(changes: dict[str, Any]) -> str:
     return "the changes " + ", ".join(f"{key}={value!r:.40}" for key, value in changes.items())
-
-
-def _some(found: list[str]) -> str:
-    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")

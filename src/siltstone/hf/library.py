@@ -35,8 +35,8 @@ def reading(library: Any, words: str, kind: type[SiltstoneError] = UnsupportedMo
     try:
         with quiet(library):
             yield
-    except Exception as error:
-        if isinstance(error, MemoryError):
+    except BaseException as error:
+        if isinstance(error, MemoryError) or not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise kind(f"{words}: {quoted(error)}") from error
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from torch import Tensor
 from ..errors import CheckpointError, InputError
 from ..io.parse import parse_object
 from ..io.regular import is_folder, read_limited, reason
-from ..models.checkpoint import opened
+from ..models.checkpoint import opened, some
 from ..text import Tokenizer
 from ..text.library import quoted
 from . import tokens
@@ -24,6 +26,7 @@ from .weights import EMBED, HEAD
 CONFIG, GENERATION, WEIGHTS, INDEX = "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"
 MOST = 64 << 20  # maximum bytes of a JSON file
 LARGE = 64 << 20  # maximum bytes of a header
+SHARD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\.safetensors")
 OTHER = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx")  # weights that are not read
 
 
@@ -94,17 +97,39 @@ def _of_gguf(path: Path, library: Any) -> Source:
     config = _config(library, path.parent, path.name)
     check_family(config.to_dict(), str(path))
 
-    def read() -> dict[str, Tensor]:
-        import torch
-
-        with reading(library, f"transformers cannot read the weights of {path}"):
-            model = library.AutoModelForCausalLM.from_pretrained(
-                str(path.parent), gguf_file=path.name, dtype=torch.float32, **LOCAL
-            )
-        return _state(model)
-
     files = {CONFIG: config.to_json_string(use_diff=False)}
-    return Source(str(path), config, files, read, lambda ends: tokens.of_gguf(path, ends, library, config.vocab_size))
+    return Source(
+        str(path),
+        config,
+        files,
+        lambda: _read_gguf(path, config, library),
+        lambda ends: tokens.of_gguf(path, ends, library, config.vocab_size),
+    )
+
+
+def _read_gguf(path: Path, config: Any, library: Any) -> dict[str, Tensor]:
+    """All tensors of a GGUF file, dequantised.
+
+    transformers leaves out what a configuration does not have, and draws what the file does not have at random: both are errors.
+    """
+    import torch
+
+    with reading(library, f"transformers cannot read the weights of {path}"):
+        tensors = importlib.import_module("gguf").GGUFReader(path).tensors
+        stored = sum(int(x.n_elements) for x in tensors if not x.name.startswith("rope_"))
+        with torch.device("meta"):
+            needed = sum(x.numel() for x in library.AutoModelForCausalLM.from_config(config).parameters())
+    lacking = []
+    if stored == needed:  # checked first: a model of another size may not fit the memory
+        with reading(library, f"transformers cannot read the weights of {path}"):
+            model, found = library.AutoModelForCausalLM.from_pretrained(
+                str(path.parent), gguf_file=path.name, dtype=torch.float32, output_loading_info=True, **LOCAL
+            )
+        lacking = sorted(found["missing_keys"])
+        if not lacking:
+            return _state(model)
+    why = f"lacks {some(lacking)}" if lacking else f"has {stored:,} weights, and its configuration needs {needed:,}"
+    raise CheckpointError(f"{path} does not fit its configuration: it {why}; take another copy")
 
 
 def _of_model(model: Any, library: Any) -> Source:
@@ -156,19 +181,24 @@ def _read(folder: Path) -> dict[str, Tensor]:
         return _tensors(folder / WEIGHTS)
     try:
         places = parse_object(index)["weight_map"]
-        if not isinstance(places, dict) or not all(isinstance(x, str) and Path(x).name == x for x in places.values()):
-            raise ValueError("its weight_map must map names to files of the same folder")
+        if not isinstance(places, dict) or not all(isinstance(x, str) and _own(x) for x in places.values()):
+            raise ValueError("its weight_map must map names to files of the same folder, *.safetensors")
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{folder / INDEX} is damaged: {str(error)[:200]}") from None
     missing = [name for name in sorted(set(places.values())) if not (folder / name).is_file()]
     if missing:
-        raise CheckpointError(f"{folder} lacks {', '.join(missing[:3])}, which {INDEX} names; download the model again")
+        raise CheckpointError(f"{folder} lacks {some(missing)}, which {INDEX} names; download the model again")
     found: dict[str, Tensor] = {}
     for shard in sorted(set(places.values())):
         found |= {key: x for key, x in _tensors(folder / shard).items() if places.get(key) == shard}
     if lacking := sorted(places.keys() - found.keys()):
-        raise CheckpointError(f"the files of {folder} lack {', '.join(lacking[:3])}, which {INDEX} names; download it again")
+        raise CheckpointError(f"the files of {folder} lack {some(lacking)}, which {INDEX} names; download it again")
     return found
+
+
+def _own(name: str) -> bool:
+    """Whether this may be the name of a file of weights in the same folder."""
+    return SHARD.fullmatch(name) is not None and len(name) < 256
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ..core.given import is_whole
+from ..core.interrupt import shielded
 from ..errors import BatchFull, InputError, SessionMismatch
 from ..models.fingerprint import Seen, Watch, check_pair
 from ..models.lm import LM
@@ -95,9 +96,9 @@ class Batch:
         session._weights.check(self.model, "the session")
         with self._turnstile.inside():
             self._room()
-            with session._alone():
+            with session._alone(), shielded():
                 session._batched = True
-            return self._seated(session)
+                return self._seated(session)
 
     def turn(self) -> bool:
         """One turn; False if nothing was queued. A session whose work fails is told by the result of that work.
@@ -131,7 +132,7 @@ class Batch:
 
     def close(self) -> list[Session]:
         """All sessions leave, in the order of their slots; work that is queued is cancelled."""
-        with self._turnstile.inside():
+        with self._turnstile.inside(), shielded():
             self._closed = True
             return [self._release(seat) for _, seat in sorted(self._turns.seats.items())]
 
@@ -154,7 +155,7 @@ class Batch:
         return Member(self, seat)
 
     def _release(self, seat: Seat) -> Session:
-        with self._turnstile.news:
+        with self._turnstile.lock:
             seat.gone = True
         seat.cancel()
         self._turns.drop(seat)
@@ -243,7 +244,7 @@ class Member(Generates[Writing]):
 
     def fork(self) -> Member:
         """A new member with the same state; see `Session.fork`. Raises BatchFull."""
-        with self._settled() as session:
+        with self._settled() as session, shielded():
             self._batch._room()
             twin = session._fork()
             twin._batched = True
@@ -263,16 +264,16 @@ class Member(Generates[Writing]):
 
     def leave(self) -> Session:
         """The session, which is no longer in the batch."""
-        with self._settled():
+        with self._settled(), shielded():
             return self._batch._release(self._seat)
 
     def _queue(self, work: W) -> W:
         turnstile, seat = self._batch._turnstile, self._seat
         seat.tell()
-        with turnstile.news:
+        with turnstile.lock:
             self._session()
             seat.queue.append(work)
-            turnstile.news.notify_all()
+        turnstile.tell()
         return work
 
     def _wait(self, ready: Callable[[], bool]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from torch import Tensor
 
+from ..core.entry import Entry
 from ..errors import BusyError
 from ..models.streaming import StreamingState
 
@@ -39,7 +39,7 @@ class Pieces(Iterator[str]):
     """The pieces of text that `Session.generate` yields; BusyError while another thread waits for a piece."""
 
     def __init__(self, source: Generator[str, None, None]) -> None:
-        self._source, self._entered = source, threading.Lock()
+        self._source, self._entry = source, Entry()
 
     def __next__(self) -> str:
         return self._alone(self._source.__next__)
@@ -49,9 +49,9 @@ class Pieces(Iterator[str]):
         self._alone(self._source.close)
 
     def _alone(self, call: Callable[[], Any]) -> Any:
-        if not self._entered.acquire(blocking=False):
-            raise BusyError("another thread waits for a piece of this text; take its pieces in one thread at a time")
-        try:
+        with self._entry.inside(_waited_for):
             return call()
-        finally:
-            self._entered.release()
+
+
+def _waited_for(own: bool) -> BusyError:
+    return BusyError("another thread waits for a piece of this text; take its pieces in one thread at a time")

@@ -15,9 +15,9 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..errors import OutOfMemory, PoolFull
+from ..errors import InputError, OutOfMemory, PoolFull
 from ..layers.context import StepContext
 from ..layers.products import one_row, twin
 from ..layers.state import MixState
@@ -80,7 +80,7 @@ class Group:
         geometries = {block.mix.geo.timing: block.mix.geo for block in blocks if hasattr(block.mix, "geo")}
         self.geometries: list[tuple[Timing, Geometry]] = list(geometries.items())
 
-        self.kind = [(type(b.mix), (b.mix if hasattr(b.mix, "cfg") else b.mix.window).cfg, _shares(b)) for b in blocks]
+        self.kind = [((b.mix if hasattr(b.mix, "cfg") else b.mix.window).cfg, _shares(b), _structure(b)) for b in blocks]
 
     @property
     def layers(self) -> slice:
@@ -88,13 +88,26 @@ class Group:
         return slice(self.first, self.first + len(self.blocks))
 
     def like(self, other: Group) -> bool:
-        """Whether both have the same configuration, so that one program fits both."""
+        """Whether both have the same configuration and the same modules, so that one program fits both."""
         return self.kind == other.kind
 
 
 def _shares(block: Any) -> bool:
     router = getattr(block.mix, "router", None)
     return router is not None and not router.leads
+
+
+def _structure(block: Any) -> list[Any]:
+    """What a program of a block depends on besides its configuration. A module of the caller's, or one with hooks or a `forward`
+    of its own, may depend on anything, and is like no other."""
+    found: list[Any] = []
+    for name, module in block.named_modules():
+        kind, parts = type(module), {**module._parameters, **module._buffers}
+        ours = kind.__module__.startswith("siltstone.") or kind in (nn.Linear, nn.GRU, nn.LSTM)
+        own = not ours or "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks
+        shapes = [(key, None if x is None else (x.dtype, x.shape, x.requires_grad)) for key, x in parts.items()]
+        found.append((name, kind, shapes, id(module) if own else 0))
+    return found
 
 
 def groups(model: LM) -> list[Group]:
@@ -190,6 +203,8 @@ class CompiledStep:
 
     def _found(self, ready: Prepared, x: Tensor) -> list[Program] | None:
         """The programs for these shapes; None: there are none (yet)."""
+        if self.failed is not None and self.wait != "none" and not self._ready:
+            raise self._refused()
         if len(x) not in BUCKETS or self.failed is not None:
             return None
         shared = len(x), x.dtype, torch.get_num_threads()
@@ -204,10 +219,16 @@ class CompiledStep:
         if self.wait == "all" or self.wait == "first" and not self._ready:
             self._make(key, *self._example(ready, x))
             if self.failed is not None:
-                raise self.failed
+                raise self._refused()
             return self._ready[key]
         self._threads.append(background(partial(self._make, key, *self._example(ready, x))))
         return None
+
+    def _refused(self) -> InputError:
+        said = " ".join(str(self.failed).split())[:200] or type(self.failed).__name__
+        error = InputError(f"one-token steps of this model cannot be compiled: {said}; use runtime='eager'")
+        error.__cause__ = self.failed
+        return error
 
     @property
     def ready(self) -> bool:

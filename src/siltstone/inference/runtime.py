@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..layers.products import rounded, twin
+from ..models.fingerprint import Seen
 from ..models.lm import LM
 from ..models.stream_state import LMState
 from ..models.streaming import StreamingModel
@@ -71,22 +72,30 @@ class Runtime:
 
     def __init__(self, model: StreamingModel, name: str):
         self.name = name
-        self._versions = _versions(model) if name == "int8" else []
         self._program: CompiledStep | None = None
         self._steps = 0
         self._model = weakref.ref(model)
         self._rounded: LM | None = None
+        self._seen: Seen | None = None  # the weights that were rounded
+        self._parts: list[Any] = []  # what the program and the rounded model were made of
         if name == "int8" and isinstance(model, LM):
+            self._seen = Seen(model)
             self._rounded = same(model)
             self._rounded.blocks = twin(model.blocks, rounded)
         large = isinstance(model, LM) and model.parameters_count >= AUTO_PARAMETERS
         self._auto = name == "auto" and large and model.like.device.type == "cpu" and compiler() is not None
         if isinstance(model, LM) and (name == "compiled" or name == "int8" and compiler()):
             self._program = CompiledStep(self._rounded or same(model), wait="first")
+        if isinstance(model, LM) and (self._rounded or self._program):
+            self._parts = _parts(model)
 
     def stale(self, model: StreamingModel) -> bool:
-        """Whether the weights were changed since they were rounded."""
-        return self.name == "int8" and _versions(model) != self._versions
+        """Whether the weights or modules were changed since the program was made, or the weights were rounded."""
+        if self._parts and isinstance(model, LM):
+            now = _parts(model)
+            if len(now) != len(self._parts) or any(x is not y for x, y in zip(now, self._parts, strict=True)):
+                return True
+        return self._seen is not None and bool(self._seen.changed(model))
 
     def reader(self, model: StreamingModel) -> StreamingModel:
         """The model that reads texts."""
@@ -107,7 +116,8 @@ class Runtime:
             model = self._model()
             if self._steps > AUTO_STEPS and isinstance(model, LM):
                 with _lock:
-                    self._program = self._program or CompiledStep(same(model), wait="none")
+                    if self._program is None:
+                        self._program, self._parts = CompiledStep(same(model), wait="none"), _parts(model)
         program = self._program
         if program is not None and program.failed is not None:
             if self._auto:
@@ -124,8 +134,13 @@ def same(model: LM) -> LM:
     return twin(model, lambda module: None)
 
 
-def _versions(model: Any) -> list[tuple[int, int]]:
-    return [(p.data_ptr(), p._version) for p in model.parameters()]
+def _parts(model: LM) -> list[Any]:
+    """Every module but the model itself, with its class, its tensors, its hooks, and a `forward` of its own."""
+    found: list[Any] = []
+    for module in model.modules():
+        held = (module._parameters, module._buffers, module._forward_pre_hooks, module._forward_hooks)
+        found += [module, type(module), *(x for part in held for x in part.values()), vars(module).get("forward")]
+    return found[2:]
 
 
 def one_step(runtime: Runtime, ids: Tensor, state: Any, cut: Tensor | None) -> tuple[Tensor, Any] | None:

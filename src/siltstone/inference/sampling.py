@@ -43,7 +43,7 @@ def sample(
     mass = p.cumsum(0)
     if top_p is not None and top_p < 1:
         mass = mass[: int((mass < top_p).sum()) + 1]
-    u = torch.rand((), generator=generator, dtype=torch.float64) * mass[-1]
+    u = torch.rand((), generator=generator, dtype=torch.float64, device="cpu") * mass[-1]
     return int(order[min(int((mass <= u).sum()), len(mass) - 1)])
 
 

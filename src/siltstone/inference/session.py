@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import threading
 import weakref
 from array import array
 from collections.abc import Generator, Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.entry import Entry
 from ..core.interrupt import shielded
 from ..errors import BusyError, InputError, PoolFull, PositionError, TokenizerError
 from ..io.place import Stamp
@@ -66,33 +66,18 @@ class Session(Generates[Pieces]):
         self._torn = False  # a decode step failed after it had changed the state in place
         self._weights = Seen(model)
         self._file: tuple[str, Stamp] | None = None  # path and stamp of the file when it was last read or written
-        self._entered, self._inside = threading.RLock(), False
+        self._entry = Entry()
         self._batched = False  # a batch holds the session and calls it
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Raise BusyError if another call has not returned: in another thread, or the call that this one comes from."""
-        if not self._entered.acquire(blocking=False):
-            raise BusyError(
-                "another thread is inside a call of this session; use it from one thread at a time, or fork it for each thread"
-            )
-        try:
-            if self._inside:
-                raise BusyError(
-                    "a call of this session has not returned, and a hook, a tokenizer or a signal handler called it again; "
-                    "call it afterwards, or use a fork that was made before"
-                )
+        with self._entry.inside(_busy):
             if self._batched:
                 raise BusyError(
                     "this session is in a batch; use the handle that Batch.join returned, or take it out with its leave()"
                 )
-            self._inside = True
-            try:
-                yield
-            finally:
-                self._inside = False
-        finally:
-            self._entered.release()
+            yield
 
     def __copy__(self) -> Session:
         """A fork: two sessions never share tensors that a decode step updates in place."""
@@ -191,7 +176,7 @@ class Session(Generates[Pieces]):
         self._whole()
         twin = object.__new__(type(self))
         vars(twin).update(vars(self))
-        twin._entered, twin._inside, twin._batched = threading.RLock(), False, False
+        twin._entry, twin._batched = Entry(), False
         twin._state = self._state.fork()
         twin._sampler = torch.Generator("cpu")
         twin._sampler.set_state(self._sampler.get_state())
@@ -356,6 +341,17 @@ class Session(Generates[Pieces]):
         self._marks = [weakref.ref(m) for m in marks if m.position <= mark.position]
         del self._ids[mark.position - marks[0].position :]
         self._state, self._logits, self._torn = mark._state.fork(), mark._logits, False
+
+
+def _busy(own: bool) -> BusyError:
+    if own:
+        return BusyError(
+            "a call of this session has not returned, and a hook, a tokenizer or a signal handler called it again; "
+            "call it afterwards, or use a fork that was made before"
+        )
+    return BusyError(
+        "another thread is inside a call of this session; use it from one thread at a time, or fork it for each thread"
+    )
 
 
 __all__ = ["CHUNK", "Mark", "Session"]

@@ -74,9 +74,15 @@ def one_row(module: nn.Module) -> nn.Module | None:
     """For `twin`: linear layers in the form for one row."""
     if isinstance(module, Int8Linear):
         return Int8Linear(module.codes, module.scale, module.bias, one_row=True)
-    return RowLinear(module) if type(module) is nn.Linear else None
+    return RowLinear(module) if isinstance(module, nn.Linear) and _plain(module) else None
 
 
 def rounded(module: nn.Module) -> nn.Module | None:
     """For `twin`: linear layers in 8 bits."""
-    return Int8Linear.of(module) if type(module) is nn.Linear else None
+    return Int8Linear.of(module) if isinstance(module, nn.Linear) and _plain(module) else None
+
+
+def _plain(module: nn.Linear) -> bool:
+    """Whether the module computes x W^T + b and nothing else: it has no hooks, and no other `forward` than that of nn.Linear."""
+    own = type(module) is not nn.Linear or "forward" in vars(module)
+    return not (own or module._forward_hooks or module._forward_pre_hooks)

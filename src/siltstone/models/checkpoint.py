@@ -73,7 +73,7 @@ def save(
     weights = weights_of(model)
     _check_shapes(cfg, weights, "the model", "its configuration (merge adapters, and remove wrappers, before saving)")
     if odd := [name for name, x in weights.items() if x.dtype not in DTYPES.values()]:
-        raise CheckpointError(f"the model has weights in a dtype that files do not support: {_some(odd)}; convert them first")
+        raise CheckpointError(f"the model has weights in a dtype that files do not support: {some(odd)}; convert them first")
     check_finite(weights, "the model")
     if dtype is not None:
         weights = {name: x.detach().to(dtype) if x.is_floating_point() else x for name, x in weights.items()}
@@ -231,7 +231,7 @@ def _tokenizer(text: str | bytes, name: str, settings: str | bytes = "") -> Toke
 def check_finite(weights: dict[str, Tensor], name: str, mend: str = "take an earlier checkpoint") -> None:
     """CheckpointError if a weight is NaN or infinite. name: of the model, for the message."""
     if broken := [key for key, x in weights.items() if x.is_floating_point() and not torch.isfinite(x).all()]:
-        raise CheckpointError(f"{name} has weights that are NaN or infinite: {_some(broken)}; {mend}")
+        raise CheckpointError(f"{name} has weights that are NaN or infinite: {some(broken)}; {mend}")
 
 
 def _check_shapes(cfg: LMConfig, found: dict[str, Tensor], name: str, wanted_by: str = "config.json") -> None:
@@ -242,7 +242,7 @@ def _check_shapes(cfg: LMConfig, found: dict[str, Tensor], name: str, wanted_by:
         wanted = build(cfg).state_dict()
     lacking, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     if lacking or extra:
-        parts = [f"lacks {_some(lacking)}" if lacking else "", f"has the unknown {_some(extra)}" if extra else ""]
+        parts = [f"lacks {some(lacking)}" if lacking else "", f"has the unknown {some(extra)}" if extra else ""]
         raise CheckpointError(f"{name} does not fit {wanted_by}: it {' and '.join(filter(None, parts))}")
     for key, tensor in wanted.items():
         if tensor.shape != found[key].shape:
@@ -263,5 +263,6 @@ def check_vocabulary(cfg: LMConfig, tokenizer: Tokenizer, name: str) -> None:
         )
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(name[:80] for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def some(names: list[str]) -> str:
+    """The first names of a list for a message, each cut and with control characters escaped."""
+    return ", ".join(ascii(name[:80])[1:-1] for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

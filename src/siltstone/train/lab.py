@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,16 +14,21 @@ from typing import Any
 
 import numpy as np
 
+from ..config.layer import whole
 from ..config.model import LMConfig
-from ..errors import ConfigError, DataError, InputError
+from ..core.interrupt import Interrupts
+from ..errors import CheckpointError, ConfigError, DataError, FormatWarning, InputError, SiltstoneError
 from ..eval.arms import arms, build, configured, costs
 from ..eval.run import TRAINED, make, observe_tokens, summary
 from ..eval.tasks.base import TokenTask, random_numbers
-from ..io.atomic import make_folder, write_json
+from ..io import claim
+from ..io.folder import make_folder, remove_file
 from ..models.checkpoint import save
 from ..text import ByteTokenizer
+from ..text.library import quoted
 from . import resume
 from .recipe import Recipe
+from .results import read_results, write_results
 from .token_trainer import TokenTrainer
 
 RESULTS, RESUME = "results.json", "training.safetensors"
@@ -57,8 +63,15 @@ class Lab:
     def __post_init__(self) -> None:
         for key in ("train", "test", "seeds"):
             given = getattr(self, key)
-            if not given or not all(isinstance(x, int) and x >= (key != "seeds") for x in given):
+            if not given or not all(isinstance(x, int) and not isinstance(x, bool) and x >= (key != "seeds") for x in given):
                 raise ConfigError(f"{key}={given!r} must be whole numbers, at least one of them, for example (64, 128)")
+        whole("items", self.items, 1)
+        if not isinstance(self.recipe, Recipe):
+            raise ConfigError(f"recipe is a {type(self.recipe).__name__}, and must be a siltstone.train.recipe.Recipe")
+        try:
+            json.dumps(asdict(self), allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(f"a recipe must have values of JSON alone: {quoted(error)}") from None
         self.made()
 
     def made(self) -> TokenTask:
@@ -121,9 +134,14 @@ def found_recipe(name: str) -> Lab:
     spec = importlib.util.spec_from_file_location("siltstone_recipe", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made = getattr(module, function, None)
-    lab = made() if callable(made) else None
+    try:
+        spec.loader.exec_module(module)
+        made = getattr(module, function, None)
+        lab = made() if callable(made) else None
+    except SiltstoneError:
+        raise
+    except Exception as error:  # of the recipe's own code
+        raise InputError(f"{file} cannot be run: {type(error).__name__}: {quoted(error)}") from error
     if not isinstance(lab, Lab):
         raise InputError(f"{file} has no function {function!r} that returns a siltstone.train.lab.Lab")
     return lab
@@ -132,8 +150,9 @@ def found_recipe(name: str) -> Lab:
 def run_lab(lab: Lab, folder: str | Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """Trains and tries what `folder` does not have yet; returns what the report needs, and keeps it in results.json.
 
-    Each arm and seed becomes a run folder, which `siltstone eval` accepts. Raises ConfigError for an unknown arm, and if the
-    folder has the results of another recipe.
+    Each arm and seed becomes a run folder, which `siltstone eval` accepts. A signal that stops the process takes effect after a
+    step, when the step is saved. Raises ConfigError for an unknown arm, and if the folder has results or a checkpoint of another
+    recipe; CheckpointError if they cannot be used; InUse if another process writes to the folder.
     """
     folder, base, length = make_folder(Path(folder)), lab.config(), max(lab.train)
     known = {arm.name: arm for arm in arms(base, length)}
@@ -141,52 +160,74 @@ def run_lab(lab: Lab, folder: str | Path, say: Callable[[str], None] = lambda te
         if name not in known:
             raise ConfigError(f"arm {name!r} is not known; choose from {list(known)}")
     path = folder / RESULTS
-    kept = json.loads(path.read_text("utf-8")) if path.is_file() else {"key": lab.key, "runs": []}
-    if kept["key"] != lab.key:
-        raise ConfigError(f"{folder} has the results of another recipe; give another folder")
-    found = {"key": lab.key, "lab": asdict(lab), "runs": kept["runs"]}
-    for name in lab.arms or known:
-        for seed in lab.seeds:
-            if any((run["arm"], run["seed"]) == (name, seed) for run in found["runs"]):
-                continue
-            say(f"{name}, seed {seed}")
-            cfg = configured(base, known[name], length)
-            at = make_folder(folder / name.replace(", ", "-").replace(" ", "-") / str(seed))
-            trainer = TokenTrainer(build(cfg, known[name], seed), lab.made(), lab.recipe, lab.train, seed)
-            record = {"arm": name, "seed": seed, **_trained(trainer, lab, at, known[name].routing, say)}
-            found["runs"].append(record | {"costs": costs(cfg, length), "mlp_dim": cfg.hidden})
-            write_json(path, found)
+    with claim(folder), Interrupts() as stop:
+        found = {"key": lab.key, "lab": asdict(lab), "runs": read_results(path, lab.key)}
+        for name in lab.arms or known:
+            for seed in lab.seeds:
+                at = folder / name.replace(", ", "-").replace(" ", "-") / str(seed)
+                if not any((run["arm"], run["seed"]) == (name, seed) for run in found["runs"]):
+                    say(f"{name}, seed {seed}")
+                    cfg = configured(base, known[name], length)
+                    trainer = TokenTrainer(build(cfg, known[name], seed), lab.made(), lab.recipe, lab.train, seed)
+                    told = {"task": lab.task, "options": lab.options, "seed": seed, "routing": known[name].routing, "version": 1}
+                    record = {"arm": name, "seed": seed, **_trained(trainer, lab, make_folder(at), told, say, stop)}
+                    found["runs"].append(record | {"costs": costs(cfg, length), "mlp_dim": cfg.hidden})
+                    write_results(path, found)
+                if (at / RESUME).exists():
+                    remove_file(at / RESUME)
     wanted = {*(lab.arms or known)}
     return found | {"runs": [run for run in found["runs"] if run["arm"] in wanted and run["seed"] in lab.seeds]}
 
 
-def _trained(trainer: TokenTrainer, lab: Lab, folder: Path, routing: str, say: Callable[[str], None]) -> dict[str, Any]:
-    """Trains one model to the end, from its checkpoint if there is one, saves it, and tries it."""
-    checkpoint, spent, curve = folder / RESUME, 0.0, []
+def _trained(
+    trainer: TokenTrainer, lab: Lab, folder: Path, told: dict[str, Any], say: Callable[[str], None], stop: Interrupts
+) -> dict[str, Any]:
+    """Trains one model to the end, from its checkpoint if there is one, saves it, and tries it. told: facts for TRAINED."""
+    checkpoint, spent, curve, saved = folder / RESUME, 0.0, [], -1
     if checkpoint.is_file():
-        about = resume.restore(trainer, checkpoint)
-        spent, curve = about["seconds"], about["curve"]
+        spent, curve = _resumed(trainer, lab, checkpoint)
+        saved = trainer.step
         say(f"  resumed at step {trainer.step:,}")
     began, recipe = time.perf_counter() - spent, lab.recipe
-    while (done := recipe.done(trainer.step, spent)) < 1:
+    while not stop.asked and (done := recipe.done(trainer.step, spent)) < 1:
         loss = trainer.advance(done)
         spent = time.perf_counter() - began
         if trainer.step % max(1, recipe.save_every // 10) == 0:
             curve.append([trainer.step, loss])
         if trainer.step % recipe.save_every == 0:
-            resume.save(trainer, checkpoint, {"seconds": spent, "curve": curve})
+            _keep(trainer, lab, checkpoint, spent, curve)
+            saved = trainer.step
             say(f"  step {trainer.step:,}: {loss:.3f} nats")
+    if saved != trainer.step:
+        _keep(trainer, lab, checkpoint, spent, curve)
+    stop.check()
     model, task = trainer.model.eval(), trainer.task
-    save(model, ByteTokenizer(), folder)
-    write_json(folder / TRAINED, {"task": lab.task, "options": lab.options, "seed": trainer.seed, "routing": routing})
+    save(model, ByteTokenizer(), folder, beside={TRAINED: (json.dumps(told, indent=1) + "\n").encode("utf-8")})
     rows = []
-    for length in lab.test:
-        by = random_numbers(task.name, "test", trainer.seed, length)
-        seen = [(trainer.seed, one) for one in observe_tokens(model, task, length, lab.items, by)]
-        rows += summary(task, [trainer.seed], seen)
+    with stop.waiting():  # what was trained is saved
+        for length in lab.test:
+            by = random_numbers(task.name, "test", trainer.seed, length)
+            seen = [(trainer.seed, one) for one in observe_tokens(model, task, length, lab.items, by)]
+            rows += summary(task, [trainer.seed], seen)
     right = {str(n): _mean(rows, n) for n in lab.test}
-    checkpoint.unlink(missing_ok=True)
     return {"right": right, "rows": rows, "curve": curve, "steps": trainer.step, "tokens": trainer.tokens, "seconds": spent}
+
+
+def _keep(trainer: TokenTrainer, lab: Lab, path: Path, spent: float, curve: list[Any]) -> None:
+    resume.save(trainer, path, {"seconds": spent, "curve": curve, "key": lab.key})
+
+
+def _resumed(trainer: TokenTrainer, lab: Lab, path: Path) -> tuple[float, list[Any]]:
+    """Seconds spent, and the curve. Raises CheckpointError, and ConfigError for the checkpoint of another recipe."""
+    about = resume.restore(trainer, path)
+    if "key" not in about:
+        warnings.warn(f"{path} was written by an early version, which does not name its recipe", FormatWarning, stacklevel=4)
+    elif about["key"] != lab.key:
+        raise ConfigError(f"{path} is the checkpoint of another recipe; give another folder, or remove the file")
+    curve = about.get("curve")
+    if not isinstance(curve, list) or not all(isinstance(x, list) and len(x) == 2 for x in curve):
+        raise CheckpointError(f"the training checkpoint {path} cannot be used: it has no curve")
+    return about.get("seconds", 0.0), curve
 
 
 def _mean(rows: list[dict[str, Any]], length: int) -> float:

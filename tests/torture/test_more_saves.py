@@ -1,0 +1,61 @@
+"""Imported decoders and laboratories under every failure of the disk: what is there can be used, and the same command goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import siltstone as st
+from siltstone.errors import CheckpointError
+from siltstone.eval.run import trained_on
+from siltstone.train.lab import RESULTS, RESUME, run_lab, smoke
+from siltstone.train.recipe import Recipe
+from siltstone.train.results import read_results
+
+from .injector import power_cuts, torture
+
+RUNS = pytest.mark.parametrize("run", [torture, power_cuts])
+LAB = dataclasses.replace(smoke(), arms=("transformer", "sparse"), recipe=Recipe(steps=2, batch=2, save_every=1), items=2)
+
+
+@RUNS
+def test_a_laboratory(tmp_path: Path, run: Callable[..., int]) -> None:
+    """Every result has its model and its task; a checkpoint goes once its results are on the disk."""
+    whole = run_lab(LAB, tmp_path / "lab")["runs"]
+
+    def check(place: Path) -> bool:
+        found = read_results(place / "lab" / RESULTS, LAB.key)
+        for one, same in zip(found, whole, strict=False):
+            assert one["right"] == same["right"] and one["rows"] == same["rows"]
+            st.load(place / "lab" / one["arm"] / "0")
+            assert (trained_on(place / "lab" / one["arm"] / "0") or {})["task"] == "mqar"
+        return len(found) == 2
+
+    keys = {"single": False} if run is torture else {}
+    done = run(lambda place: run_lab(LAB, place / "lab"), check, tmp_path / "work", most=6, **keys)
+    assert done >= 6 and not [*(tmp_path / "lab").rglob(RESUME)]
+
+
+@RUNS
+def test_a_decoder_that_is_imported(tmp_path: Path, run: Callable[..., int]) -> None:
+    pytest.importorskip("transformers", reason="an optional package: the extra hf", minversion="5.24")
+    from siltstone.hf import export, import_run
+    from tests.hf.tiny import saved
+
+    source = saved("llama", tmp_path / "source")
+
+    def check(place: Path) -> bool:
+        try:
+            st.load(place / "run")
+        except CheckpointError as error:
+            assert "is not (yet) the folder of a trained model" in str(error) or "is not a folder" in str(error)
+            return False
+        export(place / "run", place / "back", overwrite=True)
+        assert (place / "back" / "config.json").read_bytes() == (source / "config.json").read_bytes()
+        return True
+
+    keys = {"single": False} if run is torture else {}
+    assert run(lambda place: import_run(source, place / "run"), check, tmp_path / "work", most=6, **keys) >= 6
