@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from siltstone.bench.decoding import Decoder, at, runtimes
+from siltstone.bench.decoding import Decoder, Programs, at, runtimes
 from siltstone.bench.models import at_position, pair
 from siltstone.bench.timing import interleaved
 from siltstone.core.machine import keep_freed_memory, processor
@@ -32,10 +32,15 @@ def measured(threads: int, rounds: int) -> dict[str, Any]:
     ours, peer = pair(torch.float32, cache="sparse", gate="softmax")
     name = "compiled" if "compiled" in runtimes() else "eager"
     cells: dict[str, dict[str, float]] = {}
+    programs = Programs()
     for context in CONTEXTS:
         one = at_position(ours, at(context))
-        decoders = {str(rows): Decoder(ours, LMState.cat([one] * rows), name) for rows in ROWS if rows * one.nbytes < MOST}
-        decoders["transformer"] = Decoder(peer, at_position(peer, at(context)), "eager")
+        decoders = {
+            str(rows): Decoder(ours, LMState.cat([one] * rows), programs.of(ours, name))
+            for rows in ROWS
+            if rows * one.nbytes < MOST
+        }
+        decoders["transformer"] = Decoder(peer, at_position(peer, at(context)))
         for found, ms in interleaved(decoders, rounds, 2).items():
             cells.setdefault(found, {})[str(context)] = ms
             print(context, found, round(ms, 2), flush=True)

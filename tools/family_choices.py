@@ -14,11 +14,13 @@ from typing import Any
 
 import family_lives
 import family_spans
+import numpy as np
 import torch
 
 import siltstone as st
 from siltstone.config import registry
 from siltstone.layers.mixer import Mixer
+from siltstone.schedule.step import StepSchedule, Turn
 
 WIDTH, HEADS, SEGMENT, SEALED = 128, 4, 16, 100
 
@@ -102,7 +104,9 @@ def _following(keys: dict[str, Any]) -> tuple[int, int]:
 def _held(mixer: Any, state: Any, layer: int) -> tuple[int, int]:
     assert isinstance(mixer, Mixer)
     bank = state.layers[layer].bank
-    view = bank.now(mixer.router, int(mixer.geo.sealed(state.positions)[0]), mixer.geo.segments(state.positions))
+    by = StepSchedule(mixer.geo, state.positions, np.zeros(1, bool))
+    at = torch.from_numpy(state.position)
+    view = bank.rows_view(mixer.router, Turn(mixer.geo, at, None, by.tensors(at.device), by.hints), None)
     return view.number - (0 if view.hidden is None else int(view.hidden.sum())), bank.nbytes
 
 

@@ -40,10 +40,15 @@ def test_lengths_against_counting(lengths: tuple[int, ...]) -> None:
 
 
 def test_online_is_that_of_each_write() -> None:
+    def online(segments: Segments, writes: int) -> list[tuple[int, int]]:
+        number = segments.sealed(np.full((2, 1), writes))
+        return list(zip(number[:, 0].tolist(), segments.opens(number)[:, 0].tolist(), strict=True))
+
     one = Segments(FULL, np.array([2, 2]), lengths=(1, 2, 4))
-    assert [one.online(n) for n in (1, 2, 5, 6, 12)] == [(0, 0), (1, 1), (1, 1), (2, 5), (3, 11)]
-    assert Segments(FULL, np.array([0, 2]), lengths=(1, 2, 4)).online(2) == (1, 1)
-    assert Segments(FULL, np.array([0, 2]), lengths=(1, 2, 4)).online(9) is None
+    assert [online(one, n) for n in (1, 2, 5, 6, 12)] == [[x] * 2 for x in ((0, 0), (1, 1), (1, 1), (2, 5), (3, 11))]
+    assert online(Segments(FULL, np.array([0, 2]), lengths=(1, 2, 4)), 2) == [(1, 1), (1, 1)]
+    first, second = online(Segments(FULL, np.array([0, 2]), lengths=(1, 2, 4)), 9)
+    assert first != second
 
 
 @pytest.mark.parametrize("lengths", [(0, 1), (7,), (-1,)])

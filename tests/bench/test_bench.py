@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from siltstone.bench import kept, layers, models
+from siltstone.bench import decoding, kept, layers, models, run
 from siltstone.bench.run import cells, line
 from siltstone.bench.timing import Row, interleaved
 from siltstone.cli.app import app
@@ -97,3 +97,34 @@ def test_rounded_checkpoints_are_smaller_and_cost_next_to_nothing() -> None:
     for row in rows:
         bits, against = (float(x) for x in row.note.split(";")[0].replace(" bits per byte against ", " ").split())
         assert 0 < against < 8 and abs(bits - against) < 1e-3
+
+
+def test_a_quick_run_takes_each_costly_row_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers and models with the first number of threads, decoding with the last; rows of 8,192 tokens are among them."""
+    calls: list[tuple[object, ...]] = []
+
+    def noted(*path: str) -> None:
+        def call(*given: object) -> list[Row]:
+            calls.append((path[-1], *given))
+            return []
+
+        monkeypatch.setattr(f"siltstone.bench.{'.'.join(path)}", call)
+
+    for module, names in (("layers", ("against_package", "against_attention")), ("models", ("prefill", "training"))):
+        for name in names:
+            noted(module, name)
+    for path in ("decoding.decoding", "decoding.sessions", "models.session_bytes", "kept.rounded", "run.startup"):
+        noted(*path.split("."))
+    assert not list(run.rows(True, (2, 1)))
+    threads = {name: [given[:1] for which, *given in calls if which == name] for name, *_ in calls}
+    assert threads["prefill"] == [[2]] and threads["training"] == [[2]] * 2
+    assert threads["decoding"] == threads["sessions"] == [[1]]
+    assert [given[-1] for name, *given in calls if name in ("prefill", "training")] == [8192, 1024, 8192]
+    assert all(given[1] == 1 for name, *given in calls if name == "training")
+
+
+def test_positions_share_their_programs() -> None:
+    model, _ = models.pair(torch.float32, cache="sparse", depth=1, d_model=32, heads=2)
+    programs = decoding.Programs()
+    assert programs.of(model, "compiled") is programs.of(model, "compiled") is not programs.of(model, "int8")
+    assert programs.of(model, "eager") is None

@@ -15,7 +15,7 @@ from siltstone.doctor import equality, examine
 from siltstone.doctor.cuts import cut_as_sessions_do
 from siltstone.doctor.equality import WAYS, Check, compare
 from siltstone.doctor.findings import all_findings
-from siltstone.layers import decode
+from siltstone.layers import step
 from siltstone.memory.gated import Gated
 from siltstone.memory.min_gru import MinGRU
 from siltstone.models import entry
@@ -81,7 +81,7 @@ def step_without_decay(patch: pytest.MonkeyPatch) -> None:
 
 
 def single_tokens_forget_the_bank(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(decode, "cached", lambda mixer, z, view, mix: torch.zeros_like(z))
+    patch.setattr(step, "_cached", lambda mixer, z, view, mix: torch.zeros_like(z))
 
 
 def padding_counts(patch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ The layer calls the bank for the segment chunks of a call, in order:
         bank = bank.append(call, j, mix) the segment that ends with segment chunk j is sealed
     bank = bank.end(call)
 
-A bank is a value: these methods return a new one. A decode step that seals nothing calls `step` for each write, then `now`, then
-`used`.
+A bank is a value: these methods return a new one. A step calls `seal` for the rows that seal, `step` for each write, then
+`rows_view`, then `used`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from ..cache.base import ReadWeights, Router
 from ..config.layer import LayerConfig
 from ..memory.base import Inputs, Memory
 from ..schedule.packed import RowPositions
-from ..schedule.segments import Segments
 from ..schedule.step import Turn
 from ..state.paged import Pool, Pools
 from ..state.tree import State
@@ -114,10 +113,6 @@ class Bank(State, ABC):
     @abstractmethod
     def end(self, call: Sealing) -> Self:
         """The bank after the call."""
-
-    @abstractmethod
-    def now(self, router: Router | None, number: int, segments: Segments) -> View:
-        """The view of rows that have all sealed `number` segments."""
 
     def step(self, memory: Memory, inputs: Inputs, begins: Tensor | None, wrote: Tensor | None) -> Self:
         """After one write, inputs [B, ...], into the online memory of the rows that `wrote`, bool [B] (None: all)."""

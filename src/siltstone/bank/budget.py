@@ -21,7 +21,6 @@ from torch import Tensor
 from ..cache.base import ReadWeights, Router
 from ..errors import ConfigError
 from ..memory.base import Memory
-from ..schedule.segments import Segments
 from ..schedule.step import Turn
 from .base import Spans
 from .codec import pack, rounded, unpack
@@ -92,10 +91,6 @@ class BudgetBank(PlacesBank):
     def end(self, call: Sealing) -> Self:
         """See Bank."""
         return dataclasses.replace(self, factors=pack(call.memory.cfg.checkpoint_dtype, self.factors, call.memory.normalizer))
-
-    def now(self, router: Router | None, number: int, segments: Segments) -> View:
-        """See Bank; all rows hold equally many checkpoints."""
-        return self._view(np.array([number]), router, self.width)
 
     def used(self, mix: ReadWeights | None, asked: Tensor | None, queries: int) -> Self:
         """See Bank."""

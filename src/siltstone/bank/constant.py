@@ -39,7 +39,6 @@ class ConstantBank(Bank):
     store: Entries
 
     def __post_init__(self) -> None:
-        self._found: dict[int, Tensor | None] = {}  # results of `_empty` by number of checkpoints, kept until the next seal
         self._shown = self.store  # what the segment chunks of a call see
         self._none: Tensor | None = None  # result of `_empty` for it
 
@@ -112,12 +111,6 @@ class ConstantBank(Bank):
     def end(self, call: Sealing) -> Self:
         """See Bank."""
         return type(self)(self.store)
-
-    def now(self, router: Router | None, number: int, segments: Segments) -> View:
-        """See Bank."""
-        if number not in self._found:
-            self._found[number] = self._empty(segments, number, router)
-        return self._view(self.store, np.array([number]), router, self._found[number])
 
     def rows_view(self, router: Router | None, turn: Turn, empty: Tensor | None) -> View:
         """See Bank."""

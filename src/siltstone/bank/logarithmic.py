@@ -113,10 +113,6 @@ class LogarithmicBank(PlacesBank):
         going = torch.from_numpy(j < call.schedule.segment_chunks - call.schedule.dropped).to(decayed.device)
         return LogDecays(log_decays.spans, torch.where(going.view(-1, *(1,) * (decayed.dim() - 1)), decayed, log_decays.online))
 
-    def now(self, router: Router | None, number: int, segments: Segments) -> View:
-        """See Bank."""
-        return self._view(np.array([number]), router, segments)
-
     def fits(self, sealed: np.ndarray, budget: int) -> bool:
         """See Bank."""
         return self.even(MOST) and _bits(sealed) <= self.width
@@ -189,18 +185,17 @@ class LogarithmicBank(PlacesBank):
 
     def rows_view(self, router: Router | None, turn: Turn, empty: Tensor | None) -> View:
         """See Bank."""
-        number, full, width = turn.number[:, None], turn.geo.per_segment, self.width
+        number, width, summary, empty = turn.number[:, None], self.width, None, None
         level = torch.arange(width, device=number.device)
-        live = (number >> level) & 1 == 1
-        first = ((number >> level) - 1) << level
-        summary = empty = None
+        hidden = turn.once(("hidden", width), lambda: (number >> level) & 1 == 0)
+        first = turn.once(("first", width), lambda: ((number >> level) - 1) << level)
         if self.sums is not None and router is not None:
-            size = (router.block << level)[:, None]
-            from_ = first[..., None] * full + torch.arange(router.blocks, device=number.device) * size
-            writes = (from_ + size - torch.maximum(from_, turn.phase[:, None, None])).clamp(min=0)
-            summary = self.sums / writes.clamp(min=1).unsqueeze(-1)
-            empty = (writes == 0) & live[..., None]
-        return View(self.factors, summary, empty, ~live, turn.number, first + (1 << level) - 1, newest_last=False)
+            key = (width, router.block, router.blocks)
+            writes = turn.once(("writes", key), lambda: _writes(turn, first, level, router.block, router.blocks))
+            empty = turn.once(("empty", key), lambda: (writes == 0) & ~hidden[..., None])
+            summary = self.sums / turn.once(("counts", key), lambda: writes.clamp(min=1).unsqueeze(-1))
+        last = turn.once(("last", width), lambda: first + (1 << level) - 1)
+        return View(self.factors, summary, empty, hidden, turn.number, last, newest_last=False)
 
     def seal(self, by: Sealer, sealed: Sealed) -> Self:
         """See Bank."""
@@ -264,6 +259,13 @@ class LogarithmicBank(PlacesBank):
                 folded.append(both.unflatten(1, (-1, 2)).sum(2))
             total = put(bank.sums, at(folded), 1)
         return type(self)(factors, total, span_states, log_decays)
+
+
+def _writes(turn: Turn, first: Tensor, level: Tensor, block: int, blocks: int) -> Tensor:
+    """int64 [B, X, J], writes of each sub-block of the spans that begin with the segments `first` [B, X]."""
+    size = (block << level)[:, None]
+    start = first[..., None] * turn.geo.per_segment + torch.arange(blocks, device=first.device) * size
+    return (start + size - torch.maximum(start, turn.phase[:, None, None])).clamp(min=0)
 
 
 def trailing_ones(number: int) -> int:

@@ -20,26 +20,36 @@ NO_COMPILER = "no C++ compiler was found"
 FAR = 32768  # from here on, positions are a little below the one named, so that a cache needs no larger room during the rounds
 
 
+class Programs:
+    """The compiled steps of each model and runtime, made once: positions that need the same room share programs."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[LM, str], CompiledStep] = {}
+
+    def of(self, model: LM, runtime: str) -> CompiledStep | None:
+        """None: eager steps."""
+        if runtime not in ("compiled", "int8"):
+            return None
+        if (model, runtime) not in self._made:
+            found = same(model)
+            if runtime == "int8":
+                found.blocks = twin(model.blocks, rounded)
+            self._made[model, runtime] = CompiledStep(found, wait="all")
+        return self._made[model, runtime]
+
+
 class Decoder:
     """One model in one runtime, which takes one token after the other for rows of its own."""
 
-    def __init__(self, model: LM, state: LMState, runtime: str):
-        self.model, self.state, self.rows = model, state, len(state)
+    def __init__(self, model: LM, state: LMState, program: CompiledStep | None = None):
+        self.model, self.state, self.rows, self.program = model, state, len(state), program
         self.ids = torch.randint(VOCAB, (self.rows,))
-        self.program: CompiledStep | None = None
-        if runtime == "int8":
-            model = same(model)
-            model.blocks = twin(model.blocks, rounded)
-        if runtime in ("compiled", "int8"):
-            self.program = CompiledStep(model, wait="all")
 
     @torch.no_grad()
     def __call__(self) -> None:
         """One token of each row."""
         if self.program is not None:
             self.state = self.program.step(self.ids, self.state)[1]
-        elif self.rows == 1:
-            self.state = self.model(self.ids[:, None], self.state, inplace=True)[1]
         else:
             self.state = self.model.step(self.ids, self.state, inplace=True)[1]
 
@@ -58,10 +68,13 @@ def decoding(threads: int, rounds: int, positions: tuple[int, ...]) -> Iterator[
     """Sparse top-4 with constant segments of 256, at several positions."""
     ours, peer = pair(torch.float32, cache="sparse", gate="softmax")
     took: dict[int, dict[str, float]] = {}
+    programs = Programs()
     for position in positions:
-        decoders = {name: Decoder(ours, at_position(ours, at(position)), name) for name in runtimes()}
+        decoders = {name: Decoder(ours, at_position(ours, at(position)), programs.of(ours, name)) for name in runtimes()}
         decoders |= {
-            f"peer {name}": Decoder(peer, at_position(peer, at(position)), name) for name in runtimes() if name != "int8"
+            f"peer {name}": Decoder(peer, at_position(peer, at(position)), programs.of(peer, name))
+            for name in runtimes()
+            if name != "int8"
         }
         ms = took[position] = interleaved(decoders, 3 * rounds, 3)
         del decoders
@@ -76,11 +89,11 @@ def decoding(threads: int, rounds: int, positions: tuple[int, ...]) -> Iterator[
     if "compiled" not in last:
         yield Row("decoding, compiled", threads, "fp32", None, None, None, None, note=NO_COMPILER)
         return
-    yield from _floors(threads, rounds, ours)
-    yield from _flat(threads, rounds, positions)
+    yield from _floors(threads, rounds, ours, programs)
+    yield from _flat(threads, rounds, positions, ours, programs)
 
 
-def _floors(threads: int, rounds: int, model: LM) -> Iterator[Row]:
+def _floors(threads: int, rounds: int, model: LM, programs: Programs) -> Iterator[Row]:
     """Compiled steps against one product of each weight matrix with a vector, and 8 bits against these."""
     weights = [p.detach() for p in model.parameters() if p.dim() == 2]
     vectors = [torch.randn(w.shape[1]) for w in weights]
@@ -89,7 +102,9 @@ def _floors(threads: int, rounds: int, model: LM) -> Iterator[Row]:
         for w, v in zip(weights, vectors, strict=True):
             torch.mv(w, v)
 
-    calls: dict[str, Callable[[], None]] = {name: Decoder(model, at_position(model, 8192), name) for name in runtimes()[1:]}
+    calls: dict[str, Callable[[], None]] = {
+        name: Decoder(model, at_position(model, 8192), programs.of(model, name)) for name in runtimes()[1:]
+    }
     ms = interleaved(calls | {"sweep": sweep}, 3 * rounds, 3)
     claim = "decoding at 8192, sparse, compiled: time over a sweep of mv over all weights"
     ratio, unit = ms["compiled"] / ms["sweep"], "ms/token"
@@ -99,17 +114,18 @@ def _floors(threads: int, rounds: int, model: LM) -> Iterator[Row]:
     yield Row(claim, threads, "int8", ms["int8"], ms["compiled"], ratio, 0.7, unit=unit, at_most=True)
 
 
-def _flat(threads: int, rounds: int, positions: tuple[int, ...]) -> Iterator[Row]:
+def _flat(threads: int, rounds: int, positions: tuple[int, ...], sparse: LM, programs: Programs) -> Iterator[Row]:
     """Speed far into a text over that at its beginning, for banks of three kinds."""
     first, last = positions[0], positions[-1]
     kinds: dict[str, dict[str, Any]] = {
-        "sparse": dict(cache="sparse", gate="softmax"),
+        "sparse": {},
         "logarithmic, gated": dict(cache="gated", segments="logarithmic"),
         "dense, gated": dict(cache="gated", gate="softmax"),
     }
     for kind, keys in kinds.items():
-        model = pair(torch.float32, **keys)[0]
-        decoders = {str(p): Decoder(model, at_position(model, at(p)), "compiled") for p in (first, last)}
+        model = pair(torch.float32, **keys)[0] if keys else sparse
+        program = programs.of(model, "compiled")
+        decoders = {str(p): Decoder(model, at_position(model, at(p)), program) for p in (first, last)}
         ms = interleaved(decoders, 3 * rounds, 3)
         near, far = ms[str(first)], ms[str(last)]
         claim = f"decoding speed at {last} over that at {first}, {kind}, compiled"
@@ -126,8 +142,9 @@ def sessions(threads: int, rounds: int, position: int) -> Iterator[Row]:
     """16 and 64 sessions of ragged ages in one batch, against one eager session, and against the roofline."""
     model = pair(torch.float32, cache="sparse", gate="softmax")[0]
     name = "compiled" if compiler() else "eager"
-    decoders: dict[str, Any] = {"one": Decoder(model, at_position(model, at(position)), "eager")}
-    decoders |= {str(rows): Decoder(model, ragged(model, rows, position), name) for rows in (16, 64)}
+    program = Programs().of(model, name)
+    decoders: dict[str, Any] = {"one": Decoder(model, at_position(model, at(position)))}
+    decoders |= {str(rows): Decoder(model, ragged(model, rows, position), program) for rows in (16, 64)}
     floors = {str(rows): products(model, rows) for rows in (16, 64)}
     ms = interleaved(decoders | {f"floor {rows}": call for rows, call in floors.items()}, 2 * rounds, 2)
     speed = bandwidth()

@@ -20,22 +20,26 @@ from .timing import Row
 
 
 def rows(quick: bool, threads: tuple[int, ...]) -> Iterator[Row]:
-    """Every row, as soon as it is measured."""
-    rounds = 3 if quick else 7
-    prefill, train = (8192, 2048) if quick else (32768, 8192)
+    """Every row, as soon as it is measured. quick: layers and models with the first number of threads, decoding with the last,
+    models in the dtype in which they are trained, and each training step once."""
+    rounds, prefill = (3, 8192) if quick else (7, 32768)
+    native = computes_bf16(torch.device("cpu"))
+    dtypes = (torch.float32, torch.bfloat16) if native else (torch.float32,)
     before = torch.get_num_threads()
     try:
         for count in threads:
             torch.set_num_threads(count)
             torch.manual_seed(0)
-            yield from layers.against_package(count, rounds, 512 if quick else 2048)
-            for dtype in (torch.float32, torch.bfloat16):
-                yield from layers.against_attention(count, rounds, dtype, prefill, train)
-                yield from models.prefill(count, rounds, dtype, prefill)
-                for tokens in (1024, train):
-                    yield from models.training(count, rounds, dtype, tokens)
-            yield from decoding.decoding(count, rounds, (1024, 8192) if quick else (1024, 8192, 32768, 131072))
-            yield from decoding.sessions(count, rounds, 2048 if quick else 8192)
+            if not quick or count == threads[0]:
+                yield from layers.against_package(count, rounds, 512 if quick else 2048)
+                for dtype in dtypes[-1:] if quick else dtypes:
+                    yield from layers.against_attention(count, rounds, dtype, prefill, 2048 if quick else 8192)
+                    yield from models.prefill(count, rounds, dtype, prefill)
+                    for tokens in (1024, 8192):
+                        yield from models.training(count, 1 if quick else rounds, dtype, tokens)
+            if not quick or count == threads[-1]:
+                yield from decoding.decoding(count, rounds, (1024, 8192) if quick else (1024, 8192, 32768, 131072))
+                yield from decoding.sessions(count, rounds, 2048 if quick else 8192)
     finally:
         torch.set_num_threads(before)
     yield from models.session_bytes()

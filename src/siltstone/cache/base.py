@@ -49,7 +49,6 @@ class RouterScores:
     hidden       bool [R, Q or 1, N], True where a checkpoint is not there; None: all are
     age          gives [R, Q or 1, N] segments from a checkpoint's last to the online one: 1 for the newest
     newest_last  checkpoints stand in order of time
-    static       no number may be read back from the device
     every        the policy reads all of them: it need not choose
     """
 
@@ -58,7 +57,6 @@ class RouterScores:
     hidden: Tensor | None = None
     age: Callable[[], Tensor] | None = None
     newest_last: bool = True
-    static: bool = False
     every: bool = False
 
     def at(self, index: Tensor) -> RouterScores:
@@ -68,9 +66,8 @@ class RouterScores:
             return x.expand_as(self.scores).gather(-1, index)
 
         hidden, age = None if self.hidden is None else pick(self.hidden), self.age
-        return RouterScores(
-            pick(self.scores), self.online, hidden, None if age is None else lambda: pick(age()), self.newest_last, self.static
-        )
+        far = None if age is None else lambda: pick(age())
+        return RouterScores(pick(self.scores), self.online, hidden, far, self.newest_last)
 
 
 class Router(nn.Module):

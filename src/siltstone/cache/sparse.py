@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..ops.routing import in_steps, top
-from ..ops.routing import ranked as best
 from .base import CachePolicy, ReadWeights, Router, RouterScores
 
 
@@ -29,13 +28,6 @@ class Sparse(CachePolicy):
         if asked.every:
             return ReadWeights(*router.gates(asked))
         k = min(self.cfg.top_k, asked.scores.shape[-1])
-        ranked = in_steps(asked.scores)
-        if asked.static:
-            index = best(ranked, asked.hidden, k, asked.newest_last)
-            online, gates = router.gates(asked.at(index))
-            return ReadWeights(online, gates, index)
-        if asked.hidden is not None:
-            ranked = ranked.masked_fill(asked.hidden, float("-inf"))
-        index = top(ranked, k, asked.newest_last)
+        index = top(in_steps(asked.scores), asked.hidden, k, asked.newest_last)
         online, gates = router.gates(asked.at(index))
         return ReadWeights(online, gates, index)

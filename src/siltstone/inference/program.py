@@ -28,6 +28,8 @@ from ..models.stream_state import LMState
 from ..ops.upcast import HALF
 from ..schedule.call import Geometry
 from ..schedule.step import Hints, Turn
+from ..state.entries import Entries
+from ..state.paged import PagedLeaves, PagedStore
 from ..state.tree import Leaves, Store, padded
 from .background import Stopped, background
 
@@ -39,32 +41,45 @@ Key = tuple[Any, ...]  # rows, dtype, threads, and the room of each layer
 
 
 class Place:
-    """Stands for a leaf in the tree of a state; axes: those of a store."""
+    """Stands for a leaf in the tree of a state; axes: those of a store, which may be in pages."""
 
     def __init__(self, leaf: Any):
-        self.axes: tuple[int, ...] | None = leaf.axes if isinstance(leaf, Store) else None
+        self.axes: tuple[int, ...] | None = leaf.axes if isinstance(leaf, Entries) else None
+        self.paged = isinstance(leaf, PagedStore)
 
 
 def flatten(states: list[MixState]) -> list[Tensor]:
-    """The tensors of some states."""
+    """The tensors of some states. Pages come in, and do not go out: a step does not change them."""
     found: list[Tensor] = []
     for state in states:
         for _, leaf in state.leaves():
-            found.extend(leaf.leaves if isinstance(leaf, Store) else [leaf])
+            if isinstance(leaf, PagedLeaves):
+                continue
+            if isinstance(leaf, PagedStore):
+                found.extend((*leaf.pinned[0], leaf.pinned[1]))
+            else:
+                found.extend(leaf.leaves if isinstance(leaf, Store) else [leaf])
     return found
 
 
 def rebuilt(tree: MixState, tensors: Iterator[Tensor]) -> MixState:
     """The state whose tree of places this is."""
-    return tree.map(
-        lambda place: next(tensors) if place.axes is None else Leaves(tuple(next(tensors) for _ in place.axes), place.axes)
-    )
+
+    def leaf(place: Place) -> Any:
+        if place.axes is None:
+            return next(tensors)
+        leaves = tuple(next(tensors) for _ in place.axes)
+        return PagedLeaves(leaves, next(tensors), place.axes) if place.paged else Leaves(leaves, place.axes)
+
+    return tree.map(leaf)
 
 
 def returned(before: MixState, tensors: Iterator[Tensor]) -> MixState:
     """The state after the token, with the stores' own counts."""
 
     def leaf(x: Any) -> Any:
+        if isinstance(x, PagedStore):
+            return x
         if isinstance(x, Store):
             return Store(tuple(next(tensors) for _ in x.leaves), x.axes, x.count, x.tide)
         return next(tensors)
@@ -208,7 +223,7 @@ class CompiledStep:
         if len(x) not in BUCKETS or self.failed is not None:
             return None
         shared = len(x), x.dtype, torch.get_num_threads()
-        key = (*shared, *(layer.room for layer in ready.layers))
+        key = (*shared, *(_size(layer) for layer in ready.layers))
         programs = self._ready.get(key)
         if programs is not None:
             return programs
@@ -263,7 +278,7 @@ class CompiledStep:
     def _program(self, key: Key, group: Group, x: Tensor, ready: Prepared) -> Program:
         """The program of one group, which may be that of an earlier group."""
         layers = ready.layers[group.layers]
-        shape = (*key[:3], *(layer.room for layer in layers))
+        shape = (*key[:3], *(_size(layer) for layer in layers))
         for (other, *rest), program in self._programs.items():
             if isinstance(other, Group) and other.like(group) and tuple(rest) == shape:
                 program(*_arguments(group, x, ready))
@@ -292,7 +307,15 @@ def _tracing_networks() -> Any:
     return config.patch(allow_rnn=True)  # type: ignore[attr-defined]
 
 
+def _size(layer: MixState) -> tuple[int, ...]:
+    """The room of a layer, and the sizes of the pools that its pages are in."""
+    pages = [leaf.pinned[0] for _, leaf in layer.leaves() if isinstance(leaf, PagedStore)]
+    return layer.room, *(x.numel() for leaves in pages for x in leaves)
+
+
 def _copy(leaf: Any) -> Any:
+    if isinstance(leaf, PagedStore):
+        return leaf
     return leaf.map(torch.Tensor.clone) if isinstance(leaf, Store) else leaf.clone()
 
 

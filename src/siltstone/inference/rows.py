@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..models.lm import LM
 from ..models.stream_state import LMState
+from ..state.paged import Pools
 from .runtime import Runtime
 
 LEAST, TIMES = 1, 4  # buckets have 1, 4, 16, 64, ... rows
@@ -30,6 +31,7 @@ class Rows:
     def __init__(self, model: LM, runtime: Runtime, cuts: Tensor | None) -> None:
         self.model, self.runtime, self.cuts = model, runtime, cuts
         self.state: LMState | None = None
+        self.pools = Pools()  # of checkpoints that steps pick: rows that come and go hold tables of pages
         self.live: set[int] = set()
 
     @property
@@ -47,10 +49,10 @@ class Rows:
         behind = self.size if parts else 0
         for slot, state in entering.items():
             rows[slot] = behind
-            parts.append(state)
+            parts.append(state.paged(self.pools, sparse=True))
             behind += 1
         if len(rows) < size:
-            parts.append(self.model.init_state(1))
+            parts.append(self.model.init_state(1).paged(self.pools, sparse=True))
         index = [rows.get(slot, behind) for slot in range(size)]
         whole = LMState.cat(parts)
         self.state = whole if index == list(range(len(whole))) else whole.select(index)

@@ -94,13 +94,17 @@ class Attention(nn.Module):
         bias = torch.zeros(len(x), len(place), dtype=x.dtype, device=x.device).masked_fill(place > position, float("-inf"))
         bias = bias[:, None, None]
         if cfg.position == "alibi":
-            bias = bias + alibi.biases(position - place, cfg.heads, x.dtype).unsqueeze(2)
+            bias = bias + alibi.biases((position - place)[:, None], cfg.heads, x.dtype)
         out = self.window.attend(q, keys, values, bias)
         return self.out(out.transpose(1, 2).flatten(2)), AttentionState(cache, conv)
 
     @eagerly
-    def forward(self, x: Tensor, state: AttentionState, context: Context) -> tuple[Tensor, AttentionState]:
-        """One call over runs."""
+    def forward(
+        self, x: Tensor, state: AttentionState, context: Context | StepContext, empty: Tensor | None = None
+    ) -> tuple[Tensor, AttentionState]:
+        """One call over runs; with a StepContext, `step`."""
+        if isinstance(context, StepContext):
+            return self.step(x, state, context, empty)
         cfg, packed = self.cfg, context.packed
         x, conv = self.conv(x, state.conv, packed)
         asked, v = self.window.project(x)

@@ -68,7 +68,7 @@ class Block(nn.Module):
         return self._joined(x, mixed), state
 
     @eagerly
-    def forward(self, x: Tensor, state: Any, context: Context) -> tuple[Tensor, Any]:
-        """One call over runs."""
-        mixed, state = self.mix(x if self.after else self.norm_mix(x), state, context)
+    def forward(self, x: Tensor, state: Any, context: Context | StepContext, empty: Tensor | None = None) -> tuple[Tensor, Any]:
+        """One call over runs; with a StepContext, `step`."""
+        mixed, state = self.mix(x if self.after else self.norm_mix(x), state, context, empty)
         return self._joined(x, mixed), state

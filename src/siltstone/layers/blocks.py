@@ -58,8 +58,12 @@ class BlockAttention(Placed):
         return blocks_step.step(self, x, state, context)
 
     @eagerly
-    def forward(self, x: Tensor, state: BlocksState, context: Context) -> tuple[Tensor, BlocksState]:
-        """One call over runs."""
+    def forward(
+        self, x: Tensor, state: BlocksState, context: Context | StepContext, empty: Tensor | None = None
+    ) -> tuple[Tensor, BlocksState]:
+        """One call over runs; with a StepContext, `step`."""
+        if isinstance(context, StepContext):
+            return self.step(x, state, context, empty)
         cfg, packed = self.cfg, context.packed
         plan: BlockSchedule = context.made(self.law, lambda: BlockSchedule(packed, self.law, x.device))
         x, conv = self.conv(x, state.conv, packed)

@@ -15,7 +15,7 @@ from ..schedule.step import Turn, keep
 class StepContext:
     """position int64 [B], of the tokens; active bool [B], rows that get one (None: all); `turns` by timing.
 
-    inplace: rings, and what else has room, may be updated in place.
+    inplace: rings, and what else has room, may be updated in place. at: the position of all rows, if the host says it.
     """
 
     def __init__(
@@ -26,12 +26,21 @@ class StepContext:
         dtype: torch.dtype,
         inplace: bool,
         longest: int | None = None,
+        at: int | None = None,
     ):
         self.position, self.active, self.turns, self.dtype, self.inplace = position, active, turns, dtype, inplace
         self.longest = longest  # tokens of the longest row, this one included; None: as many as there is room for
+        self.at = at if inplace else None
         self.rows = torch.arange(len(position), device=position.device)
         self.lead: Any = None  # the routing (a `Lead`) of the layer whose routing later layers share
         self._rotations: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+        self._slots: dict[int, Tensor] = {}
+
+    def slot(self, ring: int) -> Tensor:
+        """int64 [B], the slots of the tokens in a ring of so many."""
+        if ring not in self._slots:
+            self._slots[ring] = self.position % ring
+        return self._slots[ring]
 
     def rotation(self, width: int, base: rope.Base, limit: int | None = None, rest: bool = False) -> tuple[Tensor, Tensor]:
         """Rotation [B, 1, width] of the tokens' positions, of these up to `limit`, or of the `rest` beyond it."""
@@ -43,10 +52,13 @@ class StepContext:
         return self._rotations[key]
 
 
-def put(ring: Tensor, token: Tensor, slot: Tensor, context: StepContext) -> Tensor:
-    """The ring [B, E, ...] with one token [B, 1, ...] of each row at its slot [B], where the row is active."""
+def put(ring: Tensor, token: Tensor, context: StepContext) -> Tensor:
+    """The ring [B, E, ...] with the token [B, 1, ...] of each row that is active."""
+    if context.at is not None:
+        ring.narrow(1, context.at % ring.shape[1], 1).copy_(token)
+        return ring
     value = token[:, 0].to(ring.dtype)
-    at = (context.rows, slot)
+    at = (context.rows, context.slot(ring.shape[1]))
     if context.active is not None:
         value = keep(context.active, value, ring[at])
     return ring.index_put_(at, value) if context.inplace else ring.index_put(at, value)

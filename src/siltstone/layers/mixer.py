@@ -31,7 +31,7 @@ from ..schedule.context import Context
 from ..schedule.step import StepSchedule
 from ..schedule.window import Ring
 from ..state.tree import State
-from . import decode, exact, reading, step
+from . import exact, reading, step
 from .context import StepContext
 from .linear import linear
 from .parts import LayerState
@@ -88,21 +88,22 @@ class Mixer(Placed):
         return LayerState(window, unwritten, online, bank, summary, self.conv.init(batch), kept)
 
     @eagerly
-    def forward(self, x: Tensor, state: LayerState, context: Context) -> tuple[Tensor, LayerState]:
-        """One call over runs."""
+    def forward(
+        self, x: Tensor, state: LayerState, context: Context | StepContext, empty: Tensor | None = None
+    ) -> tuple[Tensor, LayerState]:
+        """One call over runs; with a StepContext, `step`."""
+        if isinstance(context, StepContext):
+            return self.step(x, state, context, empty)
         x, conv = self.conv(x, state.conv, context.packed)
         seen: Tensor | None = None
         read: Tensor | None = None
         further: ExtraKV | None = None
         after = LayerState(None, state.input, state.online, state.bank, state.summary, conv, state.kept)
-        if token := context.token(self.geo):
-            read, further = decode.step(self, x, state, after, context, token)
-        else:
-            schedule, ring = context.schedule(self.geo), Ring(context.packed, self.geo.ring_input, x.device)
-            both = ring.extend(state.input, x)
-            after.input = ring.keep(both)
-            if not schedule.idle:
-                read, further = self._memory(x, both, state, after, schedule, context)
+        schedule, ring = context.schedule(self.geo), Ring(context.packed, self.geo.ring_input, x.device)
+        both = ring.extend(state.input, x)
+        after.input = ring.keep(both)
+        if not schedule.idle:
+            read, further = self._memory(x, both, state, after, schedule, context)
         if self.window is not None and state.window is not None:
             seen, after.window = self.window(x, state.window, context, further)
         if read is not None:
@@ -120,7 +121,7 @@ class Mixer(Placed):
         """bool [B, N, J], sub-blocks without a write; None: there are none, another layer routes, or the bank knows them."""
         if self.router is None or not self.router.leads or not kinds.bank(self.cfg).asks_empty:
             return None
-        return by.segments.empty(by.width, self.router.block, self.router.blocks)
+        return by.empty(self.router.block, self.router.blocks)
 
     def step(self, x: Tensor, state: LayerState, context: StepContext, empty: Tensor | None) -> tuple[Tensor, LayerState]:
         """One token of each row, x [B, 1, D] -> y [B, 1, D]."""

@@ -55,6 +55,8 @@ class LayerState(MixState):
 
     def roomy(self, mixer: Any) -> Self:
         """See MixState."""
+        if self.in_pages and mixer.cache.sparse:  # a step takes what it picks out of the pages
+            return self
         bank = None if self.bank is None else self.bank.roomy(mixer.budget)
         return self if bank is self.bank else replace(self, bank=bank)
 

@@ -54,12 +54,14 @@ def step(
     if turn.hints.writing:
         after = _write(mixer, x, state, turn, context)
     if geo.ring_input:
-        after = replace(after, input=put(state.input, x, context.position % geo.ring_input, context))
+        after = replace(after, input=put(state.input, x, context))
     if not turn.hints.reads:
         return None, None, after
     read, bank = _read(mixer, x, after, turn, context, empty)
     further = None if after.kept is None else exact.now(geo, after.kept, context.position)
-    return read * turn.seen.view(-1, 1, 1, 1).to(read.dtype), further, replace(after, bank=bank)
+    if not turn.hints.read:
+        read = read * turn.seen.view(-1, 1, 1, 1).to(read.dtype)
+    return read, further, after if bank is after.bank else replace(after, bank=bank)
 
 
 def _write(mixer: Parts, x: Tensor, state: LayerState, turn: Turn, context: StepContext) -> LayerState:
@@ -78,10 +80,13 @@ def _write(mixer: Parts, x: Tensor, state: LayerState, turn: Turn, context: Step
             bank = bank.step(rule, inputs, begins, wrote)
     summary = state.summary
     if mixer.router is not None and summary is not None:
-        key, blocks = mixer.router.keys(c).mean(1, keepdim=True), mixer.router.blocks
-        here = torch.arange(blocks, device=x.device) == torch.div(turn.place, mixer.router.block, rounding_mode="floor")[:, None]
-        added = summary + (key if blocks == 1 else key * here.unsqueeze(-1).to(key.dtype))
-        summary = keep(wrote, added, summary)
+        key, blocks, size = mixer.router.keys(c), mixer.router.blocks, mixer.router.block
+        key = key if cfg.group == 1 else key.mean(1, keepdim=True)
+        if blocks > 1:
+            slot = torch.arange(blocks, device=x.device)
+            here = turn.once(("block", blocks, size), lambda: slot == torch.div(turn.place, size, rounding_mode="floor")[:, None])
+            key = key * here.unsqueeze(-1).to(key.dtype)
+        summary = keep(wrote, summary + key, summary)
     return replace(state, online=online, bank=bank, summary=summary, kept=saved)
 
 
@@ -90,8 +95,13 @@ def _leaving(mixer: Parts, x: Tensor, state: LayerState, turn: Turn, context: St
     geo = mixer.geo
     if not geo.ring_input:
         return x
-    token = turn.token[:, None] + torch.arange(geo.rate, device=x.device)
-    found = state.input[context.rows[:, None], token % geo.ring_input].to(x.dtype)
+    if geo.rate == 1 and context.at is not None:
+        found = state.input.narrow(1, (context.at - geo.delay) % geo.ring_input, 1)
+    else:
+        steps = torch.arange(geo.rate, device=x.device)
+        slot = turn.once("leaving", lambda: (turn.token[:, None] + steps) % geo.ring_input)
+        found = state.input[context.rows[:, None], slot]
+    found = found.to(x.dtype)
     return found if geo.delay else torch.cat([found[:, :-1], x], 1)
 
 
@@ -141,7 +151,7 @@ def _scores(router: Router, lead: Lead, view: View, turn: Turn) -> RouterScores:
     if router.softmax:
         empty = None
         if keys.blocks == 1:
-            means = lead.before / turn.since.clamp(min=1).view(-1, 1, 1)
+            means = lead.before / turn.held
         else:
             slot = torch.arange(keys.blocks, device=turn.place.device) * keys.block
             count = torch.minimum(turn.place[:, None] + 1, slot + keys.block) - torch.maximum(slot, turn.start[:, None])
@@ -151,7 +161,7 @@ def _scores(router: Router, lead: Lead, view: View, turn: Turn) -> RouterScores:
             empty = empty.unsqueeze(1)
         online = keys.scores(lead.u, means.unsqueeze(1), empty).squeeze(-1)
     hidden = None if view.hidden is None else view.hidden.unsqueeze(1)
-    return RouterScores(keys.scores(lead.u, view.summary, view.empty), online, hidden, view.age, view.newest_last, static=True)
+    return RouterScores(keys.scores(lead.u, view.summary, view.empty), online, hidden, view.age, view.newest_last)
 
 
 def _cached(mixer: Parts, z: Tensor, view: View, mix: ReadWeights) -> Tensor:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ..config.layer import LayerConfig
 from ..ops import alibi, rope, window
-from ..ops.transforms import at_work
 from ..schedule.call import Geometry
 from ..schedule.context import Context
+from ..schedule.step import Turn
 from ..schedule.window import WindowSchedule
-from ..state.tree import State, frozen
+from ..state.tree import State
 from .context import StepContext, put
 from .heads import Heads
 
@@ -47,15 +47,6 @@ class ExtraKV:
     key: Tensor
     value: Tensor
     seen: Tensor
-
-
-def put_one(ring: Tensor, token: Tensor, slot: int, inplace: bool) -> Tensor:
-    """The ring [R, E, ...] with one token [R, 1, ...] at a slot; in place where the caller gave the ring up."""
-    if at_work():
-        return torch.cat([ring[:, :slot], token.to(ring.dtype), ring[:, slot + 1 :]], 1)
-    ring = ring if inplace and not torch.is_grad_enabled() and not frozen(ring) else ring.clone()
-    ring.narrow(1, slot, 1).copy_(token)
-    return ring
 
 
 class WindowAttention(Heads):
@@ -96,18 +87,6 @@ class WindowAttention(Heads):
             if cfg.sinks or further is not None:
                 q_sink = rope.rotate(q_sink, schedule.angles(cfg.key_dim, cfg.base, sink=True))
         q, k = asked.split([cfg.heads, cfg.key_heads], 2)
-        if context.uniform_position is not None and not cfg.sinks:
-            slot = context.uniform_position % self.geo.ring
-            after = WindowState(put_one(state.key, k, slot, context.inplace), put_one(state.value, v, slot, context.inplace))
-            keys, values = after.key.transpose(1, 2).to(x.dtype), after.value.transpose(1, 2).to(x.dtype)
-            bias = schedule.slots_bias(self.linear)
-            if further is not None:
-                far = schedule.further(further.seen, self.linear)[:, 0]
-                near = keys.new_zeros(1, 1, 1, keys.shape[2]) if bias is None else bias
-                bias = torch.cat([far, near.expand(len(x), far.shape[1], -1, -1)], -1)
-                keys = torch.cat([self._placed(further.key[:, 0], schedule, context.uniform_position), keys], 2)
-                values = torch.cat([further.value[:, 0].to(x.dtype), values], 2)
-            return self.attend(q.transpose(1, 2), keys, values, bias).transpose(1, 2), after
         keys, values = schedule.ring.extend(state.key, k), schedule.ring.extend(state.value, v)
         after = WindowState(schedule.ring.keep(keys), schedule.ring.keep(values))
         if cfg.sinks:
@@ -132,13 +111,9 @@ class WindowAttention(Heads):
         if turning:
             asked = rope.rotate(asked, context.rotation(cfg.key_dim, cfg.base))
         q, k = asked.split([cfg.heads, cfg.key_heads], 2)
-        slot, position = context.position % geo.ring, context.position
-        after = WindowState(put(state.key, k, slot, context), put(state.value, v, slot, context))
-        token = position[:, None] - (slot[:, None] - torch.arange(geo.ring, device=x.device)) % geo.ring
-        distance = position[:, None] - token
-        sees = (token >= turn.low[:, None]) | ((distance == 0) & (token >= geo.sinks))
-        parts = [window.Part(q, after.key.to(x.dtype), after.value.to(x.dtype), self._biases(sees, distance, x.dtype))]
-        reach = position.clamp(max=farthest)[:, None]
+        position, after = context.position, WindowState(put(state.key, k, context), put(state.value, v, context))
+        bias = turn.once(("ring", geo.ring, self.linear, x.dtype), lambda: self._ring_biases(turn, x.dtype))
+        parts = [window.Part(q, after.key.to(x.dtype), after.value.to(x.dtype), bias)]
         if state.sink_key is not None and state.sink_value is not None:
             sink = torch.arange(geo.sinks, device=x.device)
             mine = sink == position[:, None]
@@ -147,28 +122,36 @@ class WindowAttention(Heads):
             after.sink_value = torch.where(mine[..., None, None], v.to(state.sink_value.dtype), state.sink_value)
             if turning:
                 towards_sinks = rope.rotate(towards_sinks, context.rotation(cfg.key_dim, cfg.base, farthest))
-            bias = self._biases(sink <= position[:, None], reach - sink, x.dtype)
+            bias = self._biases(sink <= position[:, None], position.clamp(max=farthest)[:, None] - sink, x.dtype)
             parts.append(window.Part(towards_sinks, after.sink_key.to(x.dtype), after.sink_value.to(x.dtype), bias))
         if further is not None:
             key = further.key[:, 0].transpose(1, 2).to(x.dtype)
             if turning:
                 here = rope.turned(torch.full((1, 1), geo.sinks - 1, device=x.device), cfg.key_dim, x.dtype, cfg.base)
                 key = rope.rotate(rope.rotate(key, here), context.rotation(cfg.key_dim, cfg.base, farthest, rest=True))
-            distance = (reach - geo.sinks + 1).expand(-1, key.shape[1])
+            distance = (position.clamp(max=farthest)[:, None] - geo.sinks + 1).expand(-1, key.shape[1])
             bias = self._biases(further.seen[:, 0, 0, 0], distance, x.dtype)
             parts.append(window.Part(q, key, further.value[:, 0].transpose(1, 2).to(x.dtype), bias))
         return window.one(parts, cfg.scale), after
+
+    def _ring_biases(self, turn: Turn, dtype: torch.dtype) -> Tensor:
+        """`_biases` of the tokens in the ring, in the order of their slots."""
+        geo, position = self.geo, turn.position[:, None]
+        token = position - (position - torch.arange(geo.ring, device=position.device)) % geo.ring
+        distance = position - token
+        sees = (token >= turn.low[:, None]) | ((distance == 0) & (token >= geo.sinks))
+        return self._biases(sees, distance, dtype)
 
     def _biases(self, sees: Tensor, distance: Tensor, dtype: torch.dtype) -> Tensor:
         """bool and int64 [B, N] -> [B, H or 1, 1, N]: 0 or -slope * distance where it sees, else -inf."""
         if not self.linear:
             return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill(~sees, float("-inf"))[:, None, None]
-        return alibi.biases(distance, self.linear, dtype).masked_fill(~sees[:, None], float("-inf")).unsqueeze(2)
+        return alibi.biases(distance[:, None], self.linear, dtype).masked_fill(~sees[:, None, None], float("-inf"))
 
-    def _placed(self, key: Tensor, schedule: WindowSchedule, at: int | None = None) -> Tensor:
+    def _placed(self, key: Tensor, schedule: WindowSchedule) -> Tensor:
         """Keys [..., K], rotated to the position of the last sink."""
         key = key.to(schedule.dtype)
-        return rope.rotate(key, schedule.last_sink(key.shape[-1], self.cfg.base, at)) if self.cfg.position == "rope" else key
+        return rope.rotate(key, schedule.last_sink(key.shape[-1], self.cfg.base)) if self.cfg.position == "rope" else key
 
     def _attend(
         self,

@@ -49,8 +49,12 @@ class Windowed(nn.Module):
         return self.out(out.flatten(2)), WindowedState(window, conv)
 
     @eagerly
-    def forward(self, x: Tensor, state: WindowedState, context: Context) -> tuple[Tensor, WindowedState]:
-        """One call over runs."""
+    def forward(
+        self, x: Tensor, state: WindowedState, context: Context | StepContext, empty: Tensor | None = None
+    ) -> tuple[Tensor, WindowedState]:
+        """One call over runs; with a StepContext, `step`."""
+        if isinstance(context, StepContext):
+            return self.step(x, state, context, empty)
         x, conv = self.conv(x, state.conv, context.packed)
         out, window = self.window(x, state.window, context)
         return self.out(out.flatten(2)), WindowedState(window, conv)

@@ -14,8 +14,8 @@ from ..config.layer import LayerConfig
 from ..core.given import numbers, whole
 from ..errors import InputError
 from ..ops.chunked import Opt as Opt
+from ..ops.transforms import at_work
 from ..ops.upcast import autocast_on
-from ..schedule.context import Context
 from ..schedule.packed import PackedBatch, RowPositions, host_flags, pack_batch
 from ..state.tree import State, Store
 from .step import Given
@@ -99,11 +99,17 @@ def enter_step(
     return now, (host_flags("active", active, (batch,)), host_flags("cut", cut, (batch,)), host_flags("reset", reset, (batch,)))
 
 
-def spare(context: Context, state: LMState, mixers: Sequence[Any]) -> None:
-    """Leave the state as it is if the call may find a pool full: no updates in place if it seals pages."""
-    if context.inplace and state.in_pages:
-        geos = [m.geo for m, layer in zip(mixers, state.layers, strict=True) if layer.in_pages]
-        context.inplace = all(context.token(geo) is not None for geo in geos)
+def single(x: Tensor, mask: Any, reset: Any) -> bool:
+    """Whether a call on x [B, T, ...] is a step: one token for each row, without gradients and transforms of torch.func."""
+    plain = not torch.is_grad_enabled() and not at_work()
+    return x.shape[1] == 1 and len(x) > 0 and mask is None and reset is None and plain
+
+
+def enter_single(cfg: Any, shape: tuple[int, int], state: LMState, cut: Any) -> Given:
+    """What a call that is a step is given, checked."""
+    _agree(cfg, state, shape[0], cut)
+    flags = host_flags("cut", cut, shape)
+    return None, None if flags is None else flags[:, 0], None
 
 
 def _agree(cfg: Any, state: LMState, rows: int, cut: Any) -> None:

@@ -16,7 +16,7 @@ from ..ops.taking_part import taking_part
 from ..schedule.context import Context
 from . import entry
 from .entry import Before, Opt
-from .step import prepare
+from .step import Prepared, prepare
 from .stream_state import LMState
 
 
@@ -49,10 +49,13 @@ class MemoryCaching(nn.Module):
             given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise InputError(f"x must be a float tensor [batch, {self.cfg.d_model}], one token per row, and {given} was given")
         state, given = entry.enter_step(self, self.mix.like, x, state, active, cut, reset)
-        ready = prepare([self.mix], state, given, self.mix.like.device, inplace)
-        before, context = ready.layers[0], ready.context(self.mix.like.dtype)
-        y, after = self.mix.step(x.unsqueeze(1), before, context, ready.empty[0])
-        return y[:, 0], LMState(ready.after, (after,), self.cfg)
+        y, state = self._step(x.unsqueeze(1), prepare([self.mix], state, given, self.mix.like.device, inplace))
+        return y[:, 0], state
+
+    def _step(self, x: Tensor, ready: Prepared) -> tuple[Tensor, LMState]:
+        """x [B, 1, D] -> y [B, 1, D] and the state after."""
+        y, after = self.mix(x, ready.layers[0], ready.context(self.mix.like.dtype), ready.empty[0])
+        return y, LMState(ready.after, (after,), self.cfg)
 
     @eagerly
     def forward(
@@ -69,10 +72,12 @@ class MemoryCaching(nn.Module):
             raise InputError(f"x must be a float tensor [batch, tokens, {self.cfg.d_model}], and {given} was given")
         entry.check(self.cfg, state, self.mix.like, x)
         state = self.init_state(len(x)) if state is None else state.normal()
+        if entry.single(x, mask, reset):
+            given = entry.enter_single(self.cfg, (len(x), 1), state, cut)
+            return self._step(x, prepare([self.mix], state, given, x.device, inplace))
         packed = entry.enter(self.cfg, (x.shape[0], x.shape[1]), state, mask, reset, cut)
         if not packed.width:
             return taking_part(x.masked_fill(torch.ones_like(x, dtype=torch.bool), 0.0), self.parameters()), state
-        before, context = state.layers[0], Context(packed, x.device, inplace)
-        entry.spare(context, state, [self.mix])
+        before, context = state.layers[0], Context(packed, x.device)
         y, after = self.mix(packed.gather(x), packed.enter(before, self.mix.init), context)
         return packed.scatter(y), LMState(packed.positions_after(state.positions), (packed.leave(before, after),), self.cfg)

@@ -19,7 +19,7 @@ from ..ops.upcast import Placed
 from ..schedule.context import Context
 from . import entry
 from .entry import Before, Opt
-from .step import prepare
+from .step import Prepared, prepare
 from .stream_state import LMState
 
 
@@ -104,11 +104,13 @@ class LM(Placed):
         self.check_ids(ids)
         entry.check(self.cfg, state, self.like)
         state = self.init_state(len(ids)) if state is None else state.normal()
+        if entry.single(ids, mask, reset):
+            given = entry.enter_single(self.cfg, (len(ids), 1), state, cut)
+            return self._step(ids[:, 0], prepare([b.mix for b in self._layers], state, given, ids.device, inplace))
         packed = entry.enter(self.cfg, (ids.shape[0], ids.shape[1]), state, mask, reset, cut)
         if not packed.width:
             return taking_part(self.embed(ids) * 0.0, self.parameters()), state
-        context = Context(packed, ids.device, inplace)
-        entry.spare(context, state, [b.mix for b in self._layers])
+        context = Context(packed, ids.device)
         x = self.embed(packed.gather(ids))
         layers = []
         for block, before in zip(self._layers, state.layers, strict=True):
@@ -136,11 +138,16 @@ class LM(Placed):
         self.check_ids(ids.unsqueeze(1))
         state, given = entry.enter_step(self, self.like, ids, state, active, cut, reset)
         ready = prepare([b.mix for b in self._layers], state, given, self.like.device, inplace)
+        hidden, state = self._step(ids, ready)
+        return self.head(hidden)[:, 0], state
+
+    def _step(self, ids: Tensor, ready: Prepared) -> tuple[Tensor, LMState]:
+        """ids [B] -> normalised hidden states [B, 1, D] and the state after."""
         x, layers, context = self.embed(ids).unsqueeze(1), [], ready.context(self.like.dtype)
         for block, before, empty in zip(self._layers, ready.layers, ready.empty, strict=True):
-            x, after = block.step(x, before, context, empty)
+            x, after = block(x, before, context, empty)
             layers.append(after)
-        return self.head(self.norm(x))[:, 0], LMState(ready.after, tuple(layers), self.cfg)
+        return self.norm(x), LMState(ready.after, tuple(layers), self.cfg)
 
     def head(self, hidden: Tensor) -> Tensor:
         """[..., D] -> logits [..., vocab_size]."""

@@ -37,6 +37,7 @@ class Prepared:
     after      where rows stand after the token
     inplace    states may be updated in place
     longest    tokens of the longest row, this one included
+    at         the position of all rows; None: they stand at several, or some are inactive
     """
 
     layers: list[MixState]
@@ -45,6 +46,7 @@ class Prepared:
     after: RowPositions
     inplace: bool
     longest: int
+    at: int | None
     schedules: dict[Timing, tuple[Geometry, Tensor, Hints]] = field(default_factory=dict)
     empty: list[Tensor | None] = field(default_factory=list)
 
@@ -54,7 +56,7 @@ class Prepared:
             timing: Turn(geo, self.position, self.active, counts, hints)
             for timing, (geo, counts, hints) in self.schedules.items()
         }
-        return StepContext(self.position, self.active, turns, dtype, self.inplace, self.longest)
+        return StepContext(self.position, self.active, turns, dtype, self.inplace, self.longest, self.at)
 
 
 def prepare(mixers: Sequence[Any], state: LMState, given: Given, device: torch.device, inplace: bool) -> Prepared:
@@ -74,7 +76,8 @@ def prepare(mixers: Sequence[Any], state: LMState, given: Given, device: torch.d
     position = torch.from_numpy(positions.position.copy()).to(device, non_blocking=True)
     mask = None if there.all() else torch.from_numpy(there.copy()).to(device, non_blocking=True)
     longest = int(positions.position.max(initial=0)) + 1
-    ready = Prepared(layers, position, mask, positions.moved(there), plain, longest)
+    at = longest - 1 if mask is None and (positions.position == longest - 1).all() else None
+    ready = Prepared(layers, position, mask, positions.moved(there), plain, longest, at)
     schedules: dict[Timing, StepSchedule] = {}
     for i, mixer in enumerate(mixers):
         layers[i] = layers[i].reserved(there)
@@ -84,7 +87,7 @@ def prepare(mixers: Sequence[Any], state: LMState, given: Given, device: torch.d
         if geo is not None:
             if geo.timing not in schedules:
                 by = schedules[geo.timing] = StepSchedule(geo, positions, there)
-                ready.schedules[geo.timing] = (geo, by.tensors(device), Hints(by.width, by.even, by.reads, by.writing))
+                ready.schedules[geo.timing] = (geo, by.tensors(device), by.hints)
             by = schedules[geo.timing]
             if hasattr(mixer, "seal"):
                 layers[i] = mixer.seal(layers[i], by)

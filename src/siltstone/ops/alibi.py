@@ -17,10 +17,9 @@ def slopes(heads: int) -> np.ndarray:
 
 
 def bias(distance: np.ndarray, heads: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """int64 [..., Q, N] -> [..., H, Q, N]: -slope * distance, and -inf if the distance is negative (the key is not visible)."""
-    far = torch.from_numpy(distance).to(device, torch.promote_types(dtype, torch.float32)).unsqueeze(-3)
-    out = far * torch.from_numpy(-slopes(heads)).to(far)[:, None, None]
-    return out.masked_fill_(far < 0, float("-inf")).to(dtype)
+    """int64 [..., Q, N] -> `biases` [..., H, Q, N], and -inf if the distance is negative (the key is not visible)."""
+    far = torch.from_numpy(distance).to(device)
+    return biases(far, heads, dtype).masked_fill_((far < 0).unsqueeze(-3), float("-inf"))
 
 
 def backwards(last: np.ndarray, queries: int, keys: int, heads: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -44,6 +43,6 @@ def whole(heads: int, device: torch.device) -> Tensor:
 
 
 def biases(distance: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
-    """`bias` in tensors alone: int64 [B, N] -> -slope * distance [B, H, N]."""
-    far = distance.to(torch.promote_types(dtype, torch.float32)).unsqueeze(1)
-    return (-whole(heads, distance.device).to(far.dtype)[:, None] * far).to(dtype)
+    """int64 [..., Q, N] -> -slope * distance [..., H, Q, N]."""
+    far = distance.to(torch.promote_types(dtype, torch.float32)).unsqueeze(-3)
+    return (far * -whole(heads, distance.device).to(far.dtype)[:, None, None]).to(dtype)

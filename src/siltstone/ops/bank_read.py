@@ -138,8 +138,6 @@ def sparse(rows: Tensor, held: Held, gates: Tensor, index: Tensor, activation: A
         all_gates = gates.new_zeros(*gates.shape[:3], number)
         all_gates = all_gates.scatter_add(3, index.unsqueeze(2).expand_as(gates), gates)
         return dense(rows.transpose(1, 2), unpack(laid_out(held)), all_gates, activation).transpose(1, 2)
-    if runs == 1 and queries == 1 and not torch.is_grad_enabled():
-        return picked(rows.transpose(1, 2), held, gates, index, activation, unpack).transpose(1, 2)
     expert = (without(index) + torch.arange(runs, device=rows.device)[:, None, None] * number).flatten()
     order = expert.argsort()
     back = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=rows.device))

@@ -13,13 +13,13 @@ from torch import Tensor
 class Pages:
     """Packed matrices [H, P, in, out] of each read factor; checkpoint n of row r is page table[r, n], and page 0 is zeros.
 
-    table   int64 [R, N]; host: the same numbers on the host
+    table   int64 [R, N]; host: the same numbers on the host, for reads that go through checkpoints one by one
     whole   () -> the matrices laid out, [R, H, N, in, out]: a copy
     """
 
     leaves: tuple[Tensor, ...]
     table: Tensor
-    host: np.ndarray
+    host: np.ndarray | None
     whole: Callable[[], tuple[Tensor, ...]]
 
     @property
@@ -34,6 +34,7 @@ class Pages:
 
     def at(self, n: int) -> tuple[Tensor, ...]:
         """Views of checkpoint n % N of row n // N: [H, in, out]."""
+        assert self.host is not None
         page = int(self.host[n // self.number, n % self.number])
         return tuple(x.select(1, page) for x in self.leaves)
 

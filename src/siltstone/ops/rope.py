@@ -48,16 +48,6 @@ def frequencies(width: int, base: Base = PLAIN) -> np.ndarray:
     return found
 
 
-def rotation(
-    positions: np.ndarray, width: int, dtype: torch.dtype, device: torch.device, base: Base = PLAIN
-) -> tuple[Tensor, Tensor]:
-    """(cos, cos) and (-sin, sin), each [..., width], at integer positions [...]."""
-    turns = (positions[..., None] % TURN * frequencies(width, base)) % TURN
-    angle = torch.from_numpy(turns * (2 * math.pi / TURN))
-    cos, sin = angle.cos(), angle.sin()
-    return torch.cat([cos, cos], -1).to(device, dtype), torch.cat([-sin, sin], -1).to(device, dtype)
-
-
 def rotate(x: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
     """x [R, T, H, K] = (a, b) rotated to (a cos - b sin, b cos + a sin), by a `rotation` [R or 1, T, K]."""
     cos, sin = by[0].unsqueeze(-2), by[1].unsqueeze(-2)
@@ -76,10 +66,23 @@ def whole(width: int, base: Base, device: torch.device) -> Tensor:
     return _known[width, base, device]
 
 
-def turned(position: Tensor, width: int, dtype: torch.dtype, base: Base = PLAIN) -> tuple[Tensor, Tensor]:
-    """`rotation` in tensors alone: int64 positions [...]. The angle is a whole number of 2^-31 turns before it is rounded."""
+def turned(
+    position: Tensor, width: int, dtype: torch.dtype, base: Base = PLAIN, kind: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """(cos, cos) and (-sin, sin), each [..., width], at int64 positions [...], in tensors alone.
+
+    The angle is a whole number of 2^-31 turns before it is rounded, to `kind` (None: `dtype`, or float32 if that is wider).
+    """
     turns = (position.remainder(TURN).unsqueeze(-1) * whole(width, base, position.device)).remainder(TURN)
-    kind = torch.promote_types(dtype, torch.float32)
+    kind = torch.promote_types(dtype, torch.float32) if kind is None else kind
     angle = torch.where(turns >= TURN // 2, turns - TURN, turns).to(kind) * (2 * math.pi / TURN)
     cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
     return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+
+
+def rotation(
+    positions: np.ndarray, width: int, dtype: torch.dtype, device: torch.device, base: Base = PLAIN
+) -> tuple[Tensor, Tensor]:
+    """`turned` at positions that the host knows, with angles in float64."""
+    cos, sin = turned(torch.from_numpy(positions), width, dtype, base, torch.float64)
+    return cos.to(device), sin.to(device)

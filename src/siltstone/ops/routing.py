@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .transforms import unreadable
 from .upcast import upcast
 
 STEPS = 2.0**12  # steps per unit of score; without them, rounding would choose between lines with the same words
@@ -72,24 +71,12 @@ def in_steps(scores: Tensor) -> Tensor:
     return (upcast(scores.detach()) * STEPS).round()
 
 
-def ranked(scores: Tensor, hidden: Tensor | None, k: int, newest_last: bool) -> Tensor:
-    """`top` of scores in steps, without a number read back: a step and the place beside it are one whole number."""
+def top(scores: Tensor, hidden: Tensor | None, k: int, newest_last: bool) -> Tensor:
+    """Indices of the k largest of scores in steps [R, Q, N]; ties go to the most recent. No number is read back: a step and the
+    place beside it are one whole number."""
     number = scores.shape[-1]
     place = torch.arange(number, device=scores.device)
-    key = scores.to(torch.int64) * (1 << 32) + (place if newest_last else number - 1 - place)
+    key = torch.add(place if newest_last else number - 1 - place, scores.to(torch.int64), alpha=1 << 32)
     if hidden is not None:
         key = key.masked_fill(hidden, torch.iinfo(torch.int64).min)
     return key.topk(k, -1).indices
-
-
-def top(scores: Tensor, k: int, newest_last: bool) -> Tensor:
-    """Indices of the k largest scores; ties go to the most recent."""
-    if k == scores.shape[-1]:
-        return scores.topk(k, -1).indices
-    best = scores.topk(k + 1, -1)
-    last, next_ = best.values[..., k - 1], best.values[..., k]
-    if not unreadable(scores) and not bool(((last == next_) & (next_ > float("-inf"))).any()):
-        return best.indices[..., :k]
-    if not newest_last:
-        return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]
-    return scores.shape[-1] - 1 - scores.flip(-1).sort(dim=-1, descending=True, stable=True).indices[..., :k]

@@ -173,14 +173,3 @@ class Segments:
         none = place >= size[..., None]
         none[:, 0] |= place + block <= self.phase[:, None]
         return none if none.any() else None
-
-    def online(self, writes: int) -> tuple[int, int] | None:
-        """(number, first write) of the online segment after `writes` writes, in rows of one phase; None: the rows differ."""
-        last, found = max(writes, 1) - 1, set()
-        for anchors in self._anchors or [None]:
-            write, number = -int(self.phase[0]), 0
-            if anchors is not None:
-                write, number = anchors[:, anchors[0].searchsorted(last, "right") - 1].tolist()
-            more = (last - write) // self.full
-            found.add((number + more, max(0, write + more * self.full)))
-        return found.pop() if len(found) == 1 else None

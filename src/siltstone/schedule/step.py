@@ -6,6 +6,7 @@ checkpoints there are to see. A `Turn` is the same in tensors: a step reads no n
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,6 +38,7 @@ class StepSchedule:
         self.opened = segments.opens(self.number[:, None])[:, 0]
         self.seals = self.number > self.sealed
         self.active = active
+        self._empty: dict[tuple[int, int], np.ndarray | None] = {}
 
     @property
     def width(self) -> int:
@@ -56,7 +58,22 @@ class StepSchedule:
     @property
     def writing(self) -> bool:
         """Whether a row writes."""
-        return bool((self.active & (self.writes > self.before)).any())
+        return bool(self._wrote.any())
+
+    @property
+    def hints(self) -> Hints:
+        """What the host may say."""
+        return Hints(self.width, self.even, self.reads, self.writing, bool((self.writes > 0).all()), bool(self._wrote.all()))
+
+    @property
+    def _wrote(self) -> np.ndarray:
+        return self.active & (self.writes > self.before)
+
+    def empty(self, block: int, blocks: int) -> np.ndarray | None:
+        """See `Segments.empty`, of all checkpoints; computed once."""
+        if (block, blocks) not in self._empty:
+            self._empty[block, blocks] = self.segments.empty(self.width, block, blocks)
+        return self._empty[block, blocks]
 
     def tensors(self, device: torch.device) -> Tensor:
         """int64 [3, B]: number, opened, phase."""
@@ -71,18 +88,22 @@ class Hints:
     even      all rows have the same number of checkpoints
     reads     some row has written something
     writing   some row writes
+    read      all rows have written something
+    wrote     all rows write
     """
 
     width: int | None = None
     even: bool = False
     reads: bool = True
     writing: bool = True
+    read: bool = False
+    wrote: bool = False
 
 
 class Turn:
     """One token a row in the layers of one geometry; tensors [B].
 
-    wrote     bool, this token completes an update of the memory
+    wrote     bool, this token completes an update of the memory; None: it does in all rows
     seen      bool, the row has written something
     token     int64, the first token of the update that is written now
     update    int64, its number in the row's life
@@ -97,15 +118,22 @@ class Turn:
         away = geo.delay + geo.sinks
         self.update = torch.div((position - away).clamp(min=0), geo.rate, rounding_mode="floor")
         writes = torch.div((position + 1 - away).clamp(min=0), geo.rate, rounding_mode="floor")
-        wrote = writes > self.update
-        self.wrote = wrote if active is None else wrote & active
+        self.wrote: Tensor | None = None
+        if not hints.wrote:
+            wrote = writes > self.update
+            self.wrote = wrote if active is None else wrote & active
         self.writes, self.seen = writes, writes > 0
         self.token = geo.sinks + self.update * geo.rate
         self.since = writes - opened
         self.start = torch.where(self.number == 0, self.phase, 0)
         self.place = self.since - 1 + self.start
-        self._low: Tensor | None = None
-        self._hidden: Tensor | None = None
+        self._made: dict[Hashable, Tensor] = {}
+
+    def once(self, name: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` returns, made once for all layers of this geometry."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
     def begins(self, align: int, group: int, i: int) -> Tensor | None:
         """bool [B], the i-th write of the update is the first of its inner batch of `align` writes; None: batches are of one."""
@@ -115,18 +143,19 @@ class Turn:
     def low(self) -> Tensor:
         """int64 [B], the first token after the sinks that the window still sees."""
         geo = self.geo
-        if self._low is None:
-            seen = geo.sinks + geo.rate * self.writes if geo.delay else self.position - geo.window + 1
-            self._low = seen.clamp(min=geo.sinks)
-        return self._low
+        seen = geo.sinks + geo.rate * self.writes if geo.delay else self.position - geo.window + 1
+        return seen.clamp(min=geo.sinks)
+
+    @property
+    def held(self) -> Tensor:
+        """int64 [B, 1, 1], updates of the online segment, at least 1: what the means of its routing keys are divided by."""
+        return self.once("held", lambda: self.since.clamp(min=1).view(-1, 1, 1))
 
     def hidden(self, places: int) -> Tensor | None:
         """bool [B, places], places whose checkpoint a row does not have; None: all rows have all."""
         if self.hints.even:
             return None
-        if self._hidden is None or self._hidden.shape[1] != places:
-            self._hidden = torch.arange(places, device=self.number.device) >= self.number[:, None]
-        return self._hidden
+        return self.once(("hidden", places), lambda: torch.arange(places, device=self.number.device) >= self.number[:, None])
 
 
 def kept(where: Tensor | None, new: S, old: S) -> S:

@@ -65,7 +65,6 @@ class WindowSchedule:
         self.pos = pos[:1] if len(pos) and (pos == pos[0]).all() else pos
         self._angles: dict[tuple[int, rope.Base, bool], tuple[Tensor, Tensor]] = {}
         self._bands: dict[int, list[tuple[int, int, Tensor]]] = {}
-        self._slots: dict[int, Tensor | None] = {}
 
     def angles(self, width: int, base: rope.Base, sink: bool = False) -> tuple[Tensor, Tensor]:
         """Rotation of this call's tokens; with `sink`, of the queries that attend to the sinks."""
@@ -81,10 +80,9 @@ class WindowSchedule:
         """The position at which a query's distance to the sinks stops growing."""
         return self.geo.window + self.geo.rate - 2 + self.geo.sinks
 
-    def last_sink(self, width: int, base: rope.Base, at: int | None = None) -> tuple[Tensor, Tensor]:
-        """Rotation of keys at the position of the last sink; at: relative to a query rotated by its own position."""
-        moved = 0 if at is None else at - min(at, self.farthest)
-        return rope.rotation(np.array([[self.geo.sinks - 1 + moved]]), width, self.dtype, self.device, base)
+    def last_sink(self, width: int, base: rope.Base) -> tuple[Tensor, Tensor]:
+        """Rotation of keys at the position of the last sink."""
+        return rope.rotation(np.array([[self.geo.sinks - 1]]), width, self.dtype, self.device, base)
 
     def further(self, seen: Tensor, linear: int = 0) -> Tensor:
         """The visibility of an `ExtraKV`, bool [R, n, 1, Q, N] -> biases [R, n, H or 1, Q, N]."""
@@ -119,17 +117,6 @@ class WindowSchedule:
                 parts.append((early, self.blocks, self._bias(pos[:1], np.array([early]), linear)))
             self._bands[linear] = parts
         return self._bands[linear]
-
-    def slots_bias(self, linear: int = 0) -> Tensor | None:
-        """[1, H or 1, 1, E] over the ring's slots for one more token (its own included); None: all are visible."""
-        if linear not in self._slots:
-            geo, t = self.geo, int(self.pos[0])
-            token = t - (t - np.arange(geo.ring)) % geo.ring
-            low = geo.sinks + geo.rate * int(geo.written(t + 1)) if geo.delay else max(geo.sinks, t - geo.window + 1)
-            sees = ((token >= 0) & ((token >= low) | (token == t)))[None, None]
-            plain = None if sees.all() else self._mask(sees)
-            self._slots[linear] = self._linear(sees, t - token, linear) if linear else plain
-        return self._slots[linear]
 
     def _linear(self, sees: np.ndarray, distance: np.ndarray, heads: int) -> Tensor:
         """bool and int64 [..., Q, N] -> [..., H, Q, N]."""

@@ -152,8 +152,14 @@ class PagedStore(Entries):
 
     @property
     def room(self) -> int:
-        """See Entries."""
-        return self.width
+        """See Entries; of a compiled step: see `pinned`."""
+        return max(64, 1 << self.width.bit_length())
+
+    @cached_property
+    def pinned(self) -> tuple[Tensors, Tensor]:
+        """The pool's leaves and the table [B, room], as they are now, for a compiled step. A pool that grows keeps them."""
+        with torch.inference_mode(False):
+            return self.pool.leaves, padded(self.on_device[:, :-1], 1, self.room)
 
     def roomy(self) -> Store:
         """See Entries; a copy, without the pool."""
@@ -201,6 +207,29 @@ class PagedStore(Entries):
         with torch.inference_mode(False), torch.no_grad():
             found = self.pool.leaves[i].index_select(axis, index.flatten())
             return found.unflatten(axis, index.shape).movedim(axis, 0).contiguous()
+
+
+class PagedLeaves(PagedStore):
+    """Pages inside a compiled step: leaves [..., P, ...] and table [B, room]; the host keeps the rows."""
+
+    def __init__(self, leaves: Tensors, table: Tensor, axes: tuple[int, ...]):
+        self.leaves, self.places, self.axes = leaves, table, axes
+
+    @property
+    def room(self) -> int:
+        """See Entries."""
+        return self.places.shape[1]
+
+    def parts(self, width: int, first: int) -> tuple[Tensors | Pages, Tensors]:
+        """See Entries. The leaves behind `first` are copied out of the pages."""
+        table = self.places[:, :width]
+
+        def taken(i: int) -> Tensor:
+            axis = self.axes[i] - 1
+            return self.leaves[i].index_select(axis, table.flatten()).unflatten(axis, table.shape).movedim(axis, 0)
+
+        pages = Pages(self.leaves[:first], table, None, lambda: tuple(taken(i) for i in range(first)))
+        return pages, tuple(taken(i) for i in range(first, len(self.axes)))
 
 
 class Pools:
