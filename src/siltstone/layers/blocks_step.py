@@ -54,7 +54,7 @@ def step(mixer: Any, x: Tensor, state: BlocksState, context: StepContext) -> tup
     q, k = asked.split([cfg.heads, cfg.key_heads], 2)
     cache = state.cache.put(rows, position, (k[:, 0], v[:, 0]), context.active, context.inplace)
     keys, values = cache.leaves
-    recent = put(state.recent, q.detach(), position % law.queries, context)
+    recent = put(state.recent, q.detach(), context)
     read = position + 1 - law.sinks
     whole = (read > 0) & (read % law.part == 0)
     latest = (position[:, None] + torch.arange(1 - law.part, 1, device=x.device)).clamp(min=0)
