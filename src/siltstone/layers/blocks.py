@@ -23,6 +23,7 @@ from .linear import linear
 from .short_conv import ShortConv
 
 STEPS = 1 << 12  # masses are compared in steps of 1 / STEPS, so that rounding seldom decides; ties go to the latest block
+STANDS_OUT = 2.5  # weight of the norms of `begin`
 SCORES = 1 << 24  # scores of sub-blocks that are computed at a time
 
 
@@ -48,6 +49,30 @@ class BlockAttention(Placed):
         recent = like.new_zeros(batch, law.queries, cfg.heads, cfg.key_dim)
         chosen = torch.zeros(batch, cfg.key_heads, law.most, dtype=torch.long, device=like.device)
         return BlocksState(Store.empty((key, value), (1, 1)), Store.empty((key,), (1,)), recent, chosen, self.conv.init(batch))
+
+    def begin(self) -> None:
+        """Initial weights with which a token finds the tokens that followed earlier ones like it.
+
+        Queries are A x, keys A (s * x~) with x~ = x + s * (the input before), s random signs: a key then contains A times the
+        input before its token, which meets the query of an equal input; everything else is random. Needs `position="none"`,
+        a short convolution, and norms on queries and keys, whose weights are set so that one place stands out of thousands.
+        """
+        cfg, norm = self.cfg, self.window.q_norm
+        if cfg.position != "none" or self.conv.taps is None or norm is None or cfg.qk_norm == "all" or cfg.key_dim > cfg.d_model:
+            return
+        assert self.window.k_norm is not None
+        with torch.no_grad():
+            weight = self.window.qkv.weight
+            some = torch.randn(cfg.d_model, cfg.key_dim, dtype=torch.float32)
+            some = torch.linalg.qr(some)[0].T.to(weight)
+            sign = torch.where(torch.rand(cfg.d_model) < 0.5, 1.0, -1.0).to(weight)
+            asks, keys = cfg.heads * cfg.key_dim, cfg.key_heads * cfg.key_dim
+            weight[:asks] = some.repeat(cfg.heads, 1)
+            weight[asks : asks + keys] = (some * sign).repeat(cfg.key_heads, 1)
+            self.conv.taps.zero_()
+            self.conv.taps[1] = sign
+            norm.fill_(STANDS_OUT)
+            self.window.k_norm.fill_(STANDS_OUT)
 
     def renew(self, state: BlocksState, positions: RowPositions, active: np.ndarray) -> BlocksState:
         """Rooms for the next token of the active rows, and the choice of those whose group begins with it."""

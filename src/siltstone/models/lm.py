@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..config.model import LMConfig
 from ..errors import ConfigError, InputError
 from ..layers.block import Block
+from ..layers.blocks import BlockAttention
 from ..ops.eager import eagerly
 from ..ops.norm import RMSNorm
 from ..ops.taking_part import taking_part
@@ -70,6 +71,8 @@ class LM(Placed):
                     nn.init.normal_(p, std=0.02 / (2 * self.cfg.depth) ** 0.5)
                 elif p.dim() == 2 and name.endswith(".weight"):
                     nn.init.normal_(p, std=p.shape[1] ** -0.5)
+            if isinstance(block.mix, BlockAttention):
+                block.mix.begin()
 
     def __setattr__(self, name: str, value: Any) -> None:
         """As `nn.Module`; a new embedding is also used by the tied output layer."""

@@ -1,7 +1,9 @@
 """Rows in which strings of tokens come twice: a model learns from them to look up what followed a token before.
 
-Half of the rows are random ids, half pieces of the training text. A string of 8 to 64 tokens is repeated at a distance that is
-uniform, or uniform in its logarithm, up to the beginning of the row. Only tokens that the repetition determines are asked for.
+Half of the rows are random ids, half pieces of the training text. A string of 8 to 64 tokens (at most a quarter of the row) is
+repeated: one half at a distance that is uniform in its logarithm, the other from early places that, if possible, were not
+repeated before. Otherwise nearly every token has stood shortly before, and nothing is learnt about longer distances. Only tokens
+that the repetition determines are asked for.
 The ability to copy appears after some hundred steps on such rows, and hardly at all in as many steps on text alone.
 """
 
@@ -16,28 +18,38 @@ from ..models.lm import LM
 from ..ops.upcast import upcast
 
 SHORTEST, LONGEST = 8, 64
+TRIES = 64
 
 
 def rows(text: np.ndarray, vocab: int, count: int, length: int, by: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """ids int64 [count, length], and bool [count, length], the tokens that are asked for. text: ids of the training text."""
     ids, asked = by.integers(0, vocab, (count, length)), np.zeros((count, length), bool)
+    longest = max(2, min(LONGEST, length // 4))
+    shortest = min(SHORTEST, longest)
     for r in range(count):
         if r % 2 and len(text) > length:
             begin = int(by.integers(len(text) - length))
             ids[r] = text[begin : begin + length]
-        size = int(by.integers(SHORTEST, LONGEST + 1))
+        new = np.ones(length, bool)  # tokens that stand for the first time and were not repeated
+        size = int(by.integers(shortest, longest + 1))
         at = size
         while at + size <= length:
-            room = at - size
-            far = by.random() < 0.5
-            distance = int(by.integers(0, room + 1)) if far else int((room + 1) ** by.random()) - 1
-            source = room - min(distance, room)
+            source = _source(new, at - size, size, by)
             ids[r, at : at + size] = ids[r, source : source + size]
             asked[r, at + 1 : at + size] = True
-            after = int(by.integers(SHORTEST, LONGEST + 1))
-            at = max(at + size + int(by.integers(0, size)), after)
+            new[source : source + size] = new[at : at + size] = False
+            after = int(by.integers(shortest, longest + 1))
+            at = max(at + size + int(by.integers(0, 3 * size)), after)
             size = after
     return ids, asked
+
+
+def _source(new: np.ndarray, room: int, size: int, by: np.random.Generator) -> int:
+    """Where a string begins: near for one half, by the logarithm of the distance; the first place found that is new for the other."""
+    if by.random() < 0.5:
+        return room - min(int((room + 1) ** by.random()) - 1, room)
+    drawn = [int(by.integers(0, room + 1)) for _ in range(TRIES)]
+    return min((source for source in drawn if new[source : source + size].all()), default=drawn[0])
 
 
 def cost(model: LM, ids: np.ndarray, asked: np.ndarray, device: torch.device) -> Tensor:
