@@ -34,7 +34,10 @@ class Arm:
 
 
 def arms(base: LMConfig, length: int) -> list[Arm]:
-    """The arms of a base configuration, whose window, segment and update rule they use. length: tokens of a text."""
+    """The arms of a base configuration, whose window, segment and update rule they use.
+
+    length  tokens of the longest text in training; the transformer attends to so many and no more
+    """
     layer = base.layer
     exact: dict[str, Any] = {"window": layer.window, "position": layer.position, "short_conv": layer.short_conv}
     if not layer.window:
@@ -44,7 +47,7 @@ def arms(base: LMConfig, length: int) -> list[Arm]:
     sealed = plain | {"segment": layer.segment, "segments": "constant"}
     sparse = sealed | {"cache": "sparse", "top_k": max(1, min(layer.top_k, length // layer.segment))}
     return [
-        Arm("transformer", {k: v for k, v in exact.items() if k != "window"} | {"pattern": "a"}),
+        Arm("transformer", exact | {"pattern": "w", "window": length}),
         Arm("window only", exact | {"pattern": "w"}),
         Arm("window and sinks", exact | {"pattern": "w", "sinks": 4}),
         Arm("plain recurrence", plain | {"cache": "none"}),
