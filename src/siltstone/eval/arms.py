@@ -23,7 +23,8 @@ class Arm:
     """One variant.
 
     keys     keys of the layer, beside those that all arms share (`SHARED`)
-    routing  "learned", or "random": the scores of checkpoints are random numbers
+    routing  "learned", "random": the scores of checkpoints are random numbers, or "oracle": at questions of a token task, the
+             scores name the segment that holds the answer (`siltstone.eval.watch`)
     equal    whether the width of the heads is chosen so that the state has the bytes of the "gated" arm at the length
     """
 
@@ -61,6 +62,7 @@ def arms(base: LMConfig, length: int) -> list[Arm]:
         Arm("soup", sealed | {"cache": "soup"}),
         Arm("sparse", sparse),
         Arm("sparse, random routing", sparse, routing="random"),
+        Arm("sparse, oracle routing", sparse, routing="oracle"),
         Arm("exact", plain | {"cache": "exact"}),
     ]
 

@@ -11,15 +11,20 @@ import numpy as np
 import torch
 
 from ..config import registry
-from ..errors import InputError
+from ..errors import CheckpointError, InputError
+from ..io import read_checked
+from ..io.parse import is_count
+from ..io.regular import reason
 from ..models import streaming
 from ..models.streaming import StreamingModel
 from ..text import Tokenizer
 from .intervals import interval
 from .tasks.base import UNSCORED, Observation, Task, TextTask, TokenTask, random_numbers
 from .tasks.reader import Reader
+from .watch import RoutingWatch, answers, watched
 
 TRAINED = "task.json"  # in the run folder of a model that was trained on a token task: its name and options
+ROUTINGS = ("learned", "random", "oracle")
 CHUNK = 512  # tokens a call
 
 
@@ -31,27 +36,63 @@ def make(name: str, options: dict[str, Any] | None = None) -> Task:
 
 
 def trained_on(folder: Path) -> dict[str, Any] | None:
-    """`{"task", "options", ...}` of a run folder whose model was trained on a token task; None for others."""
+    """`{"task", "options", "seed", "routing"}` of a run folder whose model was trained on a token task; None for others.
+
+    Raises CheckpointError if the file is damaged.
+    """
     path = folder / TRAINED
-    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        found, _ = read_checked(path)
+        if not isinstance(found["options"], dict):
+            raise ValueError("has no mapping of options")
+        make(found["task"], found["options"])
+        if found["routing"] not in ROUTINGS or not is_count(found["seed"]):
+            raise ValueError(f"routing is {str(found['routing'])[:40]!r} and seed is {str(found['seed'])[:40]!r}")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        said = f"lacks {error}" if isinstance(error, KeyError) else reason(error)
+        raise CheckpointError(
+            f"{path}, which says the task that the model was trained on, cannot be used: {said[:300]}; train the run again with "
+            "`siltstone lab`, or remove the file to use text tasks alone"
+        ) from error
+    return found
 
 
-def observe_tokens(model: StreamingModel, task: TokenTask, length: int, rows: int, by: np.random.Generator) -> list[Observation]:
+def observe_tokens(
+    model: StreamingModel,
+    task: TokenTask,
+    length: int,
+    rows: int,
+    by: np.random.Generator,
+    watch: RoutingWatch | None = None,
+) -> list[Observation]:
     """Shares of right answers of `rows` streams: whole streams by length and load, and by distance in powers of two.
 
-    A stream is one independent observation, as its questions are not independent. Streams are read in calls of 512 tokens.
+    With `watch`, also the "routing hit": the share of questions, over layers, whose answer's segment was chosen, among those
+    whose answer is in a checkpoint. A stream is one independent observation, as its questions are not independent. Streams are
+    read in calls of 512 tokens.
     """
     made = task.batch(rows, length, by)
     ids, state, found = torch.from_numpy(made.ids).to(model.like.device), None, []
+    where, hits = answers(made), [list[float]() for _ in range(rows)]
     with torch.no_grad():
-        for part in ids.split(CHUNK, 1):
-            logits, state = streaming.logits(model, part, state)
+        for first in range(0, length, CHUNK):
+            if watch is not None:
+                watch.tell(where[:, first : first + CHUNK], first)
+            logits, state = streaming.logits(model, ids[:, first : first + CHUNK], state)
             found.append(logits[..., : task.vocab_size].argmax(-1).cpu().numpy())
+            for row, _, hit in watch.take() if watch is not None else ():
+                hits[row].append(hit)
+    if watch is not None:
+        watch.tell(None)
     asked, right = made.targets != UNSCORED, np.concatenate(found, 1) == made.targets
     out = []
     for r in range(rows):
         at: dict[str, int | str] = {"length": length, "load": int(made.load[r])}
         out.append(Observation("right", float(right[r][asked[r]].mean()), at))
+        if hits[r]:
+            out.append(Observation("routing hit", float(np.mean(hits[r])), at))
         reach = np.where(asked[r] & (made.distance[r] > 0), np.floor(np.log2(np.maximum(1, made.distance[r]))), -1)
         for power in sorted({int(x) for x in reach if x >= 0}):
             at = {"length": length, "load": int(made.load[r]), "distance from": 2**power}
@@ -97,6 +138,7 @@ def evaluate(
     items: int = 10,
     books: Sequence[str] = (),
     say: Callable[[str], None] = lambda text: None,
+    routing: str = "learned",
 ) -> dict[str, Any]:
     """`{"tasks": [{"name", "kind", "about", "chance", "lengths"}], "seeds", "items", "rows": [...]}`, ready for JSON.
 
@@ -104,10 +146,13 @@ def evaluate(
     seeds    seeds of the data, 0 to seeds - 1
     items    documents, or streams, of each seed and length
     books    texts that fill documents; generated prose without them
+    routing  "oracle": token tasks tell the model's routers the segment of each answer
 
     Raises InputError if a token task has more ids than the model, and if a length has no room for a task.
     """
     reader, rows, told = Reader(model, tokenizer, books), [], []
+    tokens = any(isinstance(task, TokenTask) for task in tasks)
+    watch = watched(model, routing) if tokens else None
     for task in tasks:
         chosen = list(task.levels if lengths is None else lengths)
         facts = {"name": task.name, "kind": task.kind, "about": (type(task).__doc__ or "").split("\n")[0]}
@@ -116,12 +161,14 @@ def evaluate(
         for length in chosen:
             for seed in range(seeds):
                 say(f"{task.name}, length {length:,}, seed {seed}")
-                found += [(seed, one) for one in _observed(model, reader, task, (length, seed, items))]
+                found += [(seed, one) for one in _observed(model, reader, task, (length, seed, items), watch)]
         rows += summary(task, range(seeds), found)
     return {"tasks": told, "seeds": seeds, "items": items, "rows": rows}
 
 
-def _observed(model: StreamingModel, reader: Reader, task: Task, point: tuple[int, int, int]) -> list[Observation]:
+def _observed(
+    model: StreamingModel, reader: Reader, task: Task, point: tuple[int, int, int], watch: RoutingWatch | None
+) -> list[Observation]:
     length, seed, items = point
     if isinstance(task, TokenTask):
         if task.vocab_size > model.cfg.vocab_size:
@@ -129,7 +176,8 @@ def _observed(model: StreamingModel, reader: Reader, task: Task, point: tuple[in
                 f"the task {task.name} has {task.vocab_size} ids and the model {model.cfg.vocab_size}; "
                 "give a model that was trained on the task"
             )
-        return observe_tokens(model, task, length, items, random_numbers(task.name, "test", seed, length))
+        by = random_numbers(task.name, "test", seed, length)
+        return observe_tokens(model, task, length, items, by, watch)
     if not isinstance(task, TextTask):
         raise InputError(f"{task.name} is neither a token task nor a text task; derive it from one of them")
     by = [random_numbers(task.name, "test", seed, length, item) for item in range(items)]

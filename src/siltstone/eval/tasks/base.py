@@ -59,11 +59,16 @@ class Task(ABC):
 
 
 class TokenTask(Task):
-    """A task on ids of its own. A model must be trained on it. marks: ids besides the `symbols` of its options."""
+    """A task on ids of its own. A model must be trained on it.
+
+    marks    ids besides the `symbols` of its options
+    located  each answer was said at one place, which `distance` gives
+    """
 
     kind = "token"
     levels = (64, 128, 256)
     marks: ClassVar[int] = 0
+    located: ClassVar[bool] = True
 
     @property
     def vocab_size(self) -> int:
