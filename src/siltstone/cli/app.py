@@ -22,7 +22,21 @@ from siltstone.cli.guard import guarded
 from siltstone.core.terminal import say
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer does not export this class
-COMMANDS = ("demo", "train", "generate", "stream", "inspect", "doctor", "list", "bench", "eval", "lab", "import", "export")
+COMMANDS = (
+    "demo",
+    "train",
+    "generate",
+    "stream",
+    "inspect",
+    "doctor",
+    "list",
+    "bench",
+    "eval",
+    "lab",
+    "compare",
+    "import",
+    "export",
+)
 
 
 class Commands(TyperGroup):
