@@ -96,7 +96,7 @@ def harness(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise InputError(
-            f"the lm-evaluation-harness cannot be imported ({error}); install the extra: pip install 'siltstone[lm_eval]'"
+            f"the lm-evaluation-harness cannot be imported ({error}); run `pip install lm-eval`, or install the extra lm_eval"
         ) from None
 
 

@@ -200,3 +200,16 @@ def test_repeats_differ_in_the_passage_alone(reader: Reader, monkeypatch: pytest
     evaluate(reader.model, reader.tokenizer, [make("repeats")], [200], seeds=1, items=1)
     (first, passage), (second, again) = texts
     assert passage == again and passage not in first and second == "\n" + passage + first.removeprefix("\n")
+
+
+def test_every_load_is_tried() -> None:
+    torch.manual_seed(0)
+    model = st.LM(st.presets.nano(259, depth=1, d_model=16, heads=1, window=8, segment=64, router_dim=8)).eval()
+    task = make("mqar", {"vocab_size": 64, "loads": (2, 4, 8)})
+    rows = evaluate(model, ByteTokenizer(), [task], [64], seeds=2, items=3)["rows"]
+    found = {row["at"]["load"]: row["count"] for row in rows if row["score"] == "right"}
+    assert found == {2: 6, 4: 6, 8: 6}
+    scores = {row["score"] for row in rows}
+    assert {"right by distance", "right by depth", "nats by position"} <= scores
+    assert all(row["at"]["depth"] in (0, 25, 50, 75, 100) for row in rows if row["score"] == "right by depth")
+    assert make("s5").by_load()[0].name == "s5"  # type: ignore[attr-defined]

@@ -13,7 +13,9 @@ UNFINISHED = 75  # exit code if runs are missing: the same command continues
 
 
 def lab(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="smoke, easy, mqar, or FILE.py:FUNCTION.", show_default=False)],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="smoke, easy, small, mqar, or FILE.py:FUNCTION.", show_default=False)
+    ],
     folder: Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs and results.", parser=path)] = Path("lab"),
     out: Annotated[Path | None, unset("The report, one HTML file; default: DIR/report.html.", output, "FILE")] = None,
     arm: Annotated[list[str] | None, unset("Only this arm; may be repeated; default: those of the recipe.", str, "NAME")] = None,

@@ -15,6 +15,7 @@ from ..text import Tokenizer, encode_sized
 from .arms import costs
 from .intervals import bootstrap
 from .position import by_position
+from .routing_map import routing_map
 
 SLACK = 16  # tokens by which a part is longer, as its first tokens may change when it is encoded alone
 
@@ -49,7 +50,8 @@ def compare(
     entries  name -> run folders that differ in their seed alone
 
     Returns, ready for JSON: `{"length", "parts", "entries": [{"name", "runs", "bits_per_byte", "seeds": [bits per byte of each
-    run], "buckets": [{"from", "to", "bits_per_byte", "difference", "low", "high"}], "costs"}]}`. Differences are to the first
+    run], "buckets": [{"from", "to", "bits_per_byte", "difference", "low", "high"}], "costs", "routes"}]}`. "routes" is the
+    `routing_map` of the first run on the first part. Differences are to the first
     entry, of the same parts: their 95 % interval is a bootstrap over parts, after the mean over runs; null with one part. It
     covers the choice of text, not the seeds: these are listed. Raises InputError if there is no entry or tokenizers differ,
     DataError if no text is long enough.
@@ -63,6 +65,7 @@ def compare(
     for name, folders in entries.items():
         seen = []
         cost: dict[str, int] = {}
+        routes = None
         for folder in folders:
             say(f"{name}: {folder}")
             model, tokenizer = load(folder, device)
@@ -75,6 +78,8 @@ def compare(
                 raise InputError(f"{folder} has another tokenizer than the first model: positions would be those of other text")
             seen.append(by_position(model, tokenizer, parts, length))
             cost = cost or costs(model.cfg, length)
+            if len(seen) == 1:
+                routes = routing_map(model, torch.tensor(tokenizer.encode(parts[0]), device=model.like.device))
         buckets = []
         for many in zip(*(one["buckets"] for one in seen), strict=True):
             each = np.mean([one["each"] for one in many], 0)
@@ -86,5 +91,5 @@ def compare(
             buckets.append(facts | {"low": low, "high": high})
         seeds = [one["bits_per_byte"] for one in seen]
         facts = {"name": name, "runs": [str(folder) for folder in folders], "bits_per_byte": float(np.mean(seeds))}
-        found.append(facts | {"seeds": seeds, "buckets": buckets, "costs": cost})
+        found.append(facts | {"seeds": seeds, "buckets": buckets, "costs": cost, "routes": routes})
     return {"length": length, "parts": len(parts), "entries": found}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from ..config import registry
 from ..errors import CheckpointError, InputError
@@ -67,7 +68,8 @@ def observe_tokens(
     by: np.random.Generator,
     watch: RoutingWatch | None = None,
 ) -> list[Observation]:
-    """Shares of right answers of `rows` streams: whole streams by length and load, and by distance in powers of two.
+    """Shares of right answers of `rows` streams: whole streams by length and load, by distance in powers of two, and
+    by depth of the answer in the stream (per cent); and the nats of answers by position in powers of two.
 
     With `watch`, also the "routing hit": the share of questions, over layers, whose answer's segment was chosen, among those
     whose answer is in a checkpoint. A stream is one independent observation, as its questions are not independent. Streams are
@@ -76,28 +78,54 @@ def observe_tokens(
     made = task.batch(rows, length, by)
     ids, state, found = torch.from_numpy(made.ids).to(model.like.device), None, []
     where, hits = answers(made), [list[float]() for _ in range(rows)]
+    targets, nats = torch.from_numpy(made.targets).to(ids.device), []
     with torch.no_grad():
         for first in range(0, length, CHUNK):
+            part = slice(first, first + CHUNK)
             if watch is not None:
-                watch.tell(where[:, first : first + CHUNK], first)
-            logits, state = streaming.logits(model, ids[:, first : first + CHUNK], state)
-            found.append(logits[..., : task.vocab_size].argmax(-1).cpu().numpy())
+                watch.tell(where[:, part], first)
+            logits, state = streaming.logits(model, ids[:, part], state)
+            scores = logits[..., : task.vocab_size].float()
+            found.append(scores.argmax(-1).cpu().numpy())
+            cost = F.cross_entropy(scores.flatten(0, 1), targets[:, part].flatten(), reduction="none", ignore_index=UNSCORED)
+            nats.append(cost.view(rows, -1).cpu().numpy())
             for row, _, hit in watch.take() if watch is not None else ():
                 hits[row].append(hit)
     if watch is not None:
         watch.tell(None)
-    asked, right = made.targets != UNSCORED, np.concatenate(found, 1) == made.targets
+    asked, right, cost = made.targets != UNSCORED, np.concatenate(found, 1) == made.targets, np.concatenate(nats, 1)
+    place = np.broadcast_to(np.arange(length), asked.shape)
     out = []
     for r in range(rows):
         at: dict[str, int | str] = {"length": length, "load": int(made.load[r])}
         out.append(Observation("right", float(right[r][asked[r]].mean()), at))
         if hits[r]:
             out.append(Observation("routing hit", float(np.mean(hits[r])), at))
-        reach = np.where(asked[r] & (made.distance[r] > 0), np.floor(np.log2(np.maximum(1, made.distance[r]))), -1)
-        for power in sorted({int(x) for x in reach if x >= 0}):
-            at = {"length": length, "load": int(made.load[r]), "distance from": 2**power}
-            out.append(Observation("right by distance", float(right[r][reach == power].mean()), at))
+        located = asked[r] & (made.distance[r] > 0)
+        depth = 25 * np.round(4 * where[r] / max(1, length - 1)).astype(np.int64)
+        for score, values, groups, key in (
+            ("right by distance", right[r], np.where(located, _power(made.distance[r]), -1), "distance from"),
+            ("right by depth", right[r], np.where(located, depth, -1), "depth"),
+            ("nats by position", cost[r], np.where(asked[r], _power(place[r]), -1), "position"),
+        ):
+            for group in sorted({int(x) for x in groups if x >= 0}):
+                more = {"load": at["load"]} if key == "distance from" else {}
+                value = float(values[groups == group].mean())
+                out.append(Observation(score, value, {"length": length, **more, key: group}))
     return out
+
+
+def observe_loads(
+    model: StreamingModel, task: TokenTask, length: int, rows: int, seed: int, *, watch: RoutingWatch | None = None
+) -> list[Observation]:
+    """`observe_tokens` on `rows` test streams of each load of the task."""
+    by = random_numbers(task.name, "test", seed, length)
+    return [one for single in task.by_load() for one in observe_tokens(model, single, length, rows, by, watch)]
+
+
+def _power(x: np.ndarray) -> np.ndarray:
+    """The largest power of two that is not above x; 1 for 0."""
+    return 2 ** np.floor(np.log2(np.maximum(1, x))).astype(np.int64)
 
 
 def summary(task: Task, seeds: Sequence[int], found: Sequence[tuple[int, Observation]]) -> list[dict[str, Any]]:
@@ -176,8 +204,7 @@ def _observed(
                 f"the task {task.name} has {task.vocab_size} ids and the model {model.cfg.vocab_size}; "
                 "give a model that was trained on the task"
             )
-        by = random_numbers(task.name, "test", seed, length)
-        return observe_tokens(model, task, length, items, by, watch)
+        return observe_loads(model, task, length, items, seed, watch=watch)
     if not isinstance(task, TextTask):
         raise InputError(f"{task.name} is neither a token task nor a text task; derive it from one of them")
     by = [random_numbers(task.name, "test", seed, length, item) for item in range(items)]

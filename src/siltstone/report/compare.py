@@ -5,7 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from .page import FULL, cards, figure, page, table
+from .grids import heat
+from .page import FULL, NARROW, cards, figure, page, table
 from .svg import Line, Size, plot
 
 COSTS = {"parameters": "parameters", "state_bytes": "state bytes", "bytes_read": "bytes read a token", "flops": "FLOPs a token"}
@@ -38,6 +39,27 @@ def _apart(bucket: dict[str, Any]) -> str:
     return f"{bucket['difference']:+.4f}{reach}"
 
 
+def routing_figure(name: str, routes: dict[str, Any] | None) -> str:
+    """The shares of checkpoints in the gates, by position in a text; "" without routing."""
+    if not routes or len(routes["rows"]) < 2:
+        return ""
+
+    def drawn(size: Size) -> str:
+        rows = routes["rows"][-8:] if size == NARROW else routes["rows"]
+        width = len(rows[-1]["shares"])
+        first = max(0, width - 6) if size == NARROW else 0
+        values = [[row["shares"][i] if i < len(row["shares"]) else None for i in range(first, width)] for row in rows]
+        columns = [str(i) for i in range(first, width)]
+        names = [f"{row['position']:,}" for row in rows]
+        return heat(names, columns, values, f"Routing on text: {name}"[:60], "checkpoint", size[0])
+
+    caption = (
+        f"Rows: position in a text of the test. Columns: checkpoints, each of {routes['segment']:,} tokens, oldest first. Cells: "
+        "share of the gates, over heads and layers. A phone shows the last rows and columns."
+    )
+    return figure(drawn, caption, FULL)
+
+
 def compare_report(found: dict[str, Any]) -> str:
     """The page of what `siltstone.eval.compare.compare` returns, with `command` beside it."""
     entries, base = found["entries"], found["entries"][0]["name"]
@@ -66,4 +88,6 @@ def compare_report(found: dict[str, Any]) -> str:
             "<p class='soft'>In brackets: 95 % interval, a bootstrap over parts of the mean over seeds. It covers the choice of "
             "text; for the seeds, see the first table.</p>",
         ]
+    if maps := [x for e in entries if (x := routing_figure(e["name"], e["routes"]))]:
+        parts += ["<h2>Routing</h2>", *maps]
     return page("Comparison", parts, found)

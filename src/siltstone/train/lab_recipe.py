@@ -32,7 +32,7 @@ class Lab:
     recipe     steps or minutes, rows in a batch, learning rate, steps between checkpoints (the other settings are not used)
     arms       names of arms (`siltstone.eval.arms`); empty: all that the task can have
     seeds      seeds of weights and of training data
-    items      test streams of each length
+    items      test streams of each length and load
     """
 
     question: str
@@ -104,7 +104,18 @@ def easy() -> Lab:
     return Lab("Does a transformer learn MQAR?", "mqar", base, recipe, (32,), (32,), options, arms=("transformer",), items=128)
 
 
-RECIPES: dict[str, Callable[[], Lab]] = {"smoke": smoke, "easy": easy, "mqar": mqar}
+def small() -> Lab:
+    """Minutes: four or eight pairs, most of them beyond a window of eight tokens."""
+    base = dict(d_model=48, heads=2, depth=2, mlp_dim=96, window=8, segment=8, segments="constant", tie=False, short_conv=4)
+    options = dict(vocab_size=64, loads=(4, 8), fillers="zero")
+    recipe = Recipe(steps=800, batch=32, save_every=100)
+    names = ("transformer", "window only", "plain recurrence", "one state of equal bytes", "gated", "gated, sub-blocks")
+    names += ("sparse", "sparse, random routing", "sparse, oracle routing")
+    base |= dict(cache="sparse", top_k=2)
+    return Lab("Which arms recall a few pairs?", "mqar", base, recipe, (64,), (64, 128), options, arms=names)
+
+
+RECIPES: dict[str, Callable[[], Lab]] = {"smoke": smoke, "easy": easy, "small": small, "mqar": mqar}
 
 
 def found_recipe(name: str) -> Lab:

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..eval.run import TRAINED, observe_tokens, summary
-from ..eval.tasks.base import random_numbers
+from ..eval.run import TRAINED, observe_loads, summary
 from ..eval.watch import RoutingWatch
 from ..io import write_checked
 from ..models.checkpoint import save
@@ -65,8 +64,8 @@ def train_and_try(
     write_checked(folder / TRAINED, facts)
     rows = []
     for length in lab.test:
-        by = random_numbers(task.name, "test", trainer.seed, length)
-        seen = [(trainer.seed, one) for one in observe_tokens(model, task, length, lab.items, by, routing[1])]
+        found = observe_loads(model, task, length, lab.items, trainer.seed, watch=routing[1])
+        seen = [(trainer.seed, one) for one in found]
         rows += summary(task, [trainer.seed], seen)
     right, hits = ({str(n): _mean(rows, score, n) for n in lab.test} for score in ("right", "routing hit"))
     checkpoint.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -74,6 +74,11 @@ class TokenTask(Task):
     def vocab_size(self) -> int:
         """Number of ids: `symbols` of the options, and the task's `marks`."""
         return self.options.symbols + self.marks
+
+    def by_load(self) -> list[TokenTask]:
+        """The task with each of its `loads` alone, if it has such an option: a batch has one load."""
+        loads = getattr(self.options, "loads", ())
+        return [type(self)(replace(self.options, loads=(load,))) for load in loads] or [self]
 
     @abstractmethod
     def batch(self, rows: int, length: int, by: np.random.Generator) -> TokenBatch:
