@@ -213,3 +213,22 @@ def test_every_load_is_tried() -> None:
     assert {"right by distance", "right by depth", "nats by position"} <= scores
     assert all(row["at"]["depth"] in (0, 25, 50, 75, 100) for row in rows if row["score"] == "right by depth")
     assert make("s5").by_load()[0].name == "s5"  # type: ignore[attr-defined]
+
+
+def test_templates_of_training_and_test_share_no_three_words() -> None:
+    from siltstone.eval.tasks import templates
+
+    def triples(text: str) -> set[tuple[str, ...]]:
+        found = text.lower().replace(".", " ").replace(",", " ").replace("?", " ").split()
+        return {tuple(found[i : i + 3]) for i in range(len(found) - 2)}
+
+    for family in (templates.NEEDLES, templates.TOLD):
+        train, test = (set().union(*(triples(x) for x in family[split].values())) for split in ("train", "test"))
+        assert train and test and not train & test
+        assert family["train"].keys() == family["test"].keys()
+    for lines in (templates.USUAL, templates.STRANGE):
+        train, test = ({word for x in lines[split] for word in triples(x)} for split in ("train", "test"))
+        assert train and test and not train & test
+    by = np.random.default_rng(0)
+    train, test = ("".join(anomalies.log_lines(50, 0.2, 5, by, split)[0]) for split in ("train", "test"))
+    assert "notice" in train and "INFO" not in train and "INFO" in test and "notice" not in test
