@@ -20,8 +20,8 @@ LIMITS = """## What caching does not do
 
 - It does not by itself make a small model recall. What a model recalls in text depends on the text it was trained on; figures
   on token tasks say nothing about that.
-- It does not replace attention where attention fits: at the trained length, no arm here is better than a transformer that sees all
-  of the text.
+- It does not replace attention where attention fits: at the trained length, no arm here is better than a transformer that sees
+  all of the text.
 - A hard choice of few checkpoints is often not learnt ([recall](recall.md)). Compare "routing hits" with random routing, and
   right answers with oracle routing.
 - Logarithmic segments merge old checkpoints: the authors of the method report less recall with them (arXiv 2602.24281, table 2).
@@ -57,8 +57,9 @@ def _lab(found: dict[str, Any]) -> str:
     warning = " **One seed: differences between arms may be chance.**" if seeds == 1 else ""
     about = (
         f"Task `{lab['task']}` with {json.dumps(lab['options'])}; trained on streams of "
-        f"{', '.join(map(str, lab['train']))} tokens, {long} of {recipe['batch']} rows; {lab['items']} test streams a length and seed; seeds: {seeds}.{warning} Device: "
-        f"{', '.join(sorted({run['device'] for run in runs}))}."
+        f"{', '.join(map(str, lab['train']))} tokens, {long} of {recipe['batch']} rows; "
+        f"{lab['items']} test streams a length, load and seed; seeds: {seeds}.{warning} "
+        f"Device: {', '.join(sorted({run['device'] for run in runs}))}."
     )
     return f"## {lab['question']}\n\n{about}\n\nCommand: `{found['command']}`\n\n{_table(heads, rows)}"
 
