@@ -22,6 +22,8 @@ LIMITS = """## What caching does not do
   on token tasks say nothing about that.
 - It does not replace attention where attention fits: at the trained length, no arm here is better than a transformer that sees
   all of the text.
+- It does not pay where a plain state is large enough: with eight pairs, the plain recurrence above answers nearly as many
+  questions as the gated cache, in a quarter of the bytes.
 - A hard choice of few checkpoints is often not learnt ([recall](recall.md)). Compare "routing hits" with random routing, and
   right answers with oracle routing.
 - Logarithmic segments merge old checkpoints: the authors of the method report less recall with them (arXiv 2602.24281, table 2).
