@@ -95,7 +95,9 @@ def harness(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise InputError(f"the lm-evaluation-harness cannot be imported ({error}); run `pip install lm-eval`") from None
+        raise InputError(
+            f"the lm-evaluation-harness cannot be imported ({error}); run `pip install lm-eval`, or install the extra lm_eval"
+        ) from None
 
 
 def model_class() -> type:

@@ -33,7 +33,9 @@ def test_what_arms_cost() -> None:
     assert full >= 96 * 2 * 2 * 32 * 4  # keys and values of 32 channels, two layers, float32
     assert found["sparse"]["bytes_read"] < found["gated"]["bytes_read"]
     assert found["sparse"]["state_bytes"] > 0.9 * gated
-    longer = state_bytes(configured(BASE, ARMS["transformer"], 96), 192)
+    bounded = state_bytes(configured(BASE, ARMS["transformer"], 96), 192)
+    longer = state_bytes(configured(BASE, next(arm for arm in arms(BASE, 192) if arm.name == "transformer"), 192), 192)
+    assert abs(bounded / full - 1) < 0.01  # it keeps as many tokens as it was trained on, and no more
     assert longer > 1.5 * full and costs(BASE, 96)["flops"] == 2 * (costs(BASE, 96)["bytes_read"] // 4)
 
 

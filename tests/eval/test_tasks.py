@@ -203,3 +203,35 @@ def test_repeats_differ_in_the_passage_alone(reader: Reader, monkeypatch: pytest
     evaluate(reader.model, reader.tokenizer, [make("repeats")], [200], seeds=1, items=1)
     (first, passage), (second, again) = texts
     assert passage == again and passage not in first and second == "\n" + passage + first.removeprefix("\n")
+
+
+def test_every_load_is_tried() -> None:
+    torch.manual_seed(0)
+    model = st.LM(st.presets.nano(259, depth=1, d_model=16, heads=1, window=8, segment=64, router_dim=8)).eval()
+    task = make("mqar", {"vocab_size": 64, "loads": (2, 4, 8)})
+    rows = evaluate(model, ByteTokenizer(), [task], [64], seeds=2, items=3)["rows"]
+    found = {row["at"]["load"]: row["count"] for row in rows if row["score"] == "right"}
+    assert found == {2: 6, 4: 6, 8: 6}
+    scores = {row["score"] for row in rows}
+    assert {"right by distance", "right by depth", "nats by position"} <= scores
+    assert all(row["at"]["depth"] in (0, 25, 50, 75, 100) for row in rows if row["score"] == "right by depth")
+    assert make("s5").by_load()[0].name == "s5"  # type: ignore[attr-defined]
+
+
+def test_templates_of_training_and_test_share_no_three_words() -> None:
+    from siltstone.eval.tasks import templates
+
+    def triples(text: str) -> set[tuple[str, ...]]:
+        found = text.lower().replace(".", " ").replace(",", " ").replace("?", " ").split()
+        return {tuple(found[i : i + 3]) for i in range(len(found) - 2)}
+
+    for family in (templates.NEEDLES, templates.TOLD):
+        train, test = (set().union(*(triples(x) for x in family[split].values())) for split in ("train", "test"))
+        assert train and test and not train & test
+        assert family["train"].keys() == family["test"].keys()
+    for lines in (templates.USUAL, templates.STRANGE):
+        train, test = ({word for x in lines[split] for word in triples(x)} for split in ("train", "test"))
+        assert train and test and not train & test
+    by = np.random.default_rng(0)
+    train, test = ("".join(anomalies.log_lines(50, 0.2, 5, by, split)[0]) for split in ("train", "test"))
+    assert "notice" in train and "INFO" not in train and "INFO" in test and "notice" not in test

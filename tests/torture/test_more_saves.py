@@ -11,9 +11,10 @@ import pytest
 import siltstone as st
 from siltstone.errors import CheckpointError
 from siltstone.eval.run import trained_on
-from siltstone.train.lab import RESULTS, RESUME, run_lab, smoke
+from siltstone.train.lab import run_lab, smoke
+from siltstone.train.lab_run import RESULT, RESUME
 from siltstone.train.recipe import Recipe
-from siltstone.train.results import read_results
+from siltstone.train.results import read_result
 
 from .injector import power_cuts, torture
 
@@ -27,8 +28,9 @@ def test_a_laboratory(tmp_path: Path, run: Callable[..., int]) -> None:
     whole = run_lab(LAB, tmp_path / "lab")["runs"]
 
     def check(place: Path) -> bool:
-        found = read_results(place / "lab" / RESULTS, LAB.key)
-        for one, same in zip(found, whole, strict=False):
+        found = [read_result(path, LAB.key) for path in (place / "lab").glob(f"*/*/{RESULT}")]
+        for one in found:
+            same = next(run for run in whole if run["arm"] == one["arm"])
             assert one["right"] == same["right"] and one["rows"] == same["rows"]
             st.load(place / "lab" / one["arm"] / "0")
             assert (trained_on(place / "lab" / one["arm"] / "0") or {})["task"] == "mqar"

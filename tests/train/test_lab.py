@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 import siltstone as st
-from siltstone.errors import ConfigError, DataError, InputError
+from siltstone.cli.app import main
+from siltstone.errors import CheckpointError, ConfigError, DataError, InputError
 from siltstone.eval.arms import arms, build, configured
+from siltstone.io import claim
 from siltstone.report.lab import lab_report
 from siltstone.train import resume
-from siltstone.train.lab import Lab, easy, found_recipe, run_lab, smoke
+from siltstone.train.lab import Lab, Way, _one, chosen_arms, easy, found_recipe, run_lab, smoke
 from siltstone.train.recipe import Recipe
 from siltstone.train.token_trainer import TokenTrainer
 
@@ -35,7 +38,7 @@ def test_the_smoke_recipe_makes_run_folders_and_a_report(tmp_path: Path) -> None
     assert json.loads((tmp_path / "sparse-random-routing/0/task.json").read_text())["routing"] == "random"
     page = lab_report(found | {"command": "siltstone lab smoke"})
     assert all(arm in page for arm in lab.arms) and "<svg" in page and "http-equiv" not in page
-    with pytest.raises(ConfigError, match="results of another recipe"):
+    with pytest.raises(ConfigError, match="result of another recipe"):
         run_lab(dataclasses.replace(lab, items=5), tmp_path)
 
 
@@ -75,3 +78,90 @@ def test_recipes_are_found(tmp_path: Path) -> None:
         dataclasses.replace(smoke(), task="told", options={})
     with pytest.raises(ConfigError, match="arm 'x' is not known"):
         run_lab(dataclasses.replace(smoke(), arms=("x",)), tmp_path)
+
+
+FEW = dataclasses.replace(smoke(), arms=("window only", "sparse"))
+
+
+def test_a_deadline_keeps_a_checkpoint_and_the_same_command_continues(tmp_path: Path) -> None:
+    whole = run_lab(FEW, tmp_path / "whole")
+    asked = iter([False] * 3 + [True] * 1000)
+    at, say = ("sparse", 0), []
+    _one(FEW, tmp_path / "cut", at, Way(), say.append, lambda: next(asked))
+    assert (tmp_path / "cut/sparse/0/training.safetensors").is_file() and "stopped at step 2" in say[-1]
+    late = run_lab(FEW, tmp_path / "cut", way=Way(deadline=0.0))
+    assert late["runs"] == [] and late["missing"] == [["window only", 0], ["sparse", 0]]
+    found = run_lab(FEW, tmp_path / "cut")
+    assert not found["missing"] and [run["rows"] for run in found["runs"]] == [run["rows"] for run in whole["runs"]]
+
+
+def test_processes_share_a_laboratory(tmp_path: Path) -> None:
+    place = tmp_path / "sparse/0"
+    place.mkdir(parents=True)
+    said: list[str] = []
+    with claim(place):
+        found = run_lab(FEW, tmp_path, said.append)
+    assert found["missing"] == [["sparse", 0]] and "sparse, seed 0: another process trains it" in said
+    assert run_lab(FEW, tmp_path)["missing"] == []
+
+
+def test_jobs_give_the_same_results(tmp_path: Path) -> None:
+    one, two = (run_lab(FEW, tmp_path / str(jobs), way=Way(jobs=jobs)) for jobs in (1, 2))
+    for a, b in zip(one["runs"], two["runs"], strict=True):
+        assert a["arm"] == b["arm"] and a["costs"] == b["costs"]
+        assert [x["mean"] for x in a["rows"]] == pytest.approx([x["mean"] for x in b["rows"]], abs=0.02)
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b'{"key": "x"}', None])
+def test_damaged_results(damage: bytes | None, tmp_path: Path) -> None:
+    lab = dataclasses.replace(FEW, arms=("window only",))
+    run_lab(lab, tmp_path)
+    path = tmp_path / "window-only/0/result.json"
+    path.write_bytes(path.read_bytes().replace(b'"steps": 4', b'"steps": 5') if damage is None else damage)
+    with pytest.raises(CheckpointError, match="(?s)result.json cannot be used: .*or remove its folder"):
+        run_lab(lab, tmp_path)
+    (tmp_path / "results.json").write_bytes(b"{")  # it is made from the results of the runs
+    shutil.rmtree(tmp_path / "window-only")
+    assert not run_lab(lab, tmp_path)["missing"]
+
+
+@pytest.mark.parametrize(
+    "code, said",
+    [
+        ("import nothing_of_this_name", "line 1: ModuleNotFoundError"),
+        ("def f(:\n", "line 1: SyntaxError"),
+        ("def f():\n    return 1 / 0", "line 2: ZeroDivisionError"),
+        ("import sys\nsys.exit(3)", "line 2: SystemExit"),
+        ("from siltstone.train.lab import Lab\ndef f():\n    return Lab()", "line 3: TypeError"),
+        ("x = b'\\xff'.decode()", "line 1: UnicodeDecodeError"),
+        ("from siltstone.train.lab import *\nimport dataclasses\n"
+         "def f():\n    return dataclasses.replace(smoke(), options={'loads': {1}})", "must have values of JSON alone"),
+    ],
+)  # fmt: skip
+def test_exceptions_in_a_recipe(code: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(code)
+    with pytest.raises((InputError, ConfigError), match=said):
+        found_recipe(f"{file}:f")
+
+
+def test_oracle_routing_is_an_arm(tmp_path: Path) -> None:
+    lab = dataclasses.replace(smoke(), arms=("sparse, oracle routing", "sparse"), base=smoke().base | {"window": 4, "segment": 4})
+    found = run_lab(lab, tmp_path)
+    hits = {run["arm"]: run["routing_hits"]["64"] for run in found["runs"]}
+    assert hits["sparse, oracle routing"] == 1.0 and hits["sparse"] < 1
+    assert json.loads((tmp_path / "sparse-oracle-routing/0/task.json").read_text())["routing"] == "oracle"
+    parity = dataclasses.replace(smoke(), task="parity", options={})
+    assert "sparse, oracle routing" not in chosen_arms(parity) and len(chosen_arms(parity)) == len(chosen_arms(smoke())) - 1
+    with pytest.raises(ConfigError, match="needs a task whose answers stand at one place"):
+        chosen_arms(dataclasses.replace(parity, arms=("sparse, oracle routing",)))
+
+
+def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["lab", "smoke", "--arm", "window only", "--arm", "sparse", "--folder", str(tmp_path)]
+    for minutes, code in (["--minutes", "1e-9"], 75), ([], 0):
+        with pytest.raises(SystemExit) as done:
+            main([*words, *minutes])
+        assert int(done.value.code or 0) == code
+    said = capsys.readouterr()
+    assert "2 runs are not finished" in said.err and "sparse, seed 0: 0." in said.out and (tmp_path / "report.html").is_file()

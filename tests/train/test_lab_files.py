@@ -21,13 +21,15 @@ import torch
 
 import siltstone as st
 from siltstone.core.interrupt import Stopped
-from siltstone.errors import CheckpointError, ConfigError, FormatWarning, InputError, InUse, SiltstoneError
+from siltstone.errors import CheckpointError, ConfigError, FormatWarning, InputError, SiltstoneError
 from siltstone.eval.run import TRAINED, trained_on
-from siltstone.io import claim, read_checked
+from siltstone.io import claim, read_checked, write_checked
 from siltstone.models.checkpoint import save
 from siltstone.report.lab import lab_report
-from siltstone.train.lab import RESULTS, RESUME, found_recipe, run_lab, smoke
+from siltstone.train.lab import found_recipe, run_lab, smoke
+from siltstone.train.lab_run import RESULT, RESUME
 from siltstone.train.recipe import Recipe
+from siltstone.train.token_trainer import TokenTrainer
 
 LAB = dataclasses.replace(smoke(), arms=("transformer",), items=2)
 RUN = Path("transformer", "0")
@@ -40,18 +42,26 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def stop_in(said: str) -> Callable[[str], None]:
-    """Fails at the first message with these words, as a process that is killed."""
+def stopped(folder: Path) -> None:
+    """A laboratory that is killed in its third step, after a checkpoint."""
+    steps = 0
 
-    def say(text: str) -> None:
-        if said in text:
+    def step(trainer: Any, fraction: float) -> float:
+        nonlocal steps
+        steps += 1
+        if steps == 3:
             raise EOFError
+        return advance(trainer, fraction)
 
-    return say
+    advance = TokenTrainer.advance
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(EOFError):
+        patch.setattr(TokenTrainer, "advance", step)
+        run_lab(LAB, folder)
 
 
 def test_damage_of_results_is_told(finished: Path, tmp_path: Path) -> None:
-    data, path, by = (finished / RESULTS).read_bytes(), tmp_path / RESULTS, random.Random(0)
+    data, path, by = (finished / RUN / RESULT).read_bytes(), tmp_path / RUN / RESULT, random.Random(0)
+    path.parent.mkdir(parents=True)
     damaged = [b"", data[: len(data) // 2], b"[]", b"[" * 10**5, b"{}", b"\xff\xfe", data.replace(b'"sealed": true,', b"")]
     for _ in range(100):
         at = by.randrange(len(data))
@@ -68,14 +78,15 @@ def test_damage_of_results_is_told(finished: Path, tmp_path: Path) -> None:
     lambda run: run.update(rows=None), lambda run: run.update(rows=[{}]), lambda run: run["costs"].update(flops="many"),
     lambda run: run["right"].update({"32": None}), lambda run: run.update(curve=[[1, "x"]]), lambda run: run.update(tokens=True),
 ])  # fmt: skip
-def test_early_results_are_checked(change: Callable[[dict[str, Any]], object], finished: Path, tmp_path: Path) -> None:
-    """A file without a checksum is read with a warning, if it has what the report needs."""
-    found, _ = read_checked(finished / RESULTS)
-    (tmp_path / RESULTS).write_text(json.dumps(found))
-    with pytest.warns(FormatWarning, match="without a checksum"):
-        lab_report(run_lab(LAB, tmp_path) | {"command": "x"})
-    change(found["runs"][0])
-    (tmp_path / RESULTS).write_text(json.dumps(found))
+def test_results_are_checked(change: Callable[[dict[str, Any]], object], finished: Path, tmp_path: Path) -> None:
+    """A file with a checksum is read only if it has what the report needs."""
+    found, _ = read_checked(finished / RUN / RESULT)
+    path = tmp_path / RUN / RESULT
+    path.parent.mkdir(parents=True)
+    write_checked(path, found)
+    lab_report(run_lab(LAB, tmp_path) | {"command": "x"})
+    change(found["run"])
+    write_checked(path, found)
     with pytest.raises(CheckpointError, match="cannot be used"):
         run_lab(LAB, tmp_path)
 
@@ -86,8 +97,7 @@ def test_another_recipe_is_told_apart(name: str, tmp_path: Path) -> None:
     if name == "results":
         run_lab(LAB, tmp_path)
     else:
-        with pytest.raises(EOFError):
-            run_lab(LAB, tmp_path, stop_in("step 2"))
+        stopped(tmp_path)
     other = dataclasses.replace(LAB, recipe=dataclasses.replace(LAB.recipe, lr=1.0))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match="of another recipe"):
@@ -96,8 +106,7 @@ def test_another_recipe_is_told_apart(name: str, tmp_path: Path) -> None:
 
 
 def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
-    with pytest.raises(EOFError):
-        run_lab(LAB, tmp_path, stop_in("step 2"))
+    stopped(tmp_path)
     path, by = tmp_path / RUN / RESUME, random.Random(0)
     data = path.read_bytes()
     for _ in range(20):
@@ -133,9 +142,11 @@ def test_a_task_belongs_to_its_model(finished: Path, tmp_path: Path) -> None:
             trained_on(tmp_path)
 
 
-def test_one_writer(finished: Path) -> None:
-    with claim(finished), pytest.raises(InUse):
-        run_lab(LAB, finished)
+def test_one_writer(tmp_path: Path) -> None:
+    (tmp_path / RUN).mkdir(parents=True)
+    with claim(tmp_path / RUN):
+        assert run_lab(LAB, tmp_path)["missing"] == [["transformer", 0]] and not (tmp_path / RUN / RESULT).exists()
+    assert not run_lab(LAB, tmp_path)["missing"]
 
 
 def test_results_come_before_their_checkpoint_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,11 +154,11 @@ def test_results_come_before_their_checkpoint_goes(tmp_path: Path, monkeypatch: 
         raise EOFError
 
     with monkeypatch.context() as patch, pytest.raises(EOFError):
-        patch.setattr("siltstone.train.lab.write_results", full)
+        patch.setattr("siltstone.train.lab.write_result", full)
         run_lab(LAB, tmp_path)
     said: list[str] = []
     run_lab(LAB, tmp_path, said.append)
-    assert said == ["transformer, seed 0", "  resumed at step 4"]  # nothing is trained again
+    assert said[0] == "transformer, seed 0: resumed at step 4" and len(said) == 2  # nothing is trained again
     assert not (tmp_path / RUN / RESUME).exists()
 
 
@@ -163,8 +174,6 @@ def test_a_signal_saves_the_step(number: signal.Signals, tmp_path: Path, monkeyp
             os.kill(os.getpid(), number)
         return advance(trainer, fraction)
 
-    from siltstone.train.token_trainer import TokenTrainer
-
     advance, before = TokenTrainer.advance, signal.signal(number, signal.default_int_handler)
     monkeypatch.setattr(TokenTrainer, "advance", step)
     try:
@@ -175,7 +184,7 @@ def test_a_signal_saves_the_step(number: signal.Signals, tmp_path: Path, monkeyp
     assert stopped.value.number == number
     said: list[str] = []
     again = run_lab(long, tmp_path / "a", said.append)["runs"][0]
-    assert "  resumed at step 5" in said
+    assert "transformer, seed 0: resumed at step 5" in said
     whole = run_lab(long, tmp_path / "b")["runs"][0]
     assert again["rows"] == whole["rows"] and again["steps"] == 40
     a, b = (st.load(tmp_path / name / RUN)[0] for name in "ab")
@@ -205,7 +214,7 @@ def test_the_command_stops_at_a_signal(tmp_path: Path) -> None:
 )
 def test_errors_of_a_recipe_are_told(code: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(code)
-    with pytest.raises(InputError, match=r"mine.py cannot be run: \w+Error: "):
+    with pytest.raises(InputError, match=r"mine.py cannot be run(, line \d+)?: \w+Error: "):
         found_recipe(f"{tmp_path}/mine.py:f")
 
 

@@ -22,7 +22,7 @@ from siltstone.cli.guard import guarded
 from siltstone.core.terminal import say
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer does not export this class
-COMMANDS = tuple("demo train generate chat ask stream serve inspect doctor list bench eval lab import export".split())
+COMMANDS = tuple("demo train generate chat ask stream serve inspect doctor list bench eval lab compare import export".split())
 
 
 class Commands(TyperGroup):

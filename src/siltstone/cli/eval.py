@@ -114,6 +114,7 @@ def _evaluate(
         items,
         books=texts,
         say=lambda said: print(said, file=sys.stderr, flush=True),
+        routing=str(learnt.get("routing", "learned")),
     )
     words = ["siltstone", "eval", str(run), "--tasks", ",".join(wanted), "--seeds", str(seeds), "--items", str(items)]
     words += ["--lengths", ",".join(map(str, lengths))] if lengths is not None else []

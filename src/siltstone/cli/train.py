@@ -54,6 +54,15 @@ def train(
         list[str] | None,
         _option("Held-out file or folder, removed from the training text; may be repeated.", metavar="PATH", parser=text),
     ] = None,
+    init: Annotated[
+        Path | None,
+        _option(
+            "Begin with the weights of this run folder (or demo), whose model has the same shapes; its configuration and "
+            "tokenizer are used unless others are given.",
+            metavar="RUN",
+            parser=path,
+        ),
+    ] = None,
     steps: Annotated[int | None, _whole("Number of steps. [default: 1000, without --minutes]")] = None,
     minutes: Annotated[float | None, _number("Training time; the learning rate then depends on the time.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
@@ -91,6 +100,10 @@ def train(
         ),
     ] = None,
     device: Annotated[str | None, _option("auto, cpu, cuda, ... [default: auto]")] = None,
+    log: Annotated[
+        list[str] | None,
+        _option("Also write the figures to tensorboard or trackio (extra: log); may be repeated.", metavar="NAME"),
+    ] = None,
     threads: Annotated[int | None, _option(RUN_THREADS, parser=integer)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the receipt as one JSON object, also if interrupted.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the receipt.")] = False,
@@ -108,9 +121,12 @@ def train(
     from siltstone.core.machine import check_threads, keep_freed_memory, threads_said, use_threads
     from siltstone.core.plain import json_line
     from siltstone.core.terminal import say, shown
+    from siltstone.demo import run_folder
     from siltstone.errors import ConfigError
+    from siltstone.models.checkpoint import TOKENIZER
     from siltstone.train import Recipe, begin, can_resume, check_same, fit, take_up
     from siltstone.train.report import Display, receipt_lines
+    from siltstone.train.sinks import check_sinks
 
     given: dict[str, Any] = {
         "steps": steps, "minutes": minutes, "seed": seed, "batch": batch, "length": length, "span": span, "foreign": foreign,
@@ -118,16 +134,19 @@ def train(
         "valid_tokens": valid_tokens, "precision": precision, "recompute": recompute,
     }  # fmt: skip
     check_threads(threads)
+    check_sinks(log or [])
     "\0".join([str(out), *(paths or []), *(valid or [])]).encode("utf-8")  # names are stored as UTF-8; `guard` reports an error
     given = {key: value for key, value in given.items() if value is not None}
     keys = (_config_file(config) if config else {}) | dict(map(parse_setting, settings or []))
+    init = None if init is None else run_folder(init)
 
     built: list[Any] = []
 
     def configure(vocab: int) -> Any:
         """The configuration. It is built once; the number of token ids is changed when it is known."""
         if not built:
-            built.append(_configure(preset, {"vocab_size": vocab, **keys}, bool(config)))
+            whole = _configuration_of(init) if init and preset is None and not config else {}
+            built.append(_configure(preset, {"vocab_size": vocab, **whole, **keys}, bool(config or whole)))
         return built[0] if "vocab_size" in keys else built[0].sized(vocab)
 
     def sized(vocab: int) -> Any:
@@ -139,6 +158,8 @@ def train(
     if resume and can_resume(out):
         run = take_up(out, given, threads, device)
         hold(contextlib.closing(run))
+        if init is not None and (run.init is None or Path(run.init["folder"]) != init):
+            raise ConfigError(f"init={init} cannot change in a resumed run; leave --init out, or begin a new run")
         check_same(run, paths or [], valid, tokenizer, configure if preset or config or settings else None, keys)
         use_threads(threads, recorded=run.threads)
     else:
@@ -148,11 +169,14 @@ def train(
             say(f"{out} has no run to resume; a new run begins there")
         if steps is None and minutes is None:
             given["steps"] = 1000
-        text, device = tokenizer or "bytes", device or "auto"
-        run = begin(out, paths or [], sized, Recipe(**given), text, valid or [], device, overwrite=overwrite)
+        text: str | Path = tokenizer or ("bytes" if init is None else init / TOKENIZER)
+        recipe = Recipe(**given)
+        run = begin(
+            out, paths or [], sized, recipe, text, valid=valid or [], device=device or "auto", overwrite=overwrite, init=init
+        )
         hold(contextlib.closing(run))
     keep_freed_memory()
-    receipt = fit(run, Display(quiet))
+    receipt = fit(run, Display(quiet), log or [])
     if as_json:
         print(json_line(receipt), flush=True)
     if receipt["interrupted"]:
@@ -170,6 +194,14 @@ def _parameters(cfg: Any) -> int:
 
     with torch.device("meta"):
         return LM(cfg).parameters_count
+
+
+def _configuration_of(folder: Path) -> dict[str, Any]:
+    """The keys of the model in a run folder, without those that are at their defaults."""
+    from siltstone.config.keys import overrides
+    from siltstone.models.checkpoint import read
+
+    return overrides(read(folder)[0])
 
 
 def _configure(preset: str | None, keys: dict[str, Any], whole: bool) -> Any:

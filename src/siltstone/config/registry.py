@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import ConfigError
+from . import papers
 
 FAMILIES = ("compress", "memory", "cache")
 FOLDERS = {"segments": "bank", "tasks": "eval.tasks"}
@@ -48,6 +49,8 @@ def member(family: str, name: str) -> Any:
     """The class of one member, or ConfigError."""
     known = members(family)
     if not isinstance(name, str) or name not in known:
+        if said := papers.advice(family, name, list(known)):
+            raise ConfigError(f"{family}={name!r} is not a name here; {said}")
         near = difflib.get_close_matches(str(name), list(known), 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ConfigError(f"{family}={name!r} is not known; choose one of {list(known)}{hint}")

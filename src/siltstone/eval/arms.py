@@ -24,7 +24,8 @@ class Arm:
     """One variant.
 
     keys     keys of the layer, beside those that all arms share (`SHARED`)
-    routing  "learned", or "random": the scores of checkpoints are random numbers
+    routing  "learned", "random": the scores of checkpoints are random numbers, or "oracle": at questions of a token task, the
+             scores name the segment that holds the answer (`siltstone.eval.watch`)
     equal    whether the width of the heads is chosen so that the state has the bytes of the "gated" arm at the length
     """
 
@@ -35,7 +36,10 @@ class Arm:
 
 
 def arms(base: LMConfig, length: int) -> list[Arm]:
-    """The arms of a base configuration, whose window, segment and update rule they use. length: tokens of a text."""
+    """The arms of a base configuration, whose window, segment and update rule they use.
+
+    length  tokens of the longest text in training; the transformer attends to so many and no more
+    """
     layer = base.layer
     exact: dict[str, Any] = {"window": layer.window, "position": layer.position, "short_conv": layer.short_conv}
     if not layer.window:
@@ -45,7 +49,7 @@ def arms(base: LMConfig, length: int) -> list[Arm]:
     sealed = plain | {"segment": layer.segment, "segments": "constant"}
     sparse = sealed | {"cache": "sparse", "top_k": max(1, min(layer.top_k, length // layer.segment))}
     return [
-        Arm("transformer", {k: v for k, v in exact.items() if k != "window"} | {"pattern": "a"}),
+        Arm("transformer", exact | {"pattern": "w", "window": length}),
         Arm("window only", exact | {"pattern": "w"}),
         Arm("window and sinks", exact | {"pattern": "w", "sinks": 4}),
         Arm("plain recurrence", plain | {"cache": "none"}),
@@ -59,6 +63,7 @@ def arms(base: LMConfig, length: int) -> list[Arm]:
         Arm("soup", sealed | {"cache": "soup"}),
         Arm("sparse", sparse),
         Arm("sparse, random routing", sparse, routing="random"),
+        Arm("sparse, oracle routing", sparse, routing="oracle"),
         Arm("exact", plain | {"cache": "exact"}),
         Arm("blocks", exact | keys_of_blocks(layer) | {"kv_heads": 1}),
     ]

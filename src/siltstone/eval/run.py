@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from ..config import registry
 from ..errors import CheckpointError, FormatWarning, InputError
@@ -23,9 +24,11 @@ from ..text.library import quoted
 from .intervals import interval
 from .tasks.base import UNSCORED, Observation, Task, TextTask, TokenTask, random_numbers
 from .tasks.reader import Reader
+from .watch import RoutingWatch, answers, watched
 
 TRAINED = "task.json"  # in the run folder of a model that was trained on a token task: its name and options
 MOST = 1 << 20  # maximum bytes of that file
+ROUTINGS = ("learned", "random", "oracle")
 CHUNK = 512  # tokens a call
 
 
@@ -52,36 +55,82 @@ def trained_on(folder: Path) -> dict[str, Any] | None:
         found = early if data is None else parse_object(data)
         if not isinstance(found["task"], str) or not isinstance(found["options"], dict):
             raise ValueError("it does not name a task and its options")
-        if not is_count(found["seed"]) or not isinstance(found["routing"], str):
+        if not is_count(found["seed"]) or found["routing"] not in ROUTINGS:
             raise ValueError("its seed or its routing is missing")
+        make(found["task"], found["options"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be used: {quoted(reason(error))}; train the model again") from error
     return found
 
 
-def observe_tokens(model: StreamingModel, task: TokenTask, length: int, rows: int, by: np.random.Generator) -> list[Observation]:
-    """Shares of right answers of `rows` streams: whole streams by length and load, and by distance in powers of two.
+def observe_tokens(
+    model: StreamingModel,
+    task: TokenTask,
+    length: int,
+    rows: int,
+    by: np.random.Generator,
+    watch: RoutingWatch | None = None,
+) -> list[Observation]:
+    """Shares of right answers of `rows` streams: whole streams by length and load, by distance in powers of two, and
+    by depth of the answer in the stream (per cent); and the nats of answers by position in powers of two.
 
-    A stream is one independent observation, as its questions are not independent. Streams are read in calls of 512 tokens.
+    With `watch`, also the "routing hit": the share of questions, over layers, whose answer's segment was chosen, among those
+    whose answer is in a checkpoint. A stream is one independent observation, as its questions are not independent. Streams are
+    read in calls of 512 tokens.
     """
     made = task.batch(rows, length, by)
     ids, state, found = torch.from_numpy(made.ids).to(model.like.device), None, []
+    where, hits = answers(made), [list[float]() for _ in range(rows)]
+    targets, nats = torch.from_numpy(made.targets).to(ids.device), []
     with torch.no_grad():
-        for part in ids.split(CHUNK, 1):
-            logits, state = streaming.logits(model, part, state)
-            found.append(logits[..., : task.vocab_size].argmax(-1).cpu().numpy())
-    asked, right = made.targets != UNSCORED, np.concatenate(found, 1) == made.targets
+        for first in range(0, length, CHUNK):
+            part = slice(first, first + CHUNK)
+            if watch is not None:
+                watch.tell(where[:, part], first)
+            logits, state = streaming.logits(model, ids[:, part], state)
+            scores = logits[..., : task.vocab_size].float()
+            found.append(scores.argmax(-1).cpu().numpy())
+            cost = F.cross_entropy(scores.flatten(0, 1), targets[:, part].flatten(), reduction="none", ignore_index=UNSCORED)
+            nats.append(cost.view(rows, -1).cpu().numpy())
+            for row, _, hit in watch.take() if watch is not None else ():
+                hits[row].append(hit)
+    if watch is not None:
+        watch.tell(None)
+    asked, right, cost = made.targets != UNSCORED, np.concatenate(found, 1) == made.targets, np.concatenate(nats, 1)
+    place = np.broadcast_to(np.arange(length), asked.shape)
     out = []
     for r in range(rows):
         at: dict[str, int | str] = {"length": length, "load": int(made.load[r])}
         out.append(Observation("right", float(right[r][asked[r]].mean()), at))
-        reach = np.where(asked[r] & (made.distance[r] > 0), np.floor(np.log2(np.maximum(1, made.distance[r]))), -1)
-        for power in sorted({int(x) for x in reach if x >= 0}):
-            at = {"length": length, "load": int(made.load[r]), "distance from": 2**power}
-            out.append(Observation("right by distance", float(right[r][reach == power].mean()), at))
+        if hits[r]:
+            out.append(Observation("routing hit", float(np.mean(hits[r])), at))
+        located = asked[r] & (made.distance[r] > 0)
+        depth = 25 * np.round(4 * where[r] / max(1, length - 1)).astype(np.int64)
+        for score, values, groups, key in (
+            ("right by distance", right[r], np.where(located, _power(made.distance[r]), -1), "distance from"),
+            ("right by depth", right[r], np.where(located, depth, -1), "depth"),
+            ("nats by position", cost[r], np.where(asked[r], _power(place[r]), -1), "position"),
+        ):
+            for group in sorted({int(x) for x in groups if x >= 0}):
+                more = {"load": at["load"]} if key == "distance from" else {}
+                value = float(values[groups == group].mean())
+                out.append(Observation(score, value, {"length": length, **more, key: group}))
     return out
+
+
+def observe_loads(
+    model: StreamingModel, task: TokenTask, length: int, rows: int, seed: int, *, watch: RoutingWatch | None = None
+) -> list[Observation]:
+    """`observe_tokens` on `rows` test streams of each load of the task."""
+    by = random_numbers(task.name, "test", seed, length)
+    return [one for single in task.by_load() for one in observe_tokens(model, single, length, rows, by, watch)]
+
+
+def _power(x: np.ndarray) -> np.ndarray:
+    """The largest power of two that is not above x; 1 for 0."""
+    return 2 ** np.floor(np.log2(np.maximum(1, x))).astype(np.int64)
 
 
 def summary(task: Task, seeds: Sequence[int], found: Sequence[tuple[int, Observation]]) -> list[dict[str, Any]]:
@@ -122,6 +171,7 @@ def evaluate(
     items: int = 10,
     books: Sequence[str] = (),
     say: Callable[[str], None] = lambda text: None,
+    routing: str = "learned",
 ) -> dict[str, Any]:
     """`{"tasks": [{"name", "kind", "about", "chance", "lengths"}], "seeds", "items", "rows": [...]}`, ready for JSON.
 
@@ -129,10 +179,13 @@ def evaluate(
     seeds    seeds of the data, 0 to seeds - 1
     items    documents, or streams, of each seed and length
     books    texts that fill documents; generated prose without them
+    routing  "oracle": token tasks tell the model's routers the segment of each answer
 
     Raises InputError if a token task has more ids than the model, and if a length has no room for a task.
     """
     reader, rows, told = Reader(model, tokenizer, books), [], []
+    tokens = any(isinstance(task, TokenTask) for task in tasks)
+    watch = watched(model, routing) if tokens else None
     for task in tasks:
         chosen = list(task.levels if lengths is None else lengths)
         facts = {"name": task.name, "kind": task.kind, "about": (type(task).__doc__ or "").split("\n")[0]}
@@ -141,12 +194,14 @@ def evaluate(
         for length in chosen:
             for seed in range(seeds):
                 say(f"{task.name}, length {length:,}, seed {seed}")
-                found += [(seed, one) for one in _observed(model, reader, task, (length, seed, items))]
+                found += [(seed, one) for one in _observed(model, reader, task, (length, seed, items), watch)]
         rows += summary(task, range(seeds), found)
     return {"tasks": told, "seeds": seeds, "items": items, "rows": rows}
 
 
-def _observed(model: StreamingModel, reader: Reader, task: Task, point: tuple[int, int, int]) -> list[Observation]:
+def _observed(
+    model: StreamingModel, reader: Reader, task: Task, point: tuple[int, int, int], watch: RoutingWatch | None
+) -> list[Observation]:
     length, seed, items = point
     if isinstance(task, TokenTask):
         if task.vocab_size > model.cfg.vocab_size:
@@ -154,7 +209,7 @@ def _observed(model: StreamingModel, reader: Reader, task: Task, point: tuple[in
                 f"the task {task.name} has {task.vocab_size} ids and the model {model.cfg.vocab_size}; "
                 "give a model that was trained on the task"
             )
-        return observe_tokens(model, task, length, items, random_numbers(task.name, "test", seed, length))
+        return observe_loads(model, task, length, items, seed, watch=watch)
     if not isinstance(task, TextTask):
         raise InputError(f"{task.name} is neither a token task nor a text task; derive it from one of them")
     by = [random_numbers(task.name, "test", seed, length, item) for item in range(items)]

@@ -42,6 +42,9 @@ def try_lock(handle: int) -> bool | None:
     return True
 
 
+LOCK = ".siltstone.lock"  # in a folder that is claimed
+
+
 class Claim:
     """The right to write a file or folder, until `release`, the end of a `with` block, or the end of the process.
 
@@ -102,7 +105,7 @@ def _lock_file(path: str | os.PathLike[str]) -> Path:
     """The path of the lock file: in the folder of the file itself (links are followed), or inside a claimed folder."""
     with contextlib.suppress(OSError, TypeError, ValueError):
         if os.path.isdir(path):
-            return Path(path, ".siltstone.lock")
+            return Path(path, LOCK)
     at = find_file(path).path
     return at.parent / f".{short(at.name)}.lock"
 

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from .grids import heat
-from .page import FULL, NARROW, cards, figure, page, table
+from .page import FULL, NARROW, cards, figure, page, pair, table
 from .svg import Line, Size, plot
 
 COSTS = {"parameters": "parameters", "state_bytes": "state bytes", "bytes_read": "bytes read a token", "flops": "FLOPs a token"}
@@ -16,19 +16,90 @@ def _average(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+def _mean(runs: list[dict[str, Any]], score: str, **at: Any) -> float | None:
+    """The mean over seeds and over the rows of a score that have these conditions."""
+    rows = [row for run in runs for row in run["rows"] if row["score"] == score]
+    return _average([row["mean"] for row in rows if all(row["at"].get(key) == x for key, x in at.items())])
+
+
+def _values(runs: dict[str, list[dict[str, Any]]], score: str, key: str) -> list[int]:
+    """What a condition is in the rows of a score, ascending."""
+    rows = [row for some in runs.values() for run in some for row in run["rows"] if row["score"] == score]
+    return sorted({int(row["at"][key]) for row in rows if key in row["at"]})
+
+
 def _grid(runs: dict[str, list[dict[str, Any]]], points: list[tuple[int, int]]) -> str:
     """Accuracy of each arm at each length and load."""
+    columns = [f"{length} / {load}" for length, load in points]
+    cells = [[_mean(some, "right", length=length, load=load) for length, load in points] for some in runs.values()]
+    caption = "Mean over seeds of the share of right answers, at each length of the test streams and each load."
+    return _heat([*runs], columns, cells, ("Right answers", "length / load"), caption)
 
-    def at(arm: str, point: tuple[int, int]) -> float | None:
-        rows = [row for run in runs[arm] for row in run["rows"] if row["score"] == "right"]
-        return _average([row["mean"] for row in rows if (row["at"]["length"], row["at"]["load"]) == point])
 
+def _heat(names: list[str], columns: list[str], cells: list[list[float | None]], words: tuple[str, str], caption: str) -> str:
     def drawn(size: Size) -> str:
-        width = max(NARROW[0], 20 + 7 * max(map(len, runs)) + 60 * len(points))
-        columns = [f"{length} / {load}" for length, load in points]
-        return heat([*runs], columns, [[at(arm, p) for p in points] for arm in runs], "Right answers", "length / load", width)
+        width = max(NARROW[0], 20 + 7 * max(map(len, names)) + 60 * len(columns))
+        return heat(names, columns, cells, words[0], words[1], width)
 
-    return figure(drawn, "Mean over seeds of the share of right answers, at each length of the test streams and each load.")
+    return figure(drawn, caption) if columns else ""
+
+
+def _distances(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """Accuracy of each arm by the distance to the answer."""
+    score, key = "right by distance", "distance from"
+    places = _values(runs, score, key)
+    cells = [[_mean(some, score, **{key: place}) for place in places] for some in runs.values()]
+    words = ("Right answers by distance", "tokens to the answer, from")
+    return _heat(
+        [*runs], [f"{x:,}" for x in places], cells, words, "Mean over seeds, lengths and loads. Distances in powers of two."
+    )
+
+
+def _depths(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """A heat map of depth by length for each arm, if answers stand at several depths."""
+    depths, lengths = (_values(runs, "right by depth", key) for key in ("depth", "length"))
+    if len(depths) < 2:
+        return ""
+    out = []
+    for arm, some in runs.items():
+        cells = [[_mean(some, "right by depth", depth=depth, length=length) for length in lengths] for depth in depths]
+        words = (arm, "length")
+        out.append(_heat([f"{x} %" for x in depths], [f"{x:,}" for x in lengths], cells, words, "By depth of the answer."))
+    return "<h2>Depth by length</h2>" + pair(*out)
+
+
+def _positions(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """Loss by position of the question, three arms to a plot."""
+    places, out, names = _values(runs, "nats by position", "position"), [], [*runs]
+    for first in range(0, len(names), 3):
+        lines = []
+        for i, arm in enumerate(names[first : first + 3]):
+            found = [(x, _mean(runs[arm], "nats by position", position=x)) for x in places]
+            known = [(x, y) for x, y in found if y is not None]
+            if len(known) > 1:
+                lines.append(Line(arm, [x for x, _ in known], [y for _, y in known], "abc"[i]))
+
+        def drawn(size: Size, lines: list[Line] = lines) -> str:
+            title = "Loss by position, nats an answer"
+            return plot(lines, title, "position, from", log_x=True, y_format="{:.2g}".format, size=size)
+
+        out.append(figure(drawn, "Mean over seeds and lengths of the test streams.", FULL) if lines else "")
+    return "".join(out)
+
+
+def _arms(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """What each arm cost to train, and how often a sparse choice had the answer."""
+    heads = ["arm", "seeds", "steps", "training tokens", "seconds a seed", "device", "routing hits by length"]
+    out = ["<tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
+    for arm, some in runs.items():
+        hits = {
+            n: _average([run["routing_hits"][n] for run in some if n in run["routing_hits"]]) for n in some[0]["routing_hits"]
+        }
+        cells = [arm, ", ".join(str(run["seed"]) for run in some), f"{some[0]['steps']:,}", f"{some[0]['tokens']:,}"]
+        cells += [f"{_average([run['seconds'] for run in some]):,.0f}", some[0]["device"]]
+        cells += [", ".join(f"{x:.3f} at {n}" for n, x in hits.items() if x is not None) or "-"]
+        out.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+    return table("".join(out), "num")
 
 
 def _table(runs: dict[str, list[dict[str, Any]]]) -> str:
@@ -85,6 +156,7 @@ def lab_report(found: dict[str, Any]) -> str:
     for run in found["runs"]:
         runs.setdefault(run["arm"], []).append(run)
     rows = [row for run in found["runs"] for row in run["rows"] if row["score"] == "right"]
+    missing = ", ".join(f"{arm} (seed {seed})" for arm, seed in found.get("missing", []))
     points = sorted({(row["at"]["length"], row["at"]["load"]) for row in rows})
     parts = [
         f"<h1>{escape(lab['question'])}</h1>",
@@ -95,7 +167,12 @@ def lab_report(found: dict[str, Any]) -> str:
         cards(
             [(f"{len(runs)}", "arms"), (f"{len(lab['seeds'])}", "seeds"), (f"{lab['items']}", "test streams a length and seed")]
         ),
-        *(["<h2>Accuracy</h2>", _grid(runs, points), _table(runs), "<h2>Frontiers</h2>", _frontiers(runs)] if runs else []),
-        *(["<h2>Training</h2>", _curves(runs)] if runs else []),
+        *(["<h2>Accuracy</h2>", _grid(runs, points), _distances(runs), _table(runs)] if runs else []),
+        *([_depths(runs), "<h2>Loss by position</h2>", _positions(runs)] if runs else []),
+        *(["<h2>Frontiers</h2>", _frontiers(runs), "<h2>Training and cost</h2>", _curves(runs), _arms(runs)] if runs else []),
+        *([f"<p class='soft'>Not finished: {escape(missing)}.</p>"] if missing else []),
+        "<h2>Commands</h2>",
+        f"<p>Everything again: <code>{escape(found['command'])}</code></p>",
+        f"<p>Another seed of the data, on one run: <code>siltstone eval DIR/ARM/SEED --tasks {escape(lab['task'])}</code></p>",
     ]
     return page(lab["question"], parts, found)

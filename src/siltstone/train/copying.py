@@ -45,7 +45,7 @@ def rows(text: np.ndarray, vocab: int, count: int, length: int, by: np.random.Ge
 
 
 def _source(new: np.ndarray, room: int, size: int, by: np.random.Generator) -> int:
-    """Where a string begins: one half is near, by the logarithm of the distance; the other at the first new place that was found."""
+    """Where a string begins: one half is near, by the logarithm of the distance; the other at a new place, if one is found."""
     if by.random() < 0.5:
         return room - min(int((room + 1) ** by.random()) - 1, room)
     drawn = [int(by.integers(0, room + 1)) for _ in range(TRIES)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,10 +18,12 @@ from ..text import cut_table
 from .precision import autocast, chosen, chosen_device
 from .report import Display, Metrics
 from .setup import METRICS, RECEIPT, Run
+from .sinks import SINKS
+from .starting import load_starting_weights
 from .trainer import Trainer
 
 
-def fit(run: Run, display: Display | None = None) -> dict[str, Any]:
+def fit(run: Run, display: Display | None = None, sinks: Sequence[str] = ()) -> dict[str, Any]:
     """Trains to the end of the recipe, from the run's checkpoint if there is one; returns the receipt.
 
     Afterwards the folder can be loaded with `siltstone.load`. On the same machine, with the same number of threads (torch's
@@ -28,19 +31,24 @@ def fit(run: Run, display: Display | None = None) -> dict[str, Any]:
     by minutes is not reproducible, as its learning rate depends on the time. Ctrl-C saves a checkpoint and returns with
     `receipt["interrupted"]` true and the signal's number in `receipt["signal"]`, unless the run was complete; SIGTERM and SIGHUP
     do the same if the program has installed a handler for them. A validation that was interrupted is made when the run resumes.
-    Raises StorageError, and ConfigError if the loss is nan or infinite.
+    sinks: names of further places for figures, "tensorboard" and "trackio" (`siltstone.train.sinks`).
+    Raises StorageError, and ConfigError if the loss is nan or infinite or the package of a sink is missing.
     """
     held, run.claim = run.claim or claim(run.folder), None
     with held:
-        return _fit(run, display or Display(quiet=True))
+        return _fit(run, display or Display(quiet=True), sinks)
 
 
-def _fit(run: Run, display: Display) -> dict[str, Any]:
+def _fit(run: Run, display: Display, sinks: Sequence[str]) -> dict[str, Any]:
     recipe = run.recipe
     device = chosen_device(run.device)
     torch.manual_seed(recipe.seed)
     trainer = Trainer(LM(run.cfg).to(device).train(), run.train, recipe)
-    before = trainer.restore(run.checkpoint)["seconds"] if run.checkpoint.exists() else 0.0
+    before = 0.0
+    if run.checkpoint.exists():
+        before = trainer.restore(run.checkpoint)["seconds"]
+    elif run.init is not None:
+        load_starting_weights(trainer.model, run.init)
     begun, first_token = time.monotonic(), trainer.tokens
     saved = -1
 
@@ -60,7 +68,9 @@ def _fit(run: Run, display: Display) -> dict[str, Any]:
         trainer.save(run.checkpoint, seconds=seconds())
         save(trainer.model, run.tokenizer, run.folder)
 
-    with Interrupts() as stop, Metrics(run.folder / METRICS, trainer.step) as metrics, display:
+    display.end = recipe.steps
+    opened = [SINKS[name](run.folder, trainer.step) for name in sinks]
+    with Interrupts() as stop, Metrics(run.folder / METRICS, trainer.step, opened) as metrics, display:
         validate(trainer.step > 0 and trainer.step % recipe.valid_every == 0)  # if an interrupt prevented it
         while not stop.asked and recipe.done(trainer.step, seconds()) < 1:
             started = time.monotonic()

@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +20,7 @@ from ..io import checked_line, read_lines, write_text
 from ..io.atomic import storage_errors
 from ..io.parse import is_count
 from ..io.place import find_file
+from .sinks import Sink
 
 NOT_VALIDATED: dict[str, Any] = {"step": -1, "valid_bits_per_byte": None, "valid_bytes": None}
 _RECENT = 50
@@ -30,10 +32,11 @@ class Metrics:
 
     valid    the record of the last validation, NOT_VALIDATED before the first one
     step     last step that is kept: later lines, and an incomplete last line, are removed when a run resumes
+    sinks    further places that get every new record; they are closed with the file
     """
 
-    def __init__(self, path: Path, step: int) -> None:
-        self._path, self._step = path, 0
+    def __init__(self, path: Path, step: int, sinks: Sequence[Sink] = ()) -> None:
+        self._path, self._step, self._sinks = path, 0, sinks
         self._last: deque[tuple[float, float]] = deque(maxlen=_RECENT)
         self.valid = NOT_VALIDATED
         kept, lost = [], 0
@@ -76,12 +79,16 @@ class Metrics:
         with storage_errors(self._path):
             self._file.write(checked_line(record))
             self._file.flush()
+        for sink in self._sinks:
+            sink.write(record)
 
     def __enter__(self) -> Metrics:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        for sink in self._sinks:
+            sink.close()
 
 
 def _fits(record: dict[str, Any]) -> bool:
@@ -100,9 +107,13 @@ def last_step(path: Path) -> int:
 
 
 class Display:
-    """Progress on the screen: a live bar on a terminal, otherwise a line every ten seconds; nothing if quiet."""
+    """Progress on the screen: a live bar on a terminal, otherwise a line every ten seconds; nothing if quiet.
 
-    def __init__(self, quiet: bool = False) -> None:
+    end   the number of steps of the run; None: its end depends on the time
+    """
+
+    def __init__(self, quiet: bool = False, end: int | None = None) -> None:
+        self.end = end
         self._console = console(sys.stderr, quiet)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -111,7 +122,9 @@ class Display:
     def __enter__(self) -> Display:
         if self._console.is_terminal and not self._console.quiet:
             text = TextColumn("{task.description}", table_column=Column(no_wrap=True))
-            self._bar = Progress(BarColumn(10), TimeRemainingColumn(compact=True), text, console=self._console)
+            self._bar = Progress(
+                BarColumn(10), TimeRemainingColumn(compact=True), TextColumn("left"), text, console=self._console
+            )
             self._bar.start()
             self._task = self._bar.add_task("starting", total=1.0)
         return self
@@ -127,14 +140,15 @@ class Display:
     def show(self, fraction: float, record: dict[str, Any], bits_per_byte: float) -> None:
         """Shows the figures of a step."""
         text = (
-            f"{record['step']}  loss {record['loss']:.3f}  {bits_per_byte:.3f} bits/byte  "
-            f"{record['tokens_per_s']:.0f} tokens/s  state {size(record['state_bytes'])}"
+            f"step {record['step']:,}{f' of {self.end:,}' if self.end else ''}  loss {record['loss']:.3f} nats a token  "
+            f"train {bits_per_byte:.3f} bits/byte  {record['tokens_per_s']:,.0f} tokens/s  "
+            f"state {size(record['state_bytes'])} a row"
         )
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=min(1.0, fraction), description=text)
         elif time.monotonic() - self._said > _PAUSE:
             self._said = time.monotonic()
-            self.say(f"{100 * min(1.0, fraction):3.0f}%  step {text}")
+            self.say(f"{100 * min(1.0, fraction):3.0f}%  {text}")
 
 
 def size(count: float) -> str:

@@ -133,6 +133,16 @@ def restore(trainer: Resumable, path: Path) -> dict[str, Any]:
     return meta
 
 
+def reached(path: Path) -> tuple[int, float]:
+    """Step and seconds of training of the checkpoint, from its header. Raises CheckpointError."""
+    try:
+        with open_tensors(path, SEAL) as file:
+            meta = parse_object(file.metadata["meta"])
+        return int(meta["step"]), float(meta.get("seconds", 0.0))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"the training checkpoint {path} cannot be used: {reason(error)[:400]}") from error
+
+
 def _check(trainer: Resumable, meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """ValueError, KeyError or InputError unless the tensors (without data) and their description fit this run."""
     weights = trainer.model.state_dict()

@@ -27,6 +27,8 @@ from ..text import Tokenizer, cut_table, load_tokenizer
 from .corpus import Corpus, build_corpus, corpus_key, hashed_files, open_corpus
 from .recipe import Recipe
 from .report import last_step
+from .resume import reached
+from .starting import starting_weights
 
 RECORD, RESUME, METRICS, RECEIPT, DATA = "train.json", "resume.safetensors", "metrics.jsonl", "receipt.json", "data"
 _FIXED = ("batch", "length", "span", "seed", "foreign")
@@ -37,6 +39,7 @@ class Run:
     """A run that is ready for `fit`: model, texts, settings and folder.
 
     asked   the argument `tokenizer`, for example "bpe:8192"
+    init    the folder whose weights the run begins with, and their fingerprint
     claim   the claim on the folder, held until `fit` returns, `close` is called or the run is freed; None: released
     """
 
@@ -49,6 +52,7 @@ class Run:
     threads: int
     device: str
     asked: str
+    init: dict[str, Any] | None = None
     claim: Claim | None = None
 
     def close(self) -> None:
@@ -72,6 +76,7 @@ def begin(
     valid: Sequence[str | Path] = (),
     device: str = "cpu",
     overwrite: bool = False,
+    init: str | Path | None = None,
 ) -> Run:
     """Sets up a new run in `folder`.
 
@@ -80,6 +85,7 @@ def begin(
     configure      number of token ids -> configuration of the model
     tokenizer      "bytes", "bpe:8192" (trained on `paths` without the held-out files) or a tokenizer file
     overwrite      whether a model in the folder may be replaced, at the first checkpoint of the new run
+    init           a run folder whose weights the run begins with; its model has the same shapes and the same tokenizer
     Raises ConfigError if the folder already has a run or a model; TokenizerError, DataError, StorageError, and its kind
     InUse if another process trains in the folder.
     """
@@ -102,11 +108,13 @@ def begin(
         if cfg.vocab_size < found.vocab_size:
             raise ConfigError(f"vocab_size={cfg.vocab_size} is less than the tokenizer's {found.vocab_size} ids; leave it out")
         cut_table(cfg, found)  # raises ConfigError if no token contains cut_at, before any work is done
+        begun = None if init is None else starting_weights(init, cfg, found)
         train = build_corpus(files, found, folder / DATA)
         checked = build_corpus(held_out, found, folder / DATA) if held_out else None
         run = Run(
             folder=folder, cfg=cfg, tokenizer=found, train=train, valid=checked, recipe=recipe,
-            threads=torch.get_num_threads(), device=device, asked=str(tokenizer), claim=claimed,
+            threads=torch.get_num_threads(), device=device, asked=str(tokenizer), init=begun,
+            claim=claimed,
         )  # fmt: skip
         write_text(folder / DATA / TOKENIZER, found.to_json())  # the files of the model are written at its first checkpoint
         _record(run)
@@ -126,6 +134,7 @@ def take_up(folder: str | Path, changes: dict[str, Any], threads: int | None = N
         cfg = LMConfig.from_dict(record["model"], stored=True)
         train, valid, asked = str(record["train"]["key"]), record["valid"], str(record["tokenizer"]["asked"])
         valid = None if valid is None else str(valid["key"])
+        init = record.get("init")
         proof = str(record["tokenizer"]["sha256"])
         cores, where = int(threads or record["threads"]), str(device or record["device"])
         if not 1 <= cores <= 1 << 16:
@@ -143,6 +152,7 @@ def take_up(folder: str | Path, changes: dict[str, Any], threads: int | None = N
             )
         fixed = [key for key in changes if key in _FIXED]
         _refuse({key: changes[key] for key in fixed}, old.to_dict(), fixed, "leave them out: those of the run are used")
+        _check_end(folder / RESUME, changes)
         for stale in (folder, folder / DATA):
             sweep(stale)
         tokenizer = load_tokenizer(next((p for p in (folder / DATA / TOKENIZER, folder / TOKENIZER) if p.exists()), TOKENIZER))
@@ -152,7 +162,7 @@ def take_up(folder: str | Path, changes: dict[str, Any], threads: int | None = N
         checked = open_corpus(valid, tokenizer, folder / DATA) if valid else None
         run = Run(
             folder=folder, cfg=cfg, tokenizer=tokenizer, train=corpus, valid=checked, recipe=dataclasses.replace(old, **changes),
-            threads=cores, device=where, asked=asked, claim=claimed,
+            threads=cores, device=where, asked=asked, init=init, claim=claimed,
         )  # fmt: skip
         if run.recipe != old:
             _record(run)
@@ -168,6 +178,23 @@ def _claimed(folder: Path) -> Iterator[Claim]:
     except BaseException:
         found.release()
         raise
+
+
+def _check_end(checkpoint: Path, changes: dict[str, Any]) -> None:
+    """ConfigError if the new number of steps, or of minutes, is less than the run has made."""
+    if not {"steps", "minutes"} & changes.keys() or not checkpoint.exists():
+        return
+    step, seconds = reached(checkpoint)
+    if changes.get("steps") is not None and changes["steps"] < step:
+        raise ConfigError(
+            f"steps={changes['steps']:,} is below step {step:,}, which the run has reached; steps counts from the beginning of "
+            f"the run: give more than {step:,} to train on, or leave it out"
+        )
+    if changes.get("minutes") is not None and 60 * changes["minutes"] < seconds:
+        raise ConfigError(
+            f"minutes={changes['minutes']:g} is below the {seconds / 60:.1f} minutes that the run has trained; minutes counts "
+            "from the beginning of the run: give more to train on, or leave it out"
+        )
 
 
 def _check_free(folder: Path, overwrite: bool) -> None:
@@ -227,6 +254,7 @@ def _record(run: Run) -> None:
             "tokenizer": {"asked": run.asked, "vocab_size": run.tokenizer.vocab_size, "sha256": run.tokenizer.fingerprint},
             "train": _texts(run.train),
             "valid": _texts(run.valid) if run.valid else None,
+            "init": run.init,
             "threads": run.threads,
             "device": run.device,
             "versions": {"siltstone": _version(), "torch": torch.__version__, "python": platform.python_version()},

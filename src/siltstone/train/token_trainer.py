@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..errors import ConfigError
 from ..eval.tasks.base import UNSCORED, TokenTask, random_numbers
+from ..eval.watch import RoutingWatch, answers
 from ..io.parse import is_count
 from ..models.lm import LM
 from ..models.stream_state import LMState
@@ -44,9 +45,19 @@ class TokenTrainer:
     """AdamW on the questions of a token task; streams begin from an empty state. `resume` saves and restores it.
 
     lengths   lengths of streams, one drawn a step
+    watch     gets the places of the answers, for oracle routing
     """
 
-    def __init__(self, model: LM, task: TokenTask, recipe: Recipe, lengths: Sequence[int], seed: int) -> None:
+    def __init__(
+        self,
+        model: LM,
+        task: TokenTask,
+        recipe: Recipe,
+        lengths: Sequence[int],
+        seed: int,
+        watch: RoutingWatch | None = None,
+    ) -> None:
+        self.watch = watch
         self.model, self.task, self.recipe, self.lengths, self.seed = model, task, recipe, lengths, seed
         self.rows = Streams()
         self.state: LMState | None = None
@@ -65,7 +76,12 @@ class TokenTrainer:
         by = random_numbers(self.task.name, "train", self.seed, self.rows.step)
         made = self.task.batch(self.recipe.batch, int(by.choice(self.lengths)), by)
         ids, targets = torch.from_numpy(made.ids).to(self.device), torch.from_numpy(made.targets).to(self.device)
+        if self.watch is not None:
+            self.watch.tell(answers(made))
         hidden, _ = self.model.features(ids)
+        if self.watch is not None:
+            self.watch.tell(None)
+            self.watch.found.clear()
         asked = targets != UNSCORED
         loss = F.cross_entropy(upcast(self.model.head(hidden[asked])), targets[asked])
         loss.backward()

@@ -11,20 +11,8 @@ import numpy as np
 
 from .base import Observation, TextTask
 from .reader import Reader
+from .templates import STRANGE, USUAL
 
-USUAL = (
-    "INFO  http GET /items/{n} 200 {m}ms",
-    "INFO  http POST /orders 201 {m}ms",
-    "INFO  cache hit key=item:{n}",
-    "DEBUG worker-{w} heartbeat ok",
-    "INFO  db query took {m}ms rows={w}",
-)
-STRANGE = (
-    "ERROR disk /dev/sd{w} sector {n} unreadable",
-    "WARN  login root failed from 10.0.{w}.{n}",
-    "FATAL out of memory in worker-{w}, pid {n}",
-    "ERROR certificate expired {m} days ago",
-)
 BACK = 2048  # bytes of earlier text that xz sees
 
 
@@ -45,7 +33,7 @@ def auroc(values: np.ndarray, positive: np.ndarray) -> float:
     return float(((yes[:, None] > no).mean() + (yes[:, None] >= no).mean()) / 2)
 
 
-def log_lines(count: int, share: float, clean: int, by: np.random.Generator) -> tuple[list[str], np.ndarray]:
+def log_lines(count: int, share: float, clean: int, by: np.random.Generator, split: str = "test") -> tuple[list[str], np.ndarray]:
     """`count` lines, and which are anomalous: none of the first `clean`, at least one after, each of the others by `share`."""
     strange = by.random(count) < share
     strange[:clean] = False
@@ -53,7 +41,7 @@ def log_lines(count: int, share: float, clean: int, by: np.random.Generator) -> 
         strange[int(by.integers(clean, count))] = True
     lines = []
     for second, odd in enumerate(strange):
-        kinds = STRANGE if odd else USUAL
+        kinds = (STRANGE if odd else USUAL)[split]
         text = kinds[int(by.integers(len(kinds)))].format(n=by.integers(1000), m=by.integers(1, 90), w=by.integers(1, 9))
         lines.append(f"{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02} {text}\n")
     return lines, strange
@@ -100,7 +88,7 @@ class Anomalies(TextTask):
 
     def observe(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Observation]:
         o = self.options
-        count = max(8, length // reader.count("00:00:00 " + USUAL[0] + "\n"))
+        count = max(8, length // reader.count("00:00:00 " + USUAL["test"][0] + "\n"))
         clean = math.ceil(o.warm * count)
         lines, strange = log_lines(count, o.share, clean, by)
         session = reader.read("\n")

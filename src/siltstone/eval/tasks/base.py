@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -59,16 +59,26 @@ class Task(ABC):
 
 
 class TokenTask(Task):
-    """A task on ids of its own. A model must be trained on it. marks: ids besides the `symbols` of its options."""
+    """A task on ids of its own. A model must be trained on it.
+
+    marks    ids besides the `symbols` of its options
+    located  each answer was said at one place, which `distance` gives
+    """
 
     kind = "token"
     levels = (64, 128, 256)
     marks: ClassVar[int] = 0
+    located: ClassVar[bool] = True
 
     @property
     def vocab_size(self) -> int:
         """Number of ids: `symbols` of the options, and the task's `marks`."""
         return self.options.symbols + self.marks
+
+    def by_load(self) -> list[TokenTask]:
+        """The task with each of its `loads` alone, if it has such an option: a batch has one load."""
+        loads = getattr(self.options, "loads", ())
+        return [type(self)(replace(self.options, loads=(load,))) for load in loads] or [self]
 
     @abstractmethod
     def batch(self, rows: int, length: int, by: np.random.Generator) -> TokenBatch:

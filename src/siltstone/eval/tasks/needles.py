@@ -14,12 +14,12 @@ import numpy as np
 
 from .base import Observation, TextTask, room
 from .reader import Reader
+from .templates import NEEDLES
 from .words import labels, pick, spread
 
 NOISE = ["Leaves are falling. ", "Clouds are passing. ", "Snow is melting. ", "On it goes. ", "Round and round. "]
 DEPTHS = (0, 25, 50, 75, 100)
-FACT = "The secret code of {} is {}."
-QUESTION = "\nWhich secret code does the text give for {}? The secret code of {} is"
+FACT, QUESTION = NEEDLES["test"]["fact"], NEEDLES["test"]["question"]
 
 
 def matched(answer: str, wanted: Sequence[str]) -> float:

@@ -19,6 +19,7 @@ class Parity(TokenTask):
 
     name = "parity"
     chance = "1 / 2"
+    located = False
 
     @property
     def vocab_size(self) -> int:
@@ -37,6 +38,7 @@ class S5(TokenTask):
 
     name = "s5"
     chance = "1 / 120"
+    located = False
 
     @property
     def vocab_size(self) -> int:

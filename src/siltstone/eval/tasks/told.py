@@ -8,9 +8,10 @@ import numpy as np
 
 from .base import Observation, TextTask
 from .reader import Reader
+from .templates import TOLD
 from .words import THINGS, names, pick, split_of
 
-TELL, ASK = "My name is {}. ", "\nMy name is"
+TELL, ASK, OWNS, OWNER = (TOLD["test"][key] for key in ("tell", "ask", "owns", "owner"))
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class RecallLoad(TextTask):
             people = pick(names("test"), load, by)
             owned = [things[i] for i in by.integers(0, len(things), load)]
             who = int(by.integers(load))
-            facts = "".join(f"{person} owns the {thing}. " for person, thing in zip(people, owned, strict=True))
-            ranks = reader.ranks(reader.read(facts + between), f"\n{people[who]} owns the", [f" {x}" for x in things])
+            facts = "".join(OWNS.format(person, thing) for person, thing in zip(people, owned, strict=True))
+            ranks = reader.ranks(reader.read(facts + between), OWNER.format(people[who]), [f" {x}" for x in things])
             right = float(things[int(ranks.argmax())] == owned[who])
             out.append(Observation("ranked first", right, {"load": load, "distance": length}))
         return out
