@@ -209,6 +209,9 @@ class LookBack(nn.Module):
         keys |= {"top_k": 2} if name == "sparse" else {}
         if name == "exact":  # it is read through the window
             keys |= {"window": 1, "position": "none", "cache_options": {"writes": 2 * FACTS}}
+        if name == "blocks":  # likewise
+            keys |= {"window": 1, "write_delay": "window", "position": "none", "router": "subblock:1", "top_k": 2}
+            keys |= {"cache_options": {"router_queries": 1, "route_every": 1}}
         self.layer = st.MemoryCaching(WIDTH, heads=1, head_dim=HEAD, **keys)
         self.topic, self.key, self.ask = nn.Embedding(TOPICS, WIDTH), nn.Embedding(2 * FACTS, WIDTH), nn.Embedding(2, WIDTH)
         self.value, self.out = nn.Linear(VALUE, WIDTH, bias=False), nn.Linear(WIDTH, VALUE, bias=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from siltstone.errors import InputError
 from siltstone.eval.tasks.words import labels, names
 from siltstone.train import recall_text
 from siltstone.train.recall_text import Amounts, Writer, documents, write_documents
+
+from .test_train_command import QUICK, here
 
 BOOK = "".join(f"Sentence {i} tells of {word} and of nothing else in the world. " for i, word in enumerate("abcdefghij" * 200))
 
@@ -73,3 +76,13 @@ def test_impossible_shares_are_refused(tmp_path: Path, share: float) -> None:
 def test_empty_books_are_refused() -> None:
     with pytest.raises(InputError, match="empty"):
         Writer(["", " "], np.random.default_rng(0))
+
+
+def test_a_run_with_made_text_is_resumed_with_the_same_text(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text(BOOK[:20_000], "utf-8")
+    words = [tmp_path / "book.txt", "--out", tmp_path / "run", *QUICK, "--length", "32"]
+    assert here(*words, "--recall", "0.5", "--copying", "2", "--copies", "1", "--steps", "3") == 0
+    record = json.loads((tmp_path / "run" / "receipt.json").read_text())
+    assert record["steps"] == 3 and record["tokens"] == 3 * 32 and record["train_bytes"] > 35_000
+    assert here(*words, "--resume", "--steps", "4") == 0
+    assert here(*words, "--resume", "--steps", "5", "--recall", "0.5") != 0

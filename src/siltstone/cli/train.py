@@ -63,6 +63,12 @@ def train(
             parser=path,
         ),
     ] = None,
+    recall: Annotated[
+        float | None,
+        _number("Share of the text that is made from it so that it needs memory: passages, facts and lists that come again."),
+    ] = None,
+    copying: Annotated[int | None, _whole("First steps, on rows of repeated strings alone. [default: 0]")] = None,
+    copies: Annotated[int | None, _whole("Rows of repeated strings beside the text in later steps. [default: 0]")] = None,
     steps: Annotated[int | None, _whole("Number of steps. [default: 1000, without --minutes]")] = None,
     minutes: Annotated[float | None, _number("Training time; the learning rate then depends on the time.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
@@ -131,7 +137,7 @@ def train(
     given: dict[str, Any] = {
         "steps": steps, "minutes": minutes, "seed": seed, "batch": batch, "length": length, "span": span, "foreign": foreign,
         "lr": lr, "warmup": warmup, "decay": decay, "clip": clip, "save_every": save_every, "valid_every": valid_every,
-        "valid_tokens": valid_tokens, "precision": precision, "recompute": recompute,
+        "valid_tokens": valid_tokens, "precision": precision, "recompute": recompute, "copying": copying, "copies": copies,
     }  # fmt: skip
     check_threads(threads)
     check_sinks(log or [])
@@ -158,6 +164,8 @@ def train(
     if resume and can_resume(out):
         run = take_up(out, given, threads, device)
         hold(contextlib.closing(run))
+        if recall is not None:
+            raise ConfigError("recall cannot be given with --resume: the text of the run is used; leave it out")
         if init is not None and (run.init is None or Path(run.init["folder"]) != init):
             raise ConfigError(f"init={init} cannot change in a resumed run; leave --init out, or begin a new run")
         check_same(run, paths or [], valid, tokenizer, configure if preset or config or settings else None, keys)
@@ -172,8 +180,9 @@ def train(
         text: str | Path = tokenizer or ("bytes" if init is None else init / TOKENIZER)
         recipe = Recipe(**given)
         run = begin(
-            out, paths or [], sized, recipe, text, valid=valid or [], device=device or "auto", overwrite=overwrite, init=init
-        )
+            out, paths or [], sized, recipe, text, valid=valid or [], device=device or "auto", overwrite=overwrite, init=init,
+            recall=recall,
+        )  # fmt: skip
         hold(contextlib.closing(run))
     keep_freed_memory()
     receipt = fit(run, Display(quiet), log or [])

@@ -25,12 +25,14 @@ from ..models.checkpoint import TOKENIZER, WEIGHTS
 from ..models.lm import LM
 from ..text import Tokenizer, cut_table, load_tokenizer
 from .corpus import Corpus, build_corpus, corpus_key, hashed_files, open_corpus
+from .recall_text import write_documents
 from .recipe import Recipe
 from .report import last_step
 from .resume import reached
 from .starting import starting_weights
 
 RECORD, RESUME, METRICS, RECEIPT, DATA = "train.json", "resume.safetensors", "metrics.jsonl", "receipt.json", "data"
+MADE = "recall"  # in the folder of the data: text that was made to need memory
 _FIXED = ("batch", "length", "span", "seed", "foreign")
 
 
@@ -77,6 +79,7 @@ def begin(
     device: str = "cpu",
     overwrite: bool = False,
     init: str | Path | None = None,
+    recall: float | None = None,
 ) -> Run:
     """Sets up a new run in `folder`.
 
@@ -85,6 +88,7 @@ def begin(
     configure      number of token ids -> configuration of the model
     tokenizer      "bytes", "bpe:8192" (trained on `paths` without the held-out files) or a tokenizer file
     overwrite      whether a model in the folder may be replaced, at the first checkpoint of the new run
+    recall         share of the text's bytes that is made from it so that it needs memory (`siltstone.train.recall_text`)
     init           a run folder whose weights the run begins with; its model has the same shapes and the same tokenizer
     Raises ConfigError if the folder already has a run or a model; TokenizerError, DataError, StorageError, and its kind
     InUse if another process trains in the folder.
@@ -104,6 +108,8 @@ def begin(
         (folder / RECORD).unlink(missing_ok=True)
         files = hashed_files(_spooled(paths, folder), {digest for _, digest in held_out})
         found = load_tokenizer(tokenizer, [path for path, _ in files])
+        if recall is not None:
+            files = files + hashed_files(write_documents([path for path, _ in files], recall, folder / DATA / MADE, recipe.seed))
         cfg = configure(found.vocab_size)
         if cfg.vocab_size < found.vocab_size:
             raise ConfigError(f"vocab_size={cfg.vocab_size} is less than the tokenizer's {found.vocab_size} ids; leave it out")
@@ -227,7 +233,8 @@ def check_same(
         raise DataError("the held-out text is not the one that the run began with; leave --valid out, or begin a new run")
     if paths and "-" not in map(str, paths):
         besides = {d.sha256 for d in run.valid.documents} if run.valid else set()
-        if corpus_key(hashed_files(paths, besides), run.tokenizer) != run.train.key:
+        made = sorted((run.folder / DATA / MADE).glob("*.txt"))
+        if corpus_key(hashed_files(paths, besides) + (hashed_files(made) if made else []), run.tokenizer) != run.train.key:
             raise DataError("the text is not the one that the run began with; leave the paths out, or begin a new run")
 
 
