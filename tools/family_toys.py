@@ -206,7 +206,10 @@ class LookBack(nn.Module):
     def __init__(self, name: str, options: dict[str, Any]):
         super().__init__()
         keys: dict[str, Any] = {"window": 0, "write_delay": 0, "cache": name, "segment": 2 * FACTS} | options
-        keys |= {"top_k": 2} if name == "sparse" else {}
+        keys |= {"top_k": 2} if name in ("sparse", "blocks") else {}
+        if name == "blocks":  # a token attends to its own block and to those that the four tokens before it choose
+            more = {"router_queries": 4, "route_every": 1}
+            keys |= {"window": 1, "write_delay": "window", "position": "none", "cache_options": more}
         if name == "exact":  # it is read through the window
             keys |= {"window": 1, "position": "none", "cache_options": {"writes": 2 * FACTS}}
         self.layer = st.MemoryCaching(WIDTH, heads=1, head_dim=HEAD, **keys)

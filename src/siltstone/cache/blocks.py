@@ -9,7 +9,7 @@ begins at each multiple of `route_every`; the blocks of each key-value head are 
 
 over the blocks that were sealed when the query was made, in steps of 2^-12 (ties go to the latest block). mean_m is the mean of
 the keys of sub-block m, not rotated (`router="subblock:m"`). The choice carries no gradient; the keys do.
-Sources: arXiv 2502.13189 and 2406.10774 (blocks chosen by summaries of their keys), 2402.04617 (positions inside the buffer).
+Source: arXiv 2502.13189 and 2406.10774 (blocks chosen by summaries of their keys), 2402.04617 (positions inside the buffer).
 State: J (K + V) for every token, and J K for every sub-block.
 Cost: `top_k * segment` more keys for the window, and the scores of all sub-blocks once in `route_every` tokens.
 
@@ -30,7 +30,7 @@ from .base import CachePolicy, ReadWeights, Router, RouterScores
 
 @dataclass(frozen=True)
 class BlocksOptions:
-    """router_queries: the last queries that choose; route_every: tokens between two choices."""
+    """router_queries: the last queries that choose. route_every: tokens between two choices."""
 
     router_queries: int = 8
     route_every: int = 32
@@ -55,7 +55,6 @@ class Blocks(CachePolicy):
             ("window", cfg.window >= 1, "at least 1"),
             ("rate", cfg.every == 1, "1: blocks hold every token"),
             ("write_delay", cfg.write_delay == "window", "'window'"),
-            ("segments", cfg.segments == "constant", "'constant'"),
             ("rope_scaling", not cfg.rope_scaling, "unset: positions do not grow with the text"),
         ):
             if not held:
