@@ -206,12 +206,12 @@ class LookBack(nn.Module):
     def __init__(self, name: str, options: dict[str, Any]):
         super().__init__()
         keys: dict[str, Any] = {"window": 0, "write_delay": 0, "cache": name, "segment": 2 * FACTS} | options
-        keys |= {"top_k": 2} if name == "sparse" else {}
+        keys |= {"top_k": 2} if name in ("sparse", "blocks") else {}
+        if name == "blocks":  # a token attends to its own block and to those that the four tokens before it choose
+            more = {"router_queries": 4, "route_every": 1}
+            keys |= {"window": 1, "write_delay": "window", "position": "none", "cache_options": more}
         if name == "exact":  # it is read through the window
             keys |= {"window": 1, "position": "none", "cache_options": {"writes": 2 * FACTS}}
-        if name == "blocks":  # likewise
-            keys |= {"window": 1, "write_delay": "window", "position": "none", "router": "subblock:1", "top_k": 2}
-            keys |= {"cache_options": {"router_queries": 1, "route_every": 1}}
         self.layer = st.MemoryCaching(WIDTH, heads=1, head_dim=HEAD, **keys)
         self.topic, self.key, self.ask = nn.Embedding(TOPICS, WIDTH), nn.Embedding(2 * FACTS, WIDTH), nn.Embedding(2, WIDTH)
         self.value, self.out = nn.Linear(VALUE, WIDTH, bias=False), nn.Linear(WIDTH, VALUE, bias=False)

@@ -321,7 +321,7 @@ def test_the_list_on_the_command_line() -> None:
     assert """--set 'memory_options={"negative": false}'\n""" in whole.stdout
     assert max(map(len, whole.stdout.splitlines())) < 200
     one = json.loads(CliRunner().invoke(app, ["list", "cache", "--json"]).stdout)
-    assert [m["name"] for m in one["cache"]] == ["exact", "gated", "none", "residual", "soup", "sparse"]
+    assert [m["name"] for m in one["cache"]] == ["blocks", "exact", "gated", "none", "residual", "soup", "sparse"]
     assert CliRunner().invoke(app, ["list", "memories"]).exit_code == 2
 
 

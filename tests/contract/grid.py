@@ -20,6 +20,7 @@ APART = ("mlstm", "slots")  # whose states do not add up
 KEYLESS = ("gru", "lstm", "slstm", "min_gru", "min_lstm")  # without keys and values to be surprised by
 EQUAL = ("deep", "titans")  # with values as wide as keys
 CACHES = ["none", "residual", "gated", "soup", "sparse", "exact"]
+MEMORYLESS = ["blocks"]  # caches of layers without a memory: their cases are in test_blocks.py
 ROUTED = ("gated", "soup", "sparse")
 STARTS = ["restart", "carry"]
 SEGMENTS = ["constant", "logarithmic"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from siltstone.bank import constant as bank
 from siltstone.bank import read, view
 from siltstone.bank.codec import unpack
-from siltstone.layers import reading
+from siltstone.layers import reading, step
 from siltstone.schedule.segments import Segments
 
 from . import test_layer
@@ -73,7 +73,7 @@ class Counter:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, layer: Any):
         self.number, inside = 0, layer.cfg.heads * layer.cfg.key_dim * layer.cfg.val_dim
-        for module in (bank, read, view):
+        for module in (bank, read, view, step):
             unpack = module.unpack
 
             def counted(leaves: tuple[Tensor, ...], *rest: Any, unpack: Any = unpack) -> tuple[Tensor, ...]:
@@ -124,12 +124,15 @@ def test_sub_blocks_without_a_write_are_found_once_a_seal(monkeypatch: pytest.Mo
     cut = torch.zeros(1, 40, dtype=torch.bool)
     cut[0, [4, 7, 16, 22, 33]] = True
     want, _ = model(IDS[:1], cut=cut)
-    found, empty = [], Segments.empty
-    monkeypatch.setattr(Segments, "empty", lambda *args: found.append(args[1]) or empty(*args))
-    y, state = feed(model, IDS[:1], None, range(1, 40), cut=cut)
-    close(y, want)
-    sealed = int(state.checkpoints()[0][0])
-    assert sealed == 5 and 0 < len(found) <= 2 * sealed  # in the call that seals, and for the tokens after it
+    found, find = [], Segments._find_empty
+    monkeypatch.setattr(Segments, "_find_empty", lambda *args: found.append(args[1]) or find(*args))
+    for gradients in (True, False):
+        found.clear()
+        with torch.set_grad_enabled(gradients):
+            y, state = feed(model, IDS[:1], None, range(1, 40), cut=cut)
+        close(y, want)
+        sealed = int(state.checkpoints()[0][0])
+        assert sealed == 5 and 0 < len(found) <= 2 * sealed  # in the call that seals, and for the tokens after it
 
 
 def test_a_mask_found_without_gradients_serves_those_with() -> None:

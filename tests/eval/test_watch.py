@@ -111,16 +111,33 @@ def test_hits_are_reported_where_there_is_a_choice() -> None:
     assert watched(model("plain recurrence"), "learned") is None
 
 
+def test_a_model_is_left_as_it_was() -> None:
+    """The same figures again and again, and nothing on the model that was not there."""
+    for name, routing in (("sparse", "oracle"), ("sparse, random routing", "learned")):
+        lm = model(name)
+        before = [(part, vars(part).copy()) for part in lm.modules()]
+        once, again = (evaluate(lm, ByteTokenizer(), [TASK], [LENGTH], seeds=1, items=1, routing=routing) for _ in range(2))
+        assert once == again and [(part, vars(part)) for part in lm.modules()] == before
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model that names no task, as those of early versions."""
+    folder = tmp_path_factory.mktemp("plain")
+    st.save(model(), ByteTokenizer(), folder)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore::siltstone.errors.FormatWarning")
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "{", '{"task": "mqar"}', '{"task": "x", "options": {}, "seed": 0, "routing": "learned"}']
     + [
         json.dumps({"task": "mqar", "options": o, "seed": s, "routing": r})
-        for o, s, r in [(3, 0, "learned"), ({}, -1, "learned")]
-    ]
-    + [json.dumps({"sealed": True, "task": "mqar", "options": {}, "seed": 0, "routing": "learned"})],
+        for o, s, r in [(3, 0, "learned"), ({}, -1, "learned"), ({}, 0, "by heart")]
+    ],
 )
-def test_damaged_facts_about_training(text: str, tmp_path: Path) -> None:
-    (tmp_path / TRAINED).write_text(text)
+def test_damaged_facts_about_training(text: str, plain: Path) -> None:
+    (plain / TRAINED).write_text(text)
     with pytest.raises(CheckpointError, match="task.json.* cannot be used"):
-        trained_on(tmp_path)
+        trained_on(plain)

@@ -16,7 +16,7 @@ from tests.torture.factor import FACTOR
 
 from .scripts import Found, alone, compare, script, together
 
-SESSIONS = 200
+SESSIONS = 120
 TINY: dict[str, Any] = {"d_model": 16, "segment": 6, "window": 5, "router_dim": 4}
 CONFIGS: dict[str, dict[str, Any]] = {
     "gated": dict(memory="gated", cache="gated"),

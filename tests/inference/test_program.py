@@ -72,11 +72,13 @@ def test_a_program_does_what_a_step_does(case: Case) -> None:
 SMALL: dict[str, Any] = dict(cache="gated", d_model=8, heads=2, window=3, segment=4, router_dim=4)
 
 
-def grown(program: CompiledStep, model: st.LM, tokens: int, rows: int = 1) -> tuple[LMState, LMState]:
-    """The states after some tokens of eager and of compiled steps; the logits agree."""
+def grown(
+    program: CompiledStep, model: st.LM, tokens: int, rows: int = 1, begun: tuple[LMState, LMState] | None = None
+) -> tuple[LMState, LMState]:
+    """The states after some more tokens of eager and of compiled steps; the logits agree."""
     ids = torch.randint(VOCAB, (tokens, rows), generator=torch.Generator().manual_seed(1))
-    state = model.init_state(rows)
-    other = state
+    start = model.init_state(rows)
+    state, other = begun or (start, start)
     for each in ids:
         want, state = model.step(each, state)
         got, other = program.step(each, other)
@@ -90,11 +92,11 @@ def test_programs_are_made_once_for_a_room(pattern: str) -> None:
     model = model_of(SMALL | dict(cache="sparse", top_k=2, segment=2), depth=len(pattern) + 1, pattern=pattern)
     program = CompiledStep(model, wait="all", backend="eager")
     with torch.no_grad():
-        grown(program, model, 63)
+        states = grown(program, model, 63)
         assert program.compiled == len(set(pattern))
-        grown(program, model, 70)
+        states = grown(program, model, 7, begun=states)
         assert program.compiled == len(set(pattern)) + ("a" in pattern)  # 64 tokens are in the cache, 33 segments in the bank
-        grown(program, model, 2 * 64 + 8)
+        grown(program, model, 2 * 64 + 8 - 70, begun=states)
         assert program.compiled == {"m": 2, "mwa": 6}[pattern]
         grown(program, model, 20, rows=4)
         assert program.compiled == {"m": 3, "mwa": 9}[pattern]

@@ -222,7 +222,7 @@ def test_errors_of_a_recipe_are_told(code: str, tmp_path: Path) -> None:
     dict(items=0), dict(items=True), dict(seeds=()), dict(seeds=(True,)), dict(train=("x",)), dict(test=(0,)), dict(recipe=None),
     dict(options={"loads": object()}), dict(options={"nothing": 1}), dict(base={"d_model": {1}}),
     dict(base={"depth": float("nan")}),
-])  # fmt: skip
+], ids=lambda keys: next(iter(keys)))  # fmt: skip
 def test_odd_recipes_are_refused(keys: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(SiltstoneError):
         run_lab(dataclasses.replace(smoke(), **keys), tmp_path / "lab")

@@ -30,7 +30,7 @@ from .base import CachePolicy, ReadWeights, Router, RouterScores
 
 @dataclass(frozen=True)
 class BlocksOptions:
-    """router_queries: the last queries that choose; route_every: tokens between two choices."""
+    """router_queries: the last queries that choose. route_every: tokens between two choices."""
 
     router_queries: int = 8
     route_every: int = 32
@@ -55,7 +55,6 @@ class Blocks(CachePolicy):
             ("window", cfg.window >= 1, "at least 1"),
             ("rate", cfg.every == 1, "1: blocks hold every token"),
             ("write_delay", cfg.write_delay == "window", "'window'"),
-            ("segments", cfg.segments == "constant", "'constant'"),
             ("rope_scaling", not cfg.rope_scaling, "unset: positions do not grow with the text"),
         ):
             if not held:

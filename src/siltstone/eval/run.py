@@ -186,16 +186,20 @@ def evaluate(
     reader, rows, told = Reader(model, tokenizer, books), [], []
     tokens = any(isinstance(task, TokenTask) for task in tasks)
     watch = watched(model, routing) if tokens else None
-    for task in tasks:
-        chosen = list(task.levels if lengths is None else lengths)
-        facts = {"name": task.name, "kind": task.kind, "about": (type(task).__doc__ or "").split("\n")[0]}
-        told.append(facts | {"chance": task.chance, "lengths": chosen})
-        found: list[tuple[int, Observation]] = []
-        for length in chosen:
-            for seed in range(seeds):
-                say(f"{task.name}, length {length:,}, seed {seed}")
-                found += [(seed, one) for one in _observed(model, reader, task, (length, seed, items), watch)]
-        rows += summary(task, range(seeds), found)
+    try:
+        for task in tasks:
+            chosen = list(task.levels if lengths is None else lengths)
+            facts = {"name": task.name, "kind": task.kind, "about": (type(task).__doc__ or "").split("\n")[0]}
+            told.append(facts | {"chance": task.chance, "lengths": chosen})
+            found: list[tuple[int, Observation]] = []
+            for length in chosen:
+                for seed in range(seeds):
+                    say(f"{task.name}, length {length:,}, seed {seed}")
+                    found += [(seed, one) for one in _observed(model, reader, task, (length, seed, items), watch)]
+            rows += summary(task, range(seeds), found)
+    finally:
+        if watch is not None:
+            watch.close()
     return {"tasks": told, "seeds": seeds, "items": items, "rows": rows}
 
 

@@ -7,6 +7,7 @@ other tokens the learnt scores stay.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from ..config.layer import LayerConfig
 from ..errors import ConfigError
 from ..models.lm import LM
 from .tasks.base import UNSCORED, TokenBatch
+
+REPLACED = ("queries", "scores", "mix")  # methods of routers and policies
 
 
 def locatable(cfg: LayerConfig) -> bool:
@@ -31,7 +34,7 @@ def answers(made: TokenBatch) -> np.ndarray:
 
 
 class RoutingWatch:
-    """Follows the routing of a model, and replaces it if `oracle`. Call `tell` before each call of the model.
+    """Follows the routing of a model, and replaces it if `oracle`. Call `tell` before each call of the model, `close` at the end.
 
     Only layers for which `locatable` is true are followed. Raises ConfigError if `oracle` and there is none.
     """
@@ -41,6 +44,7 @@ class RoutingWatch:
         self.found: list[tuple[Tensor, Tensor, Tensor]] = []
         self._told: Tensor | None = None
         self._wanted = torch.empty(0)
+        self._before: list[tuple[object, dict[str, Any]]] = []
         self.layers = 0
         for part in model.modules():
             router, policy = getattr(part, "router", None), getattr(part, "cache", None)
@@ -49,6 +53,15 @@ class RoutingWatch:
                 self.layers += 1
         if oracle and not self.layers:
             raise ConfigError("oracle routing needs a layer with routing, segments='constant', rate=1 and no max_checkpoints")
+
+    def close(self) -> None:
+        """Leaves the model as it was before."""
+        while self._before:
+            owner, before = self._before.pop()
+            for name in REPLACED:
+                if name in vars(owner):
+                    delattr(owner, name)
+            vars(owner).update(before)
 
     def tell(self, where: np.ndarray | None, first: int = 0) -> None:
         """where [B, T]: positions of answers (`answers`) of the next call's tokens; first: the position of their first one."""
@@ -96,6 +109,8 @@ class RoutingWatch:
                 self._note(asked, found.index)
             return found
 
+        for owner in (router, policy):
+            self._before.append((owner, {name: x for name, x in vars(owner).items() if name in REPLACED}))
         router.queries, router.scores, policy.mix = queries_told, scores_told, mix_seen  # type: ignore[method-assign]
 
     def _note(self, asked: RouterScores, index: Tensor | None) -> None:

@@ -64,7 +64,7 @@ class Geometry:
     def segments(self, positions: RowPositions) -> Segments:
         """The assignment of the rows' writes to segments."""
         cuts = positions.cuts if self.content else ()
-        return Segments(self.per_segment, positions.phase, cuts, self.sinks, self.rate, self.lengths)
+        return Segments(self.per_segment, positions.phase, cuts, self.sinks, self.rate, self.lengths, positions.known)
 
     def sealed(self, positions: RowPositions) -> np.ndarray:
         """[R] the number of checkpoints that rows have sealed."""

@@ -8,7 +8,7 @@ Positions are on the host (numpy): scheduling a call does not wait for a device.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,11 +29,13 @@ class RowPositions:
     """Positions of the rows: `position`, tokens of the row's life so far; `phase`, writes by which its first segment is shorter.
 
     cuts   where each row's life was cut, () unless segments end by content
+    known  results that follow from phases and cuts alone, by name; positions of later tokens share them until the next cut
     """
 
     position: np.ndarray
     phase: np.ndarray
     cuts: tuple[Cuts, ...] = ()
+    known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def start(cls, batch: int, phase: Any = None, content: bool = False) -> RowPositions:
@@ -59,7 +61,7 @@ class RowPositions:
 
     def moved(self, rows: np.ndarray) -> RowPositions:
         """After one token of the rows bool [B]."""
-        return RowPositions(self.position + rows, self.phase, self.cuts)
+        return RowPositions(self.position + rows, self.phase, self.cuts, self.known)
 
     @staticmethod
     def cat(several: Sequence[RowPositions]) -> RowPositions:
@@ -134,8 +136,9 @@ class PackedBatch:
         moved = self.last >= 0
         position[moved] = end[self.last[moved]]
         cuts = self.positions.cuts
-        if self.take is not None:
-            cuts = tuple(c if r < 0 else cuts[r] for c, r in zip(before.cuts, self.last, strict=True)) if before.cuts else ()
+        if self.take is None:
+            return RowPositions(position, before.phase, cuts, self.positions.known)
+        cuts = tuple(c if r < 0 else cuts[r] for c, r in zip(before.cuts, self.last, strict=True)) if before.cuts else ()
         return RowPositions(position, before.phase, cuts)
 
 

@@ -104,7 +104,7 @@ def opening(lengths: tuple[int, ...], full: int, phase: int) -> np.ndarray:
 
 class Segments:
     """The segments of some rows. full: writes of a full one; phase [R]; cuts: each row's, () if there are none;
-    lengths: writes of the first segments, if they differ (then there are no cuts).
+    lengths: writes of the first segments, if they differ (then there are no cuts); known: results for the same phases and cuts.
 
     Numbers of writes and segments are arrays [R, ...], or are broadcast against [R, 1, ...]. After construction, `phase` is the
     number of writes by which the first segment is shorter than a full one.
@@ -118,7 +118,10 @@ class Segments:
         sinks: int = 0,
         rate: int = 1,
         lengths: Sequence[int] = (),
+        known: dict[Any, Any] | None = None,
     ):
+        self._known = {} if known is None else known
+        self._layout = (full, sinks, rate, tuple(lengths), bool(cuts))
         self.full, self.phase, self._sinks, self._rate = full, phase, sinks, rate
         rows = [c.anchors(Layout(sinks, rate, full, int(p))) for c, p in zip(cuts, phase, strict=True)] if cuts else []
         if lengths:
@@ -159,9 +162,19 @@ class Segments:
         return held(start + size - 1, start, block, blocks)
 
     def empty(self, number: int, block: int, blocks: int) -> np.ndarray | None:
-        """bool [R, number, J], which sub-blocks of the first segments have no write; None: every one has some."""
+        """bool [R, number, J], which sub-blocks of the first segments have no write; None: every one has some.
+
+        Found once for calls between two seals or cuts.
+        """
         if blocks == 1 or not number:
             return None
+        name = ("empty", self._layout, block, blocks)
+        found = self._known.get(name)
+        if found is None or found[0] != number:
+            found = self._known[name] = (number, self._find_empty(number, block, blocks))
+        return found[1]
+
+    def _find_empty(self, number: int, block: int, blocks: int) -> np.ndarray | None:
         if not self._anchors and not (self.phase >= block).any():
             return None
         size = np.full((len(self.phase), number), self.full)

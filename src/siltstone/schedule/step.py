@@ -38,7 +38,6 @@ class StepSchedule:
         self.opened = segments.opens(self.number[:, None])[:, 0]
         self.seals = self.number > self.sealed
         self.active = active
-        self._empty: dict[tuple[int, int], np.ndarray | None] = {}
 
     @property
     def width(self) -> int:
@@ -70,10 +69,8 @@ class StepSchedule:
         return self.active & (self.writes > self.before)
 
     def empty(self, block: int, blocks: int) -> np.ndarray | None:
-        """See `Segments.empty`, of all checkpoints; computed once."""
-        if (block, blocks) not in self._empty:
-            self._empty[block, blocks] = self.segments.empty(self.width, block, blocks)
-        return self._empty[block, blocks]
+        """See `Segments.empty`, of all checkpoints."""
+        return self.segments.empty(self.width, block, blocks)
 
     def tensors(self, device: torch.device) -> Tensor:
         """int64 [3, B]: number, opened, phase."""
