@@ -42,6 +42,17 @@ def test_the_smoke_recipe_makes_run_folders_and_a_report(tmp_path: Path) -> None
         run_lab(dataclasses.replace(lab, items=5), tmp_path)
 
 
+def test_every_arm_runs_to_its_report(tmp_path: Path) -> None:
+    lab = dataclasses.replace(smoke(), recipe=Recipe(steps=1, batch=2), test=(64,), items=2)
+    names = [arm.name for arm in arms(lab.config(), max(lab.train))]
+    found = run_lab(lab, tmp_path)
+    assert [run["arm"] for run in found["runs"]] == names and not found["missing"]
+    assert {"blocks", "exact", "transformer"} <= set(names)
+    page = lab_report(found | {"command": "siltstone lab smoke"})
+    assert all(name in page for name in names)
+    assert st.load(tmp_path / "blocks" / "0")[0].cfg.layer.cache == "blocks"
+
+
 @pytest.mark.parametrize("name", ["gated", "sparse, random routing"])
 def test_a_resumed_run_is_the_uninterrupted_one(name: str, tmp_path: Path) -> None:
     one, two, three = (trainer(smoke(), name) for _ in range(3))

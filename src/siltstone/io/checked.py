@@ -3,6 +3,8 @@
 A file is an object whose first key, `sealed`, is true and whose last key, `sha256`, is the SHA-256 of the others (sorted keys, no
 spaces, ASCII); if one of the two is missing, the file was altered. A line of a `.jsonl` file is an object whose last key,
 `crc32`, is the CRC-32 of the others, eight hexadecimal digits; a file has it in every line, or in none.
+
+Both are checked as bytes: text that parses to the same values, but is spelled otherwise (`3E-05` for `3e-05`), was altered.
 """
 
 from __future__ import annotations
@@ -25,10 +27,9 @@ MARK, SUM, LINE_SUM = "sealed", "sha256", "crc32"
 
 def write_checked(path: str | Path, value: dict[str, Any]) -> None:
     """Writes an object and its checksum, atomically. Raises StorageError."""
-    sealed = {MARK: True} | value
-    text = json.dumps(sealed | {SUM: _sha256(sealed)}, indent=1) + "\n"
+    data = _sealed(value)
     with atomic_file(path) as file:
-        file.write(text.encode("ascii"))
+        file.write(data)
 
 
 def read_checked(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bool]:
@@ -36,12 +37,13 @@ def read_checked(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bool]:
 
     Raises OSError if the file cannot be read, ValueError if it is not a JSON object or was altered.
     """
-    found = parse_object(read_limited(path, MOST))
-    wanted = found.pop(SUM, None)
-    sealed = wanted is not None or MARK in found
-    if sealed and (wanted != _sha256(found) or found.pop(MARK, None) is not True):
+    data = read_limited(path, MOST)
+    found = parse_object(data)
+    sealed = MARK in found or SUM in found
+    value = {key: x for key, x in found.items() if key not in (MARK, SUM)}
+    if sealed and data != _sealed(value):
         raise ValueError("it was altered after it was written: its checksum differs")
-    return found, sealed
+    return value, sealed
 
 
 def checked_line(value: dict[str, Any]) -> str:
@@ -63,8 +65,16 @@ def _line(line: str) -> tuple[dict[str, Any] | None, bool]:
         value = parse_object(line)
     except ValueError:
         return None, False
-    wanted = value.pop(LINE_SUM, None)
-    return (value, wanted is not None) if wanted in (None, _crc32(value)) else (None, False)
+    if LINE_SUM not in value:
+        return value, False
+    del value[LINE_SUM]
+    return (value, True) if line + "\n" == checked_line(value) else (None, False)
+
+
+def _sealed(value: dict[str, Any]) -> bytes:
+    """The file of an object."""
+    sealed = {MARK: True} | value
+    return (json.dumps(sealed | {SUM: _sha256(sealed)}, indent=1) + "\n").encode("ascii")
 
 
 def _plain(value: dict[str, Any]) -> bytes:
