@@ -100,7 +100,7 @@ BAD = {
     "stop": [{"stop": [""]}, {"stop": ["a"] * 5}],
     "tools": [{"tools": [{"type": "function", "function": {"name": "f"}}]}],
     "response_format": [{"response_format": {"type": "json_object"}}],
-    "logprobs": [{"logprobs": True}, {"logprobs": 0}],
+    "logprobs": [{"logprobs": 1}, {"logprobs": 0}],
     "stream_options": [{"stream_options": {"include_usage": True}}],
     "colour": [{"colour": 1}],
 }

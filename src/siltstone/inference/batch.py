@@ -15,6 +15,7 @@ from ..errors import BatchFull, InputError, SessionMismatch
 from ..models.fingerprint import Seen, Watch, check_pair
 from ..models.lm import LM
 from ..text import Tokenizer, cut_table
+from .likely import Likely
 from .mark import Mark
 from .receipt import Counters
 from .runtime import runtime as chosen
@@ -208,10 +209,11 @@ class Member(Generates[Writing]):
         with self._batch._turnstile.inside():
             return self._session().nbytes
 
-    def feed(self, text: str | Sequence[int] | Tensor, scored: bool = False) -> Reading:
-        """Queue text or ids to read. scored: the result has the tokens' probabilities. Raises InputError as `Session.append`."""
+    def feed(self, text: str | Sequence[int] | Tensor, scored: bool = False, likely: Likely | None = None) -> Reading:
+        """Queue text or ids to read. scored: the result has the tokens' probabilities; likely: keeps them, and those of other
+        ids. Raises InputError as `Session.append`."""
         session = self._session()
-        return self._queue(Reading(self._wait, session._encode(text), scored))
+        return self._queue(Reading(self._wait, session._encode(text), scored, likely=likely))
 
     def append_scored(self, text: str | Sequence[int] | Tensor) -> Tensor:
         """`feed`, and wait for its result; see `Session.append_scored`."""

@@ -25,7 +25,7 @@ from .receipt import Counters
 from .runtime import one_step
 from .runtime import runtime as chosen
 from .sampling import sample
-from .tokens import CHUNK, chunks, encoded, log_probabilities
+from .tokens import CHUNK, Score, chunks, encoded, log_probabilities
 from .writing import Generates, Options, Writer
 
 
@@ -165,7 +165,10 @@ class Session(Generates[Pieces]):
     def _choose(self, writer: Writer) -> int | None:
         """The next token of a text; None if the model predicts the end token."""
         logits = writer.allowed(self._last_logits())
-        return writer.chosen(sample(logits, self._sampler, *writer.options))
+        token = writer.chosen(sample(logits, self._sampler, *writer.options))
+        if token is not None and writer.likely is not None:
+            writer.likely.chosen(self._last_logits(), token)
+        return token
 
     def fork(self) -> Session:
         """An independent session with the same state; sealed states are shared. Marks made so far are valid in both."""
@@ -285,8 +288,8 @@ class Session(Generates[Pieces]):
         logits = model.head(hidden if scored else hidden[:, -1:])
         return logits[0], state
 
-    def _read(self, ids: Tensor, scored: bool, again: bool = False) -> Iterator[Tensor]:
-        """Append checked ids chunk by chunk; yields log-probabilities if scored, otherwise logits."""
+    def _read(self, ids: Tensor, scored: bool, again: bool = False, score: Score = log_probabilities) -> Iterator[Tensor]:
+        """Append checked ids chunk by chunk; yields log-probabilities (those of `score`) if scored, otherwise logits."""
         self._whole()
         for chunk in chunks(ids):
             self._trim()
@@ -298,7 +301,7 @@ class Session(Generates[Pieces]):
                 except PoolFull:
                     self._torn = False  # it is raised before anything is changed
                     raise
-                out = log_probabilities(self._logits, logits_TV, chunk) if scored else logits_TV
+                out = score(self._logits, logits_TV, chunk) if scored else logits_TV
                 self._took(chunk.tolist(), logits_TV[-1], state, again)
             yield out
 

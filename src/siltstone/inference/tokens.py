@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..text import Tokenizer
 
+Score = Callable[[Tensor | None, Tensor, Tensor], Tensor]  # as `log_probabilities`
 CHUNK = 512  # maximum tokens in a call of the model; it bounds the memory of an append of any length
 
 

@@ -16,7 +16,6 @@ from .receipt import Timeline
 from .rows import Row, Rows, bucket
 from .runtime import Runtime
 from .session import Session
-from .tokens import log_probabilities
 from .work import Reading, Writing
 
 
@@ -123,7 +122,7 @@ class Turns:
         for seat in seats:
             session, work, slot = seat.session, seat.queue[0], seat.slot
             given, last = [tokens[slot]], logits[slot]
-            scores = log_probabilities(session._logits, last[None], torch.tensor(given, device="cpu")) if work.scored else None
+            scores = work.score(session._logits, last[None], torch.tensor(given, device="cpu")) if work.scored else None
             session._took(given, last, session._state, work.again)
             self._done(seat, given, scores, began)
 
@@ -139,7 +138,7 @@ class Turns:
                 return
             try:
                 seat.apart()
-                scores = list(seat.session._read(ids, work.scored, work.again))
+                scores = list(seat.session._read(ids, work.scored, work.again, work.score))
             except Exception as error:
                 seat.fail(error)
                 continue

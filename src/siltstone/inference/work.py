@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .likely import Likely
 from .session import Session
+from .tokens import Score, log_probabilities
 from .writing import Writer
 
 SHORT = 4  # a text of at most so many tokens takes steps; a longer one is read in slices
@@ -21,11 +23,12 @@ class Work:
 
     done     whether it has ended: complete, failed or cancelled
     error    why it failed; None if it did not
-    scored   whether the probabilities of the tokens that are read are wanted
+    scored   whether the probabilities of the tokens that are read are wanted; score: computes them
     again    whether the tokens are recomputed, in a rollback
     """
 
     scored = again = False
+    score: Score = staticmethod(log_probabilities)
 
     def __init__(self, wait: Wait) -> None:
         self._wait = wait
@@ -48,8 +51,10 @@ class Work:
 class Reading(Work):
     """A text that a session reads: ids int64 [tokens], of which `at` are read."""
 
-    def __init__(self, wait: Wait, ids: Tensor, scored: bool = False, again: bool = False) -> None:
+    def __init__(self, wait: Wait, ids: Tensor, scored: bool = False, again: bool = False, likely: Likely | None = None) -> None:
         super().__init__(wait)
+        if likely is not None:
+            scored, self.score = True, likely
         self.ids, self.scored, self.again, self.at = ids, scored, again, 0
         self._scores = [torch.empty(0, dtype=torch.float32, device="cpu")]
 

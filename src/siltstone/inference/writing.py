@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..text import StreamDecoder, Tokenizer
+from .likely import Likely
 from .sampling import StopStrings, check_options
 
 T = TypeVar("T")
@@ -28,11 +30,16 @@ class Options:
     stop: str | Sequence[str] | None
     seed: int | None
     ends: Sequence[int] = ()
+    bias: Mapping[int, float] | None = None
+    likely: Likely | None = None
 
     def __post_init__(self) -> None:
         count, seed = self.max_new_tokens, self.seed
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise InputError(f"max_new_tokens={count!r} must be a whole number of at least 0")
+        for id_, more in (self.bias or {}).items():
+            if not isinstance(id_, int) or isinstance(more, bool) or not isinstance(more, int | float) or not math.isfinite(more):
+                raise InputError(f"bias={{{id_!r}: {more!r}}} must give finite numbers for ids")
         check_options(self.temperature, self.top_k, self.top_p)
         if seed is None:
             return
@@ -57,6 +64,8 @@ class Generates(ABC, Generic[T]):
         stop: str | Sequence[str] | None = None,
         seed: int | None = None,
         ends: Sequence[int] = (),
+        bias: Mapping[int, float] | None = None,
+        likely: Likely | None = None,
     ) -> T:
         """Generates text and yields it in pieces; a token is appended before its piece is yielded.
 
@@ -66,10 +75,12 @@ class Generates(ABC, Generic[T]):
         seed            seed of the sampler, which belongs to the session and is saved with it; None continues with its current
                         state (a new session has seed 0)
         ends            further ids that end the generation like the end token
+        bias            numbers that are added to the logits of some ids, before the temperature
+        likely          keeps the probabilities of the tokens, and of the most probable ids in their places
         The joined pieces are the text of the tokens; an incomplete character at the end becomes U+FFFD.
         Raises InputError for options out of range, and for a session without any token. In a batch the text is queued.
         """
-        return self._generate(Options(max_new_tokens, temperature, top_k, top_p, stop, seed, ends))
+        return self._generate(Options(max_new_tokens, temperature, top_k, top_p, stop, seed, ends, bias=bias, likely=likely))
 
 
 class Writer:
@@ -83,7 +94,10 @@ class Writer:
         self.left = options.max_new_tokens
         self.options = options.temperature, options.top_k, options.top_p
         self._stops = StopStrings(() if options.stop is None else options.stop)
-        self._met = False
+        self._met, self.likely = False, options.likely
+        self._bias = options.bias or {}
+        if any(not 0 <= i < tokenizer.vocab_size for i in self._bias):
+            raise InputError(f"bias has ids that the tokenizer lacks; ids are 0 to {tokenizer.vocab_size - 1}")
         self._tokenizer, self._decoder = tokenizer, StreamDecoder(tokenizer)
         self._ends = {tokenizer.eos_id, *getattr(tokenizer, "end_ids", ()), *options.ends}
         self._never = [i for i in (tokenizer.bos_id, tokenizer.pad_id) if i is not None and i not in self._ends]
@@ -94,9 +108,11 @@ class Writer:
         return self.left == 0
 
     def allowed(self, logits_V: Tensor) -> Tensor:
-        """The logits of the tokenizer's ids, float32 on the CPU; -inf for those that are never written."""
+        """The logits of the tokenizer's ids with their bias, float32 on the CPU; -inf for those that are never written."""
         logits = logits_V[: self._tokenizer.vocab_size].to("cpu", torch.float32, copy=True)
         logits[self._never] = -torch.inf
+        for id_, more in self._bias.items():
+            logits[id_] += more
         return logits
 
     def chosen(self, token: int) -> int | None:

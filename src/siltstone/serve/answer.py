@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..inference.batch import Member
+from ..inference.likely import Likely
 from ..inference.session import Session
 from ..inference.work import Writing
 from .engine import Engine, Joining
 from .figures import Clock, Figures
+from .logprobs import Spelling
 from .marks import Marks
 from .template import Template
 
@@ -23,17 +25,19 @@ class Prompt:
     items    digests of the beginnings that a kept session may be found by; the last one stands for the whole body
     body     text after which a session is kept; header: what follows it before the text
     ids      ids instead of text; nothing is reused or kept for them
+    likely   keeps the probabilities of all tokens of the prompt, which is then read from its beginning
     """
 
     items: Sequence[str]
     body: str
     header: str = ""
     ids: Sequence[int] | None = None
+    likely: Likely | None = None
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How texts are written."""
+    """How texts are written. top: ids whose probabilities are wanted for each token; None: no probabilities."""
 
     tokens: int
     temperature: float = 1.0
@@ -41,16 +45,32 @@ class Wanted:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     n: int = 1
+    bias: Mapping[int, float] | None = None
+    top: int | None = None
 
 
 @dataclass
 class Choice:
-    """One written text. finish: "stop" or "length"; mark: the name of the session that is kept after it."""
+    """One written text.
+
+    tokens    ids that were written; cut: whether the text ends before theirs, at a stop text
+    finish    "stop" or "length"
+    mark      the name of the session that is kept after it
+    spelling  its tokens as text, if their probabilities are wanted
+    """
 
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     finish: str = "stop"
     mark: str | None = None
+    spelling: Spelling | None = None
+    cut: bool = False
+    ended: bool = False
+
+    @property
+    def shown(self) -> int | None:
+        """Characters whose tokens are given; None: all."""
+        return None if self.ended and not self.cut else len(self.text)
 
 
 @dataclass
@@ -71,7 +91,9 @@ class Answer:
 
     def __init__(self, tools: Tools, owner: str, prompt: Prompt, wanted: Wanted) -> None:
         self.tools, self.owner, self.prompt, self.wanted = tools, owner, prompt, wanted
-        self.choices = [Choice() for _ in range(wanted.n)]
+        tok = tools.template.tokenizer
+        spellings = [None if wanted.top is None else Spelling(tok, Likely(wanted.top)) for _ in range(wanted.n)]
+        self.choices = [Choice(spelling=spelling) for spelling in spellings]
         self.cached = self.read = 0
         self._members: list[Member] = []
         self._joined: list[Joining] = []
@@ -112,7 +134,15 @@ class Answer:
         wanted = self.wanted
         seed = secrets.randbits(62) if wanted.seed is None else wanted.seed
         works: list[Writing] = [
-            member.generate(wanted.tokens, wanted.temperature, top_p=wanted.top_p, stop=wanted.stop or None, seed=seed + i)
+            member.generate(
+                wanted.tokens,
+                wanted.temperature,
+                top_p=wanted.top_p,
+                stop=wanted.stop or None,
+                seed=seed + i,
+                bias=wanted.bias,
+                likely=None if (spelling := self.choices[i].spelling) is None else spelling.likely,
+            )
             for i, member in enumerate(self._members)
         ]
         given = [0] * len(works)
@@ -122,11 +152,12 @@ class Answer:
                     given[i] += 1
                     if i == 0:
                         self._clock.piece()
+                    self.choices[i].text += work.pieces[given[i] - 1]
                     yield i, work.pieces[given[i] - 1]
         for choice, work in zip(self.choices, works, strict=True):
             choice.text, choice.tokens = "".join(work.pieces), work.tokens
-            whole = len(work.tokens) == wanted.tokens and choice.text == self.tools.template.tokenizer.decode(work.tokens)
-            choice.finish = "length" if whole else "stop"
+            choice.ended, choice.cut = True, choice.text != self.tools.template.tokenizer.decode(work.tokens)
+            choice.finish = "length" if len(work.tokens) == wanted.tokens and not choice.cut else "stop"
         self.tools.figures.written.inc(self.written)
 
     async def keep(self, items: Sequence[str]) -> None:
@@ -148,7 +179,8 @@ class Answer:
     def _found(self) -> tuple[Session, int]:
         """A session, and the characters of the prompt that it has read."""
         marks, prompt = self.tools.marks, self.prompt
-        found = None if prompt.ids is not None else marks.find(self.owner, prompt.items, prompt.body + prompt.header)
+        whole = prompt.ids is not None or prompt.likely is not None
+        found = None if whole else marks.find(self.owner, prompt.items, prompt.body + prompt.header)
         return found or (Session(marks.model, marks.tokenizer, marks.runtime), 0)
 
     async def _encoded(self, text: str) -> list[int]:
@@ -159,4 +191,4 @@ class Answer:
 
     async def _feed(self, member: Member, ids: Sequence[int]) -> None:
         if ids:
-            await self.tools.engine.done(member.feed(ids))
+            await self.tools.engine.done(member.feed(ids, likely=self.prompt.likely))

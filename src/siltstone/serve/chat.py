@@ -14,6 +14,7 @@ from .answer import Answer, Choice, Wanted
 from .conversation import links, messages, prompt
 from .fields import CHAT_TOKENS, Chat, Completion, parsed
 from .house import Events, House, event, found, once, owner, read_json, while_there
+from .logprobs import content
 from .problem import bad
 from .template import Message
 
@@ -29,11 +30,23 @@ def usage(answer: Answer) -> dict[str, Any]:
     }
 
 
-def wanted(given: Chat | Completion, tokens: int) -> Wanted:
-    """How a request wants its texts written."""
+def wanted(house: House, given: Chat | Completion, tokens: int, top: int | None = None) -> Wanted:
+    """How a request wants its texts written. top: see `Wanted`. Raises Problem for ids that the model lacks."""
+    bias = {int(id_): more for id_, more in (given.logit_bias or {}).items()}
+    if bias and max(bias) >= house.tokenizer.vocab_size:
+        raise bad("logit_bias", f"logit_bias has the id {max(bias)}; ids are 0 to {house.tokenizer.vocab_size - 1}.")
     stop = (given.stop,) if isinstance(given.stop, str) else tuple(given.stop or ())
-    warm, top = given.temperature, given.top_p
-    return Wanted(tokens, 1.0 if warm is None else warm, 1.0 if top is None else top, stop, given.seed, given.n or 1)
+    warm = given.temperature
+    return Wanted(
+        tokens,
+        1.0 if warm is None else warm,
+        1.0 if given.top_p is None else given.top_p,
+        stop,
+        given.seed,
+        given.n or 1,
+        bias=bias,
+        top=top,
+    )
 
 
 class Talk:
@@ -53,8 +66,11 @@ class Talk:
             "system_fingerprint": f"fp_{house.marks.seed[:12]}",
         }
         self.messages = messages(given.messages, "messages")
+        if given.top_logprobs is not None and not given.logprobs:
+            raise bad("top_logprobs", "top_logprobs needs logprobs=true.")
         tokens = given.max_completion_tokens or given.max_tokens or CHAT_TOKENS
-        self.answer = house.answer(request, prompt(house.marks, house.template, self.messages), wanted(given, tokens))
+        how = wanted(house, given, tokens, (given.top_logprobs or 0) if given.logprobs else None)
+        self.answer = house.answer(request, prompt(house.marks, house.template, self.messages), how)
 
     async def whole(self) -> dict[str, Any]:
         """The object of a request that does not stream."""
@@ -70,7 +86,7 @@ class Talk:
         """The texts are complete: keep the sessions, and the object if it is wanted."""
         choices = self.answer.choices
         await self.answer.keep([self._item(choice) for choice in choices])
-        body = self.head | {"choices": [_choice(i, x) for i, x in enumerate(choices)], "usage": usage(self.answer)}
+        body = self.head | {"choices": [self._choice(i, x) for i, x in enumerate(choices)], "usage": usage(self.answer)}
         if self.given.store:
             body["metadata"] = self.given.metadata or {}
             kept = {"object": body, "messages": [vars(m) for m in self.messages]}
@@ -85,10 +101,11 @@ class Talk:
         for i in range(len(self.answer.choices)):
             yield event(self._chunk([_delta(i, {"role": "assistant", "content": "", "refusal": None})], more))
         async for i, piece in self.answer.pieces():
-            yield event(self._chunk([_delta(i, {"content": piece})], more))
+            choice = self.answer.choices[i]
+            yield event(self._chunk([_delta(i, {"content": piece}, None, self._likely(choice))], more))
         body = await self.done()
         for i, choice in enumerate(self.answer.choices):
-            yield event(self._chunk([_delta(i, {}, choice.finish)], more))
+            yield event(self._chunk([_delta(i, {}, choice.finish, self._likely(choice))], more))
         if counted:
             yield event(self._chunk([], {"usage": body["usage"]}))
         yield event("[DONE]")
@@ -96,17 +113,24 @@ class Talk:
     def _chunk(self, choices: Sequence[Any], more: dict[str, Any]) -> dict[str, Any]:
         return self.head | {"object": "chat.completion.chunk", "choices": choices} | more
 
+    def _likely(self, choice: Choice) -> dict[str, Any] | None:
+        """Probabilities of the tokens that no event had yet."""
+        found = [] if choice.spelling is None else choice.spelling.more(choice.shown)
+        return {"content": content(self.house.tokenizer, found), "refusal": None} if found else None
+
+    def _choice(self, index: int, choice: Choice) -> dict[str, Any]:
+        message = {"role": "assistant", "content": choice.text, "refusal": None, "annotations": []}
+        found = None
+        if choice.spelling is not None:
+            found = {"content": content(self.house.tokenizer, choice.spelling.upto(choice.shown)), "refusal": None}
+        return {"index": index, "message": message, "finish_reason": choice.finish, "logprobs": found}
+
     def _item(self, choice: Choice) -> str:
         return links(self.house.marks, [*self.messages, Message("assistant", choice.text)])[-1]
 
 
-def _delta(index: int, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "finish_reason": finish, "logprobs": None}
-
-
-def _choice(index: int, choice: Choice) -> dict[str, Any]:
-    message = {"role": "assistant", "content": choice.text, "refusal": None, "annotations": []}
-    return {"index": index, "message": message, "finish_reason": choice.finish, "logprobs": None}
+def _delta(index: int, delta: dict[str, Any], finish: str | None = None, likely: Any = None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "finish_reason": finish, "logprobs": likely}
 
 
 def routes(house: House) -> APIRouter:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
 
+from ..inference.likely import Likely
 from .answer import Answer, Choice, Prompt
 from .chat import wanted
 from .conversation import sound
 from .fields import COMPLETION_TOKENS, Completion, parsed
 from .house import Events, House, event, read_json, while_there
+from .logprobs import Spelling, joined, legacy
 from .marks import chain
 from .problem import bad
 
@@ -27,7 +30,9 @@ def prompts(house: House, given: Completion) -> list[Prompt]:
         texts: list[Any] = [prompt]
     else:
         texts = [prompt] if all(isinstance(x, int) for x in prompt) else list(prompt)
-    return [_prompt(house, text, "prompt" if len(texts) == 1 else f"prompt[{i}]") for i, text in enumerate(texts)]
+    found = [_prompt(house, text, "prompt" if len(texts) == 1 else f"prompt[{i}]") for i, text in enumerate(texts)]
+    scored = given.echo and given.logprobs is not None
+    return [replace(one, likely=Likely(given.logprobs or 0)) for one in found] if scored else found
 
 
 def _prompt(house: House, text: str | list[int], where: str) -> Prompt:
@@ -58,7 +63,10 @@ class Texts:
             "model": house.model_named(given.model),
             "system_fingerprint": f"fp_{house.marks.seed[:12]}",
         }
-        how = wanted(given, given.max_tokens or COMPLETION_TOKENS)
+        tokens = COMPLETION_TOKENS if given.max_tokens is None else given.max_tokens
+        if not tokens and not given.echo:
+            raise bad("max_tokens", "max_tokens=0 needs echo=true: there is nothing else to return.")
+        how = wanted(house, given, tokens, given.logprobs)
         self.answers = [house.answer(request, prompt, how) for prompt in prompts(house, given)]
 
     async def whole(self) -> dict[str, Any]:
@@ -84,12 +92,12 @@ class Texts:
                 await answer.begin()
             if self.given.echo:
                 for i in range(n):
-                    yield self._chunk(at * n + i, answer.prompt.body, None, more)
+                    yield self._chunk(at * n + i, (answer.prompt.body, None, self._prompt(answer)), more)
             async for i, piece in answer.pieces():
-                yield self._chunk(at * n + i, piece, None, more)
+                yield self._chunk(at * n + i, (piece, None, self._likely(answer, answer.choices[i])), more)
             await self._done(answer)
             for i, choice in enumerate(answer.choices):
-                yield self._chunk(at * n + i, "", choice.finish, more)
+                yield self._chunk(at * n + i, ("", choice.finish, self._likely(answer, choice)), more)
         if counted:
             yield event(self.head | {"choices": [], "usage": self._usage()})
         yield event("[DONE]")
@@ -105,11 +113,25 @@ class Texts:
 
     def _choice(self, answer: Answer, choice: Choice) -> dict[str, Any]:
         text = answer.prompt.body + choice.text if self.given.echo else choice.text
-        return {"text": text, "logprobs": None, "finish_reason": choice.finish}
+        found = joined(self._prompt(answer), self._likely(answer, choice)) if self.given.echo else self._likely(answer, choice)
+        return {"text": text, "logprobs": found, "finish_reason": choice.finish}
 
-    def _chunk(self, index: int, text: str, finish: str | None, more: dict[str, Any]) -> str:
-        choice = {"index": index, "text": text, "logprobs": None, "finish_reason": finish}
+    def _chunk(self, index: int, told: tuple[str, str | None, Any], more: dict[str, Any]) -> str:
+        text, finish, found = told
+        choice = {"index": index, "text": text, "logprobs": found, "finish_reason": finish}
         return event(self.head | {"choices": [choice]} | more)
+
+    def _prompt(self, answer: Answer) -> dict[str, Any] | None:
+        """Probabilities of the tokens of the prompt."""
+        likely = answer.prompt.likely
+        return None if likely is None else legacy(self.house.tokenizer, Spelling(self.house.tokenizer, likely).upto())
+
+    def _likely(self, answer: Answer, choice: Choice) -> dict[str, Any] | None:
+        """Probabilities of the tokens that were not given yet."""
+        if choice.spelling is None:
+            return None
+        start = len(answer.prompt.body) if self.given.echo else 0
+        return legacy(self.house.tokenizer, choice.spelling.more(choice.shown), start)
 
     def _usage(self) -> dict[str, Any]:
         read, written = sum(x.read for x in self.answers), sum(x.written for x in self.answers)

@@ -15,7 +15,7 @@ from .problem import Problem, bad
 M = TypeVar("M", bound="Fields")
 
 CHAT_TOKENS, COMPLETION_TOKENS = 256, 16  # written at most if the request does not say
-MOST_TOKENS, MOST_CHOICES, MOST_STOPS, MOST_PROMPTS = 1 << 20, 8, 4, 64
+MOST_TOKENS, MOST_CHOICES, MOST_STOPS, MOST_PROMPTS, MOST_TOP = 1 << 20, 8, 4, 64, 20
 Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 TopP = Annotated[float, Field(gt=0, le=1)]
@@ -23,6 +23,10 @@ Seed = Annotated[int, Field(ge=-(2**62), lt=2**62)]
 Word = Annotated[str, Field(min_length=1, max_length=1000)]
 Stop = Word | Annotated[list[Word], Field(max_length=MOST_STOPS)]
 Id = Annotated[int, Field(ge=0)]
+Bias = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)
+]
+Top = Annotated[int, Field(ge=0, le=MOST_TOP)]
 Metadata = Annotated[dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)]
 
 
@@ -77,6 +81,9 @@ class Chat(Writes):
     stream_options: StreamOptions | None = None
     store: bool | None = None
     metadata: Metadata | None = None
+    logit_bias: Bias | None = None
+    logprobs: bool | None = None
+    top_logprobs: Top | None = None
 
 
 class Completion(Writes):
@@ -84,12 +91,14 @@ class Completion(Writes):
 
     model: str
     prompt: str | list[Id] | Annotated[list[str] | list[list[Id]], Field(min_length=1, max_length=MOST_PROMPTS)]
-    max_tokens: Tokens | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=MOST_TOKENS)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     seed: Seed | None = None
     stop: Stop | None = None
     stream_options: StreamOptions | None = None
     echo: bool | None = None
+    logit_bias: Bias | None = None
+    logprobs: Top | None = None
 
 
 class Response(Writes):
@@ -104,6 +113,8 @@ class Response(Writes):
     store: bool | None = None
     metadata: Metadata | None = None
     stream_options: StreamOptions | None = None
+    include: list[Literal["message.output_text.logprobs"]] | None = None
+    top_logprobs: Top | None = None
 
 
 class Conversation(Fields):
@@ -175,9 +186,6 @@ REFUSED: dict[type[Fields], Mapping[str, tuple[Any, ...]]] = {
         "functions": ([],),
         "function_call": ("none", "auto"),
         "response_format": ({"type": "text"},),
-        "logprobs": (False,),
-        "top_logprobs": (0,),
-        "logit_bias": ({},),
         "frequency_penalty": (0,),
         "presence_penalty": (0,),
         "modalities": (["text"],),
@@ -186,8 +194,6 @@ REFUSED: dict[type[Fields], Mapping[str, tuple[Any, ...]]] = {
         "web_search_options": (),
     },
     Completion: {
-        "logprobs": (),
-        "logit_bias": ({},),
         "frequency_penalty": (0,),
         "presence_penalty": (0,),
         "best_of": (1,),
@@ -197,8 +203,6 @@ REFUSED: dict[type[Fields], Mapping[str, tuple[Any, ...]]] = {
         "tools": ([],),
         "tool_choice": ("none", "auto"),
         "text": ({}, {"format": {"type": "text"}}),
-        "include": ([],),
-        "top_logprobs": (0,),
         "background": (False,),
         "truncation": ("disabled",),
         "prompt": (),

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 
-from .answer import Wanted
+from .answer import Choice, Wanted
 from .conversation import as_item, from_items, links, prompt
 from .engine import undivided
 from .fields import CHAT_TOKENS, Response, parsed
 from .house import Events, House, event, found, once, owner, read_json, while_there
+from .logprobs import content
 from .problem import bad
 from .template import Message
 
@@ -49,7 +50,11 @@ class Reply:
         self.messages = own + from_items([*self.before, *self.input], "input")
         warm, top = given.temperature, given.top_p
         tokens = given.max_output_tokens or CHAT_TOKENS
-        wanted = Wanted(tokens, 1.0 if warm is None else warm, 1.0 if top is None else top)
+        self.likely = bool(given.include)
+        if given.top_logprobs is not None and not self.likely:
+            raise bad("top_logprobs", 'top_logprobs needs include=["message.output_text.logprobs"].')
+        scored = (given.top_logprobs or 0) if self.likely else None
+        wanted = Wanted(tokens, 1.0 if warm is None else warm, 1.0 if top is None else top, top=scored)
         self.answer = house.answer(request, prompt(house.marks, house.template, self.messages), wanted)
         self.item = {"type": "message", "id": f"msg_{secrets.token_hex(16)}", "role": "assistant"}
         self.body: dict[str, Any] = {
@@ -67,6 +72,7 @@ class Reply:
             "max_output_tokens": given.max_output_tokens,
             "temperature": wanted.temperature,
             "top_p": wanted.top_p,
+            "top_logprobs": wanted.top or 0,
             "store": given.store is not False,
             "metadata": given.metadata or {},
             "text": {"format": {"type": "text"}},
@@ -107,10 +113,11 @@ class Reply:
         yield told("response.output_item.added", output_index=0, item=self.item | {"status": "in_progress", "content": []})
         yield told("response.content_part.added", **where, part=_part(""))
         async for _, piece in self.answer.pieces():
-            yield told("response.output_text.delta", **where, delta=piece, logprobs=[])
+            found = self._likely(self.answer.choices[0])
+            yield told("response.output_text.delta", **where, delta=piece, logprobs=found)
         body = await self.done()
         text, item = self.answer.choices[0].text, body["output"][0]
-        yield told("response.output_text.done", **where, text=text, logprobs=[])
+        yield told("response.output_text.done", **where, text=text, logprobs=item["content"][0]["logprobs"])
         yield told("response.content_part.done", **where, part=item["content"][0])
         yield told("response.output_item.done", output_index=0, item=item)
         yield told(f"response.{body['status']}", response=body)
@@ -121,7 +128,7 @@ class Reply:
         await self.answer.keep([links(marks, [*self.messages, Message("assistant", choice.text)])[-1]])
         cut = choice.finish == "length"
         status = "incomplete" if cut else "completed"
-        item = self.item | {"status": status, "content": [_part(choice.text)]}
+        item = self.item | {"status": status, "content": [_part(choice.text, self._all(choice))]}
         body = self.body | {
             "status": status,
             "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
@@ -137,6 +144,13 @@ class Reply:
         }
         await undivided(self._store, body, item)
         return body
+
+    def _likely(self, choice: Choice) -> list[dict[str, Any]]:
+        """Probabilities of the tokens that no event had yet."""
+        return [] if choice.spelling is None else content(self.house.tokenizer, choice.spelling.more(choice.shown))
+
+    def _all(self, choice: Choice) -> list[dict[str, Any]]:
+        return [] if choice.spelling is None else content(self.house.tokenizer, choice.spelling.upto(choice.shown))
 
     def _store(self, body: dict[str, Any], item: dict[str, Any]) -> None:
         store = self.house.store
@@ -229,8 +243,8 @@ def page(request: Request, items: list[dict[str, Any]]) -> dict[str, Any]:
     return {"object": "list", "data": data, "has_more": len(items) > len(data)} | ends
 
 
-def _part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _part(text: str, likely: Sequence[Any] = ()) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(likely)}
 
 
 def _conversation(given: Response) -> str | None:
