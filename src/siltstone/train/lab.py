@@ -16,9 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..core.interrupt import Interrupts
+from ..core.machine import use_threads
 from ..errors import ConfigError, InUse
 from ..eval.arms import Arm, arms, build, configured, costs
 from ..eval.watch import watched
@@ -153,7 +152,7 @@ def _in_processes(lab: Lab, folder: Path, todo: list[tuple[str, int]], way: Way)
 
 
 def _begin(threads: int) -> None:
-    torch.set_num_threads(threads)
+    use_threads(threads)
 
 
 def _work(given: tuple[Lab, Path, tuple[str, int], Way]) -> None:
