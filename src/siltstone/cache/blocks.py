@@ -56,7 +56,6 @@ class Blocks(CachePolicy):
             ("rate", cfg.every == 1, "1: blocks hold every token"),
             ("write_delay", cfg.write_delay == "window", "'window'"),
             ("segments", cfg.segments == "constant", "'constant'"),
-            ("rope_scaling", not cfg.rope_scaling, "unset: positions do not grow with the text"),
         ):
             if not held:
                 raise ConfigError(f"cache='blocks' requires {key} to be {wanted}; {key}={getattr(cfg, key)!r} was given")
