@@ -45,6 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
     "aligned": config(4, 4, window=5),
     "sinks": config(sinks=2, kv_heads=1, window=5),
     "groups-of-heads": config(heads=4, head_dim=2, kv_heads=2, value_dim=3),
+    "scaled": config(rope_theta=100.0, rope_scaling=dict(type="linear", factor=2.5)),
     "no-positions": config(position="none", sinks=3),
     "normed-and-convolved": config(2, 2, qk_norm=True, short_conv=3),
     "one-of-short-blocks": config(2, 4, segment=2, router="subblock:1", top_k=1, window=1),

@@ -55,7 +55,6 @@ class Blocks(CachePolicy):
             ("window", cfg.window >= 1, "at least 1"),
             ("rate", cfg.every == 1, "1: blocks hold every token"),
             ("write_delay", cfg.write_delay == "window", "'window'"),
-            ("rope_scaling", not cfg.rope_scaling, "unset: positions do not grow with the text"),
         ):
             if not held:
                 raise ConfigError(f"cache='blocks' requires {key} to be {wanted}; {key}={getattr(cfg, key)!r} was given")

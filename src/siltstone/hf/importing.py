@@ -128,7 +128,23 @@ def _changed(plain: LMConfig, keys: dict[str, Any], changes: dict[str, Any]) -> 
             at = int(number) % plain.depth if str(number).lstrip("-").isdecimal() else number
             own[at] = own.get(at, {}) | one
         changes = changes | {"layers": {str(number): one for number, one in own.items()}}
-    return plain if not changes else LMConfig.from_dict(keys | changes)
+    if not changes:
+        return plain
+    cfg = LMConfig.from_dict(keys | changes)
+    near = [letter == "w" for letter in _letters(plain)]
+    for i, (kind, layer) in enumerate(zip(cfg.kinds, cfg.layer_configs, strict=True)):
+        if i < plain.depth and near[i] and kind == "memory" and layer.members.cache.cls.exact:
+            fitting = "".join("w" if one else "m" for one in near)
+            mend = f"; keep its window: pattern={fitting!r}" if "m" in fitting else ", as in every layer of this decoder"
+            raise ConfigError(
+                f"cache={layer.cache!r} in layer {i}, which attends to the last {plain.layer_configs[i].window} tokens only: "
+                f"blocks would show it others{mend}"
+            )
+    return cfg
+
+
+def _letters(cfg: LMConfig) -> list[str]:
+    return [cfg.letters[i % len(cfg.letters)] for i in range(cfg.depth)]
 
 
 def _tokenizer(found: Source, given: Any, cfg: LMConfig, library: Any) -> Tokenizer | None:

@@ -66,6 +66,7 @@ class Question:
     def read(self, again: Sequence[Passage] = ()) -> int:
         """Read the question on a fork, after these passages; returns the number of tokens."""
         self.fork = self.session.fork()
+        self.fork.watch()
         self._chat = Chat(self.fork, template=self.template)
         quoted = [f"{passage.text.strip()}{BETWEEN}" for passage in again]
         return self._chat.read("".join([*quoted, self.text]))

@@ -20,6 +20,7 @@ from ..io.place import Stamp
 from ..models.fingerprint import Seen, check_pair
 from ..models.streaming import StreamingModel, StreamingState
 from ..text import Tokenizer, cut_table
+from .attending import Watch, attends
 from .mark import Mark, Pieces
 from .receipt import Counters
 from .runtime import one_step
@@ -68,6 +69,7 @@ class Session(Generates[Pieces]):
         self._file: tuple[str, Stamp] | None = None  # path and stamp of the file when it was last read or written
         self._entry = Entry()
         self._batched = False  # a batch holds the session and calls it
+        self._watch: Watch | None = None
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -179,13 +181,35 @@ class Session(Generates[Pieces]):
         self._whole()
         twin = object.__new__(type(self))
         vars(twin).update(vars(self))
-        twin._entry, twin._batched = Entry(), False
+        twin._entry, twin._batched, twin._watch = Entry(), False, None
         twin._state = self._state.fork()
         twin._sampler = torch.Generator("cpu")
         twin._sampler.set_state(self._sampler.get_state())
         twin._marks, twin._ids = list(self._marks), self._ids[:]
         twin.counters, twin.notes = copy.copy(self.counters), copy.deepcopy(self.notes)
         return twin
+
+    def watch(self) -> None:
+        """Record what the tokens from now on attend to, for `attended`; forks do not record. A step takes a little longer."""
+        with self._alone():
+            self._watch = Watch()
+
+    def attended(self) -> list[tuple[int, int, float]] | None:
+        """The blocks [(first, end, weight)] that were attended to, the largest weight first; first, end: positions of tokens.
+
+        weight: attention mass times the norm of the value, summed over layers, heads and tokens. Sinks and near tokens are left
+        out. The tokens are those read or written since `watch` (of a longer call, its last ones; not those of a batch); without
+        `watch`, the last ones read. At most `router_queries` of them, since the last choice of blocks.
+        None if no layer of the model has cache="blocks".
+        """
+        with self._alone():
+            if not attends(self.model):
+                return None
+            watch = self._watch
+            if watch is None:
+                watch = Watch()
+                watch.add(self.model, self._state, self.position)
+            return watch.found()
 
     def snapshot(self) -> Mark:
         """A mark for `rollback`; it is valid as long as there is a reference to it."""
@@ -312,6 +336,8 @@ class Session(Generates[Pieces]):
         if self._marks:
             self._ids.extend(ids)
         self.counters.add(len(ids), again)
+        if self._watch is not None:
+            self._watch.add(self.model, state, len(ids))
 
     def _whole(self) -> None:
         if self._torn:
@@ -344,6 +370,7 @@ class Session(Generates[Pieces]):
         self._marks = [weakref.ref(m) for m in marks if m.position <= mark.position]
         del self._ids[mark.position - marks[0].position :]
         self._state, self._logits, self._torn = mark._state.fork(), mark._logits, False
+        self._watch = None if self._watch is None else Watch()
 
 
 def _busy(own: bool) -> BusyError:

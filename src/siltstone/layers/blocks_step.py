@@ -62,7 +62,19 @@ def step(mixer: Any, x: Tensor, state: BlocksState, context: StepContext) -> tup
     whole = whole if context.active is None else whole & context.active
     place = ((position - law.sinks) // law.part).clamp(min=0)
     means = state.means.put(rows, place, (mean,), whole, context.inplace)
+    q, key, value, mask = buffer(mixer, q, (keys, values), state.chosen, context)
+    out = mixer.window.attend(q, key, value, mask).transpose(1, 2)
+    return mixer.out(out.flatten(2)), replace(state, cache=cache, means=means, recent=recent, conv=conv)
 
+
+def buffer(
+    mixer: Any, q: Tensor, cache: tuple[Tensor, ...], picked: Tensor, context: StepContext
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the queries q [B, 1, H, K] (not rotated) attend to: q [B, H, 1, K] and keys [B, J, N, K] rotated, values
+    [B, J, N, V], and which of them are seen, bool [B, 1, 1, N]. In order: sinks, the blocks `picked` [B, J, most], near tokens.
+    """
+    cfg, law, position, rows = mixer.cfg, mixer.law, context.position, context.rows
+    keys, values = cache
     group = law.group(position)
     sealed = law.sealed(group)
     chosen = sealed.clamp(max=law.most) * law.block
@@ -72,11 +84,11 @@ def step(mixer: Any, x: Tensor, state: BlocksState, context: StepContext) -> tup
         longest = law.group(context.longest - 1)
         far = min(far, int(law.sealed(np.int64(longest))) * law.block)
         near = min(near, context.longest)
-    j = torch.arange(far, device=x.device)
-    token = start[:, None] + torch.arange(near, device=x.device)
-    heads = torch.arange(cfg.key_heads, device=x.device)
-    block = state.chosen[:, :, : far // law.block]
-    places = law.sinks + (block[..., None] * law.block + torch.arange(law.block, device=x.device)).flatten(2)  # [B, J, far]
+    j = torch.arange(far, device=q.device)
+    token = start[:, None] + torch.arange(near, device=q.device)
+    heads = torch.arange(cfg.key_heads, device=q.device)
+    block = picked[:, :, : far // law.block]
+    places = law.sinks + (block[..., None] * law.block + torch.arange(law.block, device=q.device)).flatten(2)  # [B, J, far]
     last = keys.shape[1] - 1
     sees = [j < chosen[:, None], token <= position[:, None]]
     near_at = token.clamp(max=last)
@@ -87,17 +99,15 @@ def step(mixer: Any, x: Tensor, state: BlocksState, context: StepContext) -> tup
     else:
         del sees[0]
     if law.sinks:
-        sink = torch.arange(law.sinks, device=x.device)
+        sink = torch.arange(law.sinks, device=q.device)
         at = sink.clamp(max=last)
         parts.insert(0, (keys[:, at].transpose(1, 2), values[:, at].transpose(1, 2)))
         sees.insert(0, sink <= position[:, None])
-    key, value = (torch.cat([part[i] for part in parts], 2).to(x.dtype) for i in range(2))  # [B, J, N, ...]
+    key, value = (torch.cat([part[i] for part in parts], 2).to(q.dtype) for i in range(2))  # [B, J, N, ...]
     if cfg.position == "rope":
         begin = law.sinks + chosen[:, None]
-        here = torch.cat([torch.arange(law.sinks + far, device=x.device).expand(len(x), -1), begin + token - start[:, None]], 1)
-        cos, sin = rope.turned(here, cfg.key_dim, x.dtype, cfg.base)
+        here = torch.cat([torch.arange(law.sinks + far, device=q.device).expand(len(q), -1), begin + token - start[:, None]], 1)
+        cos, sin = rope.turned(here, cfg.key_dim, q.dtype, cfg.base)
         key = rope.rotate(key.transpose(1, 2), (cos, sin)).transpose(1, 2)
-        q = rope.rotate(q, rope.turned(begin + position[:, None] - start[:, None], cfg.key_dim, x.dtype, cfg.base))
-    mask = torch.cat(sees, 1)[:, None, None]
-    out = mixer.window.attend(q.transpose(1, 2), key, value, mask).transpose(1, 2)
-    return mixer.out(out.flatten(2)), replace(state, cache=cache, means=means, recent=recent, conv=conv)
+        q = rope.rotate(q, rope.turned(begin + position[:, None] - start[:, None], cfg.key_dim, q.dtype, cfg.base))
+    return q.transpose(1, 2), key, value, torch.cat(sees, 1)[:, None, None]

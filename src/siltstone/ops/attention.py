@@ -33,13 +33,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, s
 def plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
     """`attend` as elementary operations, which have derivatives of any order and mode."""
     group = q.shape[1] // k.shape[1]
-    k, v = (x.repeat_interleave(group, 1) if group > 1 else x for x in (k, v))
+    return masses(q, k, mask, scale, causal) @ (v.repeat_interleave(group, 1) if group > 1 else v)
+
+
+def masses(q: Tensor, k: Tensor, mask: Tensor | None, scale: float, causal: bool = False) -> Tensor:
+    """softmax(scale q k^T + mask) [R, H, Q, N], as in `attend`."""
+    group = q.shape[1] // k.shape[1]
+    k = k.repeat_interleave(group, 1) if group > 1 else k
     scores = (q @ k.transpose(-1, -2)) * scale
     if causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-    return scores.softmax(-1) @ v
+    return scores.softmax(-1)
 
 
 class Twice(torch.autograd.Function):
