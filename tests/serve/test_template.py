@@ -59,8 +59,12 @@ def test_developers_are_the_system_and_models_may_refuse(pair: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{{ ''.__class__.__mro__[1].__subclasses__() }}", "{{ 1 / 0 }}", "{{ x.y.z }}", "{{ messages + 1 }}"]
-)
+    "text",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}", "{{ 1 / 0 }}", "{{ x.y.z }}", "{{ messages + 1 }}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "{{ 'x' * 10 ** 9 }}",
+    ],
+)  # fmt: skip
 def test_a_template_runs_nothing_and_its_errors_are_problems(pair: Any, text: str) -> None:
     with pytest.raises(Problem):
         Template(with_template(pair, text)).render([Message("user", "x")])

@@ -13,12 +13,9 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..errors import TokenizerError
+from ..inference import template as jinja
 from ..text import Tokenizer
 from .problem import bad
 
@@ -51,12 +48,9 @@ class Template:
         self._specials: dict[str, int] = dict(getattr(tokenizer, "specials", {}))
         names = sorted(self._specials, key=len, reverse=True)
         self._named = re.compile("|".join(map(re.escape, names))) if names else None
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-        environment.globals["raise_exception"] = _refuse
-        try:
-            self._template = environment.from_string(self.name)
-        except TemplateError as error:
-            raise TokenizerError(f"the chat template of the tokenizer cannot be read: {error}") from None
+        ids = {id_: name for name, id_ in self._specials.items()}
+        tokens = {f"{role}_token": ids.get(getattr(tokenizer, f"{role}_id"), "") for role in ("bos", "eos")}
+        self._template = jinja.Template(self.name, tokens)
 
     def render(self, messages: Sequence[Message]) -> tuple[str, str]:
         """Raises Problem if the template refuses these messages."""
@@ -86,16 +80,8 @@ class Template:
     def _control(self, text: str) -> str:
         return self._named.sub(lambda met: f"{OPEN}{met[0]}{SHUT}", text) if self._named and text else text
 
-    def _rendered(self, messages: list[dict[str, Any]], header: bool) -> str:
-        names = {
-            f"{role}_token": next((name for name, i in self._specials.items() if i == getattr(self.tokenizer, f"{role}_id")), "")
-            for role in ("bos", "eos")
-        }
+    def _rendered(self, messages: list[jinja.Message], header: bool) -> str:
         try:
-            return self._template.render(messages=messages, add_generation_prompt=header, tools=None, **names)
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            return self._template.render(messages, header)
+        except TokenizerError as error:
             raise bad("messages", f"The model's chat template refuses these messages: {str(error)[:200]}") from None
-
-
-def _refuse(message: str) -> None:
-    raise TemplateError(message)
