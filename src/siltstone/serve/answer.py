@@ -160,6 +160,12 @@ class Answer:
             choice.finish = "length" if len(work.tokens) == wanted.tokens and not choice.cut else "stop"
         self.tools.figures.written.inc(self.written)
 
+    async def complete(self) -> None:
+        """Begin, and write all texts to their ends, for a request that does not stream."""
+        await self.begin()
+        async for _ in self.pieces():
+            pass
+
     async def keep(self, items: Sequence[str]) -> None:
         """Keep the sessions after their texts. items: what each is found by."""
         if self.prompt.ids is not None:

@@ -75,9 +75,7 @@ class Talk:
     async def whole(self) -> dict[str, Any]:
         """The object of a request that does not stream."""
         try:
-            await self.answer.begin()
-            async for _ in self.answer.pieces():
-                pass
+            await self.answer.complete()
             return await self.done()
         finally:
             await self.answer.close()

@@ -73,9 +73,7 @@ class Texts:
         """The object of a request that does not stream."""
         try:
             for answer in self.answers:
-                await answer.begin()
-                async for _ in answer.pieces():
-                    pass
+                await answer.complete()
                 await self._done(answer)
         finally:
             await self.close()

@@ -83,9 +83,7 @@ class Reply:
     async def whole(self) -> dict[str, Any]:
         """The object of a request that does not stream."""
         try:
-            await self.answer.begin()
-            async for _ in self.answer.pieces():
-                pass
+            await self.answer.complete()
             return await self.done()
         finally:
             await self.close()
