@@ -69,7 +69,7 @@ class Trainer:
         copies = self._copying() if self.recipe.copies else None
         figures = self._updated(loss if copies is None else loss + COPIES * copies, fraction)
         self.state = state.detach()
-        nats = float(loss.detach())
+        nats = figures["loss"] if copies is None else float(loss.detach())
         self.tokens += ids.numel()
         return figures | {"loss": nats, "bits": nats * ids.numel() / math.log(2), "bytes": piece.bytes}
 
