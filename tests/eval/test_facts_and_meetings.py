@@ -145,7 +145,7 @@ def test_meetings_with_and_without_a_model_that_says(reader: Reader, tmp_path: P
     assert found["found"] == found["covered"] == found["covered, BM25"] == 1.0  # of the same length
     monkeypatch.setattr(Session, "attended", lambda self: [(0, 1), (0, 1)])
     assert scores(evaluate(reader.model, reader.tokenizer, [task], [5000], seeds=1, items=2))["found"] == 0.0
-    monkeypatch.delattr(Session, "attended")
+    monkeypatch.setattr(Session, "attended", lambda self: None)
     monkeypatch.setitem(sys.modules, "bm25s", None)
     with pytest.raises(InputError, match="siltstone\\[eval\\]"):
         evaluate(reader.model, reader.tokenizer, [task], [5000], seeds=1, items=1)

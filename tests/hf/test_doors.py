@@ -54,9 +54,8 @@ def test_transformers_is_imported_only_when_it_is_needed(tmp_path: Path) -> None
 def test_another_version_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     from siltstone.hf import registration
 
-    for name in [name for name in sys.modules if name == registration.CLASSES or name.startswith(f"{registration.CLASSES}.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(transformers, "__version__", "4.57.0")
+    monkeypatch.delitem(sys.modules, registration.CLASSES)
+    monkeypatch.setattr(sys.modules["transformers"], "__version__", "4.57.0")
     with pytest.warns(UserWarning, match="cannot load run folders: .*4.57.0 is installed"):
         registration.register()
 
