@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from ..errors import InputError
 from ..io.regular import open_regular
@@ -18,14 +18,6 @@ MOST = 5  # passages of an answer
 Span = tuple[int, int]
 
 
-@runtime_checkable
-class Attending(Protocol):
-    """A session that says what it attended to: spans of token positions [first, end), the most attended first, since it was
-    forked. None if its model does not say."""
-
-    def attended(self) -> Sequence[Any] | None: ...
-
-
 @dataclass(frozen=True)
 class Check:
     """The answer without a passage. changes: whether it is another one."""
@@ -34,9 +26,9 @@ class Check:
     changes: bool
 
 
-def attended(session: Any) -> list[Span] | None:
+def attended(session: Session) -> list[Span] | None:
     """The spans that a session attended to most, at most five; None if its model does not say."""
-    found = session.attended() if isinstance(session, Attending) else None
+    found = session.attended()
     return None if found is None else [(int(span[0]), int(span[1])) for span in islice(found, MOST)]
 
 

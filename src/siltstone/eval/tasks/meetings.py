@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, InputError
-from ...inference.asking import MOST, Attending, Span, attended
+from ...inference.asking import MOST, Span, attended
+from ...inference.attending import attends
 from ...inference.session import Session
 from ...io.parse import parse_object
 from ...text import read_blocks
@@ -127,10 +128,10 @@ class Meetings(TextTask):
 
     def observe(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Observation]:
         ids, question, evidence = self.item(reader, length, by)
-        session = Session(reader.model, reader.tokenizer)
         size, out = self.options.passage, []
         spans = None
-        if isinstance(session, Attending):
+        if attends(reader.model):
+            session = Session(reader.model, reader.tokenizer)
             session.append(ids)
             asked = session.fork()
             asked.append(ASK.format(question))
