@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import siltstone as st
-from siltstone.errors import CheckpointError
+from siltstone.errors import CheckpointError, InUse
 from siltstone.eval.run import trained_on
 from siltstone.train.lab import run_lab, smoke
 from siltstone.train.lab_run import RESULT, RESUME
@@ -36,8 +36,12 @@ def test_a_laboratory(tmp_path: Path, run: Callable[..., int]) -> None:
             assert (trained_on(place / "lab" / one["arm"] / "0") or {})["task"] == "mqar"
         return len(found) == 2
 
+    def train(place: Path) -> None:
+        if run_lab(LAB, place / "lab")["missing"]:
+            raise InUse("another process has a run of the laboratory")
+
     keys = {"single": False} if run is torture else {}
-    done = run(lambda place: run_lab(LAB, place / "lab"), check, tmp_path / "work", most=6, **keys)
+    done = run(train, check, tmp_path / "work", most=6, **keys)
     assert done >= 6 and not [*(tmp_path / "lab").rglob(RESUME)]
 
 

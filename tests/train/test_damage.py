@@ -88,8 +88,10 @@ def test_a_checkpoint_that_is_gone_is_missed(run: Run) -> None:
     run.checkpoint.unlink()
     fit(take_up(run.folder, {"steps": 4}))  # save_every is 100: it might have been killed before
     run.checkpoint.unlink()
-    lines = "".join(checked_line({"step": step, "bits_per_byte": 1.0, "bytes": 1, "loss": 1.0}) for step in range(1, 101))
-    (run.folder / "metrics.jsonl").write_text(lines)
+    lines = [checked_line({"step": step, "bits_per_byte": 1.0, "bytes": 1, "loss": 1.0}) for step in range(1, 102)]
+    (run.folder / "metrics.jsonl").write_text("".join(lines[:100]))
+    take_up(run.folder, {}).close()  # it might have failed to write the checkpoint after that line
+    (run.folder / "metrics.jsonl").write_text("".join(lines))
     with pytest.raises(CheckpointError, match="resume.safetensors is missing"):
         take_up(run.folder, {"steps": 200})
 

@@ -19,7 +19,7 @@ from . import system
 from .atomic import atomic_file
 from .place import find_file
 from .regular import read_limited
-from .spare import sweep
+from .spare import sweep, unfinished
 
 MOST = 64 * 2**20  # maximum bytes of a file other than the manifest
 
@@ -55,7 +55,7 @@ def write_set(folder: Path, files: Mapping[str, bytes], manifest: Callable[[dict
     for name, data in changed.items():
         with atomic_file(folder / name) as file:
             file.write(data)
-    _forget(folder, files)
+    remove_left_over(folder, files)
 
 
 def read_member(folder: Path, name: str, digest: str | None) -> tuple[bytes, bool]:
@@ -79,6 +79,17 @@ def read_member(folder: Path, name: str, digest: str | None) -> tuple[bytes, boo
     return data, False
 
 
+def left_over(folder: Path, names: Iterable[str]) -> bool:
+    """Whether a writer of these files left something that it could not remove. No save may be unfinished."""
+    return any(_staged(folder, name) for name in names) or bool(unfinished(folder))
+
+
+def remove_left_over(folder: Path, names: Iterable[str]) -> None:
+    """Removes what `left_over` finds, as far as the system allows it."""
+    sweep(folder)
+    _remove(path for name in names for path in _staged(folder, name))
+
+
 def _staging(folder: Path, name: str, digest: str) -> Path:
     return folder / f".{name}.{digest[:12]}.new"
 
@@ -90,13 +101,9 @@ def _content(path: Path) -> bytes | None:
         return None
 
 
-def _forget(folder: Path, names: Mapping[str, bytes]) -> None:
-    """Removes staged and unfinished files of interrupted writers."""
-    sweep(folder)
-    for name in names:
-        for left in folder.glob(f".{name}.*.new"):
-            if re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{12}}\.new", left.name):
-                _remove([left])
+def _staged(folder: Path, name: str) -> list[Path]:
+    pattern = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{12}}\.new")
+    return [path for path in folder.glob(f".{name}.*.new") if pattern.fullmatch(path.name)]
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -103,11 +103,16 @@ def sweep(folder: str | Path) -> int:
 
     Other files, links, files that are being written, and files that cannot be removed are kept.
     """
+    return sum(_bury(path) for path in unfinished(folder))
+
+
+def unfinished(folder: str | Path) -> list[Path]:
+    """Files in `folder` with the names of unfinished files, whether or not their writers are alive."""
     try:
         names = os.listdir(folder)
     except OSError:
-        return 0
-    return sum(_bury(Path(folder, name)) for name in names if _PATTERN.fullmatch(name))
+        return []
+    return [Path(folder, name) for name in names if _PATTERN.fullmatch(name)]
 
 
 def _bury(path: Path) -> bool:

@@ -25,8 +25,9 @@ from ..io import claim
 from ..io.atomic import write_json
 from ..io.folder import make_folder, remove_file
 from ..io.lock import LOCK
+from ..io.sets import left_over, remove_left_over
 from .lab_recipe import RECIPES, Lab, easy, found_recipe, mqar, smoke
-from .lab_run import RESULT, RESUME, train_and_try
+from .lab_run import RESULT, RESUME, SAVED, train_and_try
 from .precision import chosen_device
 from .results import read_result, write_result
 from .token_trainer import TokenTrainer
@@ -107,7 +108,8 @@ def _place(folder: Path, name: str, seed: int) -> Path:
 
 def _finished(place: Path) -> bool:
     """Whether a run has a result, and nothing besides that a process left which was killed."""
-    return (place / RESULT).is_file() and not (place / RESUME).exists() and not (place / LOCK).exists()
+    besides = (place / RESUME).exists() or (place / LOCK).exists() or left_over(place, SAVED)
+    return (place / RESULT).is_file() and not besides
 
 
 def _one(lab: Lab, folder: Path, at: tuple[str, int], way: Way, say: Say, stopped: Callable[[], bool]) -> None:
@@ -128,6 +130,7 @@ def _one(lab: Lab, folder: Path, at: tuple[str, int], way: Way, say: Say, stoppe
     with held:
         if (place / RESULT).is_file():  # finished meanwhile, or by a process that was killed after it
             remove_file(place / RESUME)
+            remove_left_over(place, SAVED)
             return
         arm, length = chosen_arms(lab)[name], max(lab.train)
         cfg = configured(lab.config(), arm, length)

@@ -14,13 +14,14 @@ import numpy as np
 from ..errors import CheckpointError, ConfigError, FormatWarning
 from ..eval.run import TRAINED, observe_loads, summary
 from ..eval.watch import RoutingWatch
-from ..models.checkpoint import save
+from ..models.checkpoint import CONFIG, TOKENIZER, save
 from ..text import ByteTokenizer
 from . import resume
 from .lab_recipe import Lab
 from .token_trainer import TokenTrainer
 
 RESULT, RESUME = "result.json", "training.safetensors"
+SAVED = (CONFIG, TOKENIZER, TRAINED)  # the files that are saved with the model
 PAUSE = 10.0  # seconds between two lines of progress
 
 

@@ -152,7 +152,8 @@ def take_up(folder: str | Path, changes: dict[str, Any], threads: int | None = N
     if not sealed:
         warnings.warn(f"{folder / RECORD} was written by an early version, without a checksum", FormatWarning, stacklevel=2)
     with _claimed(folder) as claimed:
-        if not (folder / RESUME).exists() and last_step(folder / METRICS) >= old.save_every:
+        # The checkpoint of step save_every is written after that step's line: only a later line shows that it was on the disk.
+        if not (folder / RESUME).exists() and last_step(folder / METRICS) > old.save_every:
             raise CheckpointError(
                 f"{folder / RESUME} is missing, and the run had written it; restore it, or train a new run in another folder"
             )
