@@ -141,8 +141,10 @@ class Engine:
                 if ended:
                     return
                 self._check()
+                # Not `asyncio.wait_for`: before Python 3.12 it drops a cancellation that comes together with news.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(watch.event.wait(), 5)  # the thread may have failed
+                    async with asyncio.timeout(5):  # the thread may have failed
+                        await watch.event.wait()
                 watch.event.clear()
         finally:
             self._watches.discard(watch)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from ..errors import CheckpointError, InputError, OutOfMemory, SiltstoneError, StorageError
 from ..models.lm import LM
@@ -22,7 +22,7 @@ from .figures import Figures
 from .keys import Keys
 from .marks import Marks
 from .once import Answered, Writers
-from .problem import Problem, bad, missing
+from .problem import Problem, bad, left_early, missing
 from .store import Store
 from .template import Template
 
@@ -132,14 +132,14 @@ async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
     left = asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise Problem(499, "The client has left.", code="client_closed_request")
     finally:
         for each in (task, left):
             each.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await each
+        await asyncio.wait({task, left})  # it is complete, or has undone what it began
+        _ = task.cancelled() or task.exception()  # it counts as seen
+    if task.cancelled():
+        raise left_early()
+    return task.result()
 
 
 class Events(StreamingResponse):
@@ -177,6 +177,8 @@ def problem(error: Exception) -> Problem:
     """Any error as a Problem; those of the program itself tell nothing."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error, ClientDisconnect):
+        return left_early()
     if isinstance(error, OutOfMemory | MemoryError):
         return Problem(503, "The server has no memory for this request.", code="out_of_memory", retry=5)
     if isinstance(error, StorageError):

@@ -42,3 +42,8 @@ def missing(what: str, name: str) -> Problem:
 def busy(message: str) -> Problem:
     """429: try again after a second."""
     return Problem(429, message, code="queue_full", retry=1)
+
+
+def left_early() -> Problem:
+    """499: nobody reads the answer."""
+    return Problem(499, "The client has left.", code="client_closed_request")
