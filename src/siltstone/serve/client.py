@@ -28,9 +28,9 @@ class Connection:
             raise InputError(f"url={url!r:.100} is no address of a server; give one such as http://127.0.0.1:8000")
         self._parts, self._key = parts, key
 
-    def session(self, tags: dict[str, str] | None = None) -> RemoteSession:
-        """A new session."""
-        return RemoteSession(self, self.call("POST", "/sessions", {"tags": tags or {}}))
+    def session(self, tags: dict[str, str] | None = None, ttl: float | None = None) -> RemoteSession:
+        """A new session. ttl: seconds without use after which it expires; None: as the server says."""
+        return RemoteSession(self, self.call("POST", "/sessions", {"tags": tags or {}, "ttl": ttl}))
 
     def sessions(self) -> list[RemoteSession]:
         """The sessions of this key, newest first; 1,000 at most."""
@@ -162,9 +162,9 @@ def _text(text: str | Sequence[int]) -> dict[str, Any]:
 def _refused(status: int, content: bytes) -> ServerError:
     try:
         told = json.loads(content)["error"]
-        said, param = str(told["message"]), told["param"]
+        said, param, code = str(told["message"]), told["param"], told["code"]
     except (ValueError, LookupError, TypeError):
-        said, param = "no reason was given", None
+        said, param, code = "no reason was given", None, None
     error = ServerError(f"the server refused ({status}): {said}")
-    error.status, error.param = status, param
+    error.status, error.param, error.code = status, param, code
     return error

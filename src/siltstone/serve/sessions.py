@@ -25,10 +25,12 @@ from ..inference.session import Session
 from .conversation import sound
 from .engine import Joining, undivided
 from .fields import Append, Continue, NewSession, Rollback, Score, parsed
-from .house import Events, House, event, found, once, owner, read_body, read_json, while_there
-from .problem import Problem, bad, missing
+from .following import Run, event
+from .house import House, begun, found, once, owner, read_body, read_json, streamed, while_there
+from .marks import OWN
+from .once import Try
+from .problem import Problem, bad, missing, over_quota
 
-ITEM = "session"  # no conversation has this item: what sessions have read serves no other request
 MOST_UPLOAD = 256 << 20  # bytes
 MOST_LISTED = 1000
 
@@ -43,9 +45,14 @@ class Sessions:
         """The object of a session. Raises Problem."""
         return found(self.house.store.get("session", who, id), "session", id)
 
-    def made(self, who: str, session: Session | None, tags: dict[str, str], parent: str | None = None) -> dict[str, Any]:
-        """A new session."""
-        body = {
+    def made(
+        self, who: str, session: Session | None, tags: dict[str, str], parent: str | None = None, ttl: float | None = None
+    ) -> dict[str, Any]:
+        """A new session. Raises Problem if the key has too many."""
+        limits = self.house.limits
+        if limits.quota_sessions is not None and self.house.store.count("session", who) >= limits.quota_sessions:
+            raise over_quota(f"This key has {limits.quota_sessions:,} sessions, and may have no more; delete some.")
+        body: dict[str, Any] = {
             "id": f"sess_{secrets.token_hex(24)}",
             "object": "session",
             "created_at": int(time.time()),
@@ -53,10 +60,12 @@ class Sessions:
             "tags": tags,
             "parent": parent,
             "marks": {},
-            "head": None if session is None else self._kept(who, session),
+            "ttl": limits.ttl if ttl is None else ttl,
+            "head": None,
         }
-        self.house.store.put("session", who, body["id"], body)
-        return body
+        if session is not None:
+            body["head"] = self._kept(who, session, body)
+        return self._put(who, body)
 
     def fork(self, who: str, mark: str | None) -> Session:
         """A session at a mark, which is its caller's; None: a new one. Raises Problem if its state is gone."""
@@ -71,8 +80,12 @@ class Sessions:
 
     def moved(self, who: str, body: dict[str, Any], session: Session) -> dict[str, Any]:
         """The session has a new head."""
-        before, new = body["head"], body | {"head": self._kept(who, session), "position": session.position}
-        self.house.store.put("session", who, body["id"], new)
+        before, head = body["head"], self._kept(who, session, body)
+        try:
+            new = self._put(who, body | {"head": head, "position": session.position})
+        except BaseException:
+            self.house.marks.drop(head)
+            raise
         self._drop(before, new)
         return new
 
@@ -81,9 +94,7 @@ class Sessions:
         if body["head"] is None:
             raise bad(None, "The session has read nothing; there is nothing to mark.")
         name = body["head"]
-        new = body | {"marks": body["marks"] | {name: body["position"]}}
-        self.house.store.put("session", who, body["id"], new)
-        return name, new
+        return name, self._put(who, body | {"marks": body["marks"] | {name: body["position"]}})
 
     def back(self, who: str, body: dict[str, Any], mark: str) -> dict[str, Any]:
         """The head is a mark of this session again; later marks are forgotten, as `Session.rollback` does."""
@@ -92,8 +103,7 @@ class Sessions:
         position = body["marks"][mark]
         self.fork(who, mark)  # it can still be read
         kept = {name: at for name, at in body["marks"].items() if at <= position}
-        new = body | {"head": mark, "position": position, "marks": kept}
-        self.house.store.put("session", who, body["id"], new)
+        new = self._put(who, body | {"head": mark, "position": position, "marks": kept})
         for name in {body["head"], *body["marks"]} - {None}:
             self._drop(name, new)
         return new
@@ -101,11 +111,25 @@ class Sessions:
     def delete(self, who: str, body: dict[str, Any]) -> None:
         """Forget a session and its marks."""
         self.house.store.delete("session", who, body["id"])
+        self.drop(body)
+
+    def drop(self, body: dict[str, Any]) -> None:
+        """Forget the marks of a session."""
         for name in {body["head"], *body["marks"]} - {None}:
             self.house.marks.drop(name)
 
-    def _kept(self, who: str, session: Session) -> str:
-        return self.house.marks.keep(who, ITEM, "", session, True)
+    def _kept(self, who: str, session: Session, before: dict[str, Any]) -> str:
+        """A mark at a session. before: the object whose head it replaces. Raises Problem for too many bytes."""
+        head = before["head"]
+        self.house.marks.check(who, session, None if head in before["marks"] else head)
+        return self.house.marks.keep(who, OWN, "", session, True)
+
+    def _put(self, who: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Keep the object; its time to live begins anew."""
+        ttl = body.get("ttl")
+        new = body | {"expires_at": None if ttl is None else int(self.house.store.clock() + ttl)}
+        self.house.store.put("session", who, body["id"], new, ttl)
+        return new
 
     def _drop(self, mark: str | None, body: dict[str, Any]) -> None:
         if mark is not None and mark != body["head"] and mark not in body["marks"]:
@@ -132,8 +156,10 @@ class Visit:
         """The session in the batch."""
         return self.members[0]
 
-    async def begin(self) -> None:
-        """Wait for a slot."""
+    async def begin(self, written: bool = False) -> None:
+        """Wait for a slot. written: a text is going to be; Problem if the session has read nothing."""
+        if written and self.body["head"] is None:
+            raise bad(None, "The session has read nothing; append a text first.")
         await self.engine.gate.take(1)
         self._slots = 1
         session = await asyncio.to_thread(self.sessions.fork, self.who, self.body["head"])
@@ -166,11 +192,12 @@ def shown(body: dict[str, Any]) -> dict[str, Any]:
 def routes(house: House) -> APIRouter:
     """The routes of sessions."""
     router, sessions = APIRouter(prefix="/sessions"), Sessions(house)
+    house.endings["session"] = lambda one: sessions.drop(one.body)
 
     @router.post("")
     async def create(request: Request) -> Any:
         given = parsed(NewSession, await read_json(request))
-        return shown(await asyncio.to_thread(sessions.made, owner(request), None, given.tags or {}))
+        return shown(await asyncio.to_thread(sessions.made, owner(request), None, given.tags or {}, None, given.ttl))
 
     @router.get("")
     def listed(request: Request) -> Any:
@@ -210,7 +237,7 @@ def routes(house: House) -> APIRouter:
         given = parsed(Append, body)
         ids = await _ids(house, given.text, given.ids)
 
-        async def work() -> dict[str, Any]:
+        async def work(one: Try) -> dict[str, Any]:
             visit = Visit(sessions, owner(request), id)
             try:
                 await visit.begin()
@@ -240,10 +267,10 @@ def routes(house: House) -> APIRouter:
 
     @router.post("/{id}/generate")
     async def generate(request: Request, id: str) -> Any:
-        given = parsed(Continue, await read_json(request))
-        visit = Visit(sessions, owner(request), id)
+        body = await read_json(request)
+        given = parsed(Continue, body)
 
-        async def written() -> AsyncGenerator[str, None]:
+        async def written(visit: Visit) -> AsyncGenerator[str, None]:
             stop = [given.stop] if isinstance(given.stop, str) else given.stop
             warm = 1.0 if given.temperature is None else given.temperature
             work = visit.member.generate(given.max_tokens or 100, warm, top_p=given.top_p, stop=stop, seed=given.seed)
@@ -254,31 +281,26 @@ def routes(house: House) -> APIRouter:
                     yield work.pieces[sent - 1]
             house.figures.written.inc(len(work.tokens))
 
-        async def whole() -> dict[str, Any]:
+        async def whole(one: Try) -> dict[str, Any]:
+            visit = Visit(sessions, owner(request), id)
             try:
-                await visit.begin()
-                text = "".join([piece async for piece in written()])
+                await visit.begin(written=True)
+                text = "".join([piece async for piece in written(visit)])
                 return shown(await visit.end()) | {"text": text}
             finally:
                 await visit.close()
 
-        async def streamed() -> AsyncGenerator[str, None]:
-            async for piece in written():
+        async def events(visit: Visit) -> AsyncGenerator[str, None]:
+            async for piece in written(visit):
                 yield event({"piece": piece})
             yield event({"session": shown(await visit.end())})
             yield event("[DONE]")
 
-        if visit.body["head"] is None:
-            await visit.close()
-            raise bad(None, "The session has read nothing; append a text first.")
-        if not given.stream:
-            return await while_there(request, whole())
-        try:
-            await while_there(request, visit.begin())
-        except BaseException:
-            await visit.close()
-            raise
-        return Events(streamed(), visit.close)
+        async def run(one: Try) -> Run:
+            visit = Visit(sessions, owner(request), id)
+            return await begun(house, request, visit.begin(written=True), events(visit), visit.close)
+
+        return await (streamed(house, request, body, run) if given.stream else once(house, request, body, whole))
 
     @router.post("/{id}/fork")
     def fork(request: Request, id: str) -> Any:
@@ -286,7 +308,7 @@ def routes(house: House) -> APIRouter:
         with sessions.alone(id):
             body = sessions.body(who, id)
             session = None if body["head"] is None else sessions.fork(who, body["head"])
-            return shown(sessions.made(who, session, body["tags"], id))
+            return shown(sessions.made(who, session, body["tags"], id, body.get("ttl")))
 
     @router.post("/{id}/mark")
     def mark(request: Request, id: str) -> Any:
