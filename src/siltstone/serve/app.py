@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 
 from ..core.version import VERSION
 from ..errors import StorageError
-from . import chat, completions, conversations, dashboard, responses, sessions
+from . import chat, completions, conversations, dashboard, responses, session_routes
 from .house import House
 from .problem import Problem, problem
 
@@ -86,7 +86,7 @@ def make_app(house: House) -> FastAPI:
             house.store.close()
 
     app = FastAPI(title="Siltstone", version=VERSION, lifespan=life, docs_url=None, redoc_url=None)
-    for module in (chat, completions, responses, conversations, sessions, dashboard):
+    for module in (chat, completions, responses, conversations, session_routes, dashboard):
         app.include_router(module.routes(house))
 
     @app.get("/health")

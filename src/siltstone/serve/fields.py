@@ -145,15 +145,31 @@ class NewSession(Fields):
     ttl: Annotated[float, Field(gt=0, le=MOST_TTL)] | None = None
 
 
+class SessionUpdate(NewSession):
+    """`/sessions/{id}`."""
+
+
 class Append(Fields):
     """`/sessions/{id}/append`."""
 
     text: str | None = None
     ids: list[Id] | None = None
+    stream: bool | None = None
 
 
-class Score(Append):
+class Score(Fields):
     """`/sessions/{id}/score`."""
+
+    text: str | None = None
+    ids: list[Id] | None = None
+
+
+class Find(Fields):
+    """`/sessions/{id}/find`."""
+
+    text: Word | None = None
+    question: Word | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] | None = None
 
 
 class Continue(Writes):

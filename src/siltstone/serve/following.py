@@ -40,7 +40,7 @@ class Run:
         self.error: Problem | None = None
         self._followers: set[asyncio.Event] = set()
         self._told = told
-        self._failed = failed or (lambda error: event(error.body))
+        self._failed = failed or (lambda error: event(error.body | {"status": error.status}))
         self.task = asyncio.get_running_loop().create_task(self._make(source, close, until))
 
     async def follow(self, after: int = 0) -> AsyncGenerator[str, None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,6 +93,8 @@ class House:
         for one in found:
             if one.kind in self.endings:
                 self.endings[one.kind](one)
+        if self.limits.ttl is not None:
+            self.marks.age(self.limits.ttl)
         self.figures.expired.inc(len(found))
         return len(found)
 
@@ -108,22 +110,31 @@ def owner(request: Request) -> str:
     return request.scope["state"]["owner"]
 
 
+def kind(request: Request) -> str:
+    """The content type, without its options."""
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
 async def read_json(request: Request) -> Any:
     """The body. Raises Problem for another content type, a body that is too large, or no JSON."""
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != "application/json":
+    if kind(request) != "application/json":
         raise Problem(415, "The content type must be application/json.", code="unsupported_media_type")
     return as_json(await read_body(request, MOST_BYTES))
 
 
 async def read_body(request: Request, most: int) -> bytes:
     """The bytes of the body, `most` at most."""
-    found = bytearray()
+    return b"".join([part async for part in read_parts(request, most)])
+
+
+async def read_parts(request: Request, most: int) -> AsyncIterator[bytes]:
+    """The body in parts as they come. Raises Problem for more than `most` bytes."""
+    size = 0
     async for part in request.stream():
-        found += part
-        if len(found) > most:
+        size += len(part)
+        if size > most:
             raise Problem(413, f"The body is larger than {most:,} bytes.", code="request_too_large")
-    return bytes(found)
+        yield part
 
 
 def as_json(body: bytes) -> Any:

@@ -27,6 +27,9 @@ CREATE TABLE IF NOT EXISTS marks (id TEXT PRIMARY KEY, owner TEXT NOT NULL, item
     digest TEXT NOT NULL, position INTEGER NOT NULL, blob TEXT, used REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS found ON marks (owner, item);
 CREATE INDEX IF NOT EXISTS held ON marks (blob);
+CREATE TABLE IF NOT EXISTS texts (digest TEXT PRIMARY KEY, ids BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS said (of TEXT NOT NULL, first INTEGER NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (of, first));
+CREATE INDEX IF NOT EXISTS spoken ON said (digest);
 """
 _NEWER = (
     ("objects", "ttl", "REAL"),
@@ -76,16 +79,16 @@ class Index:
         """What is done inside is kept as a whole, or not at all if an error is raised. For the calls of one thread."""
         with self._lock:
             if not self._deep:
-                self._do("BEGIN IMMEDIATE", ())
+                self.do("BEGIN IMMEDIATE", ())
             self._deep += 1
             try:
                 yield
                 if self._deep == 1:
-                    self._do("COMMIT", ())
+                    self.do("COMMIT", ())
             except BaseException:
                 if self._deep == 1:
                     with suppress(StorageError):
-                        self._do("ROLLBACK", ())
+                        self.do("ROLLBACK", ())
                 raise
             finally:
                 self._deep -= 1
@@ -94,7 +97,7 @@ class Index:
         """Keep an object, or replace it. ttl: seconds from now on after which it expires; None: never."""
         now = self.clock()
         row = (id, owner, kind, now, json.dumps(body, ensure_ascii=True), ttl, None if ttl is None else now + ttl)
-        self._do(
+        self.do(
             "INSERT INTO objects (id, owner, kind, created, body, ttl, expires) VALUES (?,?,?,?,?,?,?) "
             "ON CONFLICT (id) DO UPDATE SET body = excluded.body, ttl = excluded.ttl, expires = excluded.expires",
             row,
@@ -102,7 +105,7 @@ class Index:
 
     def get(self, kind: str, owner: str, id: str) -> dict[str, Any] | None:
         """An object of this owner; None if there is none. Raises Problem 410 for one that has expired lately."""
-        rows = self._do("SELECT body, expires FROM objects WHERE id = ? AND owner = ? AND kind = ?", (id, owner, kind))
+        rows = self.do("SELECT body, expires FROM objects WHERE id = ? AND owner = ? AND kind = ?", (id, owner, kind))
         if not rows:
             return None
         if rows[0][0] == _EMPTY or rows[0][1] is not None and rows[0][1] <= self.clock():
@@ -113,7 +116,7 @@ class Index:
 
     def touch(self, owner: str, id: str) -> None:
         """An object with a time to live was used: it begins anew."""
-        self._do("UPDATE objects SET expires = ? + ttl WHERE id = ? AND owner = ? AND ttl IS NOT NULL", (self.clock(), id, owner))
+        self.do("UPDATE objects SET expires = ? + ttl WHERE id = ? AND owner = ? AND ttl IS NOT NULL", (self.clock(), id, owner))
 
     def listed(self, kind: str, owner: str, most: int) -> list[dict[str, Any]]:
         """The newest objects of an owner, newest first."""
@@ -121,21 +124,21 @@ class Index:
             "SELECT body FROM objects WHERE owner = ? AND kind = ? AND (expires IS NULL OR expires > ?) "
             "ORDER BY created DESC, rowid DESC LIMIT ?"
         )
-        return [json.loads(row[0]) for row in self._do(ask, (owner, kind, self.clock(), most)) if row[0] != _EMPTY]
+        return [json.loads(row[0]) for row in self.do(ask, (owner, kind, self.clock(), most)) if row[0] != _EMPTY]
 
     def every(self, kind: str) -> list[Ended]:
         """All objects of a kind, of all owners."""
-        rows = self._do("SELECT owner, id, body FROM objects WHERE kind = ? AND body != ?", (kind, _EMPTY))
+        rows = self.do("SELECT owner, id, body FROM objects WHERE kind = ? AND body != ?", (kind, _EMPTY))
         return [Ended(kind, owner, id, json.loads(body)) for owner, id, body in rows]
 
     def count(self, kind: str, owner: str) -> int:
         """Objects of an owner."""
         ask = "SELECT count(*) FROM objects WHERE owner = ? AND kind = ? AND body != ? AND (expires IS NULL OR expires > ?)"
-        return self._do(ask, (owner, kind, _EMPTY, self.clock()))[0][0]
+        return self.do(ask, (owner, kind, _EMPTY, self.clock()))[0][0]
 
     def delete(self, kind: str, owner: str, id: str) -> bool:
         """Whether there was such an object."""
-        return bool(self._do("DELETE FROM objects WHERE id = ? AND owner = ? AND kind = ? RETURNING id", (id, owner, kind)))
+        return bool(self.do("DELETE FROM objects WHERE id = ? AND owner = ? AND kind = ? RETURNING id", (id, owner, kind)))
 
     def expire(self, busy: Sequence[str] = ()) -> list[Ended]:
         """The objects whose time to live has passed, which are now empty; the caller drops what belonged to them.
@@ -144,11 +147,11 @@ class Index:
         """
         now, found = self.clock(), []
         with self.together():
-            self._do("DELETE FROM objects WHERE expires < ? AND (kind = 'try' OR expires < ?)", (now, now - GRAVE))
+            self.do("DELETE FROM objects WHERE expires < ? AND (kind = 'try' OR expires < ?)", (now, now - GRAVE))
             ask = "SELECT kind, owner, id, body FROM objects WHERE expires <= ? AND body != ? LIMIT 1000"
-            for kind, owner, id, body in self._do(ask, (now, _EMPTY)):
+            for kind, owner, id, body in self.do(ask, (now, _EMPTY)):
                 if id not in busy:
-                    self._do("UPDATE objects SET body = ? WHERE id = ?", (_EMPTY, id))
+                    self.do("UPDATE objects SET body = ? WHERE id = ?", (_EMPTY, id))
                     found.append(Ended(kind, owner, id, json.loads(body)))
         return found
 
@@ -156,20 +159,20 @@ class Index:
         """Add at most 1,000 items to an object, all or none."""
         if items:
             values = [x for item in items for x in (item["id"], owner, of, json.dumps(item))]
-            self._do(f"INSERT INTO items (id, owner, of, body) VALUES {','.join(['(?,?,?,?)'] * len(items))}", values)
+            self.do(f"INSERT INTO items (id, owner, of, body) VALUES {','.join(['(?,?,?,?)'] * len(items))}", values)
 
     def items(self, owner: str, of: str) -> list[dict[str, Any]]:
         """The items of an object, oldest first."""
-        rows = self._do("SELECT body FROM items WHERE owner = ? AND of = ? ORDER BY number", (owner, of))
+        rows = self.do("SELECT body FROM items WHERE owner = ? AND of = ? ORDER BY number", (owner, of))
         return [json.loads(row[0]) for row in rows]
 
     def remove(self, owner: str, of: str, id: str) -> bool:
         """Whether the object had such an item, which is gone."""
-        return bool(self._do("DELETE FROM items WHERE owner = ? AND of = ? AND id = ? RETURNING id", (owner, of, id)))
+        return bool(self.do("DELETE FROM items WHERE owner = ? AND of = ? AND id = ? RETURNING id", (owner, of, id)))
 
     def clear(self, owner: str, of: str) -> None:
         """Remove all items of an object."""
-        self._do("DELETE FROM items WHERE owner = ? AND of = ?", (owner, of))
+        self.do("DELETE FROM items WHERE owner = ? AND of = ?", (owner, of))
 
     def end(self, owner: str, id: str) -> None:
         """Forget a conversation and its items."""
@@ -177,7 +180,8 @@ class Index:
             self.clear(owner, id)
             self.delete("conversation", owner, id)
 
-    def _do(self, statement: str, values: Sequence[Any]) -> list[Any]:
+    def do(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        """The rows of one statement."""
         try:
             with self._lock:
                 return self._index.execute(statement, values).fetchall()

@@ -59,6 +59,7 @@ class Marks:
         self.sessions, self.memory = limits
         self.seed = digest(f"{with_tokenizer(Seen(self.model).fingerprint, self.tokenizer)}\0{runtime == 'int8'}\0{template}")
         self.parked = self.woken = 0
+        self._used: set[str] = set()  # since the last call of `age`
         self._held: OrderedDict[str, tuple[Session, int, bool]] = OrderedDict()
         self._bytes, self._lock = 0, threading.RLock()
 
@@ -89,6 +90,7 @@ class Marks:
     def fork(self, mark: MarkRow) -> Session | None:
         """A fork of a kept session; None if its file can no longer be read (the mark is then forgotten)."""
         with self._lock:
+            self._used.add(mark.id)
             held = self._held.get(mark.id)
             if held is not None:
                 self._held.move_to_end(mark.id)
@@ -153,6 +155,13 @@ class Marks:
             if index[mark.item] % (1 << (age // NEWEST).bit_length()):
                 self.drop(mark.id)
         for id in self.store.old_marks(owner, items[-1], NEWEST):
+            self.drop(id)
+
+    def age(self, ttl: float) -> None:
+        """Forget what conversations have read if it was not used for so many seconds."""
+        with self._lock:
+            used, self._used = list(self._used), set()
+        for id in self.store.stale(OWN, self.store.clock() - ttl, used):
             self.drop(id)
 
     def drop(self, id: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,7 @@ class Writers:
 
     def __init__(self) -> None:
         self._busy: set[str] = set()
+        self._lock = threading.Lock()
 
     @property
     def busy(self) -> list[str]:
@@ -31,9 +33,10 @@ class Writers:
 
     def take(self, name: str) -> None:
         """From now on the caller alone may write, until `give`. Raises Problem 409."""
-        if name in self._busy:
-            raise Problem(409, "Another request writes to this; wait for it, or fork it.", code="busy")
-        self._busy.add(name)
+        with self._lock:
+            if name in self._busy:
+                raise Problem(409, "Another request writes to this; wait for it, or fork it.", code="busy")
+            self._busy.add(name)
 
     def give(self, name: str) -> None:
         """The caller has written."""

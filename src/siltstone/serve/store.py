@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
@@ -79,46 +78,57 @@ class Store(Index):
         for at in range(0, len(items), _AT_ONCE):
             part = items[at : at + _AT_ONCE]
             ask = f"SELECT {_COLUMNS} FROM marks WHERE owner = ? AND item IN ({','.join('?' * len(part))})"
-            found += [MarkRow(*row) for row in self._do(ask, (owner, *part))]
+            found += [MarkRow(*row) for row in self.do(ask, (owner, *part))]
         return sorted(found, key=lambda mark: -mark.length)
 
     def old_marks(self, owner: str, item: str, newest: int) -> list[str]:
         """Names of the marks that are found by an item, without those that were added last."""
         ask = "SELECT id FROM marks WHERE owner = ? AND item = ? ORDER BY rowid DESC LIMIT -1 OFFSET ?"
-        return [row[0] for row in self._do(ask, (owner, item, newest))]
+        return [row[0] for row in self.do(ask, (owner, item, newest))]
 
     def used(self, owner: str, item: str | None = None) -> int:
         """Bytes of the marks of an owner, or of those that are found by an item. A file counts once, whatever marks share it."""
         values, which = ((owner,), "") if item is None else ((owner, item), " AND item = ?")
         each = f"SELECT max(bytes) AS most FROM marks WHERE owner = ?{which} GROUP BY coalesce(blob, id)"
-        return self._do(f"SELECT coalesce(sum(most), 0) FROM ({each})", values)[0][0]
+        return self.do(f"SELECT coalesce(sum(most), 0) FROM ({each})", values)[0][0]
+
+    def named(self, item: str) -> list[str]:
+        """Names of all marks that are found by an item."""
+        return [row[0] for row in self.do("SELECT id FROM marks WHERE item = ?", (item,))]
+
+    def stale(self, but: str, before: float, used: Sequence[str]) -> list[str]:
+        """Names of marks that were not used since a time, without those that are found by an item. used: those used lately."""
+        with self.together():
+            for id in used:
+                self.do("UPDATE marks SET used = ? WHERE id = ?", (self.clock(), id))
+        return [row[0] for row in self.do("SELECT id FROM marks WHERE used < ? AND item != ?", (before, but))]
 
     def oldest(self, owner: str, but: str, most: int) -> list[str]:
         """Names of marks of an owner, those that were added first before others, without those that are found by an item."""
         ask = "SELECT id FROM marks WHERE owner = ? AND item != ? ORDER BY rowid LIMIT ?"
-        return [row[0] for row in self._do(ask, (owner, but, most))]
+        return [row[0] for row in self.do(ask, (owner, but, most))]
 
     def mark(self, id: str, owner: str) -> MarkRow | None:
         """One mark of an owner."""
-        rows = self._do(f"SELECT {_COLUMNS} FROM marks WHERE id = ? AND owner = ?", (id, owner))
+        rows = self.do(f"SELECT {_COLUMNS} FROM marks WHERE id = ? AND owner = ?", (id, owner))
         return MarkRow(*rows[0]) if rows else None
 
     def add(self, mark: MarkRow, spare: Path | None = None) -> None:
         """Keep a mark. spare: its file, from `write`, which gets its name now."""
-        row = (*astuple(mark), time.time())
+        row = (*astuple(mark), self.clock())
         with self._lock:
             if spare is not None and mark.blob is not None and self._blobs is not None:
                 with storage_errors(spare):
                     os.replace(spare, self.path(mark.blob))
                     sync_folder(self._blobs)
-            self._do(f"INSERT INTO marks ({_COLUMNS}, used) VALUES (?,?,?,?,?,?,?,?,?)", row)
+            self.do(f"INSERT INTO marks ({_COLUMNS}, used) VALUES (?,?,?,?,?,?,?,?,?)", row)
 
     def drop(self, id: str) -> None:
         """Forget a mark, and remove its blob if no other mark has it."""
         with self._lock:
-            rows = self._do("DELETE FROM marks WHERE id = ? RETURNING blob", (id,))
+            rows = self.do("DELETE FROM marks WHERE id = ? RETURNING blob", (id,))
             blob = rows[0][0] if rows else None
-            if blob is not None and not self._do("SELECT 1 FROM marks WHERE blob = ? LIMIT 1", (blob,)):
+            if blob is not None and not self.do("SELECT 1 FROM marks WHERE blob = ? LIMIT 1", (blob,)):
                 with suppress(OSError):
                     self.path(blob).unlink()
 
@@ -145,17 +155,17 @@ class Store(Index):
     @property
     def counts(self) -> tuple[int, int]:
         """Marks, and those of them that have a file."""
-        return self._do("SELECT count(*), count(blob) FROM marks", ())[0]
+        return self.do("SELECT count(*), count(blob) FROM marks", ())[0]
 
     def _sweep(self) -> None:
         """Forget marks that were in memory alone, or whose file is gone; remove files that no mark has."""
-        self._do("DELETE FROM marks WHERE blob IS NULL", ())
+        self.do("DELETE FROM marks WHERE blob IS NULL", ())
         if self._blobs is None:
             return
         there = {path.name: path for path in self._blobs.iterdir()}
-        named = {f"{row[0]}.silt" for row in self._do("SELECT DISTINCT blob FROM marks", ())}
+        named = {f"{row[0]}.silt" for row in self.do("SELECT DISTINCT blob FROM marks", ())}
         for name in named - there.keys():
-            self._do("DELETE FROM marks WHERE blob = ?", (name.removesuffix(".silt"),))
+            self.do("DELETE FROM marks WHERE blob = ?", (name.removesuffix(".silt"),))
         for name in there.keys() - named:
             with suppress(OSError):
                 there[name].unlink()
