@@ -21,7 +21,7 @@ from .index import Ended
 from .keys import Keys
 from .marks import Marks
 from .once import Tries, Try, Writers
-from .problem import Problem, bad, late, left_early, missing
+from .problem import LEFT, Problem, bad, late, left_early, missing
 from .store import Store
 from .template import Template
 
@@ -148,10 +148,10 @@ def as_json(body: bytes) -> Any:
 async def once(house: House, request: Request, body: Any, make: Callable[[Try], Coroutine[Any, Any, Any]]) -> Any:
     """The answer that `make` makes, or that of the earlier request if this is a retry."""
     one = Try(house.store, request, body)
-    if (known := await asyncio.to_thread(one.earlier)) is not None:
-        return known
 
     async def made() -> Any:
+        if (known := await asyncio.to_thread(one.earlier)) is not None:
+            return known
         answer = await make(one)
         await asyncio.to_thread(one.keep, answer)
         return answer
@@ -171,12 +171,25 @@ async def once(house: House, request: Request, body: Any, make: Callable[[Try], 
 async def streamed(house: House, request: Request, body: Any, make: Callable[[Try], Coroutine[Any, Any, Run]]) -> Events:
     """The events of the run that `make` begins, or those of the earlier request if this is a retry."""
     one = Try(house.store, request, body)
-    run = house.tries.earlier(one)
-    if not isinstance(run, Run):
+
+    async def beginning() -> Run:
         known = await asyncio.to_thread(one.earlier)
         run = Run(again(known)) if isinstance(known, list) else await make(one)
         house.tries.add(one, run)
-    return Events(run)
+        return run
+
+    running = house.tries.earlier(one)
+    if isinstance(running, asyncio.Task):
+        try:
+            return Events(await while_there(request, _of(running)))
+        except Problem as error:
+            if error.code != LEFT:  # of its client
+                raise
+    elif running is not None:
+        return Events(running)
+    task = asyncio.ensure_future(beginning())
+    house.tries.add(one, task)
+    return Events(await task)
 
 
 async def begun(

@@ -8,6 +8,7 @@ from starlette.requests import ClientDisconnect
 
 from ..errors import CheckpointError, InputError, OutOfMemory, SiltstoneError, StorageError
 
+LEFT = "client_closed_request"
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -71,7 +72,7 @@ def over_quota(message: str) -> Problem:
 
 def left_early() -> Problem:
     """499: nobody reads the answer."""
-    return Problem(499, "The client has left.", code="client_closed_request")
+    return Problem(499, "The client has left.", code=LEFT)
 
 
 def late() -> Problem:
