@@ -3,12 +3,13 @@
 # make bench  the speed table                                          make soak   a million tokens through every update rule
 # make clean  forget .venv and what was built                          make opinions   against other people's implementations
 # make torture   every failure of the disk, kills and power cuts, in full: some minutes
+# make clients   other people's clients, and a browser, against a server     make fuzz   5,000 malformed requests
 # make mixin     transformers' own tests of a model, from its source distribution
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench soak docs opinions mixin torture clean
+.PHONY: demo test lint bench soak docs opinions mixin torture clients fuzz clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo.stamp
@@ -35,6 +36,14 @@ opinions: .venv/opinions.stamp
 mixin: .venv/mixin.stamp
 	TRANSFORMERS_SOURCE=$$(echo build/mixin/transformers-*/) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -W ignore \
 		-o addopts=--import-mode=importlib tests/hf/test_mixin.py
+
+# Their packages are many, so that they have an environment of their own; they warn of each other.
+clients: build/clients/stamp
+	SILTSTONE_CLIENTS=1 OMP_NUM_THREADS=1 build/clients/bin/python -m pytest -q -W ignore::ResourceWarning \
+		-W ignore::pytest.PytestUnraisableExceptionWarning tests/serve/test_clients.py tests/serve/test_page.py
+
+fuzz: build/clients/stamp
+	OMP_NUM_THREADS=1 build/clients/bin/python tools/fuzz.py $(ARGS)
 
 torture: .venv/dev.stamp
 	SILTSTONE_TORTURE=40 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/torture tests/state/test_threads.py tests/inference/test_batch.py
@@ -74,6 +83,12 @@ clean:
 	rm -rf build/mixin
 	$(BIN)/python -m pip download --quiet --no-deps --no-binary transformers -c constraints.txt -d build/mixin transformers
 	tar -xzf build/mixin/transformers-*.tar.gz -C build/mixin
+	touch $@
+
+build/clients/stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv build/clients
+	build/clients/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	build/clients/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,clients]'
 	touch $@
 
 .venv/opinions.stamp: .venv/dev.stamp

@@ -136,10 +136,12 @@ class ServerError(SiltstoneError, RuntimeError):
 
     status    the status code of its answer, or None
     param     the field that the server named, or None
+    code      the kind of refusal, such as quota_exceeded or expired, or None
     """
 
     status: int | None = None
     param: str | None = None
+    code: str | None = None
 
 
 class RenamedKeyWarning(DeprecationWarning):

@@ -73,9 +73,7 @@ def test_what_was_acknowledged_survives_a_kill(pair: Any, serving: Callable, tmp
             thread.join(30)
     assert len(acknowledged) >= 4
     house = House(*pair, name="demo", folder=tmp_path)
-    named = {
-        f"{row.blob}.silt" for item in house.store._do("SELECT id FROM marks", ()) if (row := house.store.mark(*item, "local"))
-    }
+    named = {f"{row.blob}.silt" for item in house.store.do("SELECT id FROM marks") if (row := house.store.mark(*item, "local"))}
     assert {path.name for path in (tmp_path / "blobs").iterdir()} == named
     with serving(house) as url, httpx2.Client(base_url=url, timeout=20) as client:
         for id, output in acknowledged.items():

@@ -28,6 +28,17 @@ def serve(
     max_memory: Annotated[int, typer.Option(help="Megabytes of kept sessions in memory, at most.", parser=at_least(1))] = 1024,
     slots: Annotated[int, typer.Option(help="Texts that are written together, at most.", parser=between(1, 1024))] = 64,
     queue: Annotated[int, typer.Option(help="Requests that wait for a slot, at most; others get 429.", parser=at_least(0))] = 256,
+    deadline: Annotated[int, typer.Option(help="Seconds that a request may take; then it gets 504.", parser=at_least(1))] = 3600,
+    ttl: Annotated[
+        int | None,
+        unset("Seconds after which what was not used is forgotten. [default: never]", at_least(1), "SECONDS"),
+    ] = None,
+    quota_sessions: Annotated[
+        int | None, unset("Sessions that one key may have; more get 403. [default: no limit]", at_least(1), "INTEGER")
+    ] = None,
+    quota_memory: Annotated[
+        int | None, unset("Megabytes of kept sessions that one key may have. [default: no limit]", at_least(1), "INTEGER")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model. [default: that of RUN]", show_default=False)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
@@ -52,13 +63,23 @@ def serve(
     keys = Keys() if api_key_file is None else Keys.read(api_key_file)
     check_public(host, bool(keys))
     model, tokenizer = open_model(run, device, threads)
+    limits = Limits(
+        slots=slots,
+        queue=queue,
+        sessions=max_sessions,
+        memory=max_memory << 20,
+        deadline=deadline,
+        ttl=ttl,
+        quota_sessions=quota_sessions,
+        quota_bytes=None if quota_memory is None else quota_memory << 20,
+    )
     house = House(
         model,
         tokenizer,
         name or run.resolve().name,
         store,
         keys,
-        Limits(slots, queue, max_sessions, max_memory << 20),
+        limits,
         runtime=runtime,
         public=is_public(host),
     )

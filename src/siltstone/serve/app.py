@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -11,11 +12,13 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 
 from ..core.version import VERSION
-from . import chat, completions, conversations, dashboard, responses, sessions
-from .house import House, problem
-from .problem import Problem
+from ..errors import StorageError
+from . import chat, completions, conversations, dashboard, responses, session_routes
+from .house import House
+from .problem import Problem, problem
 
 LOCAL = {"localhost", "127.0.0.1", "::1"}
+TIDY = 30.0  # seconds between two rounds that forget what has expired
 OPEN = {"/health", "/ready"}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -44,7 +47,8 @@ class Door:
             await send(message)
 
         try:
-            scope["state"] = dict(scope.get("state") or {}) | {"owner": self._owner(Request(scope))}
+            until = asyncio.get_running_loop().time() + self.house.limits.deadline
+            scope["state"] = dict(scope.get("state") or {}) | {"owner": self._owner(Request(scope)), "until": until}
         except Problem as error:
             await _told(error)(scope, receive, headed)
             return
@@ -71,14 +75,18 @@ def make_app(house: House) -> FastAPI:
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         house.engine.start()
+        tidying = asyncio.create_task(_tidying(house))
         try:
             yield
         finally:
+            tidying.cancel()
+            for close in house.closing:
+                await close()
             await house.engine.stop()
             house.store.close()
 
     app = FastAPI(title="Siltstone", version=VERSION, lifespan=life, docs_url=None, redoc_url=None)
-    for module in (chat, completions, responses, conversations, sessions, dashboard):
+    for module in (chat, completions, responses, conversations, session_routes, dashboard):
         app.include_router(module.routes(house))
 
     @app.get("/health")
@@ -108,6 +116,13 @@ def make_app(house: House) -> FastAPI:
     return app
 
 
+async def _tidying(house: House) -> None:
+    while True:
+        await asyncio.sleep(TIDY)
+        with suppress(StorageError):  # the next round tries again
+            await asyncio.to_thread(house.tidy)
+
+
 class _Guard:
     """Turns every error of a route into an error body."""
 
@@ -126,10 +141,7 @@ class _Guard:
             await self.app(scope, receive, noted)
         except Exception as error:
             told = problem(error)
-            if told.status == 429:
-                self.figures.refused.inc()
-            elif told.status in (500, 503):
-                self.figures.errors.inc()
+            self.figures.problem(told)
             if begun or scope["type"] != "http":
                 raise
             await _told(told)(scope, receive, send)

@@ -13,8 +13,10 @@ from fastapi import APIRouter, Request
 from .answer import Answer, Choice, Wanted
 from .conversation import links, messages, prompt
 from .fields import CHAT_TOKENS, Chat, Completion, parsed
-from .house import Events, House, event, found, once, owner, read_json, while_there
+from .following import Run, event
+from .house import House, begun, found, once, owner, read_json, streamed
 from .logprobs import content
+from .once import Try
 from .problem import bad
 from .template import Message
 
@@ -88,7 +90,7 @@ class Talk:
         if self.given.store:
             body["metadata"] = self.given.metadata or {}
             kept = {"object": body, "messages": [vars(m) for m in self.messages]}
-            await asyncio.to_thread(self.house.store.put, "chat", self.owner, body["id"], kept)
+            await asyncio.to_thread(self.house.store.put, "chat", self.owner, body["id"], kept, self.house.limits.ttl)
         return body
 
     async def stream(self) -> AsyncGenerator[str, None]:
@@ -139,15 +141,15 @@ def routes(house: House) -> APIRouter:
     async def create(request: Request) -> Any:
         body = await read_json(request)
         given = parsed(Chat, body)
-        if not given.stream:
-            return await once(house, request, body, lambda: Talk(house, request, given).whole())
-        talk = Talk(house, request, given)
-        try:
-            await while_there(request, talk.answer.begin())  # what fails until here has a status code
-        except BaseException:
-            await talk.answer.close()
-            raise
-        return Events(talk.stream(), talk.answer.close)
+
+        async def whole(_: Try) -> dict[str, Any]:
+            return await Talk(house, request, given).whole()
+
+        async def stream(_: Try) -> Run:
+            talk = Talk(house, request, given)
+            return await begun(house, request, talk.answer.begin(), talk.stream(), talk.answer.close)
+
+        return await (streamed(house, request, body, stream) if given.stream else once(house, request, body, whole))
 
     def stored(request: Request, id: str) -> dict[str, Any]:
         return found(house.store.get("chat", owner(request), id), "chat completion", id)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from ..errors import InputError, ServerError
 from ..io import atomic_file
@@ -28,13 +28,18 @@ class Connection:
             raise InputError(f"url={url!r:.100} is no address of a server; give one such as http://127.0.0.1:8000")
         self._parts, self._key = parts, key
 
-    def session(self, tags: dict[str, str] | None = None) -> RemoteSession:
-        """A new session."""
-        return RemoteSession(self, self.call("POST", "/sessions", {"tags": tags or {}}))
+    def session(self, tags: dict[str, str] | None = None, ttl: float | None = None) -> RemoteSession:
+        """A new session. ttl: seconds without use after which it expires; None: as the server says."""
+        return RemoteSession(self, self.call("POST", "/sessions", {"tags": tags or {}, "ttl": ttl}))
 
-    def sessions(self) -> list[RemoteSession]:
-        """The sessions of this key, newest first; 1,000 at most."""
-        return [RemoteSession(self, body) for body in self.call("GET", "/sessions")["data"]]
+    def sessions(self, tags: dict[str, str] | None = None) -> list[RemoteSession]:
+        """The sessions of this key, newest first; 1,000 at most. tags: those that have all of them."""
+        query = urlencode([("tag", f"{name}:{value}") for name, value in (tags or {}).items()])
+        return [RemoteSession(self, body) for body in self.call("GET", f"/sessions?{query}")["data"]]
+
+    def open(self, id: str) -> RemoteSession:
+        """The session of this name."""
+        return RemoteSession(self, self.call("GET", f"/sessions/{quote(id, safe='')}"))
 
     def load(self, path: str | os.PathLike[str]) -> RemoteSession:
         """A new session from the file of a session, which is sent."""
@@ -89,12 +94,44 @@ class RemoteSession:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What it was created with."""
+        """Names and values that its clients give it."""
         return self._body["tags"]
 
-    def append(self, text: str | Sequence[int]) -> None:
-        """See `Session.append`."""
-        self._body = self._do("append", _text(text))
+    @property
+    def marks(self) -> dict[str, int]:
+        """The names of marks that `rollback` takes, and their positions."""
+        return {mark["id"]: mark["position"] for mark in self.refresh()["marks"]}
+
+    def refresh(self) -> dict[str, Any]:
+        """The session as the server has it now, also if another client has changed it."""
+        self._body = self._server.call("GET", f"/sessions/{self.id}")
+        return self._body
+
+    def update(self, tags: dict[str, str] | None = None, ttl: float | None = None) -> None:
+        """Other tags, another time to live in seconds; None: as before."""
+        self._body = self._server.call("POST", f"/sessions/{self.id}", {"tags": tags, "ttl": ttl})
+
+    def append(self, text: str | Sequence[int], progress: Callable[[float], object] | None = None) -> None:
+        """See `Session.append`. progress: is called with the share of the text that was read, from 0 to 1."""
+        if progress is None:
+            self._body = self._do("append", _text(text))
+        else:
+            content = json.dumps(_text(text) | {"stream": True}).encode()
+            self._read("append", content, "application/json", progress)
+
+    def append_file(self, path: str | os.PathLike[str], progress: Callable[[float], object] | None = None) -> None:
+        """Read a file of text, in UTF-8, which is sent. All of it is appended, or nothing."""
+        self._read("append?stream=true", Path(path).read_bytes(), "application/octet-stream", progress)
+
+    def find(self, text: str, limit: int = 10) -> list[dict[str, Any]]:
+        """Where the session has read or written a text: `first` and `end`, positions of tokens; `text`, and what stands `before`
+        and `after` it."""
+        return self._do("find", {"text": text, "limit": limit})["data"]
+
+    def attended(self, question: str, limit: int = 10) -> list[dict[str, Any]]:
+        """What a question attends to, the most first: as `find`, with a `weight`; for models with cache="blocks". The session
+        does not change."""
+        return self._do("find", {"question": question, "limit": limit})["data"]
 
     def score(self, text: str | Sequence[int]) -> list[float]:
         """See `Session.score`."""
@@ -108,21 +145,14 @@ class RemoteSession:
         stop: str | Sequence[str] | None = None,
         seed: int | None = None,
     ) -> Iterator[str]:
-        """See `Session.generate`. The session moves when the last piece was yielded; if the iterator is given up, it stays."""
+        """See `Session.generate`. The session moves at the end; if the iterator is given up before it, the session stays, unless
+        the server was at the end already (`refresh` tells)."""
         stop = stop if stop is None or isinstance(stop, str) else list(stop)
         body = {"max_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "stop": stop, "seed": seed}
         content = json.dumps(body | {"stream": True}).encode()
-        with self._server.answer("POST", f"/sessions/{self.id}/generate", content) as got:
-            for line in got:
-                if not line.startswith(b"data: {"):
-                    continue
-                told = json.loads(line[6:])
-                if "error" in told:
-                    raise _refused(200, line[6:])
-                if "piece" in told:
-                    yield told["piece"]
-                else:
-                    self._body = told["session"]
+        for told in self._told("generate", content, "application/json"):
+            if "piece" in told:
+                yield told["piece"]
 
     def fork(self) -> RemoteSession:
         """See `Session.fork`."""
@@ -146,6 +176,28 @@ class RemoteSession:
         """The server forgets the session."""
         self._server.call("DELETE", f"/sessions/{self.id}")
 
+    def _read(self, verb: str, content: bytes, kind: str, progress: Callable[[float], object] | None) -> None:
+        for told in self._told(verb, content, kind):
+            if progress is not None and "share" in told:
+                progress(told["share"])
+
+    def _told(self, verb: str, content: bytes, kind: str) -> Iterator[dict[str, Any]]:
+        """The events of a call; the last one has the session, which is then as the server has it."""
+        with self._server.answer("POST", f"/sessions/{self.id}/{verb}", content, kind) as got:
+            ended = False
+            for line in got:
+                if not line.startswith(b"data: {"):
+                    continue
+                told = json.loads(line[6:])
+                if "error" in told:
+                    raise _refused(told.get("status", 200), line[6:])
+                ended = "session" in told
+                if ended:
+                    self._body = told["session"]
+                yield told
+        if not ended:
+            raise ServerError("the server ended the answer early; look at `refresh` for what it has read")
+
     def _do(self, verb: str, body: Any = None) -> Any:
         return self._server.call("POST", f"/sessions/{self.id}/{verb}", body)
 
@@ -162,9 +214,9 @@ def _text(text: str | Sequence[int]) -> dict[str, Any]:
 def _refused(status: int, content: bytes) -> ServerError:
     try:
         told = json.loads(content)["error"]
-        said, param = str(told["message"]), told["param"]
+        said, param, code = str(told["message"]), told["param"], told["code"]
     except (ValueError, LookupError, TypeError):
-        said, param = "no reason was given", None
+        said, param, code = "no reason was given", None, None
     error = ServerError(f"the server refused ({status}): {said}")
-    error.status, error.param = status, param
+    error.status, error.param, error.code = status, param, code
     return error

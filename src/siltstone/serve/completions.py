@@ -15,9 +15,11 @@ from .answer import Answer, Choice, Prompt
 from .chat import wanted
 from .conversation import sound
 from .fields import COMPLETION_TOKENS, Completion, parsed
-from .house import Events, House, event, read_json, while_there
+from .following import Run, event
+from .house import House, begun, once, read_json, streamed
 from .logprobs import Spelling, joined, legacy
 from .marks import chain
+from .once import Try
 from .problem import bad
 
 BEGIN = 16  # characters by which texts with the same beginning are found
@@ -148,14 +150,16 @@ def routes(house: House) -> APIRouter:
 
     @router.post("/v1/completions")
     async def create(request: Request) -> Any:
-        texts = Texts(house, request, parsed(Completion, await read_json(request)))
-        if not texts.given.stream:
-            return await while_there(request, texts.whole())
-        try:
-            await while_there(request, texts.answers[0].begin())
-        except BaseException:
-            await texts.close()
-            raise
-        return Events(texts.stream(), texts.close)
+        body = await read_json(request)
+        given = parsed(Completion, body)
+
+        async def whole(_: Try) -> dict[str, Any]:
+            return await Texts(house, request, given).whole()
+
+        async def stream(_: Try) -> Run:
+            texts = Texts(house, request, given)
+            return await begun(house, request, texts.answers[0].begin(), texts.stream(), texts.close)
+
+        return await (streamed(house, request, body, stream) if given.stream else once(house, request, body, whole))
 
     return router

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from .conversation import as_item, from_items
 from .fields import Conversation, Items, Metadatas, parsed
 from .house import House, found, once, owner, read_json
+from .once import Try
 from .problem import missing
 from .responses import page
 
@@ -18,13 +19,14 @@ from .responses import page
 def routes(house: House) -> APIRouter:
     """The routes of conversations and their items."""
     router, store = APIRouter(prefix="/v1/conversations"), house.store
+    house.endings["conversation"] = lambda one: store.clear(one.owner, one.id)
 
     def kept(request: Request, id: str) -> dict[str, Any]:
         return found(store.get("conversation", owner(request), id), "conversation", id)
 
     @router.post("")
     async def create(request: Request) -> Any:
-        given = parsed(Conversation, await read_json(request))
+        given = parsed(Conversation, sent := await read_json(request))
         items = [as_item(m) for m in from_items(given.items, "items")]
         body = {
             "id": f"conv_{secrets.token_hex(24)}",
@@ -32,10 +34,15 @@ def routes(house: House) -> APIRouter:
             "created_at": int(time.time()),
             "metadata": given.metadata or {},
         }
-        with store.together():
-            store.put("conversation", owner(request), body["id"], body)
-            store.extend(owner(request), body["id"], items)
-        return body
+
+        async def made(one: Try) -> dict[str, Any]:
+            with store.together():
+                store.put("conversation", owner(request), body["id"], body, house.limits.ttl)
+                store.extend(owner(request), body["id"], items)
+                one.keep(body)
+            return body
+
+        return await once(house, request, sent, made)
 
     @router.get("/{id}")
     def retrieve(request: Request, id: str) -> Any:
@@ -45,7 +52,7 @@ def routes(house: House) -> APIRouter:
     async def update(request: Request, id: str) -> Any:
         given = parsed(Metadatas, await read_json(request))
         body = kept(request, id) | {"metadata": given.metadata or {}}
-        store.put("conversation", owner(request), id, body)
+        store.put("conversation", owner(request), id, body, house.limits.ttl)
         return body
 
     @router.delete("/{id}")
@@ -60,12 +67,16 @@ def routes(house: House) -> APIRouter:
         body = await read_json(request)
         items = [as_item(m) for m in from_items(parsed(Items, body).items, "items")]
 
-        async def added() -> dict[str, Any]:
+        async def added(one: Try) -> dict[str, Any]:
+            ends = {"first_id": items[0]["id"], "last_id": items[-1]["id"]}
+            answer = {"object": "list", "data": items, "has_more": False} | ends
             with house.writers.alone(id):
                 kept(request, id)
-                store.extend(owner(request), id, items)
-            ends = {"first_id": items[0]["id"], "last_id": items[-1]["id"]}
-            return {"object": "list", "data": items, "has_more": False} | ends
+                with store.together():
+                    store.extend(owner(request), id, items)
+                    store.touch(owner(request), id)
+                    one.keep(answer)
+            return answer
 
         return await once(house, request, body, added)
 

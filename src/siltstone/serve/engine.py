@@ -40,10 +40,16 @@ class Gate:
 
     async def take(self, slots: int) -> None:
         """From now on so many slots are the caller's, until `give`. Raises Problem."""
+        self.check(slots)
         if self.waiting or slots > self.free:
             await self._turn(slots)
         else:
             self.free -= slots
+
+    def check(self, slots: int) -> None:
+        """Raises Problem 429 if the queue is full."""
+        if (self.waiting or slots > self.free) and len(self.waiting) >= self.queue:
+            raise busy(f"{len(self.waiting)} requests wait already; try again later.")
 
     def give(self, slots: int) -> None:
         """The caller needs these slots no more."""
@@ -51,8 +57,6 @@ class Gate:
         self._admit()
 
     async def _turn(self, slots: int) -> None:
-        if len(self.waiting) >= self.queue:
-            raise busy(f"{len(self.waiting)} requests wait already; try again later.")
         mine = (slots, asyncio.get_running_loop().create_future())
         self.waiting.append(mine)
         try:
@@ -141,8 +145,10 @@ class Engine:
                 if ended:
                     return
                 self._check()
+                # Not `asyncio.wait_for`: before Python 3.12 it drops a cancellation that comes together with news.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(watch.event.wait(), 5)  # the thread may have failed
+                    async with asyncio.timeout(5):  # the thread may have failed
+                        await watch.event.wait()
                 watch.event.clear()
         finally:
             self._watches.discard(watch)

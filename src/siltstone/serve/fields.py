@@ -16,6 +16,7 @@ M = TypeVar("M", bound="Fields")
 
 CHAT_TOKENS, COMPLETION_TOKENS = 256, 16  # written at most if the request does not say
 MOST_TOKENS, MOST_CHOICES, MOST_STOPS, MOST_PROMPTS, MOST_TOP = 1 << 20, 8, 4, 64, 20
+MOST_TTL = 3650 * 86400  # seconds
 Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 TopP = Annotated[float, Field(gt=0, le=1)]
@@ -113,6 +114,7 @@ class Response(Writes):
     store: bool | None = None
     metadata: Metadata | None = None
     stream_options: StreamOptions | None = None
+    background: bool | None = None
     include: list[Literal["message.output_text.logprobs"]] | None = None
     top_logprobs: Top | None = None
 
@@ -140,6 +142,11 @@ class NewSession(Fields):
     """`/sessions`."""
 
     tags: Metadata | None = None
+    ttl: Annotated[float, Field(gt=0, le=MOST_TTL)] | None = None
+
+
+class SessionUpdate(NewSession):
+    """`/sessions/{id}`."""
 
 
 class Append(Fields):
@@ -147,10 +154,22 @@ class Append(Fields):
 
     text: str | None = None
     ids: list[Id] | None = None
+    stream: bool | None = None
 
 
-class Score(Append):
+class Score(Fields):
     """`/sessions/{id}/score`."""
+
+    text: str | None = None
+    ids: list[Id] | None = None
+
+
+class Find(Fields):
+    """`/sessions/{id}/find`."""
+
+    text: Word | None = None
+    question: Word | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] | None = None
 
 
 class Continue(Writes):
@@ -203,7 +222,6 @@ REFUSED: dict[type[Fields], Mapping[str, tuple[Any, ...]]] = {
         "tools": ([],),
         "tool_choice": ("none", "auto"),
         "text": ({}, {"format": {"type": "text"}}),
-        "background": (False,),
         "truncation": ("disabled",),
         "prompt": (),
         "context_management": ([],),

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from .problem import Problem
+
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 
 
@@ -20,8 +22,19 @@ class Figures:
         self.written = self._counter("tokens_written", "Tokens that were written")
         self.refused = self._counter("requests_refused", "Requests that found the queue full")
         self.errors = self._counter("errors", "Errors of the server itself")
+        self.expired = self._counter("objects_expired", "Sessions, responses and conversations whose time to live has passed")
+        self.late = self._counter("requests_late", "Requests that were ended at the deadline")
+        self.over = self._counter("requests_over_quota", "Requests of keys that have used what they may")
         self.first = Histogram("siltstone_first_seconds", "To the first text", buckets=_SECONDS, registry=self.registry)
+        self._by_code = {"queue_full": self.refused, "deadline": self.late, "quota_exceeded": self.over}
         self.between = Histogram("siltstone_between_seconds", "Between texts", buckets=_SECONDS, registry=self.registry)
+
+    def problem(self, told: Problem) -> None:
+        """A request was answered with an error."""
+        if told.code in self._by_code:
+            self._by_code[told.code].inc()
+        elif told.status in (500, 503):
+            self.errors.inc()
 
     def watch(self, counts: Mapping[str, Callable[[], float]]) -> None:
         """Gauges: what is counted at the moment when somebody looks."""

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import Request
-from fastapi.responses import StreamingResponse
 
-from ..errors import CheckpointError, InputError, OutOfMemory, SiltstoneError, StorageError
 from ..models.lm import LM
 from ..text import Tokenizer
 from .answer import Answer, Prompt, Tools, Wanted
 from .engine import Engine
 from .figures import Figures
+from .following import Close, Events, Run, again
+from .index import Ended
 from .keys import Keys
 from .marks import Marks
-from .once import Answered, Writers
-from .problem import Problem, bad, missing
+from .once import Tries, Try, Writers
+from .problem import LEFT, Problem, bad, late, left_early, missing
 from .store import Store
 from .template import Template
 
@@ -36,12 +35,19 @@ class Limits:
 
     slots      texts that are written together; queue: requests that wait for a slot, at most
     sessions   kept sessions in memory, at most; memory: bytes of them
+    ttl        seconds after which what was not used is forgotten: sessions, responses, conversations; None: never
+    deadline   seconds that a request may take; of one that streams, or runs in the background, its answer
+    quota_sessions, quota_bytes   what one key may have: sessions of `/sessions`, and bytes of kept sessions; None: no limit
     """
 
     slots: int = 64
     queue: int = 256
     sessions: int = 1024
     memory: int = 1 << 30
+    deadline: float = 3600.0
+    ttl: float | None = None
+    quota_sessions: int | None = None
+    quota_bytes: int | None = None
 
 
 @dataclass
@@ -66,8 +72,11 @@ class House:
         self.template = Template(self.tokenizer)
         self.engine = Engine(self.model, self.tokenizer, self.limits.slots, self.limits.queue, self.runtime)
         kept = (self.limits.sessions, self.limits.memory)
-        self.marks = Marks(self.store, (self.model, self.tokenizer), self.runtime, kept, self.template.name)
-        self.figures, self.writers, self.answered = Figures(), Writers(), Answered()
+        pair, quota = (self.model, self.tokenizer), self.limits.quota_bytes
+        self.marks = Marks(self.store, pair, self.runtime, kept, self.template.name, quota)
+        self.endings: dict[str, Callable[[Ended], None]] = {}  # what belongs to an object that has expired is dropped
+        self.figures, self.writers, self.tries = Figures(), Writers(), Tries()
+        self.closing: list[Callable[[], Coroutine[Any, Any, None]]] = []  # awaited before the engine stops
         self.tools = Tools(self.engine, self.marks, self.template, self.figures)
 
     def model_named(self, name: str | None) -> str:
@@ -77,6 +86,17 @@ class House:
                 404, f"The model {ascii(name)[:80]} does not exist; this server has {self.name!r}.", "model", "model_not_found"
             )
         return self.name
+
+    def tidy(self) -> int:
+        """Forget what has expired; returns the number of objects."""
+        found = self.store.expire(self.writers.busy)
+        for one in found:
+            if one.kind in self.endings:
+                self.endings[one.kind](one)
+        if self.limits.ttl is not None:
+            self.marks.age(self.limits.ttl)
+        self.figures.expired.inc(len(found))
+        return len(found)
 
     def answer(self, request: Request, prompt: Prompt, wanted: Wanted) -> Answer:
         """An answer for the key of a request. Raises Problem if there are fewer slots than texts."""
@@ -90,22 +110,31 @@ def owner(request: Request) -> str:
     return request.scope["state"]["owner"]
 
 
+def kind(request: Request) -> str:
+    """The content type, without its options."""
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
 async def read_json(request: Request) -> Any:
     """The body. Raises Problem for another content type, a body that is too large, or no JSON."""
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != "application/json":
+    if kind(request) != "application/json":
         raise Problem(415, "The content type must be application/json.", code="unsupported_media_type")
     return as_json(await read_body(request, MOST_BYTES))
 
 
 async def read_body(request: Request, most: int) -> bytes:
     """The bytes of the body, `most` at most."""
-    found = bytearray()
+    return b"".join([part async for part in read_parts(request, most)])
+
+
+async def read_parts(request: Request, most: int) -> AsyncIterator[bytes]:
+    """The body in parts as they come. Raises Problem for more than `most` bytes."""
+    size = 0
     async for part in request.stream():
-        found += part
-        if len(found) > most:
+        size += len(part)
+        if size > most:
             raise Problem(413, f"The body is larger than {most:,} bytes.", code="request_too_large")
-    return bytes(found)
+        yield part
 
 
 def as_json(body: bytes) -> Any:
@@ -116,78 +145,85 @@ def as_json(body: bytes) -> Any:
         raise bad(None, "The body is not valid JSON in UTF-8.") from None
 
 
-async def once(house: House, request: Request, body: Any, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """The answer that `make` makes, or the earlier one if the request is a retry."""
-    name = house.answered.name(request, body)
-    answer = house.answered.earlier(request, name)
-    if answer is None:
-        answer = await while_there(request, make())
-        house.answered.keep(name, answer)
-    return answer
+async def once(house: House, request: Request, body: Any, make: Callable[[Try], Coroutine[Any, Any, Any]]) -> Any:
+    """The answer that `make` makes, or that of the earlier request if this is a retry."""
+    one = Try(house.store, request, body)
+
+    async def made() -> Any:
+        if (known := await asyncio.to_thread(one.earlier)) is not None:
+            return known
+        answer = await make(one)
+        await asyncio.to_thread(one.keep, answer)
+        return answer
+
+    running = house.tries.earlier(one)
+    if isinstance(running, asyncio.Task):
+        try:
+            return await while_there(request, _of(running))
+        except asyncio.CancelledError:
+            if not running.cancelled():
+                raise  # otherwise its client has left before its end
+    task = asyncio.ensure_future(made())
+    house.tries.add(one, task)
+    return await while_there(request, task)
 
 
-async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled if the client leaves. The body must have been read."""
-    task = asyncio.ensure_future(work)
-    left = asyncio.ensure_future(_gone(request))
+async def streamed(house: House, request: Request, body: Any, make: Callable[[Try], Coroutine[Any, Any, Run]]) -> Events:
+    """The events of the run that `make` begins, or those of the earlier request if this is a retry."""
+    one = Try(house.store, request, body)
+
+    async def beginning() -> Run:
+        known = await asyncio.to_thread(one.earlier)
+        run = Run(again(known)) if isinstance(known, list) else await make(one)
+        house.tries.add(one, run)
+        return run
+
+    running = house.tries.earlier(one)
+    if isinstance(running, asyncio.Task):
+        try:
+            return Events(await while_there(request, _of(running)))
+        except Problem as error:
+            if error.code != LEFT:  # of its client
+                raise
+    elif running is not None:
+        return Events(running)
+    task = asyncio.ensure_future(beginning())
+    house.tries.add(one, task)
+    return Events(await task)
+
+
+async def begun(
+    house: House, request: Request, begin: Coroutine[Any, Any, None], source: AsyncGenerator[str, None], close: Close
+) -> Run:
+    """The run of an answer after its `begin`: what fails until here has a status code."""
     try:
-        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise Problem(499, "The client has left.", code="client_closed_request")
+        await while_there(request, begin)
+    except BaseException:
+        await close()
+        raise
+    return Run(source, close, until(request), told=house.figures.problem)
+
+
+def until(request: Request) -> float | None:
+    """The time of the event loop at which a request must have ended."""
+    return request.scope["state"]["until"]
+
+
+async def while_there(request: Request, work: Coroutine[Any, Any, T] | asyncio.Task[T]) -> T:
+    """The result of `work`, which is cancelled if the client leaves, and at the deadline. The body must have been read."""
+    task, left = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    limit, ended = until(request), set()
+    try:
+        wait = None if limit is None else max(0.0, limit - asyncio.get_running_loop().time())
+        ended, _ = await asyncio.wait({task, left}, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for each in (task, left):
             each.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await each
-
-
-class Events(StreamingResponse):
-    """Server-sent events. `close` is called at the end, also if the client has left before the first one."""
-
-    def __init__(self, source: AsyncGenerator[str, None], close: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        super().__init__(self._sent(source), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        self._source, self._close = source, close
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """See ASGI."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            try:
-                await self._source.aclose()
-            finally:
-                await self._close()
-
-    async def _sent(self, source: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-        try:
-            async for text in source:
-                yield text
-        except Exception as error:
-            yield event(problem(error).body)
-
-
-def event(body: Any, name: str | None = None) -> str:
-    """One event; a text is sent as it is."""
-    head = "" if name is None else f"event: {name}\n"
-    return f"{head}data: {body if isinstance(body, str) else json.dumps(body)}\n\n"
-
-
-def problem(error: Exception) -> Problem:
-    """Any error as a Problem; those of the program itself tell nothing."""
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, OutOfMemory | MemoryError):
-        return Problem(503, "The server has no memory for this request.", code="out_of_memory", retry=5)
-    if isinstance(error, StorageError):
-        return Problem(503, "The server's store failed; nothing was appended.", code="storage_failed", retry=5)
-    if isinstance(error, CheckpointError):
-        return Problem(500, "The model's weights are damaged.", code="model_damaged")
-    if isinstance(error, InputError):
-        return bad(None, str(error)[:300])
-    if isinstance(error, SiltstoneError):
-        return Problem(503, "The model cannot be used now.", code="model_unavailable", retry=5)
-    return Problem(500, "The server had an error; nothing was appended.", code="internal_error")
+        await asyncio.wait({task, left})  # it is complete, or has undone what it began
+        _ = task.cancelled() or task.exception()  # it counts as seen
+    if task.cancelled() and task not in ended:
+        raise left_early() if ended else late()
+    return task.result()
 
 
 def found(body: dict[str, Any] | None, what: str, name: str) -> dict[str, Any]:
@@ -195,6 +231,11 @@ def found(body: dict[str, Any] | None, what: str, name: str) -> dict[str, Any]:
     if body is None:
         raise missing(what, name)
     return body
+
+
+async def _of(task: asyncio.Task[T]) -> T:
+    """The result of a task that others wait for too."""
+    return await asyncio.shield(task)
 
 
 async def _gone(request: Request) -> None:

@@ -15,8 +15,10 @@ from ..inference.session import Session
 from ..models.fingerprint import Seen, with_tokenizer
 from ..models.lm import LM
 from ..text import Tokenizer
+from .problem import over_quota
 from .store import MarkRow, Store
 
+OWN = "session"  # no conversation has this item: what sessions have read serves no other request
 NEWEST = 128  # items, from the end of a conversation, after which all sessions are kept: 64 turns
 
 
@@ -39,15 +41,25 @@ class Marks:
 
     sessions, memory   most sessions, and most bytes of them, in memory; those that were not used for longest are put away: they
                        come back from their files, or are forgotten if they have none
+    quota              most bytes of one owner, of all marks together; None: no limit
     seed               differs between models, tokenizers and templates
     """
 
-    def __init__(self, store: Store, pair: tuple[LM, Tokenizer], runtime: str, limits: tuple[int, int], template: str) -> None:
-        self.store, self.runtime = store, runtime
+    def __init__(
+        self,
+        store: Store,
+        pair: tuple[LM, Tokenizer],
+        runtime: str,
+        limits: tuple[int, int],
+        template: str,
+        quota: int | None = None,
+    ) -> None:
+        self.store, self.runtime, self.quota = store, runtime, quota
         self.model, self.tokenizer = pair
         self.sessions, self.memory = limits
         self.seed = digest(f"{with_tokenizer(Seen(self.model).fingerprint, self.tokenizer)}\0{runtime == 'int8'}\0{template}")
         self.parked = self.woken = 0
+        self._used: set[str] = set()  # since the last call of `age`
         self._held: OrderedDict[str, tuple[Session, int, bool]] = OrderedDict()
         self._bytes, self._lock = 0, threading.RLock()
 
@@ -78,6 +90,7 @@ class Marks:
     def fork(self, mark: MarkRow) -> Session | None:
         """A fork of a kept session; None if its file can no longer be read (the mark is then forgotten)."""
         with self._lock:
+            self._used.add(mark.id)
             held = self._held.get(mark.id)
             if held is not None:
                 self._held.move_to_end(mark.id)
@@ -105,11 +118,33 @@ class Marks:
             if mark.digest == found and (mark.blob is not None or not filed and mark.id in self._held):
                 return mark.id  # an equal one is as good
         spare, blob = (self.store.write(session) if filed else None) or (None, None)
-        mark = MarkRow(f"mark_{secrets.token_hex(16)}", owner, item, len(text), found, session.position, blob)
+        size = session.nbytes if spare is None else spare.stat().st_size
+        mark = MarkRow(f"mark_{secrets.token_hex(16)}", owner, item, len(text), found, session.position, blob=blob, bytes=size)
         self.store.add(mark, spare)
         with self._lock:
             self._hold(mark.id, session, blob is not None)
+        self._within(owner, mark.id)
         return mark.id
+
+    def check(self, owner: str, session: Session, freed: str | None) -> None:
+        """Raises Problem if a session of its own would exceed the owner's quota of bytes. freed: a mark that it replaces."""
+        if self.quota is None:
+            return
+        row = None if freed is None else self.store.mark(freed, owner)
+        used = self.store.used(owner, OWN) + session.nbytes - (0 if row is None else row.bytes)
+        if used > self.quota:
+            raise over_quota(
+                f"The sessions of this key would take {used:,} bytes, and {self.quota:,} are allowed; delete sessions or marks."
+            )
+
+    def _within(self, owner: str, newest: str) -> None:
+        """Forget what conversations have read, the oldest first, until the owner is within the quota."""
+        while self.quota is not None and self.store.used(owner) > self.quota:
+            ids = [id for id in self.store.oldest(owner, OWN, 16) if id != newest]
+            for id in ids:
+                self.drop(id)
+            if not ids:
+                return
 
     def thin(self, owner: str, items: Sequence[str]) -> None:
         """Of the sessions that are found by these items, keep those of the newest turns, and ever fewer of those before; of one
@@ -120,6 +155,13 @@ class Marks:
             if index[mark.item] % (1 << (age // NEWEST).bit_length()):
                 self.drop(mark.id)
         for id in self.store.old_marks(owner, items[-1], NEWEST):
+            self.drop(id)
+
+    def age(self, ttl: float) -> None:
+        """Forget what conversations have read if it was not used for so many seconds."""
+        with self._lock:
+            used, self._used = list(self._used), set()
+        for id in self.store.stale(OWN, self.store.clock() - ttl, used):
             self.drop(id)
 
     def drop(self, id: str) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-import time
-from collections import OrderedDict
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from fastapi import Request
 
+from .following import Run
 from .problem import Problem
+from .store import Store
 
-SECONDS, MOST = 600.0, 1024  # for which, and how many, answers are remembered
+SECONDS = 600.0  # for which answers are remembered
 
 
 class Writers:
@@ -22,12 +24,19 @@ class Writers:
 
     def __init__(self) -> None:
         self._busy: set[str] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def busy(self) -> list[str]:
+        """The names of all of them."""
+        return list(self._busy)
 
     def take(self, name: str) -> None:
         """From now on the caller alone may write, until `give`. Raises Problem 409."""
-        if name in self._busy:
-            raise Problem(409, "Another request writes to this; wait for it, or fork it.", code="busy")
-        self._busy.add(name)
+        with self._lock:
+            if name in self._busy:
+                raise Problem(409, "Another request writes to this; wait for it, or fork it.", code="busy")
+            self._busy.add(name)
 
     def give(self, name: str) -> None:
         """The caller has written."""
@@ -43,31 +52,57 @@ class Writers:
             self.give(name)
 
 
-class Answered:
-    """Answers of the last ten minutes, for requests that are sent again.
+class Try:
+    """One request that may be sent again; its retries have the same name.
 
     A request is a retry if it has the `Idempotency-Key` of an earlier one, or says `x-stainless-retry-count` above 0, and has the
-    same bearer key, path and body. Only complete answers are remembered: a request that failed has changed nothing.
+    same bearer key, path and body. Only complete answers are remembered, for ten minutes: a request that failed has changed
+    nothing. What is appended is committed together with the answer, so that a retry after a crash finds it too.
+
+    name    None: the client says nothing about retries
+    again   whether an earlier one may have been answered
     """
 
+    def __init__(self, store: Store, request: Request, body: Any) -> None:
+        self._store, self.owner = store, request.scope["state"]["owner"]
+        key, count = request.headers.get("idempotency-key"), request.headers.get("x-stainless-retry-count")
+        parts = [self.owner, request.method, request.url.path, key or "", body]
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        self.name = None if key is None and count is None else f"try_{digest}"
+        self.again = key is not None or count is not None and count.isascii() and count.isdigit() and count.strip("0") != ""
+        self.kept = False
+
+    def keep(self, answer: Any) -> None:
+        """Remember an answer; for what appends, inside its transaction."""
+        if self.name is not None and not self.kept:
+            self._store.put("try", self.owner, self.name, {"answer": answer}, SECONDS)
+            self.kept = True
+
+    def earlier(self) -> Any:
+        """The answer to an earlier one; None if there is none."""
+        known = self._store.get("try", self.owner, self.name) if self.again and self.name is not None else None
+        return None if known is None else known["answer"]
+
+
+class Tries:
+    """Requests that run now, for their retries."""
+
     def __init__(self) -> None:
-        self._known: OrderedDict[str, tuple[float, Any]] = OrderedDict()
+        self.running: dict[str, asyncio.Task[Any] | Run] = {}
 
-    def name(self, request: Request, body: Any) -> str:
-        """What retries of a request have in common."""
-        parts = [request.scope["state"]["owner"], request.url.path, request.headers.get("idempotency-key", ""), body]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    def earlier(self, one: Try) -> asyncio.Task[Any] | Run | None:
+        """What an earlier request does now."""
+        return self.running.get(one.name) if one.again and one.name is not None else None
 
-    def earlier(self, request: Request, name: str) -> Any:
-        """The answer to an earlier try; None if there is none."""
-        known = self._known.get(name)
-        count = request.headers.get("x-stainless-retry-count", "0")
-        again = "idempotency-key" in request.headers or count.isascii() and count.isdigit() and count.strip("0") != ""
-        return known[1] if again and known is not None and time.monotonic() - known[0] < SECONDS else None
+    def add(self, one: Try, work: asyncio.Task[Any] | Run) -> None:
+        """Retries find `work` until it ends."""
+        name = one.name
+        if name is None:
+            return
 
-    def keep(self, name: str, answer: Any) -> None:
-        """Remember an answer."""
-        self._known[name] = time.monotonic(), answer
-        self._known.move_to_end(name)
-        while len(self._known) > MOST:
-            self._known.popitem(last=False)
+        def ended(task: Any) -> None:
+            if self.running.get(name) is work:
+                del self.running[name]
+
+        self.running[name] = work
+        (work.task if isinstance(work, Run) else work).add_done_callback(ended)

@@ -7,45 +7,49 @@ where it was.
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
-import tempfile
 import time
-from collections.abc import AsyncGenerator, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse
-from starlette.background import BackgroundTask
-
-from ..errors import SessionFileError, SessionMismatch, SessionVersion
 from ..inference.batch import Member
 from ..inference.session import Session
-from .conversation import sound
+from ..inference.work import Writing
 from .engine import Joining, undivided
-from .fields import Append, Continue, NewSession, Rollback, Score, parsed
-from .house import Events, House, event, found, once, owner, read_body, read_json, while_there
-from .problem import Problem, bad, missing
+from .house import House, found
+from .index import Ended
+from .marks import OWN
+from .once import Try
+from .problem import Problem, bad, missing, over_quota
+from .said import Said
 
-ITEM = "session"  # no conversation has this item: what sessions have read serves no other request
-MOST_UPLOAD = 256 << 20  # bytes
-MOST_LISTED = 1000
+Told = Callable[[dict[str, Any]], Any]  # the answer about a session's new object
 
 
 class Sessions:
     """The sessions of a house."""
 
     def __init__(self, house: House) -> None:
-        self.house, self.alone = house, house.writers.alone
+        self.house, self.alone, self.said = house, house.writers.alone, Said(house.store)
+        house.endings["session"] = self._ended
+        used = {name for one in house.store.every("session") for name in (one.body["head"], *one.body["marks"])}
+        for name in house.store.named(OWN):
+            if name not in used:  # a crash came before its session was kept
+                house.marks.drop(name)
 
     def body(self, who: str, id: str) -> dict[str, Any]:
         """The object of a session. Raises Problem."""
         return found(self.house.store.get("session", who, id), "session", id)
 
-    def made(self, who: str, session: Session | None, tags: dict[str, str], parent: str | None = None) -> dict[str, Any]:
-        """A new session."""
-        body = {
+    def made(
+        self, who: str, session: Session | None, tags: dict[str, str], parent: str | None = None, ttl: float | None = None
+    ) -> dict[str, Any]:
+        """A new session. Raises Problem if the key has too many."""
+        limits = self.house.limits
+        if limits.quota_sessions is not None and self.house.store.count("session", who) >= limits.quota_sessions:
+            raise over_quota(f"This key has {limits.quota_sessions:,} sessions, and may have no more; delete some.")
+        body: dict[str, Any] = {
             "id": f"sess_{secrets.token_hex(24)}",
             "object": "session",
             "created_at": int(time.time()),
@@ -53,10 +57,16 @@ class Sessions:
             "tags": tags,
             "parent": parent,
             "marks": {},
-            "head": None if session is None else self._kept(who, session),
+            "ttl": limits.ttl if ttl is None else ttl,
+            "head": None,
         }
-        self.house.store.put("session", who, body["id"], body)
-        return body
+        if session is None:
+            return self._put(who, body)
+        head = self._kept(who, session, body)
+        with self._head(head), self.house.store.together():
+            if parent is not None:
+                self.said.copy(parent, body["id"])
+            return self._put(who, body | {"head": head})
 
     def fork(self, who: str, mark: str | None) -> Session:
         """A session at a mark, which is its caller's; None: a new one. Raises Problem if its state is gone."""
@@ -69,21 +79,40 @@ class Sessions:
             raise Problem(410, "The state of this session is gone: a server without --store forgets.", code="session_gone")
         return session
 
-    def moved(self, who: str, body: dict[str, Any], session: Session) -> dict[str, Any]:
-        """The session has a new head."""
-        before, new = body["head"], body | {"head": self._kept(who, session), "position": session.position}
-        self.house.store.put("session", who, body["id"], new)
+    def moved(
+        self, who: str, body: dict[str, Any], session: Session, ids: Sequence[int], told: tuple[Try, Told]
+    ) -> dict[str, Any]:
+        """The session has a new head, after more ids. told: remembers the answer for retries, and makes it."""
+        before, head = body["head"], self._kept(who, session, body)
+        with self._head(head), self.house.store.together():
+            new = self._put(who, body | {"head": head, "position": session.position})
+            self.said.add(body["id"], body["position"], ids)
+            one, answer = told
+            one.keep(answer(new))
         self._drop(before, new)
         return new
 
-    def marked(self, who: str, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    def update(self, who: str, body: dict[str, Any], tags: dict[str, str] | None, ttl: float | None) -> dict[str, Any]:
+        """Other tags, another time to live; None: as before."""
+        more = {name: value for name, value in (("tags", tags), ("ttl", ttl)) if value is not None}
+        return self._put(who, body | more)
+
+    def marked(self, who: str, id: str) -> dict[str, Any]:
         """A mark at the head."""
-        if body["head"] is None:
-            raise bad(None, "The session has read nothing; there is nothing to mark.")
-        name = body["head"]
-        new = body | {"marks": body["marks"] | {name: body["position"]}}
-        self.house.store.put("session", who, body["id"], new)
-        return name, new
+        with self.alone(id):
+            body = self.body(who, id)
+            if body["head"] is None:
+                raise bad(None, "The session has read nothing; there is nothing to mark.")
+            name = body["head"]
+            self._put(who, body | {"marks": body["marks"] | {name: body["position"]}})
+            return {"id": name, "object": "mark", "position": body["position"]}
+
+    def twin(self, who: str, id: str) -> dict[str, Any]:
+        """A fork, as clients see it."""
+        with self.alone(id):
+            body = self.body(who, id)
+            session = None if body["head"] is None else self.fork(who, body["head"])
+            return shown(self.made(who, session, body["tags"], id, body.get("ttl")))
 
     def back(self, who: str, body: dict[str, Any], mark: str) -> dict[str, Any]:
         """The head is a mark of this session again; later marks are forgotten, as `Session.rollback` does."""
@@ -92,20 +121,50 @@ class Sessions:
         position = body["marks"][mark]
         self.fork(who, mark)  # it can still be read
         kept = {name: at for name, at in body["marks"].items() if at <= position}
-        new = body | {"head": mark, "position": position, "marks": kept}
-        self.house.store.put("session", who, body["id"], new)
+        with self.house.store.together():
+            new = self._put(who, body | {"head": mark, "position": position, "marks": kept})
+            self.said.cut(body["id"], position)
         for name in {body["head"], *body["marks"]} - {None}:
             self._drop(name, new)
         return new
 
     def delete(self, who: str, body: dict[str, Any]) -> None:
-        """Forget a session and its marks."""
-        self.house.store.delete("session", who, body["id"])
+        """Forget a session, its text and its marks."""
+        with self.house.store.together():
+            self.house.store.delete("session", who, body["id"])
+            self.said.cut(body["id"])
+        self._forget(body)
+
+    def _ended(self, one: Ended) -> None:
+        with self.house.store.together():
+            self.said.cut(one.id)
+        self._forget(one.body)
+
+    def _forget(self, body: dict[str, Any]) -> None:
         for name in {body["head"], *body["marks"]} - {None}:
             self.house.marks.drop(name)
 
-    def _kept(self, who: str, session: Session) -> str:
-        return self.house.marks.keep(who, ITEM, "", session, True)
+    def _kept(self, who: str, session: Session, before: dict[str, Any]) -> str:
+        """A mark at a session. before: the object whose head it replaces. Raises Problem for too many bytes."""
+        head = before["head"]
+        self.house.marks.check(who, session, None if head in before["marks"] else head)
+        return self.house.marks.keep(who, OWN, "", session, True)
+
+    @contextmanager
+    def _head(self, mark: str) -> Iterator[None]:
+        """The mark is dropped if an error is raised inside."""
+        try:
+            yield
+        except BaseException:
+            self.house.marks.drop(mark)
+            raise
+
+    def _put(self, who: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Keep the object; its time to live begins anew."""
+        ttl = body.get("ttl")
+        new = body | {"expires_at": None if ttl is None else int(self.house.store.clock() + ttl)}
+        self.house.store.put("session", who, body["id"], new, ttl)
+        return new
 
     def _drop(self, mark: str | None, body: dict[str, Any]) -> None:
         if mark is not None and mark != body["head"] and mark not in body["marks"]:
@@ -132,17 +191,39 @@ class Visit:
         """The session in the batch."""
         return self.members[0]
 
-    async def begin(self) -> None:
-        """Wait for a slot."""
+    async def begin(self, written: bool = False) -> None:
+        """Wait for a slot. written: a text is going to be; Problem if the session has read nothing."""
+        if written and self.body["head"] is None:
+            raise bad(None, "The session has read nothing; append a text first.")
         await self.engine.gate.take(1)
         self._slots = 1
-        session = await asyncio.to_thread(self.sessions.fork, self.who, self.body["head"])
+        head = self.body["head"]
+        session = await asyncio.to_thread(self.sessions.fork, self.who, head)
+        await asyncio.to_thread(self.sessions.house.marks.check, self.who, session, head)  # before work that would be lost
         self.members.append(await self.engine.join(session, self._joined))
 
-    async def end(self) -> dict[str, Any]:
-        """The session's new head is where the member stands."""
+    async def end(self, ids: Sequence[int], one: Try, answer: Told) -> Any:
+        """The session's new head is where the member stands, after these ids; what clients are told about it."""
         session = await asyncio.to_thread(self.member.copy)
-        return await undivided(self.sessions.moved, self.who, self.body, session)
+        return answer(await undivided(self.sessions.moved, self.who, self.body, session, ids, (one, answer)))
+
+    async def fed(self, ids: list[int], scored: bool = False) -> list[float]:
+        """The member has read these ids; their probabilities if `scored`."""
+        if not ids:
+            return []
+        work = self.member.feed(ids, scored)
+        await self.engine.done(work)
+        self.sessions.house.figures.read.inc(len(ids))
+        return work.result().tolist()
+
+    async def pieces(self, work: Writing) -> AsyncIterator[str]:
+        """The pieces of a text as they are written."""
+        sent = 0
+        async for _ in self.engine.news([work]):
+            while sent < len(work.pieces):
+                sent += 1
+                yield work.pieces[sent - 1]
+        self.sessions.house.figures.written.inc(len(work.tokens))
 
     async def close(self) -> None:
         """The member leaves."""
@@ -161,182 +242,3 @@ def shown(body: dict[str, Any]) -> dict[str, Any]:
     """A session as clients see it."""
     marks = [{"id": name, "position": at} for name, at in sorted(body["marks"].items(), key=lambda one: one[1])]
     return {key: value for key, value in body.items() if key != "head"} | {"marks": marks}
-
-
-def routes(house: House) -> APIRouter:
-    """The routes of sessions."""
-    router, sessions = APIRouter(prefix="/sessions"), Sessions(house)
-
-    @router.post("")
-    async def create(request: Request) -> Any:
-        given = parsed(NewSession, await read_json(request))
-        return shown(await asyncio.to_thread(sessions.made, owner(request), None, given.tags or {}))
-
-    @router.get("")
-    def listed(request: Request) -> Any:
-        data = [shown(body) for body in house.store.listed("session", owner(request), MOST_LISTED)]
-        return {"object": "list", "data": data, "has_more": False}
-
-    @router.post("/upload")
-    async def upload(request: Request) -> Any:
-        if request.headers.get("content-type") != "application/octet-stream":
-            raise Problem(415, "The content type must be application/octet-stream.", code="unsupported_media_type")
-        content = await read_body(request, MOST_UPLOAD)
-        session = await asyncio.to_thread(_loaded, house, content)
-        return shown(await asyncio.to_thread(sessions.made, owner(request), session, {}))
-
-    @router.get("/{id}")
-    def retrieve(request: Request, id: str) -> Any:
-        return shown(sessions.body(owner(request), id))
-
-    @router.delete("/{id}")
-    def delete(request: Request, id: str) -> Any:
-        with sessions.alone(id):
-            sessions.delete(owner(request), sessions.body(owner(request), id))
-        return {"id": id, "object": "session.deleted", "deleted": True}
-
-    @router.get("/{id}/file")
-    def download(request: Request, id: str) -> Any:
-        body = sessions.body(owner(request), id)
-        folder = tempfile.TemporaryDirectory(prefix="siltstone-")
-        file = Path(folder.name) / f"{id}.silt"
-        sessions.fork(owner(request), body["head"]).save(file)
-        task = BackgroundTask(folder.cleanup)
-        return FileResponse(file, media_type="application/octet-stream", filename=file.name, background=task)
-
-    @router.post("/{id}/append")
-    async def append(request: Request, id: str) -> Any:
-        body = await read_json(request)
-        given = parsed(Append, body)
-        ids = await _ids(house, given.text, given.ids)
-
-        async def work() -> dict[str, Any]:
-            visit = Visit(sessions, owner(request), id)
-            try:
-                await visit.begin()
-                await _fed(visit, ids)
-                return shown(await visit.end()) | {"read": len(ids)}
-            finally:
-                await visit.close()
-
-        return await once(house, request, body, work)
-
-    @router.post("/{id}/score")
-    async def score(request: Request, id: str) -> Any:
-        given = parsed(Score, await read_json(request))
-        ids = await _ids(house, given.text, given.ids)
-        visit = Visit(sessions, owner(request), id)
-
-        async def work() -> dict[str, Any]:
-            try:
-                await visit.begin()
-                scores = await _fed(visit, ids, True)
-                bits = -sum(x for x in scores if not math.isnan(x)) / math.log(2)
-                return {"logprobs": [None if math.isnan(x) else x for x in scores], "bits": bits, "ids": ids}
-            finally:
-                await visit.close()
-
-        return await while_there(request, work())
-
-    @router.post("/{id}/generate")
-    async def generate(request: Request, id: str) -> Any:
-        given = parsed(Continue, await read_json(request))
-        visit = Visit(sessions, owner(request), id)
-
-        async def written() -> AsyncGenerator[str, None]:
-            stop = [given.stop] if isinstance(given.stop, str) else given.stop
-            warm = 1.0 if given.temperature is None else given.temperature
-            work = visit.member.generate(given.max_tokens or 100, warm, top_p=given.top_p, stop=stop, seed=given.seed)
-            sent = 0
-            async for _ in visit.engine.news([work]):
-                while sent < len(work.pieces):
-                    sent += 1
-                    yield work.pieces[sent - 1]
-            house.figures.written.inc(len(work.tokens))
-
-        async def whole() -> dict[str, Any]:
-            try:
-                await visit.begin()
-                text = "".join([piece async for piece in written()])
-                return shown(await visit.end()) | {"text": text}
-            finally:
-                await visit.close()
-
-        async def streamed() -> AsyncGenerator[str, None]:
-            async for piece in written():
-                yield event({"piece": piece})
-            yield event({"session": shown(await visit.end())})
-            yield event("[DONE]")
-
-        if visit.body["head"] is None:
-            await visit.close()
-            raise bad(None, "The session has read nothing; append a text first.")
-        if not given.stream:
-            return await while_there(request, whole())
-        try:
-            await while_there(request, visit.begin())
-        except BaseException:
-            await visit.close()
-            raise
-        return Events(streamed(), visit.close)
-
-    @router.post("/{id}/fork")
-    def fork(request: Request, id: str) -> Any:
-        who = owner(request)
-        with sessions.alone(id):
-            body = sessions.body(who, id)
-            session = None if body["head"] is None else sessions.fork(who, body["head"])
-            return shown(sessions.made(who, session, body["tags"], id))
-
-    @router.post("/{id}/mark")
-    def mark(request: Request, id: str) -> Any:
-        with sessions.alone(id):
-            name, body = sessions.marked(owner(request), sessions.body(owner(request), id))
-            return {"id": name, "object": "mark", "position": body["position"]}
-
-    @router.post("/{id}/rollback")
-    async def rollback(request: Request, id: str) -> Any:
-        given = parsed(Rollback, await read_json(request))
-        with sessions.alone(id):
-            body = sessions.body(owner(request), id)
-            return shown(await asyncio.to_thread(sessions.back, owner(request), body, given.mark))
-
-    return router
-
-
-async def _ids(house: House, text: str | None, ids: Sequence[int] | None) -> list[int]:
-    if (text is None) == (ids is None):
-        raise bad("text", "Give text or ids.")
-    if text is not None:
-        return await asyncio.to_thread(house.tokenizer.encode, sound(text, "text"))
-    if ids and max(ids) >= house.tokenizer.vocab_size:
-        raise bad("ids", f"ids has {max(ids)}; ids are 0 to {house.tokenizer.vocab_size - 1}.")
-    return list(ids or ())
-
-
-async def _fed(visit: Visit, ids: list[int], scored: bool = False) -> list[float]:
-    if not ids:
-        return []
-    work = visit.member.feed(ids, scored)
-    await visit.engine.done(work)
-    visit.sessions.house.figures.read.inc(len(ids))
-    return work.result().tolist()
-
-
-def _loaded(house: House, content: bytes) -> Session:
-    """The session of a file that a client sent. Raises Problem; its message names no path."""
-    marks = house.marks
-    with tempfile.TemporaryDirectory(prefix="siltstone-") as folder:
-        file = Path(folder) / "upload.silt"
-        file.write_bytes(content)
-        try:
-            session = Session.load(file, marks.model, marks.tokenizer, marks.runtime)
-        except SessionMismatch:
-            raise bad(None, "The file is of a session with another model or tokenizer.") from None
-        except SessionVersion:
-            raise bad(None, "The file was written by a newer Siltstone.") from None
-        except SessionFileError:
-            raise bad(None, "The file is no session file, or it is damaged.") from None
-    if not session.position:
-        raise bad(None, "The session of this file has read nothing.")
-    return session
