@@ -65,6 +65,11 @@ class PlacesBank(Bank):
         width = max(s.width for s in states)
         return super().cat([s.grown(width) for s in states])
 
+    def placed(self, rows: np.ndarray, parts: Sequence[Self]) -> Self:
+        """See State; with as many places as the largest."""
+        width = max(self.width, *(x.width for x in parts))
+        return super(PlacesBank, self.grown(width)).placed(rows, [x.grown(width) for x in parts])
+
     def even(self, most: int) -> bool:
         """Whether all leaves have the same number of places, at most `most`."""
         axes = [(x, self.open_axis(name)) for name, x in self.leaves()]

@@ -29,8 +29,9 @@ from ..ops.upcast import HALF
 from ..schedule.call import Geometry
 from ..schedule.step import Hints, Turn
 from ..state.entries import Entries
-from ..state.paged import PagedLeaves, PagedStore
-from ..state.tree import Leaves, Store, padded
+from ..state.leaves import Leaves, PagedLeaves
+from ..state.paged import PagedStore
+from ..state.tree import Store, padded
 from .background import Stopped, background
 
 BUCKETS = (1, 4, 16, 64)  # numbers of rows that programs are made for

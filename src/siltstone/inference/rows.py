@@ -33,6 +33,8 @@ class Rows:
         self.state: LMState | None = None
         self.pools = Pools()  # of checkpoints that steps pick: rows that come and go hold tables of pages
         self.live: set[int] = set()
+        self._left: set[int] = set()  # slots whose sessions have left, with their rows still there
+        self._ours = False  # nobody else holds the state's memory, and all of it is whole
 
     @property
     def size(self) -> int:
@@ -41,21 +43,23 @@ class Rows:
 
     def arrange(self, entering: Mapping[int, Any], size: int) -> None:
         """From now on `size` rows, with these states of one row each in their slots; others keep theirs. If it fails, nothing
-        has changed."""
-        if not entering and size == self.size:
+        has changed. Only the rows that enter are copied, unless the number of rows changes."""
+        if not entering and not self._left and size == self.size:
             return
-        stay = [slot for slot in sorted(self.live) if slot not in entering]
-        parts, rows = ([self.state] if stay and self.state is not None else []), {slot: slot for slot in stay}
-        behind = self.size if parts else 0
-        for slot, state in entering.items():
-            rows[slot] = behind
-            parts.append(state.paged(self.pools, sparse=True))
-            behind += 1
-        if len(rows) < size:
-            parts.append(self.model.init_state(1).paged(self.pools, sparse=True))
-        index = [rows.get(slot, behind) for slot in range(size)]
-        whole = LMState.cat(parts)
-        self.state = whole if index == list(range(len(whole))) else whole.select(index)
+        parts = {slot: state.paged(self.pools, sparse=True) for slot, state in entering.items()}
+        if size == 1 and parts:
+            (self.state,) = parts.values()
+        else:
+            whole, blank = self.state, self.model.init_state(1).paged(self.pools, sparse=True)
+            if whole is None or size != self.size or not self._ours:
+                whole = self.model.init_state(size).paged(self.pools, sparse=True)
+                parts = {slot: self.row(slot) for slot in self.live - entering.keys()} | parts
+            else:
+                parts = dict.fromkeys(self._left, blank) | parts
+            self._ours = False  # until all is written
+            self.state = whole.placed(np.array(list(parts), np.int64), list(parts.values()))
+        self._ours = size > 1
+        self._left.clear()
         self.live |= entering.keys()
 
     def step(self, tokens: Mapping[int, int]) -> Tensor:
@@ -78,10 +82,13 @@ class Rows:
         return self.state.select([slot])
 
     def drop(self, slot: int) -> None:
-        """The slot's row is given up; its memory is free as soon as rows are arranged again."""
-        self.live.discard(slot)
+        """The slot's row is given up, if there is one; its memory is free as soon as rows are arranged again."""
+        if slot in self.live:
+            self.live.discard(slot)
+            self._left.add(slot)
         if not self.live:
             self.state = None
+            self._left.clear()
 
 
 class Row:

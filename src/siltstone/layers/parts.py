@@ -30,6 +30,7 @@ class LayerState(MixState):
     short convolution still needs; kept: writes that the window still sees."""
 
     narrow: ClassVar[tuple[str, ...]] = ("input", "conv")
+    rings: ClassVar[tuple[str, ...]] = ("input",)
 
     window: WindowState | None
     input: Tensor

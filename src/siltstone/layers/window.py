@@ -30,6 +30,7 @@ class WindowState(State):
     """key [B, E, J, K] (rotated), value [B, E, J, V]: the ring; sink_key [B, sinks, J, K], sink_value: the sinks."""
 
     narrow: ClassVar[tuple[str, ...]] = ("key", "value", "sink_key", "sink_value")
+    rings: ClassVar[tuple[str, ...]] = ("key", "value")
 
     key: Tensor
     value: Tensor

@@ -76,6 +76,17 @@ class LMState:
         cat = LMState(positions, tuple(type(x[0]).cat(x) for x in layers), states[0].of)
         return dataclasses.replace(cat, inference=cat.inference or any(s.inference for s in states))
 
+    def placed(self, rows: np.ndarray, parts: Sequence[LMState]) -> LMState:
+        """With the rows of `parts`, states of this configuration, in place of the rows int64 [n]; this state is given up.
+
+        See `State.placed`.
+        """
+        layers = zip(self.layers, *(x.layers for x in parts), strict=True)
+        found = self._with(
+            self.positions.placed(rows, [x.positions for x in parts]), (x.placed(rows, others) for x, *others in layers)
+        )
+        return dataclasses.replace(found, inference=found.inference or any(x.inference for x in parts))
+
     def detach(self) -> LMState:
         """The same values, outside the autograd graph."""
         return self._with(self.positions, (x.detach() for x in self.layers))

@@ -63,6 +63,12 @@ class RowPositions:
         """After one token of the rows bool [B]."""
         return RowPositions(self.position + rows, self.phase, self.cuts, self.known)
 
+    def placed(self, rows: np.ndarray, parts: Sequence[RowPositions]) -> RowPositions:
+        """With the rows of `parts`, one after the other, in place of the rows int64 [n]."""
+        source = np.arange(len(self.position))
+        source[rows] = len(source) + np.arange(len(rows))
+        return RowPositions.cat([self, *parts]).select(source)
+
     @staticmethod
     def cat(several: Sequence[RowPositions]) -> RowPositions:
         """Rows of several RowPositions, one after the other."""

@@ -88,6 +88,10 @@ class Entries(ABC):
         """Rows of several."""
 
     @abstractmethod
+    def placed(self, rows: np.ndarray, parts: Sequence[Entries]) -> Entries:
+        """With the rows of `parts`, one after the other, in these rows. See `State.placed`."""
+
+    @abstractmethod
     def detach(self) -> Self:
         """The same entries, outside the autograd graph."""
 

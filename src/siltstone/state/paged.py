@@ -137,6 +137,12 @@ class PagedStore(Entries):
             return Store.cat([s.flat() for s in stores])
         return PagedStore(pool, [row for s in stores for row in PagedStore.of(pool, s).held])
 
+    def placed(self, rows: np.ndarray, parts: Sequence[Entries]) -> PagedStore:
+        """See Entries."""
+        new = [row for x in parts for row in PagedStore.of(self.pool, x).held]
+        held = dict(enumerate(self.held)) | dict(zip(rows.tolist(), new, strict=True))
+        return PagedStore(self.pool, list(held.values()))
+
     def detach(self) -> PagedStore:
         """See Entries."""
         return self
@@ -207,29 +213,6 @@ class PagedStore(Entries):
         with torch.inference_mode(False), torch.no_grad():
             found = self.pool.leaves[i].index_select(axis, index.flatten())
             return found.unflatten(axis, index.shape).movedim(axis, 0).contiguous()
-
-
-class PagedLeaves(PagedStore):
-    """Pages inside a compiled step: leaves [..., P, ...] and table [B, room]; the host keeps the rows."""
-
-    def __init__(self, leaves: Tensors, table: Tensor, axes: tuple[int, ...]):
-        self.leaves, self.places, self.axes = leaves, table, axes
-
-    @property
-    def room(self) -> int:
-        """See Entries."""
-        return self.places.shape[1]
-
-    def parts(self, width: int, first: int) -> tuple[Tensors | Pages, Tensors]:
-        """See Entries. The leaves behind `first` are copied out of the pages."""
-        table = self.places[:, :width]
-
-        def taken(i: int) -> Tensor:
-            axis = self.axes[i] - 1
-            return self.leaves[i].index_select(axis, table.flatten()).unflatten(axis, table.shape).movedim(axis, 0)
-
-        pages = Pages(self.leaves[:first], table, None, lambda: tuple(taken(i) for i in range(first)))
-        return pages, tuple(taken(i) for i in range(first, len(self.axes)))
 
 
 class Pools:

@@ -24,6 +24,7 @@ from ..ops.transforms import at_work
 from .claims import Claims
 from .entries import Entries, Tensors
 
+LEAST, SPARE = 64, 4  # entries that memory has room for at least, and times as many as are needed that it keeps
 NO_MEMORY = re.compile("allocate memory|out of memory|calculation overflowed|bad_alloc")
 
 
@@ -34,11 +35,13 @@ class State:
     narrow   fields in the model's dtype; all others are in float32 or wider, or checkpoints rounded to bfloat16 or int8
     fixed    fields whose dtype does not depend on the model's: counters
     stored   fields with another name in files, and that name: keeps files of earlier versions readable
+    rings    fields that steps update in place, and `placed` too
     """
 
     narrow: ClassVar[tuple[str, ...]] = ()
     fixed: ClassVar[tuple[str, ...]] = ()
     stored: ClassVar[dict[str, str]] = {}
+    rings: ClassVar[tuple[str, ...]] = ()
 
     def map(self, f: Callable[[Any], Any]) -> Self:
         """The same tree with `f` applied to every leaf (a tensor or `Entries`)."""
@@ -61,6 +64,18 @@ class State:
         first = states[0]
         names = [f.name for f in dataclasses.fields(first)]
         return type(first)(**{n: _cat([getattr(x, n) for x in states]) for n in names})
+
+    def placed(self, rows: np.ndarray, parts: Sequence[Self]) -> Self:
+        """With the rows of `parts`, one after the other, in place of the rows int64 [n].
+
+        Rings, and what grows, are written where they are: rows that stay are not copied. Nobody else may hold this state, and it
+        is given up. Raises OutOfMemory; then the given rows may be half written.
+        """
+
+        def field(name: str) -> Any:
+            return _placed(getattr(self, name), rows, [getattr(x, name) for x in parts], name in self.rings)
+
+        return type(self)(**{f.name: field(f.name) for f in dataclasses.fields(self)})
 
     def detach(self) -> Self:
         """The same values, outside the autograd graph."""
@@ -146,6 +161,17 @@ def _cat(xs: list[Any]) -> Any:
     return torch.cat(xs)
 
 
+def _placed(x: Any, rows: np.ndarray, parts: list[Any], ring: bool) -> Any:
+    if x is None:
+        return None
+    if isinstance(x, tuple):
+        return tuple(_placed(y, rows, list(ys), ring) for y, *ys in zip(x, *parts, strict=True))
+    if isinstance(x, State | Entries):
+        return x.placed(rows, parts)
+    index, new = torch.from_numpy(rows).to(x.device), torch.cat(parts)
+    return x.index_copy_(0, index, new) if ring and not frozen(x) else x.index_copy(0, index, new)
+
+
 class Store(Entries):
     """Entries in tensors of their own.
 
@@ -187,7 +213,7 @@ class Store(Entries):
         """Entries of a row that there is memory for."""
         return self.leaves[0].shape[self.axes[0]]
 
-    def roomy(self, least: int = 64) -> Store:
+    def roomy(self, least: int = LEAST) -> Store:
         """The same entries in memory whose room is a power of two, `least` or more, with room for one more."""
         room = max(least, 1 << self.width.bit_length())
         if self.room >= room and not self.room & (self.room - 1):
@@ -279,8 +305,8 @@ class Store(Entries):
 
     def select(self, rows: Any) -> Store:
         """See Entries; in newly allocated memory."""
-        rows, width = row_numbers(rows, self.rows), self.width
-        index = torch.from_numpy(rows)
+        rows = row_numbers(rows, self.rows)
+        index, width = torch.from_numpy(rows), int(self.count[rows].max(initial=0))
         leaves = tuple(
             x.narrow(a, 0, width).index_select(0, index.to(x.device)) for x, a in zip(self.leaves, self.axes, strict=True)
         )
@@ -293,6 +319,27 @@ class Store(Entries):
         axes = stores[0].axes
         leaves = tuple(torch.cat([padded(s.leaves[i], a, width, s.width) for s in stores]) for i, a in enumerate(axes))
         return Store(leaves, axes, np.concatenate([s.count for s in stores]))
+
+    def placed(self, rows: np.ndarray, parts: Sequence[Entries]) -> Store:
+        """See Entries. Memory grows to a power of two with room for one more; it shrinks if it is over `SPARE` times that."""
+        count, stay = self.count.copy(), self.count.copy()
+        count[rows], stay[rows] = np.concatenate([x.count for x in parts]), 0
+        room = 1 << int(count.max(initial=0)).bit_length()
+        leaves, used = self.leaves, int(stay.max(initial=0))
+        own = room <= self.room <= SPARE * max(room, LEAST) and not any(frozen(x) for x in leaves)
+        if not own:
+            leaves = tuple(padded(x, a, room, used) for x, a in zip(leaves, self.axes, strict=True))
+        before = self.count if own else stay
+        row = iter(rows.tolist())
+        for part in parts:
+            views = part.views()
+            for b, n in enumerate(part.count.tolist()):
+                r = next(row)
+                left = max(0, int(before[r]) - n)  # what was there before may be NaN
+                for x, y, axis in zip(leaves, views, self.axes, strict=True):
+                    x.data[r].narrow(axis - 1, 0, n).copy_(y[b].narrow(axis - 1, 0, n))
+                    x.data[r].narrow(axis - 1, n, left).zero_()
+        return Store(leaves, self.axes, count)
 
     def detach(self) -> Store:
         """See Entries."""
@@ -317,20 +364,6 @@ class Store(Entries):
         return self
 
 
-class Leaves(Store):
-    """The leaves of a store inside a compiled step, with all the room there is; the host keeps the counts."""
-
-    def __init__(self, leaves: tuple[Tensor, ...], axes: tuple[int, ...]):
-        self.leaves, self.axes = leaves, axes
-
-    def views(self, width: int | None = None) -> tuple[Tensor, ...]:
-        """All entries."""
-        return self.leaves
-
-    def _with(self, leaves: tuple[Tensor, ...], inplace: bool) -> Store:
-        return Leaves(leaves, self.axes)
-
-
 def frozen(x: Tensor) -> bool:
     """Whether x cannot be updated in place: it was created in inference mode, which has ended."""
     return x.is_inference() and not torch.is_inference_mode_enabled()
@@ -345,7 +378,8 @@ def padded(x: Tensor, axis: int, room: int, used: int | None = None) -> Tensor:
     shape = list(x.shape)
     shape[axis] = room - used
     try:
-        return torch.cat([x.narrow(axis, 0, used), x.new_zeros(shape)], axis)
+        zeros = x.new_zeros(shape)
+        return torch.cat([x.narrow(axis, 0, used), zeros], axis) if used else zeros
     except RuntimeError as error:
         if not NO_MEMORY.search(str(error)):
             raise
