@@ -176,8 +176,9 @@ def shown(asked: list[Asked], arms: dict[str, Any], facts: dict[str, Any]) -> st
     head = "<tr><th>attention</th><th>tokens read</th><th>right</th><th>state</th><th>CPU s, all</th></tr>"
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="soft">A decoder of {facts["parameters"]:,} parameters, without training, reads {len(facts["files"])} speeches '
-        f"with a window of {WINDOW} tokens. A new process answers from the session's file. Answers are the most probable tokens. "
+        f'<p class="soft">A decoder of {facts["parameters"]:,} parameters, without training, reads {len(facts["files"])} '
+        f"speeches with a window of {WINDOW} tokens. A new process answers from the session's file. Answers are the most "
+        "probable tokens. "
         f"{escape(facts['machine'])}.</p>",
         cards(
             [
@@ -188,8 +189,9 @@ def shown(asked: list[Asked], arms: dict[str, Any], facts: dict[str, Any]) -> st
             ]
         ),
         table(head + rows, "num"),
-        f"<p>“Full attention, cut” has read the last tokens only, as many as the decoder was trained for ({facts['trained']:,}) less "
-        "256. An answer counts as right if it contains the bold words; nothing else in it was judged.</p>",
+        "<p>“Full attention, cut” has read the last tokens only, as many as the decoder was trained for "
+        f"({facts['trained']:,}) less 256. "
+        "An answer counts as right if it contains the bold words; nothing else in it was judged.</p>",
         "<h2>Questions</h2>",
         *(_box(one, {name: found[one.text] for name, found in answers.items()}) for one in asked),
     ]

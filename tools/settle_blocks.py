@@ -3,11 +3,11 @@
     python tools/settle_blocks.py RUN --text A.txt --text B.txt --text C.txt [--tokens 3000] [--facts 7] \
         [--read route_every=32 --read route_every=8] [--ask route_every=4] [--ask align] --out settled.json
 
-Each text gets facts of all kinds (`siltstone.eval.tasks.facts`), the last of them more than a window before its end. It is read once
-with each setting of `--read`; every question is asked on a fork. `--ask` adds ways of asking: another `route_every` from the question
-on; `align`: line ends before the question, so that blocks are chosen before its last token. Settings: keys of a configuration, or of
-`cache_options`; "full" and "window" are full attention, and sinks + window alone. One result a line; a result that is in the file is
-not measured again. CPU seconds are those of the process.
+Each text gets facts of all kinds (`siltstone.eval.tasks.facts`), the last of them more than a window before its end. It is read
+once with each setting of `--read`; every question is asked on a fork. `--ask` adds ways of asking: another `route_every` from the
+question on; `align`: line ends before the question, so that blocks are chosen before its last token. Settings are keys of a
+configuration, or of `cache_options`; "full" and "window" are full attention, and sinks + window alone. A result that is in the
+file is not measured again. CPU seconds are those of the process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from siltstone.eval.tasks.reader import Reader
 from siltstone.eval.tasks.words import spread
 from siltstone.io.atomic import write_text
 from siltstone.models.lm import LM
+from siltstone.models.stream_state import LMState
 from siltstone.text import read_blocks
 
 BASE: dict[str, Any] = dict(pattern="m", cache="blocks", window=512, sinks=4, segment=32, top_k=16, router="subblock:2")
@@ -79,7 +80,9 @@ def prepared(tokenizer: Any, path: Path, tokens: int, count: int, tail: int) -> 
 def asked(s: st.Session, model: LM, fact: Fact, every: int | None) -> tuple[bool, float]:
     """Whether the first token of the answer is right, and the log-probability of the answer (nats). every: to align with."""
     one = s.fork()
-    one.model = model
+    one.model, state = model, one._state
+    assert isinstance(state, LMState)
+    one._state = replace(state, of=model.cfg)
     question, answer = (s.tokenizer.encode(text) for text in (fact.question, f" {fact.answer}"))
     if every is not None:
         line = s.tokenizer.encode("\n")

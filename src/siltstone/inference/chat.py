@@ -187,7 +187,7 @@ class Chat:
         return self._turns.first(text, self.system, fresh=self.session.position == 0)
 
     def _aligned(self, ids: list[int]) -> list[int]:
-        """With line ends before them, so that blocks are chosen before the last one: by what it asks, and not by the documents."""
+        """With line ends before them, so that blocks are chosen before the last token: by the question, not by the documents."""
         line = self.session.tokenizer.encode("\n")
         every = choice_every(self.session.model)
         return line * ((1 - self.session.position - len(ids)) % every if len(line) == 1 else 0) + ids
