@@ -127,7 +127,8 @@ def _tail(tokenizer: Any, files: list[Path], tokens: int, path: Path) -> Path:
 
 def passage(given: dict[str, Any]) -> Passage:
     """A passage of the JSON output."""
-    return Passage(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+    listed: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    return Passage(**listed)
 
 
 def _where(one: Passage) -> str:
