@@ -57,7 +57,7 @@ def test_json(run: Path, text: Path, tmp_path: Path) -> None:
     result = doctor(run, "--text", text, "--json", "--quiet", "--seed", "3", "--out", tmp_path / "r.html")
     assert result.exit_code == 0 and result.stderr == ""
     found = json.loads(result.stdout)
-    assert list(found) == ["ok", "findings", "facts", "equality", "gates", "gradient"] and found["ok"] is True
+    assert list(found) == ["ok", "findings", "facts", "equality", "gates", "gradient", "answered", "told"] and found["ok"] is True
     assert all(set(f) == {"level", "area", "text", "advice"} for f in found["findings"])
     assert {f["area"] for f in found["findings"]} == {"equality", "gates", "gradient"}
     keys = {"way", "dtype", "difference", "tolerance", "token", "tokens", "of", "same_bits", "cuts", "ok"}

@@ -207,3 +207,21 @@ def test_questions_need_documents(files: list[Path]) -> None:
         Question(s, "What?")
     with pytest.raises(InputError, match="question is empty"):
         Question(told(s, files[0]), " ")
+
+
+@pytest.mark.parametrize("every", [1, 4, 32])
+@pytest.mark.parametrize("text", ["?", "What is the price?", "What is the price of 37 pears, and of how many more?"])
+def test_blocks_are_chosen_before_the_last_token_of_a_question(every: int, text: str, files: list[Path]) -> None:
+    """The answer attends to blocks that the question has chosen, whatever its length and the documents' are."""
+    keys: dict[str, Any] = dict(pattern="m", cache="blocks", router="subblock:2", top_k=2, position="rope")
+    model = small_model(depth=1, **keys, cache_options={"route_every": every})
+    files[0].write_text(LINES[:700], "utf-8")
+    one = Question(told(st.Session(model, st.ByteTokenizer()), files[0]), text)
+    added = one.read() - len(f"\n\nUser: {text}\nAssistant:")
+    assert 0 <= added < every and (one.fork.position - 1) % every == 0
+    chat = st.Chat(one.session.fork())
+    chat.read(text)
+    assert chat.session.position == one.fork.position
+    assert one.fork.logits is not None and torch.equal(chat.session.logits, one.fork.logits)  # type: ignore[arg-type]
+    chat.read(text)  # later turns stand behind a reply, and nothing is written there
+    assert chat.session.position == one.fork.position + len(f"\nUser: {text}\nAssistant:")

@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 
 import siltstone as st
+from siltstone.config import registry
 from siltstone.errors import SessionCorrupt, SessionFileError, SessionMismatch, SessionVersion, StorageError
 from siltstone.inference import silt
 from siltstone.inference.describe import describe
@@ -30,7 +31,14 @@ KINDS: list[dict[str, Any]] = [
     {"memory": "deep", "cache": "soup", "write_delay": 0},
     {"cache": "none", "pattern": "mwa", "depth": 3},
     {"segments": "content", "router": "subblock:4", "cut_at": "e"},
+    {"cache": "residual"},
+    {"cache": "exact"},
+    {"cache": "blocks", "router": "subblock:2", "top_k": 2, "sinks": 2, "cache_options": {"route_every": 4}},
 ]
+
+
+def test_sessions_of_every_policy_are_tried() -> None:
+    assert {kind.get("cache", "gated") for kind in KINDS} == registry.members("cache").keys()
 
 
 def continued(session: st.Session) -> dict[str, torch.Tensor]:

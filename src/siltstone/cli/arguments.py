@@ -111,3 +111,15 @@ Seed = Annotated[
     int | None,
     typer.Option(help="Seed of the sampler. [default: 0, or the state saved in the session]", show_default=False),
 ]
+
+
+def whole_numbers(name: str, given: str | None) -> list[int] | None:
+    """The numbers of a list such as "512,4096"; None for None. Raises InputError that names the option."""
+    from siltstone.errors import InputError
+
+    if given is None:
+        return None
+    words = given.split(",")
+    if not all(word.isascii() and word.isdecimal() and len(word) < 10 for word in words):
+        raise InputError(f"{name} {given[:60]!r} must be whole numbers separated by commas, for example 512,4096")
+    return [int(word) for word in words]

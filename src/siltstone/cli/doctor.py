@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from siltstone.cli import arguments
-from siltstone.cli.arguments import THREADS, RunFolder, at_least, integer, output, path, unset
+from siltstone.cli.arguments import THREADS, RunFolder, at_least, integer, output, path, unset, whole_numbers
 
 if TYPE_CHECKING:
     from siltstone.doctor.findings import Finding
@@ -24,6 +24,10 @@ def doctor(
         int | None,
         unset("Maximum number of tokens that each check reads. [default: at least four segments]", at_least(16), "INTEGER"),
     ] = None,
+    told: Annotated[
+        str | None,
+        unset("Also tell a name and ask for it after so many tokens, for example 0,100,1000,10000 (slow).", str, "N,…"),
+    ] = None,
     seed: Annotated[
         int, typer.Option(help="Seed for where texts are split into calls and which tokens get gradients.", parser=arguments.seed)
     ] = 0,
@@ -35,10 +39,10 @@ def doctor(
 ) -> None:
     """Examine a model: are its results correct, do its gates select, how far do its gradients reach?
 
-    The model reads the same text in all ways that must give the same logits. The gates of its caches and the reach of its
-    gradients are measured. Each finding says what to do. Needs no download. The exit code is 0 if all ways of reading agree,
-    and 1 otherwise; warnings about gates and gradients do not change it. The shipped model takes one to two minutes on
-    two cores; larger windows, segments and models take longer.
+    The model reads the same text in all ways that must give the same logits. The gates of its caches, the reach of its
+    gradients and the shares of sinks, window, blocks and memory in its outputs are measured. Each finding says what to do. Needs
+    no download. The exit code is 0 if all ways of reading agree, and 1 otherwise; warnings do not change it. The shipped model
+    takes one to two minutes on two cores; larger windows, segments and models take longer.
     """
     import sys
 
@@ -52,9 +56,10 @@ def doctor(
 
     if text is not None and (text.is_dir() or not text.exists()):
         raise DataError(f"--text {text} {'is a folder' if text.is_dir() else 'does not exist'}; give one text file")
+    distances = whole_numbers("--told", told) or []
     threads_to_size(run_folder(run), threads)
     keep_freed_memory()
-    record = diagnose(run_folder(run), text, tokens, seed, out, device, quiet)
+    record = diagnose(run_folder(run), text, tokens, seed, out, device, quiet, distances)
     if as_json:
         print(json_line(record.to_dict()))
     else:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from siltstone.cli.arguments import THREADS, RunFolder, at_least, integer, output, path, unset
+from siltstone.cli.arguments import THREADS, RunFolder, at_least, integer, output, path, unset, whole_numbers
 
 
 def eval(
@@ -49,18 +49,7 @@ def eval(
         texts = [name for name, cls in known.items() if cls.kind == "text"]  # type: ignore[attr-defined]
         wanted = [name for name in texts if name != "meetings" or meetings is not None]
     threads_to_size(run_folder(run), threads)
-    _evaluate(run, wanted, _lengths(lengths), (seeds, items), (text or [], meetings), (as_json, out, device))
-
-
-def _lengths(given: str | None) -> list[int] | None:
-    from siltstone.errors import InputError
-
-    if given is None:
-        return None
-    words = given.split(",")
-    if not all(x.isascii() and x.isdecimal() and len(x) < 10 for x in words):
-        raise InputError(f"--lengths {given[:60]!r} must be whole numbers separated by commas, for example 512,4096")
-    return [int(x) for x in words]
+    _evaluate(run, wanted, whole_numbers("--lengths", lengths), (seeds, items), (text or [], meetings), (as_json, out, device))
 
 
 def _evaluate(

@@ -71,7 +71,8 @@ _EXPLODES = (
 
 @dataclass(frozen=True)
 class Finding:
-    """level: "ok", "warning" or "failure"; area: "equality", "gates" or "gradient"; advice: what to do, or empty."""
+    """level: "ok", "warning" or "failure"; area: "equality", "gates", "gradient", "parts" or "told"; advice: what to do, or
+    empty."""
 
     level: str
     area: str
@@ -83,16 +84,16 @@ def all_findings(
     cfg: LMConfig, checks: Sequence[Check], gates: Sequence[dict[str, Any]], gradient: dict[str, Any]
 ) -> list[Finding]:
     """The findings on an `LM`, worst first."""
-    return _sorted([*_equality(checks), *_short(checks), *_gates(cfg, gates), *_gradient(cfg, gradient)])
+    return worst_first([*_equality(checks), *_short(checks), *_gates(cfg, gates), *_gradient(cfg, gradient)])
 
 
 def equality_findings(checks: Sequence[Check]) -> list[Finding]:
     """Only the findings on the ways of reading, for any `StreamingModel`."""
-    return _sorted([*_equality(checks), *_short(checks)])
+    return worst_first([*_equality(checks), *_short(checks)])
 
 
-def _sorted(found: Sequence[Finding]) -> list[Finding]:
-    """Worst first."""
+def worst_first(found: Sequence[Finding]) -> list[Finding]:
+    """Failures, then warnings, then what is well."""
     return sorted(found, key=lambda f: ("failure", "warning", "ok").index(f.level))
 
 

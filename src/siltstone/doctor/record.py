@@ -18,6 +18,8 @@ class Record:
     checks: list[Check] = field(default_factory=list)
     gates: list[dict[str, Any]] = field(default_factory=list)
     gradient: dict[str, Any] = field(default_factory=dict)
+    answered: list[dict[str, Any]] = field(default_factory=list)
+    told: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -34,5 +36,7 @@ class Record:
             "equality": [asdict(c) | {"ok": c.ok} for c in self.checks],
             "gates": self.gates,
             "gradient": self.gradient,
+            "answered": self.answered,
+            "told": self.told,
         }
         return plain(found)

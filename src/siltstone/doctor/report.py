@@ -33,6 +33,8 @@ def page(record: Record) -> str:
         _equality(record),
         _gates(record),
         _gradient(record),
+        _parts(record),
+        _told(record),
         _facts(facts),
     ]
     return framed(title, parts, record.to_dict())
@@ -186,6 +188,40 @@ def _gradient(record: Record) -> str:
         + "<details><summary>The figures</summary>"
         + table(f"<tr><th>n</th><th>all paths</th><th>memory</th></tr>{rows}", "num")
         + "</details>"
+    )
+
+
+def _parts(record: Record) -> str:
+    if not record.answered:
+        return ""
+    names = [name for name in ("sinks", "window", "blocks", "memory") if any(name in x["parts"] for x in record.answered)]
+
+    def drawn(key: str, title: str) -> str:
+        some = [layer for layer in record.answered if layer[key] is not None]
+        rows = [dict(zip(layer["parts"], layer[key], strict=True)) for layer in some]
+        values = [[row.get(name) for name in names] for row in rows]
+        return heat([f"layer {layer['layer']}" for layer in some], names, values, title, "part", HALF[0]) if some else ""
+
+    return (
+        f"<h2>Which parts answer</h2><p>At the last {record.answered[0]['tokens']} tokens, mean over heads. Window: all near "
+        "tokens; in memory layers with the sinks.</p>"
+        + pair(
+            figure(drawn("mass", "Attention mass times value norm"), "Share of each part, in layers with blocks."),
+            figure(drawn("output", "Norm of what is added to the output"), "Share of each part."),
+        )
+    )
+
+
+def _told(record: Record) -> str:
+    if not record.told:
+        return ""
+    rows = "".join(
+        f"<tr><td>{x['distance']:,}</td><td>{x['told']} of {x['texts']}</td><td>{x['not_told']} of {x['texts']}</td></tr>"
+        for x in record.told
+    )
+    return (
+        f"<h2>A name that was told</h2><p>In how many texts the name ranks first of {record.told[0]['candidates']}.</p>"
+        + table(f"<tr><th>tokens between</th><th>told</th><th>not told</th></tr>{rows}", "num")
     )
 
 

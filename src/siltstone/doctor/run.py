@@ -29,13 +29,16 @@ from ..ops.upcast import upcast
 from ..text import Tokenizer, read_blocks, split_text
 from ..train.precision import chosen_device
 from . import report
+from .answered import LAST, answered
 from .cuts import cut_as_sessions_do
 from .equality import TOLERANCE, WAYS, compare
-from .findings import all_findings, equality_findings, recent
+from .findings import all_findings, equality_findings, recent, worst_first
+from .findings_of_parts import part_findings, told_findings
 from .gates import EXAMPLES, survey
 from .gradient import PLACES, profile
 from .progress import Steps
 from .record import Record
+from .told import probe
 
 LEAST = 16  # minimum tokens of a text
 EQUAL = 256  # tokens for a model that is not an `LM`
@@ -59,11 +62,13 @@ def examine(
     seed: int = 0,
     tokens: int | None = None,
     steps: Steps | None = None,
+    told: Sequence[int] = (),
 ) -> Record:
     """Examines a model on the ids of a text: at least 16 tokens; `tokens_wanted` is the number that can be used. For a model that
     is not an `LM`, only the ways of reading are compared, as its layers are not known.
 
     tokens   number of tokens that each part reads (default: see `lengths`)
+    told     distances, in tokens, at which a told name is asked for (see `told`): each text is read twice
     Raises InputError for a text that is too short, and for a model that is not in float32 or float64. The model is not changed.
     """
     wanted = tokens_wanted(model.cfg, tokens) if isinstance(model, LM) else tokens or EQUAL
@@ -88,10 +93,16 @@ def examine(
         steps.begin(f"gates, over {many:,} tokens", many)
         rows = min(EXAMPLES, row.shape[1] // many)
         record.gates = survey(model, row[0, : rows * many].view(rows, many), steps.tick)
+        steps.begin(f"which parts answer, over {many:,} tokens", min(LAST, many - 1))
+        record.answered = answered(model, row[:, :many], steps.tick)
         steps.begin(f"gradients, back over {far:,} tokens", 2 * PLACES)
         record.gradient = profile(exact, row[:, :far], seed, steps.tick)
         bits = _bits(model, row[:, :one])
-    record.findings = all_findings(model.cfg, record.checks, record.gates, record.gradient)
+    if told:
+        steps.begin(f"a told name, asked for at {', '.join(f'{n:,}' for n in told)} tokens", len(told))
+        record.told = probe(model, tokenizer, told, tick=steps.tick)
+    found = all_findings(model.cfg, record.checks, record.gates, record.gradient)
+    record.findings = worst_first([*found, *part_findings(record.answered), *told_findings(record.told)])
     record.facts = {
         "model": f"{model.parameters_count:,} parameters: {described_model(model.cfg)}",
         "layers": [_layer(model.cfg, i, kind) for i, kind in enumerate(model.cfg.kinds)],
@@ -136,7 +147,14 @@ def _layer(cfg: LMConfig, number: int, kind: str) -> str:
 
 
 def diagnose(
-    run: Path, text: Path | None, tokens: int | None, seed: int, out: Path, device: str = "auto", quiet: bool = False
+    run: Path,
+    text: Path | None,
+    tokens: int | None,
+    seed: int,
+    out: Path,
+    device: str = "auto",
+    quiet: bool = False,
+    told: Sequence[int] = (),
 ) -> Record:
     """Examines the run in the folder `run` and writes the report to `out`.
 
@@ -155,7 +173,7 @@ def diagnose(
     if len(ids) < LEAST:
         raise DataError(f"{source} has {len(ids)} tokens; give a text of at least {LEAST}, or better {wanted:,}")
     with Steps(quiet) as steps:
-        record = examine(model, tokenizer, ids, seed, tokens, steps)
+        record = examine(model, tokenizer, ids, seed, tokens, steps, told)
     record.facts = {"run": run.name, "text": f"{source}, {len(ids):,} tokens"} | record.facts
     record.facts["seconds"] = round(time.perf_counter() - began, 1)
     write_text(out, report.page(record))

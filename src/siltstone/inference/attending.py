@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..layers.blocks import BlockAttention
@@ -35,3 +36,11 @@ class Watch:
 def attends(model: Any) -> bool:
     """Whether a layer of the model has blocks."""
     return isinstance(model, LM) and any(isinstance(block.mix, BlockAttention) for block in model.blocks)
+
+
+def choice_every(model: Any) -> int:
+    """Blocks are chosen in all layers before each token whose position is divisible by this; 1 if no layer has blocks."""
+    if not isinstance(model, LM):
+        return 1
+    mixers: Any = [block.mix for block in model.blocks if isinstance(block.mix, BlockAttention)]
+    return math.lcm(*(mixer.law.every for mixer in mixers))

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import InputError, SessionCorrupt, TokenizerError
 from ..text import Tokenizer
 from ..text.settings import ROLES
+from .attending import choice_every
 from .documents import BETWEEN, under
 from .sampling import StopStrings
 from .session import Session
@@ -182,8 +183,14 @@ class Chat:
         if self.turns:
             return self._turns.next(text, self.system, self._met)
         if under(self.session):
-            return self._turns.behind(text)
+            return self._aligned(self._turns.behind(text))
         return self._turns.first(text, self.system, fresh=self.session.position == 0)
+
+    def _aligned(self, ids: list[int]) -> list[int]:
+        """With line ends before them, so that blocks are chosen before the last token: by the question, not by the documents."""
+        line = self.session.tokenizer.encode("\n")
+        every = choice_every(self.session.model)
+        return line * ((1 - self.session.position - len(ids)) % every if len(line) == 1 else 0) + ids
 
     def reply(
         self,

@@ -1,0 +1,165 @@
+"""Which settings of cache="blocks" answer best, for a decoder that was not trained with it? Facts in real text, read and asked.
+
+    python tools/settle_blocks.py RUN --text A.txt --text B.txt --text C.txt [--tokens 3000] [--facts 7] \
+        [--read route_every=32 --read route_every=8] [--ask route_every=4] [--ask align] --out settled.json
+
+Each text gets facts of all kinds (`siltstone.eval.tasks.facts`), the last of them more than a window before its end. It is read
+once with each setting of `--read`; every question is asked on a fork. `--ask` adds ways of asking: another `route_every` from the
+question on; `align`: line ends before the question, so that blocks are chosen before its last token. Settings are keys of a
+configuration, or of `cache_options`; "full" and "window" are full attention, and sinks + window alone. A result that is in the
+file is not measured again. CPU seconds are those of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import siltstone as st
+from siltstone.cache.blocks import BlocksOptions
+from siltstone.eval.tasks.base import random_numbers
+from siltstone.eval.tasks.facts import Fact, facts
+from siltstone.eval.tasks.reader import Reader
+from siltstone.eval.tasks.words import spread
+from siltstone.io.atomic import write_text
+from siltstone.models.lm import LM
+from siltstone.models.stream_state import LMState
+from siltstone.text import read_blocks
+
+BASE: dict[str, Any] = dict(pattern="m", cache="blocks", window=512, sinks=4, segment=32, top_k=16, router="subblock:2")
+OPTIONS = {field.name for field in fields(BlocksOptions)}
+PLAIN = {"full": dict(pattern="a"), "window": dict(pattern="w", window=512, sinks=4)}
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text with facts, as ids."""
+
+    name: str
+    ids: list[int]
+    made: list[Fact]
+
+
+def keys(setting: str) -> dict[str, Any]:
+    """The keys of a setting such as "route_every=8,top_k=32"."""
+    if setting in PLAIN:
+        return PLAIN[setting]
+    found, options = dict(BASE), {}
+    for part in filter(None, setting.split(",")):
+        name, _, value = part.partition("=")
+        given = int(value) if value.isdecimal() else value
+        (options if name in OPTIONS else found)[name] = given
+    return found | {"cache_options": options}
+
+
+def with_keys(model: LM, setting: str) -> LM:
+    """A model with the same weights and other keys; it shares the weights."""
+    with torch.device("meta"):
+        twin = LM(model.cfg.replace(**keys(setting)))
+    twin.load_state_dict(model.state_dict(), assign=True)
+    return twin.eval()
+
+
+def prepared(tokenizer: Any, path: Path, tokens: int, count: int, tail: int) -> Text:
+    """A text of about `tokens` tokens with `count` facts, the last `tail` tokens without any."""
+    by = random_numbers("settle", "train", len(path.name), tokens)
+    reader = Reader(None, tokenizer, ["".join(read_blocks(path))])  # type: ignore[arg-type]
+    made = facts(count, by)
+    between, end = reader.filler(tokens - tail - 12 * count, by), reader.filler(tail, by)
+    text = spread(between, [fact.sentence for fact in made], by) + "".join(end)
+    return Text(path.stem, tokenizer.encode(text), made)
+
+
+def asked(s: st.Session, model: LM, fact: Fact, every: int | None) -> tuple[bool, float]:
+    """Whether the first token of the answer is right, and the log-probability of the answer (nats). every: to align with."""
+    one = s.fork()
+    one.model, state = model, one._state
+    assert isinstance(state, LMState)
+    one._state = replace(state, of=model.cfg)
+    question, answer = (s.tokenizer.encode(text) for text in (fact.question, f" {fact.answer}"))
+    if every is not None:
+        line = s.tokenizer.encode("\n")
+        question = line * ((1 - one.position - len(question)) % every) + question
+    one.append(question)
+    assert one.logits is not None
+    return int(one.logits.argmax()) == answer[0], float(one.score(answer).double().sum())
+
+
+def ways(setting: str, given: list[str]) -> list[tuple[str, str, int | None]]:
+    """The ways of asking of a setting: name, setting of the model that reads the question, and what its end is aligned with."""
+    found: list[tuple[str, str, int | None]] = [("", setting, None)]
+    if setting in PLAIN:
+        return found
+    for way in given:
+        words = [word for word in way.split(",") if word != "align"]
+        other = ",".join(
+            [x for x in setting.split(",") if x.partition("=")[0] not in {w.partition("=")[0] for w in words}] + words
+        )
+        every = int(keys(other)["cache_options"].get("route_every", BlocksOptions.route_every))
+        found.append((way, other, every if "align" in way else None))
+    return found
+
+
+def measured(model: LM, tokenizer: Any, text: Text, setting: str, given: list[str]) -> list[dict[str, Any]]:
+    """Reads a text and asks in every way."""
+    s, began = st.Session(with_keys(model, setting), tokenizer), time.process_time()
+    s.append(text.ids)
+    spent, out = time.process_time() - began, []
+    for name, other, every in ways(setting, given):
+        twin = s.model if other == setting else with_keys(model, other)
+        began = time.process_time()
+        found = [asked(s, twin, fact, every) for fact in text.made]  # type: ignore[arg-type]
+        row = {"text": text.name, "tokens": len(text.ids), "read": setting, "ask": name, "cpu_read": round(spent, 1)}
+        row |= {"cpu_ask": round((time.process_time() - began) / len(found), 2), "right": [int(x) for x, _ in found]}
+        out.append(row | {"nats": [round(-x, 3) for _, x in found], "bytes": s.nbytes})
+    return out
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Lines of Markdown: the settings, over all texts that every setting was measured on or not; how many is said."""
+    lines = [
+        "| read with | asked with | texts | right | log-probability | CPU s to read 1,000 tokens |",
+        "|---|---|---|---|---|---|",
+    ]
+    for read, ask in dict.fromkeys((row["read"], row["ask"]) for row in rows):
+        here = [row for row in rows if (row["read"], row["ask"]) == (read, ask)]
+        right, nats = ([x for row in here for x in row[key]] for key in ("right", "nats"))
+        cost = 1000 * sum(row["cpu_read"] for row in here) / sum(row["tokens"] for row in here)
+        mean = -sum(nats) / len(nats)
+        lines.append(f"| {read} | {ask or 'the same'} | {len(here)} | {sum(right)} of {len(right)} | {mean:.2f} | {cost:.1f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="an imported decoder with full attention")
+    parser.add_argument("--text", type=Path, action="append", required=True)
+    parser.add_argument("--tokens", type=int, default=3000)
+    parser.add_argument("--facts", type=int, default=7)
+    parser.add_argument("--tail", type=int, default=700, help="tokens after the last fact, at least")
+    parser.add_argument("--read", action="append", default=[])
+    parser.add_argument("--ask", action="append", default=[])
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    rows = json.loads(given.out.read_text()) if given.out.exists() else []
+    model, tokenizer = st.load(given.run)
+    for path in given.text:
+        text = prepared(tokenizer, path, given.tokens, given.facts, given.tail)
+        for setting in given.read or ["full"]:
+            if any((row["text"], row["tokens"], row["read"]) == (text.name, len(text.ids), setting) for row in rows):
+                continue
+            rows += measured(model, tokenizer, text, setting, given.ask)
+            write_text(given.out, json.dumps(rows, indent=1) + "\n")
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
