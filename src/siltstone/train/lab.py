@@ -19,7 +19,8 @@ from typing import Any
 from ..core.interrupt import Interrupts
 from ..core.machine import use_threads
 from ..errors import ConfigError, InUse
-from ..eval.arms import Arm, arms, build, configured, costs
+from ..eval.arms import Arm, arms, build, configured
+from ..eval.costs import costs
 from ..eval.watch import watched
 from ..io import claim
 from ..io.atomic import write_json

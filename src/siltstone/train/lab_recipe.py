@@ -62,6 +62,12 @@ class Lab:
             raise ConfigError(f"a recipe must have values of JSON alone: {quoted(error)}") from None
         self.made()
 
+    @classmethod
+    def from_dict(cls, keys: dict[str, Any]) -> Lab:
+        """The inverse of `dataclasses.asdict`, from JSON."""
+        given: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in keys.items()}
+        return cls(**{**given, "recipe": Recipe.from_dict(keys["recipe"])})
+
     def made(self) -> TokenTask:
         """The task."""
         task = make(self.task, self.options)
