@@ -37,7 +37,7 @@ class Arm:
 
 
 def arms(base: LMConfig, length: int) -> list[Arm]:
-    """The arms of a base configuration, whose window, segment and update rule they use.
+    """The arms of a base configuration, whose window, segment, update rule and format of checkpoints they use.
 
     length  tokens of the longest text in training; the transformer attends to so many and no more
     """
@@ -47,7 +47,7 @@ def arms(base: LMConfig, length: int) -> list[Arm]:
         exact["window"] = layer.segment
     plain = {"memory": layer.memory, "memory_options": layer.memory_options, "write_delay": layer.write_delay}
     plain |= {key: getattr(layer, key) for key in ("window", "position", "short_conv", "head_dim", "value_dim")}
-    sealed = plain | {"segment": layer.segment, "segments": "constant"}
+    sealed = plain | {"segment": layer.segment, "segments": "constant", "checkpoint_dtype": layer.checkpoint_dtype}
     sparse = sealed | {"cache": "sparse", "top_k": max(1, min(layer.top_k, length // layer.segment))}
     return [
         Arm("transformer", exact | {"pattern": "w", "window": length}),

@@ -18,6 +18,7 @@ from ..io.parse import is_count
 from ..models.lm import LM
 from ..models.stream_state import LMState
 from ..ops.upcast import upcast
+from .aids import Aids
 from .recipe import Recipe
 
 RECENT = 25  # steps whose mean cost ends a stage
@@ -87,6 +88,7 @@ class TokenTrainer:
         self.state: LMState | None = None
         self.step = self.tokens = 0
         self.device = model.like.device
+        self.aids = Aids(model, recipe, seed)
         self.parameters: dict[str, Tensor] = dict(model.named_parameters())
         kinds = [[p for p in self.parameters.values() if (p.dim() >= 2) == wide] for wide in (True, False)]
         groups = [{"params": p, "weight_decay": d} for p, d in zip(kinds, (recipe.decay, 0.0), strict=True)]
@@ -103,13 +105,14 @@ class TokenTrainer:
         ids, targets = torch.from_numpy(made.ids).to(self.device), torch.from_numpy(made.targets).to(self.device)
         if self.watch is not None:
             self.watch.tell(answers(made))
-        hidden, _ = self.model.features(ids)
+        with self.aids.step(self.step, fraction, ids.shape[1]):
+            hidden, _ = self.model.features(ids)
         if self.watch is not None:
             self.watch.tell(None)
             self.watch.found.clear()
         asked = targets != UNSCORED
         loss = F.cross_entropy(upcast(self.model.head(hidden[asked])), targets[asked])
-        loss.backward()
+        (loss + self.aids.loss()).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.clip)
         nats = float(loss.detach())
         if not math.isfinite(nats) or not math.isfinite(float(norm)):
