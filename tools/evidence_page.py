@@ -1,7 +1,8 @@
 """Writes docs/evidence.md from the committed results in docs/evidence: what `siltstone lab --json` or `compare --json` printed.
 
-`add FILE NAME` copies a result there, without what the page does not need. A result of `lab` may have "notes", paragraphs for
-below its table, and its runs "loads", {length: [load]}, where each length was tried with one load alone.
+`add FILE NAME` copies a result there, without what the page does not need. `measure NAME` measures the costs of its arms again.
+A result of `lab` may have "notes", paragraphs for below its table, and its runs "loads", {length: [load]}, where each length was
+tried with one load alone.
 """
 
 from __future__ import annotations
@@ -135,8 +136,27 @@ def add(file: Path, name: str) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 
 
+def measure(name: str) -> None:
+    """Writes the costs of each arm of docs/evidence/NAME.json, as they are counted now."""
+    from siltstone.eval.arms import configured
+    from siltstone.eval.costs import costs
+    from siltstone.train.lab import chosen_arms
+    from siltstone.train.lab_recipe import Lab
+
+    file = RESULTS / f"{name}.json"
+    found = json.loads(file.read_text("utf-8"))
+    lab = Lab.from_dict(found["lab"])
+    arms, length = chosen_arms(lab), max(lab.train)
+    now = {arm: costs(configured(lab.config(), arms[arm], length), length) for arm in {run["arm"] for run in found["runs"]}}
+    for run in found["runs"]:
+        run["costs"] = now[run["arm"]]
+    file.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["add"] and len(sys.argv) == 4:
+    if sys.argv[1:2] == ["measure"] and len(sys.argv) == 3:
+        measure(sys.argv[2])
+    elif sys.argv[1:2] == ["add"] and len(sys.argv) == 4:
         add(Path(sys.argv[2]), sys.argv[3])
     else:
         generated_page.main(PAGE, page, __doc__, "the results in docs/evidence")

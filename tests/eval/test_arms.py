@@ -7,7 +7,8 @@ import torch
 
 import siltstone as st
 from siltstone.errors import ConfigError
-from siltstone.eval.arms import Arm, arms, build, configured, costs, matched, parameters, state_bytes
+from siltstone.eval.arms import Arm, arms, build, configured, matched
+from siltstone.eval.costs import costs, parameters, state_bytes
 
 BASE = st.LMConfig.from_dict(
     dict(vocab_size=64, d_model=32, heads=2, depth=2, mlp_dim=160, tie=False, window=8, segment=16, segments="constant")

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import siltstone as st
-from siltstone.eval.arms import costs, route_at_random
+from siltstone.eval.arms import route_at_random
+from siltstone.eval.costs import costs
 from siltstone.eval.run import evaluate, make
 from siltstone.inference.program import CompiledStep
 from siltstone.text import ByteTokenizer

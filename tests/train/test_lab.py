@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,11 @@ import siltstone as st
 from siltstone.cli.app import main
 from siltstone.errors import CheckpointError, ConfigError, DataError, InputError
 from siltstone.eval.arms import arms, build, configured
+from siltstone.eval.tasks.mqar import MQAR
 from siltstone.io import claim
 from siltstone.report.lab import lab_report
 from siltstone.train import resume
-from siltstone.train.lab import Lab, Way, _one, chosen_arms, easy, found_recipe, run_lab, smoke
+from siltstone.train.lab import Lab, Stage, Way, _one, chosen_arms, easy, found_recipe, run_lab, smoke
 from siltstone.train.recipe import Recipe
 from siltstone.train.token_trainer import TokenTrainer
 
@@ -121,6 +123,47 @@ def test_jobs_give_the_same_results(tmp_path: Path) -> None:
     for a, b in zip(one["runs"], two["runs"], strict=True):
         assert a["arm"] == b["arm"] and a["costs"] == b["costs"]
         assert [x["mean"] for x in a["rows"]] == pytest.approx([x["mean"] for x in b["rows"]], abs=0.02)
+
+
+STAGES = (Stage((16,), {"loads": (2,), "vocab_size": 16}, 2, 1e9, 1.0), Stage((24,), {"loads": (3,)}, None, 1e-9, 0.85))
+
+
+def test_stages_come_before_the_task_and_are_resumed(tmp_path: Path) -> None:
+    """The first stage ends with its cost (25 steps), the second with its share of the run; a resumed run goes on where it was."""
+    lab = dataclasses.replace(FEW, arms=("sparse",), stages=STAGES, recipe=Recipe(steps=40, batch=4, save_every=100))
+    assert lab.key != FEW.key and Lab.from_dict(json.loads(json.dumps(dataclasses.asdict(lab)))).key == lab.key
+    asked: list[tuple[str, int, int, int]] = []
+    batch = MQAR.batch
+
+    def seen(task: MQAR, rows: int, length: int, by: Any) -> Any:
+        made = batch(task, rows, length, by)
+        asked.append((str(task.options.loads), rows, length, int(made.ids.max())))
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MQAR, "batch", seen)
+        over = iter([False] * 30 + [True])
+        _one(lab, tmp_path / "cut", ("sparse", 0), Way(), lambda text: None, lambda: next(over))
+        cut = run_lab(lab, tmp_path / "cut")
+        steps, asked = asked[:40], []
+        whole = run_lab(lab, tmp_path / "whole")
+    assert [x[:3] for x in steps] == [("(2,)", 2, 16)] * 25 + [("(3,)", 4, 24)] * 9 + [("(4,)", 4, 32)] * 6
+    assert max(x[3] for x in steps[:25]) < 16 and steps == asked[:40]
+    for key in ("rows", "curve", "tokens"):
+        assert cut["runs"][0][key] == whole["runs"][0][key]
+
+
+def test_stages_that_cannot_be(tmp_path: Path) -> None:
+    for keys, words in (
+        ({"train": ()}, "train=.* must be whole numbers"),
+        ({"below": 0.0}, "below=0.0 must be more than 0"),
+        ({"until": 2.0}, "until=2.0 must be a share"),
+        ({"batch": 0}, "batch"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            dataclasses.replace(STAGES[0], **keys)
+    with pytest.raises(ConfigError, match="a stage has 999 ids, more than the 64"):
+        dataclasses.replace(FEW, stages=(Stage((16,), {"vocab_size": 999}),))
 
 
 @pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b'{"key": "x"}', None])

@@ -128,6 +128,7 @@ class CachePolicy(nn.Module):
     blends   weights are blended and then read, instead of blending outputs
     sparse   `mix` selects checkpoints, and is called once for the whole call
     exact    there is no memory: the layer attends to blocks of tokens
+    reads    checkpoints that a token reads at most, where they are chosen: `top_k`, and more in some training (`train.aids`)
     """
 
     name: ClassVar[str]
@@ -141,6 +142,7 @@ class CachePolicy(nn.Module):
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__()
         self.cfg, self.options = cfg, options
+        self.reads = cfg.top_k
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: Any) -> None:

@@ -27,7 +27,7 @@ class Sparse(CachePolicy):
         """See CachePolicy."""
         if asked.every:
             return ReadWeights(*router.gates(asked))
-        k = min(self.cfg.top_k, asked.scores.shape[-1])
+        k = min(self.reads, asked.scores.shape[-1])
         index = top(in_steps(asked.scores), asked.hidden, k, asked.newest_last)
         online, gates = router.gates(asked.at(index))
         return ReadWeights(online, gates, index)

@@ -83,6 +83,6 @@ def threads_to_size(folder: Path, threads: int | None) -> None:
 def threads_to_config(cfg: LMConfig, threads: int | None) -> None:
     """`use_threads` for a model of this configuration."""
     from ..core.machine import use_threads
-    from ..eval.arms import parameters
+    from ..eval.costs import parameters
 
     use_threads(threads, parameters(cfg))

@@ -69,6 +69,14 @@ def train(
     ] = None,
     copying: Annotated[int | None, _whole("First steps, on rows of repeated strings alone. [default: 0]")] = None,
     copies: Annotated[int | None, _whole("Rows of repeated strings beside the text in later steps. [default: 0]")] = None,
+    dense: Annotated[
+        float | None,
+        _number("Share of the run in which cache=sparse reads every checkpoint; then, in as long again, fewer. [default: 0]"),
+    ] = None,
+    routing_loss: Annotated[float | None, _number("Weight of the cost of what a sparse choice leaves out. [default: 0]")] = None,
+    window_dropout: Annotated[
+        float | None, _number("Share of steps in which memory layers leave out their window. [default: 0]")
+    ] = None,
     steps: Annotated[int | None, _whole("Number of steps. [default: 1000, without --minutes]")] = None,
     minutes: Annotated[float | None, _number("Training time; the learning rate then depends on the time.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
@@ -138,6 +146,7 @@ def train(
         "steps": steps, "minutes": minutes, "seed": seed, "batch": batch, "length": length, "span": span, "foreign": foreign,
         "lr": lr, "warmup": warmup, "decay": decay, "clip": clip, "save_every": save_every, "valid_every": valid_every,
         "valid_tokens": valid_tokens, "precision": precision, "recompute": recompute, "copying": copying, "copies": copies,
+        "dense": dense, "routing_loss": routing_loss, "window_dropout": window_dropout,
     }  # fmt: skip
     check_threads(threads)
     check_sinks(log or [])

@@ -1,4 +1,4 @@
-"""Arms of a comparison: variants of one configuration, with matched parameters, and what each costs."""
+"""Arms of a comparison: variants of one configuration, with matched parameters."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..config.layer import LayerConfig
 from ..config.model import LMConfig
 from ..errors import ConfigError
 from ..models.lm import LM
+from .costs import parameters, state_bytes
 
 SHARED = ("vocab_size", "d_model", "heads", "depth", "mlp", "mlp_dim", "tie", "norm_eps")
 WIDEST_MLP = 1 << 16
@@ -36,7 +37,7 @@ class Arm:
 
 
 def arms(base: LMConfig, length: int) -> list[Arm]:
-    """The arms of a base configuration, whose window, segment and update rule they use.
+    """The arms of a base configuration, whose window, segment, update rule and format of checkpoints they use.
 
     length  tokens of the longest text in training; the transformer attends to so many and no more
     """
@@ -46,7 +47,7 @@ def arms(base: LMConfig, length: int) -> list[Arm]:
         exact["window"] = layer.segment
     plain = {"memory": layer.memory, "memory_options": layer.memory_options, "write_delay": layer.write_delay}
     plain |= {key: getattr(layer, key) for key in ("window", "position", "short_conv", "head_dim", "value_dim")}
-    sealed = plain | {"segment": layer.segment, "segments": "constant"}
+    sealed = plain | {"segment": layer.segment, "segments": "constant", "checkpoint_dtype": layer.checkpoint_dtype}
     sparse = sealed | {"cache": "sparse", "top_k": max(1, min(layer.top_k, length // layer.segment))}
     return [
         Arm("transformer", exact | {"pattern": "w", "window": length}),
@@ -123,12 +124,6 @@ def _with_bytes(cfg: LMConfig, wanted: int, length: int) -> LMConfig:
     return cfg.replace(head_dim=2 * half, value_dim=2 * half)
 
 
-def parameters(cfg: LMConfig) -> int:
-    """Number of parameters of a model, which is not allocated."""
-    with torch.device("meta"):
-        return LM(cfg).parameters_count
-
-
 def build(cfg: LMConfig, arm: Arm, seed: int) -> LM:
     """A new model of an arm."""
     with torch.random.fork_rng(devices=[]):
@@ -157,32 +152,3 @@ def _chance(directions: Tensor) -> Callable[..., Tensor]:
         return (1000 * (query[:, :, None] + found[:, None])).frac().abs()
 
     return scores
-
-
-def _state_parts(cfg: LMConfig, length: int) -> dict[str, int]:
-    with torch.no_grad():
-        model, state = build(cfg, Arm("measured"), 0), None
-        for part in torch.zeros(1, length, dtype=torch.long, device=model.like.device).split(512, 1):
-            _, state = model.features(part, state)
-    return {} if state is None else state.parts()
-
-
-def state_bytes(cfg: LMConfig, length: int) -> int:
-    """Bytes of the state after a text of `length` tokens, measured, in float32."""
-    return sum(_state_parts(cfg, length).values())
-
-
-def costs(cfg: LMConfig, length: int) -> dict[str, int]:
-    """Parameters, bytes of the state after `length` tokens, and the bytes read and FLOPs of the token after them.
-
-    bytes_read  weights that a token uses (not the whole embedding), and the state; of checkpoints, only `top_k` with "sparse"
-    flops       two for each element that is read: an estimate, in which norms, gates and routing scores are left out
-    """
-    parts, count = _state_parts(cfg, length), parameters(cfg)
-    read = sum(size for part, size in parts.items() if part != "checkpoints")
-    layers = cfg.memory_layers
-    share = [min(1.0, x.top_k / max(1, length // x.segment)) if x.cache == "sparse" else 1.0 for x in layers]
-    read += round(parts.get("checkpoints", 0) * sum(share) / max(1, len(share)))
-    used = count if cfg.tie else count - cfg.vocab_size * cfg.layer.d_model
-    read += 4 * used
-    return {"parameters": count, "state_bytes": sum(parts.values()), "bytes_read": read, "flops": 2 * (read // 4)}

@@ -12,7 +12,7 @@ import torch
 from ..errors import DataError, InputError
 from ..models.checkpoint import load
 from ..text import Tokenizer, encode_sized
-from .arms import costs
+from .costs import costs
 from .intervals import bootstrap
 from .position import by_position
 from .routing_map import routing_map

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from torch import Tensor
 
+from ..config.layer import LayerConfig
 from ..schedule.blocks import Law
 from ..schedule.packed import RowPositions
 from ..state.tree import Store
@@ -33,6 +34,16 @@ class BlocksState(MixState):
         """See MixState."""
         held = {"checkpoints": self.cache.nbytes, "routing": self.means.nbytes + self.recent.nbytes + self.chosen.nbytes}
         return held | {"window": self.nbytes - sum(held.values())}
+
+    def read(self, mixer: Any, cfg: LayerConfig, position: int) -> tuple[float, float]:
+        """See MixState: sinks, chosen blocks and near tokens, and the token's share of a choice once in `route_every` tokens."""
+        law, parts, queries = mixer.law, self.parts(), cfg.heads / cfg.key_heads
+        sealed = int(law.sealed(np.array(law.group(position))))
+        near = max(0, position - law.sinks - sealed * law.block)
+        seen = min(position, law.sinks) + min(sealed, law.most) * law.block + near
+        tokens, keys = self.cache.nbytes * seen / max(1, position), self.means.nbytes / law.every
+        rest = (parts["routing"] - self.means.nbytes) / law.every + parts["window"]
+        return tokens + keys + rest, queries * (tokens + keys * law.queries) + rest
 
     def roomy(self, mixer: Any) -> Self:
         """See MixState."""

@@ -65,6 +65,7 @@ class Mixer(Placed):
         )
         self.conv = ShortConv(cfg)
         self.window = WindowAttention(cfg, self.geo) if cfg.window else None
+        self.blind = False  # the window's output is left out: only in training (`train.aids`)
         self.norm = nn.Parameter(torch.ones(cfg.heads, cfg.val_dim))
         self.out = linear(cfg.heads * cfg.val_dim, cfg.d_model, cfg.out_bias)
         routing = None if self.router is None else (self.router.blocks, cfg.router_dim)
@@ -108,7 +109,7 @@ class Mixer(Placed):
             seen, after.window = self.window(x, state.window, context, further)
         if read is not None:
             read = rms(read, self.norm, 1e-6)
-            seen = read if seen is None else seen + read
+            seen = read if seen is None or self.blind else seen + read
         if seen is None:
             seen = x.new_zeros(*x.shape[:2], self.cfg.heads, self.cfg.val_dim)
         return self.out(taking_part(seen, self._memory_parameters()).flatten(2)), after

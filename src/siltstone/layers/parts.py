@@ -46,6 +46,16 @@ class LayerState(MixState):
         out["checkpoints"] = sum(0 if x is None else x.nbytes for x in (self.bank, self.kept))
         return out | {"window": self.nbytes - sum(out.values())}
 
+    def read(self, mixer: Any, cfg: LayerConfig, position: int) -> tuple[float, float]:
+        """See MixState; of the checkpoints of cache="sparse", the chosen ones and all routing keys."""
+        parts, places = self.parts(), self.checkpoints()
+        window, sealed = parts.pop("window"), parts.pop("checkpoints")
+        if mixer.cache.sparse and places is not None and places[0]:
+            keys = 4 * int(places[0]) * mixer.router.blocks * cfg.router_dim if mixer.router.leads else 0
+            sealed = keys + (sealed - keys) * min(1.0, cfg.top_k / int(places[0]))
+        rest = sum(parts.values()) + sealed
+        return window + rest, window * cfg.heads / cfg.key_heads + rest
+
     def checkpoints(self) -> np.ndarray | None:
         """See MixState."""
         return None if self.bank is None else self.bank.places

@@ -54,8 +54,8 @@ def _together(mixer: Parts, own: Tensor, z: Tensor, view: View, route: Routing |
 
 
 def _every(mixer: Parts, view: View) -> bool:
-    """Whether `top_k` covers all checkpoints, and reading them all at once costs less than sorting the pairs."""
-    return view.number <= mixer.cfg.top_k and mixer.memory.read_is_linear
+    """Whether the choice covers all checkpoints, and reading them all at once costs less than sorting the pairs."""
+    return view.number <= mixer.cache.reads and mixer.memory.read_is_linear
 
 
 def _led(mixer: Parts, view: View, route: Routing | None, j: int) -> None:

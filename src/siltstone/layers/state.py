@@ -19,6 +19,10 @@ class MixState(State):
         """Live bytes of each part, with the names of `LMState.parts`."""
         return {"window": self.nbytes}
 
+    def read(self, mixer: Any, cfg: LayerConfig, position: int) -> tuple[float, float]:
+        """What a token at `position` reads: bytes, and bytes times the queries that read them."""
+        return self.nbytes, self.nbytes * cfg.heads / cfg.key_heads
+
     def checkpoints(self) -> np.ndarray | None:
         """int64 [B], the places for sealed states; None: the layer keeps none."""
         return None

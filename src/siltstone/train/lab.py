@@ -19,20 +19,34 @@ from typing import Any
 from ..core.interrupt import Interrupts
 from ..core.machine import use_threads
 from ..errors import ConfigError, InUse
-from ..eval.arms import Arm, arms, build, configured, costs
+from ..eval.arms import Arm, arms, build, configured
+from ..eval.costs import costs
 from ..eval.watch import watched
 from ..io import claim
 from ..io.atomic import write_json
 from ..io.folder import make_folder, remove_file
 from ..io.lock import LOCK
 from ..io.sets import left_over, remove_left_over
-from .lab_recipe import RECIPES, Lab, easy, found_recipe, mqar, smoke
+from .lab_recipe import RECIPES, Lab, Stage, easy, found_recipe, mqar, smoke
 from .lab_run import RESULT, RESUME, SAVED, train_and_try
 from .precision import chosen_device
 from .results import read_result, write_result
-from .token_trainer import TokenTrainer
+from .token_trainer import Lesson, TokenTrainer
 
-__all__ = ["RECIPES", "RESULTS", "Lab", "Way", "chosen_arms", "easy", "found_recipe", "mqar", "results", "run_lab", "smoke"]
+__all__ = [
+    "RECIPES",
+    "RESULTS",
+    "Lab",
+    "Stage",
+    "Way",
+    "chosen_arms",
+    "easy",
+    "found_recipe",
+    "mqar",
+    "results",
+    "run_lab",
+    "smoke",
+]
 RESULTS = "results.json"
 Say = Callable[[str], None]
 
@@ -102,6 +116,11 @@ def results(lab: Lab, folder: Path) -> dict[str, Any]:
     return {"key": lab.key, "lab": asdict(lab), "runs": runs, "missing": missing}
 
 
+def lessons(lab: Lab) -> list[Lesson]:
+    """What the models of a recipe are trained on before its task."""
+    return [Lesson(lab.made(x), x.train, x.batch or lab.recipe.batch, x.below, x.until) for x in lab.stages]
+
+
 def _place(folder: Path, name: str, seed: int) -> Path:
     return folder / name.replace(", ", "-").replace(" ", "-") / str(seed)
 
@@ -136,7 +155,8 @@ def _one(lab: Lab, folder: Path, at: tuple[str, int], way: Way, say: Say, stoppe
         cfg = configured(lab.config(), arm, length)
         model = build(cfg, arm, seed).to(chosen_device(way.device))
         watch = watched(model, arm.routing)
-        trainer = TokenTrainer(model, lab.made(), lab.recipe, lab.train, seed, watch if arm.routing == "oracle" else None)
+        oracle = watch if arm.routing == "oracle" else None
+        trainer = TokenTrainer(model, lab.made(), lab.recipe, lab.train, seed, oracle, first=lessons(lab))
         label = f"{name}, seed {seed}"
         record = train_and_try(trainer, lab, place, (arm.routing, watch), lambda text: say(f"{label}: {text}"), over)
         if record is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 import traceback
 from collections.abc import Callable
@@ -23,6 +24,38 @@ from .recipe import Recipe
 
 
 @dataclass(frozen=True)
+class Stage:
+    """An easier task before that of the recipe. It ends when the mean cost of the last 25 steps is below `below` nats an answer,
+    or at `until`, a share of the run.
+
+    train    lengths of training streams
+    options  options of the task that differ from the recipe's
+    batch    rows in a batch; None: those of the recipe
+    """
+
+    train: tuple[int, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    batch: int | None = None
+    below: float = 0.9
+    until: float = 0.5
+
+    def __post_init__(self) -> None:
+        lengths("train", self.train)
+        if self.batch is not None:
+            whole("batch", self.batch, 1)
+        if not 0 < self.below < math.inf:
+            raise ConfigError(f"below={self.below!r} must be more than 0 nats an answer")
+        if not 0 < self.until <= 1:
+            raise ConfigError(f"until={self.until!r} must be a share of the run, more than 0 and at most 1")
+
+
+def lengths(key: str, given: Any, least: int = 1) -> None:
+    """ConfigError unless `given` are whole numbers, each at least `least`, and there is one."""
+    if not given or not all(isinstance(x, int) and not isinstance(x, bool) and x >= least for x in given):
+        raise ConfigError(f"{key}={given!r} must be whole numbers, at least one of them, for example (64, 128)")
+
+
+@dataclass(frozen=True)
 class Lab:
     """A question, and how it is answered.
 
@@ -35,6 +68,7 @@ class Lab:
     arms       names of arms (`siltstone.eval.arms`); empty: all that the task can have
     seeds      seeds of weights and of training data
     items      test streams of each length and load
+    stages     easier tasks that each model is trained on first, one after the other
     """
 
     question: str
@@ -47,12 +81,11 @@ class Lab:
     arms: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     items: int = 64
+    stages: tuple[Stage, ...] = ()
 
     def __post_init__(self) -> None:
         for key in ("train", "test", "seeds"):
-            given = getattr(self, key)
-            if not given or not all(isinstance(x, int) and not isinstance(x, bool) and x >= (key != "seeds") for x in given):
-                raise ConfigError(f"{key}={given!r} must be whole numbers, at least one of them, for example (64, 128)")
+            lengths(key, getattr(self, key), int(key != "seeds"))
         whole("items", self.items, 1)
         if not isinstance(self.recipe, Recipe):
             raise ConfigError(f"recipe is a {type(self.recipe).__name__}, and must be a siltstone.train.recipe.Recipe")
@@ -60,11 +93,20 @@ class Lab:
             json.dumps(asdict(self), allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise ConfigError(f"a recipe must have values of JSON alone: {quoted(error)}") from None
-        self.made()
+        for stage in (None, *self.stages):
+            if (ids := self.made(stage).vocab_size) > self.made().vocab_size:
+                raise ConfigError(f"a stage has {ids} ids, more than the {self.made().vocab_size} of the recipe's task")
 
-    def made(self) -> TokenTask:
-        """The task."""
-        task = make(self.task, self.options)
+    @classmethod
+    def from_dict(cls, keys: dict[str, Any]) -> Lab:
+        """The inverse of `dataclasses.asdict`, from JSON."""
+        given: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in keys.items()}
+        stages = tuple(Stage(**{**stage, "train": tuple(stage["train"])}) for stage in keys.get("stages", ()))
+        return cls(**{**given, "recipe": Recipe.from_dict(keys["recipe"]), "stages": stages})
+
+    def made(self, stage: Stage | None = None) -> TokenTask:
+        """The task, or that of a stage."""
+        task = make(self.task, self.options | (stage.options if stage is not None else {}))
         if not isinstance(task, TokenTask):
             raise ConfigError(f"task={self.task!r} is a text task, and the laboratory trains on token tasks, for example 'mqar'")
         return task
@@ -80,6 +122,11 @@ class Lab:
         for name in ("question", "seeds", "arms"):
             del keys[name]
         del keys["recipe"]["save_every"]
+        if not self.stages:
+            del keys["stages"]  # results of earlier versions stay valid, here and for settings of training
+        for name in ("dense", "routing_loss", "window_dropout"):
+            if not keys["recipe"][name]:
+                del keys["recipe"][name]
         return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
 
 
@@ -118,7 +165,25 @@ def small() -> Lab:
     return Lab("Which arms recall a few pairs?", "mqar", base, recipe, (64,), (64, 128), options, arms=names)
 
 
-RECIPES: dict[str, Callable[[], Lab]] = {"smoke": smoke, "easy": easy, "small": small, "mqar": mqar}
+def mqar256() -> Lab:
+    """Up to 64 pairs in 256 tokens, after few ids and pairs: eight arms, five seeds, about ten minutes a run on a core."""
+    base = dict(d_model=64, heads=2, depth=2, mlp_dim=192, window=16, segment=32, segments="constant", tie=False, short_conv=4)
+    base |= dict(memory="gated_delta", cache="sparse", top_k=4, checkpoint_dtype="bfloat16")
+    options = dict(vocab_size=512, loads=(8, 16, 32, 64), fillers="zero")
+    recipe = Recipe(steps=1500, batch=16, lr=5e-3, dense=0.3, save_every=50)
+    stages = (
+        Stage((64,), dict(vocab_size=64, loads=(4, 8)), 32, until=0.3),
+        Stage((64,), dict(loads=(8, 16)), 32, until=0.4),
+        Stage((128,), dict(loads=(8, 16, 32)), 32, until=0.6),
+    )
+    names = ("transformer", "window only", "plain recurrence", "one state of equal bytes", "gated", "gated, sub-blocks")
+    names += ("sparse", "exact")
+    question, tests = "Which arms learn up to 64 pairs in 256 tokens, from few pairs on?", (256, 512, 1024)
+    seeds = (0, 1, 2, 3, 4)
+    return Lab(question, "mqar", base, recipe, (256,), tests, options, arms=names, seeds=seeds, items=48, stages=stages)
+
+
+RECIPES: dict[str, Callable[[], Lab]] = {"smoke": smoke, "easy": easy, "small": small, "mqar": mqar, "mqar256": mqar256}
 
 
 def found_recipe(name: str) -> Lab:

@@ -27,6 +27,10 @@ class Recipe:
     copying          first steps, in which only rows of repeated strings are read (`siltstone.train.copying`): `batch * length`
                      tokens in rows of 256 to 1,024, which teach a model to look things up
     copies           rows of repeated strings beside the text in each later step, with a quarter of the weight
+    dense            share of the run in which cache="sparse" reads every checkpoint; in as long a time again, the number that it
+                     reads falls to `top_k` (`siltstone.train.aids`)
+    routing_loss     weight of the cost of what a sparse choice leaves out: -log of the chosen checkpoints' share of all gates
+    window_dropout   share of steps in which memory layers leave out what their window says
     recompute        "none", or "segment": only the activations of one segment are kept, and the others are recomputed
     save_every, valid_every   steps between checkpoints and between validations
     valid_tokens     tokens of held-out text that a validation reads, shared evenly by the documents
@@ -47,6 +51,9 @@ class Recipe:
     precision: str = "auto"
     copying: int = 0
     copies: int = 0
+    dense: float = 0.0
+    routing_loss: float = 0.0
+    window_dropout: float = 0.0
     recompute: str = "none"
     save_every: int = 100
     valid_every: int = 200
@@ -66,15 +73,19 @@ class Recipe:
             raise ConfigError(f"minutes={self.minutes!r} must be more than 0")
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"lr={self.lr!r} must be more than 0; 3e-3 suits small models, 3e-4 large ones")
-        for key in ("foreign", "warmup", "floor"):
+        for key in ("foreign", "warmup", "floor", "dense", "window_dropout"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ConfigError(f"{key}={getattr(self, key)!r} must be a share between 0 and 1")
         if not 0 <= self.decay < math.inf or not 0 < self.clip:
             raise ConfigError(f"decay={self.decay!r} must be at least 0 and clip={self.clip!r} more than 0")
+        if not 0 <= self.routing_loss < math.inf:
+            raise ConfigError(f"routing_loss={self.routing_loss!r} must be at least 0; 0.01 is a beginning")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ConfigError(f"precision={self.precision!r} is not known; choose 'auto', 'fp32' or 'bf16'")
         if self.recompute not in ("none", "segment"):
             raise ConfigError(f"recompute={self.recompute!r} is not known; choose 'none' or 'segment'")
+        if self.routing_loss and self.recompute != "none":
+            raise ConfigError("routing_loss needs the activations of all segments; choose recompute='none', or routing_loss=0")
 
     @property
     def part(self) -> int:

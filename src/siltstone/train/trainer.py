@@ -17,6 +17,7 @@ from ..models.stream_state import LMState
 from ..ops.upcast import upcast
 from ..text import cut_table
 from . import copying, recompute, resume
+from .aids import Aids
 from .corpus import Corpus
 from .precision import autocast
 from .recipe import Recipe
@@ -44,6 +45,7 @@ class Trainer:
         self.state: LMState | None = None
         self.step = self.tokens = 0
         self.device = next(model.parameters()).device
+        self.aids = Aids(model, recipe, recipe.seed)
         self._cuts = cut_table(model.cfg, corpus.tokenizer)
         self._autocast = autocast(recipe.precision, self.device)
         self.parameters = dict(model.named_parameters())
@@ -63,13 +65,15 @@ class Trainer:
         ids = torch.from_numpy(piece.ids).to(self.device)
         targets = torch.from_numpy(piece.targets).to(self.device)
         reset = torch.from_numpy(piece.reset).to(self.device) if piece.reset.any() else None
-        with self._autocast():
-            cut = None if self._cuts is None else self._cuts[torch.from_numpy(piece.ids)]
-            loss, state = self._loss(ids, targets, self._begin(piece), reset, cut)
-        copies = self._copying() if self.recipe.copies else None
-        figures = self._updated(loss if copies is None else loss + COPIES * copies, fraction)
+        with self.aids.step(self.step, fraction, self.recipe.part):  # a backward pass may compute again
+            with self._autocast():
+                cut = None if self._cuts is None else self._cuts[torch.from_numpy(piece.ids)]
+                loss, state = self._loss(ids, targets, self._begin(piece), reset, cut)
+            more = [self.aids.loss()] if self.recipe.routing_loss else []
+            more += [COPIES * self._copying()] if self.recipe.copies else []
+            figures = self._updated(sum(more, loss), fraction)
         self.state = state.detach()
-        nats = figures["loss"] if copies is None else float(loss.detach())
+        nats = float(loss.detach()) if more else figures["loss"]
         self.tokens += ids.numel()
         return figures | {"loss": nats, "bits": nats * ids.numel() / math.log(2), "bytes": piece.bytes}
 

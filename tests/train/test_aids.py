@@ -1,0 +1,151 @@
+"""Aids of training: what each computes, by another way; that trainings use them; and that models are left as they were."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import siltstone as st
+from siltstone.cache.base import Router
+from siltstone.errors import ConfigError
+from siltstone.eval.arms import build, configured
+from siltstone.ops.routing import in_steps
+from siltstone.text import ByteTokenizer
+from siltstone.train.aids import Aids, read_at
+from siltstone.train.corpus import Corpus, build_corpus, hashed_files
+from siltstone.train.lab import chosen_arms, smoke
+from siltstone.train.recipe import Recipe
+from siltstone.train.token_trainer import TokenTrainer
+from siltstone.train.trainer import Trainer
+
+KEYS: dict[str, Any] = dict(
+    vocab_size=300, d_model=32, heads=2, depth=2, mlp_dim=48, window=8, segment=8, segments="constant", cache="sparse", top_k=2
+)
+IDS = torch.randint(300, (2, 96), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def corpus(texts: Path, tmp_path: Path) -> Corpus:
+    return build_corpus(hashed_files([texts]), ByteTokenizer(), tmp_path / "data")
+
+
+def model(**keys: Any) -> Any:
+    torch.manual_seed(1)
+    return st.LM(st.LMConfig.from_dict(KEYS | keys))
+
+
+def test_all_are_read_first_and_then_fewer_by_equal_factors() -> None:
+    recipe = Recipe(steps=1, dense=0.25)
+    assert [read_at(recipe, x, 4, 64) for x in (0.0, 0.24, 0.25, 0.375, 0.499, 0.5, 1.0)] == [64, 64, 64, 16, 4, 4, 4]
+    assert read_at(recipe, 0.0, 4, 3) == 4 and read_at(Recipe(steps=1), 0.0, 4, 64) == 4
+
+
+@pytest.mark.parametrize("keys", [{}, {"gate": "softmax"}, {"memory": "titans"}, {"router": "subblock:2"}])
+def test_a_dense_step_is_that_of_the_gated_cache(keys: dict[str, Any]) -> None:
+    one, every = model(**keys), model(**keys, cache="gated", top_k=4)
+    every.load_state_dict(one.state_dict())
+    aids = Aids(one, Recipe(steps=1, dense=0.5), 0)
+    with torch.no_grad():
+        before, wanted = one(IDS)[0], every(IDS)[0]
+        with aids.step(0, 0.0, 96):
+            dense = one(IDS)[0]
+        with aids.step(0, 0.99, 96):
+            late = one(IDS)[0]
+        after = one(IDS)[0]
+    assert torch.allclose(dense, wanted, atol=1e-5) and not torch.allclose(before, wanted, atol=1e-3)
+    assert torch.equal(late, before) and torch.equal(after, before)
+
+
+@pytest.mark.parametrize("keys", [{}, {"gate": "softmax"}, {"router": "subblock:2"}])
+def test_the_routing_loss_is_what_a_choice_leaves_out(keys: dict[str, Any]) -> None:
+    """Single tokens, one after the other, and their gates by hand."""
+    one = model(**keys, depth=1)
+    aids = Aids(one, Recipe(steps=1, routing_loss=0.5), 0)
+    with aids.step(0, 0.0, 96):
+        one(IDS)
+    found = aids.loss()
+    assert isinstance(found, torch.Tensor) and found.requires_grad
+    value = float(found.detach())
+    policy, costs = one.blocks[0].mix.cache, []
+
+    def noted(router: Router, asked: Any) -> Any:
+        number = asked.scores.shape[-1]
+        for row in range(len(asked.scores)):
+            gates = router.gates(asked)[1][row, 0].mean(0)
+            best = sorted(range(number), key=lambda n: (int(in_steps(asked.scores)[row, 0, n]), n))[-2:]
+            costs.append(-math.log(sum(float(gates[n]) for n in best) / float(gates.sum())))
+        return type(policy).mix(policy, router, asked)
+
+    policy.mix, state = noted, None
+    with torch.no_grad():
+        for each in IDS.split(1, 1):
+            _, state = one(each, state)
+    assert value == pytest.approx(0.5 * sum(costs) / len(costs), rel=1e-3)
+    found.backward()
+    router = one.blocks[0].mix.router
+    assert router.key.weight.grad.abs().sum() > 0 and router.query.weight.grad.abs().sum() > 0
+
+
+def test_a_step_without_a_window_is_that_of_a_window_that_says_nothing() -> None:
+    one, silent = model(), model()
+    silent.load_state_dict(one.state_dict())
+    with torch.no_grad():
+        for block in silent.blocks:
+            block.mix.window.qkv.weight[-32:] = 0.0  # the values
+        aids = Aids(one, Recipe(steps=1, window_dropout=1.0), 0)
+        wanted, before = silent(IDS)[0], one(IDS)[0]
+        with aids.step(0, 0.0, 96):
+            found = one(IDS)[0]
+        assert torch.allclose(found, wanted, atol=1e-6) and torch.equal(one(IDS)[0], before)
+
+
+def test_steps_without_a_window_are_drawn_by_seed() -> None:
+    one = model()
+    shares = []
+    for seed in (0, 1):
+        aids, drawn = Aids(one, Recipe(steps=1, window_dropout=0.3), seed), []
+        for number in range(200):
+            with aids.step(number, 0.0, 96):
+                drawn.append(one.blocks[0].mix.blind)
+        shares.append(drawn)
+    assert shares[0] != shares[1] and all(40 < sum(drawn) < 80 for drawn in shares)
+    keeps = Aids(model(cache="exact", top_k=4), Recipe(steps=1, window_dropout=1.0), 0)  # its window says what is kept
+    assert not keeps.windows
+
+
+@pytest.mark.parametrize("key, value", [("dense", 0.4), ("routing_loss", 1.0), ("window_dropout", 0.5)])
+def test_both_trainings_use_them(key: str, value: float, corpus: Corpus) -> None:
+    lab = dataclasses.replace(
+        smoke(), base=smoke().base | {"window": 4, "segment": 4, "cache": "sparse", "top_k": 2}, train=(32,)
+    )
+    arm = chosen_arms(lab)["sparse"]
+
+    def tokens(recipe: Recipe) -> list[float]:
+        trainer = TokenTrainer(build(configured(lab.config(), arm, 32), arm, 0), lab.made(), recipe, lab.train, 0)
+        return [trainer.advance(step / 6) for step in range(6)]
+
+    def texts(recipe: Recipe) -> list[float]:
+        trainer = Trainer(model(), corpus, recipe)
+        return [trainer.advance(step / 6)["loss"] for step in range(6)]
+
+    recipe = Recipe(steps=6, batch=4, length=64)
+    for trained in (tokens, texts):
+        assert trained(recipe) != trained(dataclasses.replace(recipe, **{key: value}))
+
+
+def test_settings_that_cannot_be() -> None:
+    two: Any = 2
+    for key in ("dense", "window_dropout"):
+        with pytest.raises(ConfigError, match=f"{key}=2 must be a share"):
+            dataclasses.replace(Recipe(steps=1), **{key: two})
+    with pytest.raises(ConfigError, match="routing_loss=-1 must be at least 0"):
+        Recipe(steps=1, routing_loss=-1)
+    with pytest.raises(ConfigError, match="routing_loss needs the activations of all segments"):
+        Recipe(steps=1, routing_loss=1, recompute="segment")
+    assert dataclasses.replace(smoke(), recipe=Recipe(steps=4, batch=4, save_every=2)).key == smoke().key
+    assert dataclasses.replace(smoke(), recipe=Recipe(steps=4, batch=4, save_every=2, dense=0.1)).key != smoke().key
