@@ -53,10 +53,15 @@ class BlocksState(MixState):
     def fits(self, mixer: Any, positions: RowPositions) -> bool:
         """See MixState."""
         law: Law = mixer.law
-        if (self.cache.count != positions.position).any() or (self.means.count != law.parts(positions.position)).any():
+        if not self.may_fit(mixer, positions, 0):
             return False
         sealed = law.sealed(law.group(np.maximum(positions.position - 1, 0)))
         chosen, count = self.chosen.cpu().numpy(), np.minimum(sealed, law.most)[:, None, None]
         used = np.arange(law.most) < count
         ordered = (np.diff(chosen, axis=2) > 0) | ~used[..., 1:]
         return bool((~used | (chosen >= 0) & (chosen < sealed[:, None, None])).all() and ordered.all())
+
+    def may_fit(self, mixer: Any, positions: RowPositions, cuts: int) -> bool:
+        """See MixState."""
+        counted = (self.cache.count == positions.position) & (self.means.count == mixer.law.parts(positions.position))
+        return bool(counted.all())
