@@ -63,6 +63,12 @@ def train(
             parser=path,
         ),
     ] = None,
+    grow: Annotated[
+        bool,
+        typer.Option(
+            "--grow", help="The model has more layers than that of --init: new ones in front, which begin without any effect."
+        ),
+    ] = False,
     recall: Annotated[
         float | None,
         _number("Share of the text that is made from it so that it needs memory: passages, facts and lists that come again."),
@@ -76,6 +82,13 @@ def train(
     routing_loss: Annotated[float | None, _number("Weight of the cost of what a sparse choice leaves out. [default: 0]")] = None,
     window_dropout: Annotated[
         float | None, _number("Share of steps in which memory layers leave out their window. [default: 0]")
+    ] = None,
+    far: Annotated[
+        int | None,
+        _whole("Tokens, beside the text in later steps, in rows that repeat strings from beyond the window. [default: 0]"),
+    ] = None,
+    grown_lr: Annotated[
+        float | None, _number("Learning rate of the layers that --grow adds, as a multiple of --lr. [default: 1]")
     ] = None,
     steps: Annotated[int | None, _whole("Number of steps. [default: 1000, without --minutes]")] = None,
     minutes: Annotated[float | None, _number("Training time; the learning rate then depends on the time.")] = None,
@@ -147,6 +160,7 @@ def train(
         "lr": lr, "warmup": warmup, "decay": decay, "clip": clip, "save_every": save_every, "valid_every": valid_every,
         "valid_tokens": valid_tokens, "precision": precision, "recompute": recompute, "copying": copying, "copies": copies,
         "dense": dense, "routing_loss": routing_loss, "window_dropout": window_dropout,
+        "far": far, "grown_lr": grown_lr,
     }  # fmt: skip
     check_threads(threads)
     check_sinks(log or [])
@@ -154,6 +168,8 @@ def train(
     given = {key: value for key, value in given.items() if value is not None}
     keys = (_config_file(config) if config else {}) | dict(map(parse_setting, settings or []))
     init = None if init is None else run_folder(init)
+    if grow and init is None:
+        raise ConfigError("--grow adds layers to the model of --init, and --init is missing; name its run folder")
 
     built: list[Any] = []
 
@@ -190,7 +206,7 @@ def train(
         recipe = Recipe(**given)
         run = begin(
             out, paths or [], sized, recipe, text, valid=valid or [], device=device or "auto", overwrite=overwrite, init=init,
-            recall=recall,
+            recall=recall, grow=grow,
         )  # fmt: skip
         hold(contextlib.closing(run))
     keep_freed_memory()

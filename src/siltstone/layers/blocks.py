@@ -50,12 +50,15 @@ class BlockAttention(Placed):
         chosen = torch.zeros(batch, cfg.key_heads, law.most, dtype=torch.long, device=like.device)
         return BlocksState(Store.empty((key, value), (1, 1)), Store.empty((key,), (1,)), recent, chosen, self.conv.init(batch))
 
-    def begin(self) -> None:
+    def begin(self, inputs: Tensor | None = None) -> None:
         """Initial weights with which a token finds the tokens that followed earlier ones like it.
 
         Queries are A x, keys A (s * x~) with x~ = x + s * (the input before), s random signs: a key then contains A times the
         input before its token, which meets the query of an equal input; everything else is random. Needs `position="none"`,
         a short convolution, and norms on queries and keys, whose weights are set so that one place stands out of thousands.
+
+        inputs   [N, D]: inputs that the layer will have, more than K; A then has the directions in which they differ most, each
+                 scaled to equal variance. Without them A is random.
         """
         cfg, norm = self.cfg, self.window.q_norm
         if cfg.position != "none" or self.conv.taps is None or norm is None or cfg.qk_norm == "all" or cfg.key_dim > cfg.d_model:
@@ -66,6 +69,8 @@ class BlockAttention(Placed):
             some = torch.randn(cfg.d_model, cfg.key_dim, dtype=torch.float32)
             some = torch.linalg.qr(some)[0].T.to(weight)
             sign = torch.where(torch.rand(cfg.d_model) < 0.5, 1.0, -1.0).to(weight)
+            if inputs is not None:
+                some = _differences(inputs, sign, cfg.key_dim)
             asks, keys = cfg.heads * cfg.key_dim, cfg.key_heads * cfg.key_dim
             weight[:asks] = some.repeat(cfg.heads, 1)
             weight[asks : asks + keys] = (some * sign).repeat(cfg.key_heads, 1)
@@ -194,6 +199,20 @@ class BlockAttention(Placed):
         mask = plan.mask.expand(runs, -1, -1, -1).flatten(0, 1).unsqueeze(1)
         out = self.window.attend(query, key, value, mask).transpose(1, 2).unflatten(0, (runs, plan.groups)).flatten(1, 2)
         return _taken(out, plan.slots)
+
+
+def _differences(x: Tensor, sign: Tensor, width: int) -> Tensor:
+    """[width, D]: the directions in which x [N, D] differs most, divided by the standard deviation along each.
+
+    They are orthogonal to the mean m of x and to s * m: what all inputs share would make all keys alike.
+    """
+    mean = x.mean(0)
+    shared = torch.linalg.qr(torch.stack([mean, sign * mean], 1))[0]
+    apart = torch.eye(len(mean), dtype=x.dtype, device=x.device) - shared @ shared.T
+    rest = (x - mean) @ apart
+    variances, directions = torch.linalg.eigh(rest.T @ rest / len(rest))
+    scale = variances[-width:].clamp(min=1e-6 * float(variances[-1])).sqrt()
+    return (directions[:, -width:] / scale).T @ apart
 
 
 def _taken(x: Tensor, index: Tensor) -> Tensor:

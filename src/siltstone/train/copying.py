@@ -5,6 +5,9 @@ repeated: one half at a distance that is uniform in its logarithm, the other fro
 repeated before. Otherwise nearly every token has stood shortly before, and nothing is learnt about longer distances. Only tokens
 that the repetition determines are asked for.
 The ability to copy appears after some hundred steps on such rows, and hardly at all in as many steps on text alone.
+
+Far rows (`far_rows`) repeat strings only from beyond the window, each place once, so that the window cannot answer. Two of three
+rows are pieces of the text.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from ..ops.upcast import upcast
 
 SHORTEST, LONGEST = 8, 64
 TRIES = 64
+FAR = (12, 64)  # tokens of a string that is repeated from beyond the window
+LENGTHS = (3, 3, 6, 3, 3, 9)  # of far rows, in windows, step after step
 
 
 def rows(text: np.ndarray, vocab: int, count: int, length: int, by: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -41,6 +46,29 @@ def rows(text: np.ndarray, vocab: int, count: int, length: int, by: np.random.Ge
             after = int(by.integers(shortest, longest + 1))
             at = max(at + size + int(by.integers(0, 3 * size)), after)
             size = after
+    return ids, asked
+
+
+def far_rows(
+    text: np.ndarray, vocab: int, count: int, length: int, window: int, by: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `rows`: the first part of each row comes again, in strings, each more than `window` tokens later.
+
+    length   at least 3 windows and 96 tokens
+    """
+    ids, asked = by.integers(0, vocab, (count, length)), np.zeros((count, length), bool)
+    shortest, longest = FAR
+    for r in range(count):
+        if r % 3 and len(text) > length:
+            begin = int(by.integers(len(text) - length))
+            ids[r] = text[begin : begin + length]
+        end, source = (length - window - shortest) // 2, 0  # tokens that come again
+        at = max(end, window + 1) + int(by.integers(SHORTEST, window + 4))
+        while at < length - SHORTEST and source < end - SHORTEST:
+            size = min(int(by.integers(shortest, longest + 1)), length - at, end - source)
+            ids[r, at : at + size] = ids[r, source : source + size]
+            asked[r, at + 1 : at + size] = True
+            source, at = source + size, at + size + int(by.integers(0, shortest))
     return ids, asked
 
 

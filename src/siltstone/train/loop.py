@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from .starting import load_starting_weights
 from .trainer import Trainer
 
 
-def fit(run: Run, display: Display | None = None, sinks: Sequence[str] = ()) -> dict[str, Any]:
+def fit(run: Run, display: Display | None = None, sinks: Sequence[str] = (), deadline: float | None = None) -> dict[str, Any]:
     """Trains to the end of the recipe, from the run's checkpoint if there is one; returns the receipt.
 
     Afterwards the folder can be loaded with `siltstone.load`. On the same machine, with the same number of threads (torch's
@@ -32,18 +32,20 @@ def fit(run: Run, display: Display | None = None, sinks: Sequence[str] = ()) -> 
     `receipt["interrupted"]` true and the signal's number in `receipt["signal"]`, unless the run was complete; SIGTERM and SIGHUP
     do the same if the program has installed a handler for them. A validation that was interrupted is made when the run resumes.
     sinks: names of further places for figures, "tensorboard" and "trackio" (`siltstone.train.sinks`).
+    deadline: a time (`time.time()`) at which the run stops as after Ctrl-C, with `receipt["signal"]` None.
     Raises StorageError, and ConfigError if the loss is nan or infinite or the package of a sink is missing.
     """
     held, run.claim = run.claim or claim(run.folder), None
     with held:
-        return _fit(run, display or Display(quiet=True), sinks)
+        return _fit(run, display or Display(quiet=True), sinks, deadline)
 
 
-def _fit(run: Run, display: Display, sinks: Sequence[str]) -> dict[str, Any]:
+def _fit(run: Run, display: Display, sinks: Sequence[str], deadline: float | None) -> dict[str, Any]:
     recipe = run.recipe
     device = chosen_device(run.device)
     torch.manual_seed(recipe.seed)
-    trainer = Trainer(LM(run.cfg).to(device).train(), run.train, recipe)
+    grown = (run.init or {}).get("grown", 0)
+    trainer = Trainer(LM(run.cfg).to(device).train(), run.train, recipe, grown)
     before = 0.0
     if run.checkpoint.exists():
         before = trainer.restore(run.checkpoint)["seconds"]
@@ -55,14 +57,17 @@ def _fit(run: Run, display: Display, sinks: Sequence[str]) -> dict[str, Any]:
     def seconds() -> float:
         return before + time.monotonic() - begun
 
+    def stopped() -> bool:
+        return stop.asked or deadline is not None and time.time() >= deadline
+
     def validated() -> bool:
         """Whether no text is held out, or the model of this step was validated."""
         known = metrics.valid.get("valid_tokens", recipe.valid_tokens) == recipe.valid_tokens
         return run.valid is None or (known and metrics.valid["step"] == trainer.step)
 
     def validate(due: bool) -> None:
-        if due and not stop.asked and not validated():
-            _validate(run, trainer, stop, metrics, display)
+        if due and not stopped() and not validated():
+            _validate(run, trainer, stopped, metrics, display)
 
     def keep() -> None:
         trainer.save(run.checkpoint, seconds=seconds())
@@ -72,7 +77,7 @@ def _fit(run: Run, display: Display, sinks: Sequence[str]) -> dict[str, Any]:
     opened = [SINKS[name](run.folder, trainer.step) for name in sinks]
     with Interrupts() as stop, Metrics(run.folder / METRICS, trainer.step, opened) as metrics, display:
         validate(trainer.step > 0 and trainer.step % recipe.valid_every == 0)  # if an interrupt prevented it
-        while not stop.asked and recipe.done(trainer.step, seconds()) < 1:
+        while not stopped() and recipe.done(trainer.step, seconds()) < 1:
             started = time.monotonic()
             figures = trainer.advance(recipe.done(trainer.step + 0.5, seconds()))
             record = _record(trainer, figures, time.monotonic() - started, seconds())
@@ -87,7 +92,7 @@ def _fit(run: Run, display: Display, sinks: Sequence[str]) -> dict[str, Any]:
         done = recipe.done(trainer.step, seconds()) >= 1
         validate(done)
     spent = time.monotonic() - begun
-    interrupted = stop.asked and not (done and validated())
+    interrupted = (stop.asked or deadline is not None) and not (done and validated())
     receipt = {
         "interrupted": interrupted,
         "signal": stop.number if interrupted else None,
@@ -131,7 +136,7 @@ def _record(trainer: Trainer, figures: dict[str, float], took: float, seconds: f
     }
 
 
-def _validate(run: Run, trainer: Trainer, stop: Interrupts, metrics: Metrics, display: Display) -> None:
+def _validate(run: Run, trainer: Trainer, stopped: Callable[[], bool], metrics: Metrics, display: Display) -> None:
     """Streams held-out documents, each from its beginning, up to `valid_tokens` tokens in all, and writes the score to the
     metrics, unless it was interrupted."""
     assert run.valid is not None
@@ -142,9 +147,7 @@ def _validate(run: Run, trainer: Trainer, stop: Interrupts, metrics: Metrics, di
     trainer.model.eval()
     cuts = cut_table(run.cfg, run.tokenizer)
     sizes = [valid.bytes_of(d.start + 1, d.start + len(ids)) for d, ids in zip(valid.documents, documents, strict=True)]
-    score = score_documents(
-        trainer.model, documents, sizes, recipe.length, recipe.batch, cast, stop=lambda: stop.asked, cuts=cuts
-    )
+    score = score_documents(trainer.model, documents, sizes, recipe.length, recipe.batch, cast, stop=stopped, cuts=cuts)
     trainer.model.train()
     if score is not None:
         found = {"valid_bits_per_byte": score.bits_per_byte, "valid_bytes": score.bytes, "valid_tokens": recipe.valid_tokens}

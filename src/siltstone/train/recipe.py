@@ -31,6 +31,9 @@ class Recipe:
                      reads falls to `top_k` (`siltstone.train.aids`)
     routing_loss     weight of the cost of what a sparse choice leaves out: -log of the chosen checkpoints' share of all gates
     window_dropout   share of steps in which memory layers leave out what their window says
+    far              tokens of rows, beside the text in each later step, whose strings come again only beyond the window; with
+                     0.6 of the weight
+    grown_lr         learning rate, as a multiple of `lr`, of the layers that the weights of `init` do not have
     recompute        "none", or "segment": only the activations of one segment are kept, and the others are recomputed
     save_every, valid_every   steps between checkpoints and between validations
     valid_tokens     tokens of held-out text that a validation reads, shared evenly by the documents
@@ -54,6 +57,8 @@ class Recipe:
     dense: float = 0.0
     routing_loss: float = 0.0
     window_dropout: float = 0.0
+    far: int = 0
+    grown_lr: float = 1.0
     recompute: str = "none"
     save_every: int = 100
     valid_every: int = 200
@@ -62,7 +67,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for key in ("batch", "length", "save_every", "valid_every", "valid_tokens"):
             whole(key, getattr(self, key), 1)
-        for key in ("seed", "copying", "copies"):
+        for key in ("seed", "copying", "copies", "far"):
             whole(key, getattr(self, key), 0)
         for key in ("steps", "span"):
             if getattr(self, key) is not None:
@@ -73,6 +78,8 @@ class Recipe:
             raise ConfigError(f"minutes={self.minutes!r} must be more than 0")
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"lr={self.lr!r} must be more than 0; 3e-3 suits small models, 3e-4 large ones")
+        if not 0 < self.grown_lr < math.inf:
+            raise ConfigError(f"grown_lr={self.grown_lr!r} must be more than 0: 1 is the learning rate of all other layers")
         for key in ("foreign", "warmup", "floor", "dense", "window_dropout"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ConfigError(f"{key}={getattr(self, key)!r} must be a share between 0 and 1")

@@ -80,6 +80,7 @@ def begin(
     overwrite: bool = False,
     init: str | Path | None = None,
     recall: float | None = None,
+    grow: bool = False,
 ) -> Run:
     """Sets up a new run in `folder`.
 
@@ -90,6 +91,7 @@ def begin(
     overwrite      whether a model in the folder may be replaced, at the first checkpoint of the new run
     recall         share of the text's bytes that is made from it so that it needs memory (`siltstone.train.recall_text`)
     init           a run folder whose weights the run begins with; its model has the same shapes and the same tokenizer
+    grow           the model of `init` has fewer layers: new ones are put in front of them (`siltstone.train.starting`)
     Raises ConfigError if the folder already has a run or a model; TokenizerError, DataError, StorageError, and its kind
     InUse if another process trains in the folder.
     """
@@ -114,7 +116,7 @@ def begin(
         if cfg.vocab_size < found.vocab_size:
             raise ConfigError(f"vocab_size={cfg.vocab_size} is less than the tokenizer's {found.vocab_size} ids; leave it out")
         cut_table(cfg, found)  # raises ConfigError if no token contains cut_at, before any work is done
-        begun = None if init is None else starting_weights(init, cfg, found)
+        begun = None if init is None else starting_weights(init, cfg, found, grow)
         train = build_corpus(files, found, folder / DATA)
         checked = build_corpus(held_out, found, folder / DATA) if held_out else None
         run = Run(

@@ -24,7 +24,7 @@ from .recipe import Recipe
 from .rows import Piece, Rows
 
 LENGTHS = (256, 1024, 1024, 1024)  # of rows of repeated strings alone
-COPIES = 0.25  # their weight beside the text
+COPIES, FAR = 0.25, 0.6  # weights beside the text: of rows of repeated strings, and of those from beyond the window
 
 
 class Trainer:
@@ -33,13 +33,14 @@ class Trainer:
     With segments="content", tokens that contain the model's `cut_at` are cut, as in a session. The end of a document is not cut:
     the next document starts from an empty state, or from the state of another text.
 
+    grown       number of first layers whose learning rate is `recipe.grown_lr * recipe.lr`
     step        number of optimiser steps so far
     tokens      number of tokens trained on
     state       state of the rows after the last step
     parameters  parameters of the model, by name
     """
 
-    def __init__(self, model: LM, corpus: Corpus, recipe: Recipe) -> None:
+    def __init__(self, model: LM, corpus: Corpus, recipe: Recipe, grown: int = 0) -> None:
         self.model, self.recipe = model, recipe
         self.rows, self._text = Rows(corpus, recipe), corpus.ids
         self.state: LMState | None = None
@@ -49,9 +50,16 @@ class Trainer:
         self._cuts = cut_table(model.cfg, corpus.tokenizer)
         self._autocast = autocast(recipe.precision, self.device)
         self.parameters = dict(model.named_parameters())
-        matrices = [p for n, p in self.parameters.items() if p.dim() >= 2 and not n.endswith("norm")]  # a norm may be [heads, V]
-        others = [p for n, p in self.parameters.items() if p.dim() < 2 or n.endswith("norm")]
-        groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": others, "weight_decay": 0.0}]
+        new = tuple(f"blocks.{i}." for i in range(grown))
+        groups = []
+        for ours, factor in ((False, 1.0), (True, recipe.grown_lr)):
+            some = {n: p for n, p in self.parameters.items() if n.startswith(new) == ours} if new else self.parameters
+            matrices = [p for n, p in some.items() if p.dim() >= 2 and not n.endswith("norm")]  # a norm may be [heads, V]
+            others = [p for n, p in some.items() if p.dim() < 2 or n.endswith("norm")]
+            groups.append({"params": matrices, "weight_decay": recipe.decay, "factor": factor})
+            groups.append({"params": others, "weight_decay": 0.0, "factor": factor})
+            if not new:
+                break
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), fused=True)
 
     def advance(self, fraction: float) -> dict[str, float]:
@@ -70,12 +78,25 @@ class Trainer:
                 cut = None if self._cuts is None else self._cuts[torch.from_numpy(piece.ids)]
                 loss, state = self._loss(ids, targets, self._begin(piece), reset, cut)
             more = [self.aids.loss()] if self.recipe.routing_loss else []
-            more += [COPIES * self._copying()] if self.recipe.copies else []
+            more += self._beside()
             figures = self._updated(sum(more, loss), fraction)
         self.state = state.detach()
         nats = float(loss.detach()) if more else figures["loss"]
         self.tokens += ids.numel()
         return figures | {"loss": nats, "bits": nats * ids.numel() / math.log(2), "bytes": piece.bytes}
+
+    def _beside(self) -> list[Tensor]:
+        """The weighted costs of rows of repeated strings beside the text."""
+        recipe, found = self.recipe, []
+        if recipe.copies:
+            found.append(COPIES * self._copying())
+        if recipe.far:
+            by, window = np.random.default_rng([recipe.seed, 4, self.step]), self.model.cfg.widest_window
+            length = max(32, window) * copying.LENGTHS[self.step % len(copying.LENGTHS)]
+            made = copying.far_rows(self._text, self.model.cfg.vocab_size, max(1, recipe.far // length), length, window, by)
+            with self._autocast():
+                found.append(FAR * copying.cost(self.model, *made, self.device))
+        return found
 
     def _copying(self) -> Tensor:
         """The cost of rows of repeated strings: some beside the text, or as many tokens as the text has."""
@@ -97,7 +118,7 @@ class Trainer:
             self.optimizer.zero_grad()
             raise ConfigError(f"the loss is not a number at step {self.step + 1}; resume with a lower lr than {self.recipe.lr}")
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
