@@ -76,8 +76,3 @@ class BlocksState(MixState):
         used = np.arange(law.most) < count
         ordered = (np.diff(chosen, axis=2) > 0) | ~used[..., 1:]
         return bool((~used | (chosen >= 0) & (chosen < sealed[:, None, None])).all() and ordered.all())
-
-    def may_fit(self, mixer: Any, positions: RowPositions, cuts: int) -> bool:
-        """See MixState."""
-        counted = (self.cache.count == positions.position) & (self.means.count == mixer.law.parts(positions.position))
-        return bool(counted.all())

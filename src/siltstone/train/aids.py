@@ -68,10 +68,10 @@ class Aids:
             for mixer in self.windows:
                 mixer.blind = False
 
-    def loss(self) -> Tensor | float:
+    def loss(self) -> Tensor:
         """What the last step adds to its loss."""
         if not self._left_out:
-            return 0.0
+            return torch.zeros(())
         return self.recipe.routing_loss * torch.stack(self._left_out).mean()
 
     def _noting(self, policy: CachePolicy) -> Any:

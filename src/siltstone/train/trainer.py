@@ -77,8 +77,9 @@ class Trainer:
             with self._autocast():
                 cut = None if self._cuts is None else self._cuts[torch.from_numpy(piece.ids)]
                 loss, state = self._loss(ids, targets, self._begin(piece), reset, cut)
-            more = [self.aids.loss()] if self.recipe.routing_loss else []
-            more += self._beside()
+            more = self._beside()
+            if self.recipe.routing_loss:
+                more.append(self.aids.loss())
             figures = self._updated(sum(more, loss), fraction)
         self.state = state.detach()
         nats = float(loss.detach()) if more else figures["loss"]
