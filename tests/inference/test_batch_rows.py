@@ -30,9 +30,10 @@ IDLE = {"transformer": ("segment", "window", "router_dim"), "blocks": ("router_d
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def model_of(kind: str) -> st.LM:
+def model_of(kind: str, frozen: bool = True) -> st.LM:
     keys = {k: v for k, v in (TINY | KINDS[kind]).items() if k not in IDLE.get(kind, ())}
-    return st.freeze(small_model(**keys).double())
+    model = small_model(**keys).double()
+    return st.freeze(model) if frozen else model
 
 
 def arranged(model: st.LM, ages: list[int]) -> tuple[Rows, list[LMState]]:
