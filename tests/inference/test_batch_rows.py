@@ -30,9 +30,10 @@ IDLE = {"transformer": ("segment", "window", "router_dim"), "blocks": ("router_d
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def model_of(kind: str) -> st.LM:
+def model_of(kind: str, frozen: bool = True) -> st.LM:
     keys = {k: v for k, v in (TINY | KINDS[kind]).items() if k not in IDLE.get(kind, ())}
-    return st.freeze(small_model(**keys).double())
+    model = small_model(**keys).double()
+    return st.freeze(model) if frozen else model
 
 
 def arranged(model: st.LM, ages: list[int]) -> tuple[Rows, list[LMState]]:
@@ -181,3 +182,24 @@ def test_forks_of_a_member_and_marks_are_their_own() -> None:
     texts: list[Callable[..., Any]] = [members[1].generate, want.generate]
     a, b = (f(9, temperature=0) for f in texts)
     assert a.result() == "".join(b)
+
+
+@torch.no_grad()
+def test_heads_of_rows_choose_blocks_of_their_own() -> None:
+    """In one batch, each row and each key-value head reads the blocks that it reads alone."""
+    model = st.freeze(small_model(**(TINY | KINDS["blocks"] | dict(heads=4, kv_heads=2, depth=1))).double())
+    states = [model(ids(60, seed))[1] for seed in range(4)]
+    alone, rows = dict(enumerate(states)), st.Batch(model, st.ByteTokenizer(), runtime="eager")._turns.rows
+    rows.arrange({b: state.fork() for b, state in alone.items()}, 4)
+    apart = 0
+    for t in range(12):
+        tokens = {b: 100 + b + t for b in alone}
+        got = rows.step(tokens)
+        for b, token in tokens.items():
+            want, alone[b] = model.step(torch.tensor([token]), alone[b])
+            assert float((got[b] - want[0]).abs().max()) < 1e-10
+        assert rows.state is not None
+        chosen = torch.stack([x for name, x in rows.state.tensors().items() if name.endswith("chosen")])[0]
+        assert all(chosen[b].equal(alone[b].tensors()["layers.0.chosen"][0]) for b in alone)
+        apart += len({str(x) for x in chosen.flatten(0, 1).tolist()})
+    assert apart > 24  # several choices among eight heads, at every token

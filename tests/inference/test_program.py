@@ -15,6 +15,7 @@ import siltstone as st
 from siltstone.inference.program import CompiledStep
 from siltstone.models.stream_state import LMState
 
+from ..contract import test_blocks as blocks
 from ..contract.common import close, generic
 from ..contract.grid import CASES, CHOSEN, LENGTH, Case, used
 from ..torture.factor import FACTOR
@@ -67,6 +68,27 @@ def test_a_program_does_what_a_step_does(case: Case) -> None:
             state, other = want[1], got[1]
             same(got, want, active)
     assert program.compiled <= 2
+
+
+@pytest.mark.parametrize("name", blocks.CASES if FACTOR > 1 else ["plain", "sinks", "groups-of-heads", "normed-and-convolved"])
+def test_a_program_of_blocks_does_what_a_step_does(name: str) -> None:
+    """Rows of four ages, some of them inactive: groups begin, and blocks are sealed and chosen, at another token in every row."""
+    model, draw = blocks.make(blocks.CASES[name]), random.Random(0)
+    program, ages = CompiledStep(model, wait="all", backend="eager"), (0, 9, 14, 27)
+    truth, chosen = blocks.truth(name)[0], set()
+    with torch.no_grad():
+        state = LMState.cat([model(blocks.IDS[:1, :age])[1] for age in ages])
+        other = state.fork()
+        for turn in range(8):
+            at = state.position.tolist()
+            active = torch.tensor([b != turn % len(ages) or draw.random() < 0.5 for b in range(len(ages))])
+            want = model.step(blocks.IDS[0, at], state, active)
+            got = program.step(blocks.IDS[0, at], other, (active, None, None))
+            state, other = want[1], got[1]
+            same(got, want, active)
+            close(got[0][active], truth[at][active])
+            chosen.add(str(state.layers[0].chosen.tolist()))
+    assert program.compiled <= 2 and len(chosen) > 1
 
 
 SMALL: dict[str, Any] = dict(cache="gated", d_model=8, heads=2, window=3, segment=4, router_dim=4)
@@ -153,9 +175,11 @@ def test_a_compiler_that_fails_leaves_eager_steps() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own
-@pytest.mark.parametrize("rows", [1, 4])
-def test_compiled_by_inductor(rows: int) -> None:
-    model = model_of(SMALL | dict(cache="sparse", top_k=2), depth=2).float()
+@pytest.mark.parametrize("cache,rows", [("sparse", 1), ("sparse", 4), ("blocks", 4)])
+def test_compiled_by_inductor(cache: str, rows: int) -> None:
+    keys = dict(router="subblock:2", cache_options=dict(router_queries=2, route_every=3)) if cache == "blocks" else {}
+    kept = {k: v for k, v in SMALL.items() if k != "router_dim" or cache != "blocks"}
+    model = model_of(kept | dict(cache=cache, top_k=2) | keys, depth=2).float()
     program = CompiledStep(model, wait="all")
     ids = torch.randint(VOCAB, (30, rows), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

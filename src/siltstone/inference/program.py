@@ -17,13 +17,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, OutOfMemory, PoolFull
+from ..errors import InputError
 from ..layers.context import StepContext
 from ..layers.products import one_row, twin
 from ..layers.state import MixState
 from ..models.entry import enter_step
 from ..models.lm import LM
-from ..models.step import Prepared, Timing, prepare
+from ..models.step import Prepared, Timing, making_room, prepare
 from ..models.stream_state import LMState
 from ..ops.upcast import HALF
 from ..schedule.call import Geometry
@@ -188,11 +188,9 @@ class CompiledStep:
         with torch.inference_mode(False), torch.no_grad():
             state, flags = enter_step(model, model.like, ids, state, *given)
             mixers = [block.mix for block in model.blocks]
-            try:
-                ready = prepare(mixers, state, flags, model.like.device, inplace)
+            ready = prepare(mixers, state, flags, model.like.device, inplace)
+            with making_room():
                 ready.layers = [layer.roomy(mixer) for layer, mixer in zip(ready.layers, mixers, strict=True)]
-            except OutOfMemory as error:
-                raise PoolFull(f"{error}; the state is as it was") from None
             x = model.embed(ids).unsqueeze(1)
             if len(x) > 1 and ready.active is None:  # one program for all rows and for some
                 ready.active = torch.ones(len(x), dtype=torch.bool, device=x.device)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.interrupt import shielded
+from ..errors import PoolFull
 from ..models.lm import LM
 from .receipt import Timeline
 from .rows import Row, Rows, bucket
@@ -117,6 +118,8 @@ class Turns:
             logits = self.rows.step(tokens)
         except Exception as error:
             for seat in seats:
+                if isinstance(error, PoolFull):  # it is raised before anything is changed
+                    seat.session._torn = False
                 seat.fail(error)
             return
         for seat in seats:

@@ -6,7 +6,8 @@ nothing is read back from the device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import OutOfMemory, PoolFull
 from ..layers.context import StepContext
 from ..layers.state import MixState
 from ..ops.transforms import at_work
@@ -59,8 +61,18 @@ class Prepared:
         return StepContext(self.position, self.active, turns, dtype, self.inplace, self.longest, self.at)
 
 
+@contextmanager
+def making_room() -> Iterator[None]:
+    """What takes memory before a step changes anything: OutOfMemory is raised as PoolFull."""
+    try:
+        yield
+    except OutOfMemory as error:
+        raise PoolFull(f"{error}; the state is as it was") from error.__cause__
+
+
+@making_room()
 def prepare(mixers: Sequence[Any], state: LMState, given: Given, device: torch.device, inplace: bool) -> Prepared:
-    """Everything before the layers. The state's own tensors are left alone unless `inplace`."""
+    """Everything before the layers. The state's own tensors are left alone unless `inplace`. Raises PoolFull; then also."""
     (active, cut, reset), batch = given, len(state)
     there = np.ones(batch, bool) if active is None else active
     plain = not torch.is_grad_enabled() and not at_work()
