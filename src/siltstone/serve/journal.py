@@ -1,6 +1,6 @@
 """One line a request on standard error: when, what, how long, how many tokens. Never text, ids of things, or keys.
 
-The lines are written by a thread of their own: a reader that is slow, or gone, delays no request. Lines are lost while 1,000 wait.
+The lines are written by a thread of their own: a reader that is slow, or gone, delays no request. Lines are lost if 1,000 wait.
 """
 
 from __future__ import annotations
