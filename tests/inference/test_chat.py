@@ -13,7 +13,8 @@ from torch import Tensor
 import siltstone as st
 from siltstone.errors import InputError, SessionCorrupt, TokenizerError
 from siltstone.inference import session as sessions
-from siltstone.inference.chat import PLAIN, Turns
+from siltstone.inference.chat import Turns
+from siltstone.inference.form import PLAIN
 from siltstone.inference.template import Template
 from siltstone.text import Tokenizer, tokenizer_from_json
 from tests.inference.conftest import small_model
@@ -94,7 +95,8 @@ def test_all_turns_together_are_the_rendered_text(template: str | None, system: 
         assert new < 60
     messages = [] if system is None else [{"role": "system", "content": system}]
     for text, answer in zip(said, answers, strict=True):
-        messages += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+        written = answer if template else space + answer  # the plain form writes no space of its own
+        messages += [{"role": "user", "content": text}, {"role": "assistant", "content": written}]
     whole = Template(template or PLAIN, {"bos_token": "<bos>", "eos_token": "<eos>"}).render(messages[:-1], True)
     whole += space + answers[-1]
     shown = "".join({tok.bos_id: "<bos>", tok.eos_id: "<eos>"}.get(i) or tok.decode([i]) for i in ids)

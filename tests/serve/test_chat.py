@@ -26,8 +26,8 @@ def test_models(client: openai.OpenAI) -> None:
 def test_an_answer_is_what_a_session_writes(client: openai.OpenAI, house: House) -> None:
     got = chat(client, SAY)
     s = st.Session(house.model, house.tokenizer)
-    s.append("System:\nAnswer briefly.\n\nUser:\nWho wrote the letter — é?\n\n")
-    s.append("Assistant:\n")
+    s.append("Answer briefly.\nUser: Who wrote the letter — é?\n")
+    s.append("Assistant:")
     assert got.usage.prompt_tokens == s.position
     assert got.choices[0].message.content == "".join(s.generate(12, temperature=0))
     assert (got.choices[0].finish_reason, got.usage.completion_tokens) == ("length", 12)

@@ -32,8 +32,8 @@ def row(session: st.Session) -> Any:
 def test_a_chat_has_the_probabilities_that_a_session_has(client: openai.OpenAI, house: House) -> None:
     got = client.chat.completions.create(messages=SAY, max_tokens=9, logprobs=True, top_logprobs=3, **KEYS).choices[0]
     assert got.logprobs and got.logprobs.content
-    s = read(house, "User:\nWho sailed — é?\n\n")
-    s.append("Assistant:\n")
+    s = read(house, "User: Who sailed — é?\n")
+    s.append("Assistant:")
     for one in got.logprobs.content:
         values, ids = row(s).topk(3)
         assert [x.bytes for x in one.top_logprobs] == [list(house.tokenizer.token_bytes(int(i))) for i in ids]

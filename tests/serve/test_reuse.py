@@ -36,8 +36,8 @@ def test_every_turn_of_a_plain_chat_reads_its_new_items_alone(client: openai.Ope
         messages.append({"role": "user", "content": f"Question {turn}: and then?"})
         before = house.marks.model
         said, read, cached = ask(client, messages)
-        wanted = f"Question {turn}: and then?\n\n"
-        new = fresh(house, f"\n\nUser:\n{wanted}") + fresh(house, "Assistant:\n")
+        wanted = f"Question {turn}: and then?\n"
+        new = fresh(house, f"\nUser: {wanted}") + fresh(house, "Assistant:")
         assert before is house.model and (turn == 0 or (read, cached) == (new, reached))
         reached = cached + read + 8
         messages.append({"role": "assistant", "content": said})
@@ -48,11 +48,11 @@ def test_a_chat_that_is_changed_goes_on_from_what_is_the_same(client: openai.Ope
     said, read, cached = ask(client, first)
     assert not cached
     again = ask(client, first)
-    assert again[1] == fresh(house, "Assistant:\n")  # the messages were read already
+    assert again[1] == fresh(house, "Assistant:")  # the messages were read already
     for change in ({"content": "Of chance."}, {"role": "user"}):
         assert not ask(client, [first[0] | change, first[1]])[2]
     other = [*first, {"role": "assistant", "content": said + "!"}, {"role": "user", "content": "Two."}]
-    assert ask(client, other)[2] == read - fresh(house, "Assistant:\n")
+    assert ask(client, other)[2] == read - fresh(house, "Assistant:")
     both = [*first, {"role": "assistant", "content": said}, {"role": "user", "content": "Two."}]
     assert ask(client, both)[2] == read + 8
 
@@ -62,8 +62,8 @@ def test_messages_with_the_same_text_are_other_items(client: openai.OpenAI, hous
     two: list[Any] = [{"role": "user", "content": "A."}, {"role": "user", "content": "B."}]
     ask(client, two)
     text, header = house.template.render([])
-    assert not text and header == "Assistant:\n"
-    assert not ask(client, [{"role": "user", "content": "A.\n\nUser:\nB."}])[2]
+    assert not text and header == "Assistant:"
+    assert not ask(client, [{"role": "user", "content": "A.\nUser: B."}])[2]
 
 
 def test_texts_go_on_too(client: openai.OpenAI, house: House) -> None:

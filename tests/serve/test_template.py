@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from siltstone.errors import TokenizerError
+from siltstone.inference.chat import Turns
 from siltstone.serve.house import House
 from siltstone.serve.problem import Problem
 from siltstone.serve.template import OPEN, Message, Template
@@ -53,9 +54,7 @@ def test_developers_are_the_system_and_models_may_refuse(pair: Any) -> None:
     assert (refused.value.status, refused.value.param) == (400, "messages")
     assert template.render([Message("user", "x")]) == ("x", "")
     plain = Template(pair[1])
-    assert (
-        plain.render([Message("developer", "x")]) == plain.render([Message("system", "x")]) == ("System:\nx\n\n", "Assistant:\n")
-    )
+    assert plain.render([Message("developer", "x")]) == plain.render([Message("system", "x")]) == ("x\n", "Assistant:")
 
 
 @pytest.mark.parametrize(
@@ -68,6 +67,17 @@ def test_developers_are_the_system_and_models_may_refuse(pair: Any) -> None:
 def test_a_template_runs_nothing_and_its_errors_are_problems(pair: Any, text: str) -> None:
     with pytest.raises(Problem):
         Template(with_template(pair, text)).render([Message("user", "x")])
+
+
+@pytest.mark.parametrize("text", ["", TURNS])
+@pytest.mark.parametrize("system", [None, "Be <eos> brief."])
+def test_server_and_terminal_write_the_same(pair: Any, text: str, system: str | None) -> None:
+    """`siltstone chat` and the server read the same ids for a conversation's first turn."""
+    tok = with_template(pair, text) if text else pair[1]
+    template, said = Template(tok), [Message("user", "Who <bos> sailed?")]
+    body, header = template.render([Message("system", system), *said] if system else said)
+    assert template.encode(body + header) == Turns(tok).first("Who <bos> sailed?", system)
+    assert template.name == Turns(tok).template.source
 
 
 def test_a_template_that_is_none(pair: Any) -> None:

@@ -39,6 +39,9 @@ def serve(
     quota_memory: Annotated[
         int | None, unset("Megabytes of kept sessions that one key may have. [default: no limit]", at_least(1), "INTEGER")
     ] = None,
+    log_format: Annotated[
+        str, typer.Option(help="Lines on standard error, one a request, without text: plain, json or none.", metavar="NAME")
+    ] = "plain",
     name: Annotated[str | None, typer.Option(help="Name of the model. [default: that of RUN]", show_default=False)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
@@ -55,11 +58,14 @@ def serve(
 
     try:
         from siltstone.serve.house import House, Limits
+        from siltstone.serve.journal import FORMS
         from siltstone.serve.keys import Keys
         from siltstone.serve.run import check_public, is_public, serve
     except ImportError as error:
         raise ConfigError(f"the server needs {error.name}; install the extra: pip install 'siltstone[serve]'") from None
 
+    if log_format not in FORMS:
+        raise ConfigError(f"--log-format {log_format[:40]!r} is not one of {', '.join(FORMS)}; give one of them")
     keys = Keys() if api_key_file is None else Keys.read(api_key_file)
     check_public(host, bool(keys))
     model, tokenizer = open_model(run, device, threads)
@@ -81,6 +87,7 @@ def serve(
         keys,
         limits,
         runtime=runtime,
+        log=log_format,
         public=is_public(host),
     )
     serve(house, host, port, lambda url: say(f"serving {house.name} at {url}/v1; Ctrl-C stops"))

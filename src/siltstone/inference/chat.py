@@ -13,21 +13,19 @@ from typing import Any
 
 from ..errors import InputError, SessionCorrupt, TokenizerError
 from ..text import Tokenizer
-from ..text.settings import ROLES
 from .attending import choice_every
 from .documents import BETWEEN, under
+from .form import Form
 from .sampling import StopStrings
 from .session import Session
-from .template import MEND, Message, Template
+from .template import MEND, Message
 
-PLAIN = """{% for m in messages %}{{ {'user': 'User: ', 'assistant': 'Assistant: '}.get(m.role, '') }}{{ m.content }}
-{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
 _UNUSED = [chr(0xFDD0 + i) for i in range(32)]  # code points that Unicode keeps free for such uses
 NOTE = "chat"
 
 
-class Turns:
-    """The texts of turns, in tokens. template: Jinja; None: that of the tokenizer; "": the plain one, `PLAIN`.
+class Turns(Form):
+    """The texts of turns, in tokens. template: see `Form`.
 
     Special tokens are read as such where the template writes them. In a user's text they are read as plain text.
 
@@ -36,15 +34,7 @@ class Turns:
     """
 
     def __init__(self, tokenizer: Tokenizer, template: str | None = None) -> None:
-        if template is None:
-            template = getattr(tokenizer, "chat_template", None)
-        self.tokenizer, self.plain = tokenizer, not template
-        self.specials: dict[str, int] = {} if self.plain else dict(getattr(tokenizer, "specials", {}))
-        names = {id_: name for name, id_ in self.specials.items()}
-        ids: dict[str, Any] = {f"{role}_token": getattr(tokenizer, f"{role}_id") for role in ROLES}
-        self.template = Template(template or PLAIN, {role: names.get(id_, "") for role, id_ in ids.items()})
-        longest = sorted(self.specials, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, longest))) if longest else None
+        super().__init__(tokenizer, template)
         self.end = ""
         self.stop = self._stop()
 
@@ -78,7 +68,7 @@ class Turns:
         if text.count(here) != 1 or text.count(there) != 1 or text.index(here) > text.index(there):
             raise TokenizerError(f"the chat template does not write each message once and in order; {MEND}")
         between = text[text.index(here) + 1 : text.index(there)]
-        special = self._special and self._special.search(between)
+        special = self.special and self.special.search(between)
         if special is not None and not between[: special.start()].strip():
             return [self.specials[special[0]]]
         self.end = between.rstrip()
@@ -115,13 +105,13 @@ class Turns:
 
     def _guarded(self, text: str, mark: str) -> str:
         """A user's text, with numbers for what looks like special tokens."""
-        if self._special is None:
+        if self.special is None:
             return text
-        return self._special.sub(lambda found: f"{mark}{self.specials[found[0]]}{mark}", text)
+        return self.special.sub(lambda found: f"{mark}{self.specials[found[0]]}{mark}", text)
 
     def _ids(self, text: str, mark: str) -> list[int]:
         names = {str(id_): name for name, id_ in self.specials.items()}
-        parts = [text] if self._special is None else re.split(f"({self._special.pattern})", text)
+        parts = [text] if self.special is None else re.split(f"({self.special.pattern})", text)
         ids: list[int] = []
         for i, part in enumerate(parts):
             if i % 2:

@@ -13,6 +13,7 @@ from ..inference.session import Session
 from ..inference.work import Writing
 from .engine import Engine, Joining
 from .figures import Clock, Figures
+from .journal import Counts
 from .logprobs import Spelling
 from .marks import Marks
 from .template import Template
@@ -89,8 +90,8 @@ class Answer:
     read      tokens of the prompt, of which `cached` were not read again
     """
 
-    def __init__(self, tools: Tools, owner: str, prompt: Prompt, wanted: Wanted) -> None:
-        self.tools, self.owner, self.prompt, self.wanted = tools, owner, prompt, wanted
+    def __init__(self, tools: Tools, owner: str, prompt: Prompt, wanted: Wanted, counts: Counts) -> None:
+        self.tools, self.owner, self.prompt, self.wanted, self.counts = tools, owner, prompt, wanted, counts
         tok = tools.template.tokenizer
         spellings = [None if wanted.top is None else Spelling(tok, Likely(wanted.top)) for _ in range(wanted.n)]
         self.choices = [Choice(spelling=spelling) for spelling in spellings]
@@ -108,8 +109,10 @@ class Answer:
     async def begin(self) -> None:
         """Wait for a slot, and read the prompt."""
         tools, prompt = self.tools, self.prompt
-        await tools.engine.gate.take(self.wanted.n)
+        waited = await tools.engine.slot(self.wanted.n)
         self._slots = self.wanted.n
+        self.counts.waited += waited
+        tools.figures.waited.observe(waited)
         session, length = await asyncio.to_thread(self._found)
         self.cached = session.position
         member = await tools.engine.join(session, self._joined)
@@ -125,6 +128,8 @@ class Answer:
         self.read = member.position
         tools.figures.read.inc(self.read - self.cached)
         tools.figures.reused.inc(self.cached)
+        self.counts.read += self.read - self.cached
+        self.counts.reused += self.cached
         for _ in range(self.wanted.n - 1):
             twin = await asyncio.to_thread(member.copy)
             self._members.append(await tools.engine.join(twin, self._joined))
@@ -159,6 +164,7 @@ class Answer:
             choice.ended, choice.cut = True, choice.text != self.tools.template.tokenizer.decode(work.tokens)
             choice.finish = "length" if len(work.tokens) == wanted.tokens and not choice.cut else "stop"
         self.tools.figures.written.inc(self.written)
+        self.counts.written += self.written
 
     async def complete(self) -> None:
         """Begin, and write all texts to their ends, for a request that does not stream."""

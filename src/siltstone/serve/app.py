@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -15,6 +16,7 @@ from ..core.version import VERSION
 from ..errors import StorageError
 from . import chat, completions, conversations, dashboard, responses, session_routes
 from .house import House
+from .journal import Counts
 from .problem import Problem, problem
 
 LOCAL = {"localhost", "127.0.0.1", "::1"}
@@ -41,18 +43,33 @@ class Door:
             await self.app(scope, receive, send)
             return
 
-        async def headed(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *((k.lower().encode(), v.encode()) for k, v in HEADERS.items())]
-            await send(message)
+        now, counts, name = asyncio.get_running_loop().time(), Counts(), f"req_{secrets.token_hex(16)}"
+        state = {"owner": "", "until": now + self.house.limits.deadline, "counts": counts}
+        status, complete = 499, False
 
+        async def headed(message: Any) -> None:
+            nonlocal status, complete
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                more = HEADERS | {"X-Request-Id": name}
+                message["headers"] = [*message["headers"], *((k.lower().encode(), v.encode()) for k, v in more.items())]
+            await send(message)
+            complete = complete or message["type"] == "http.response.body" and not message.get("more_body")
+
+        scope["state"] = dict(scope.get("state") or {}) | state
         try:
-            until = asyncio.get_running_loop().time() + self.house.limits.deadline
-            scope["state"] = dict(scope.get("state") or {}) | {"owner": self._owner(Request(scope)), "until": until}
-        except Problem as error:
-            await _told(error)(scope, receive, headed)
-            return
-        await self.app(scope, receive, headed)
+            try:
+                scope["state"]["owner"] = self._owner(Request(scope))
+            except Problem as error:
+                await _told(error)(scope, receive, headed)
+                return
+            await self.app(scope, receive, headed)
+        finally:
+            route = getattr(scope.get("route"), "path", "-")
+            took = asyncio.get_running_loop().time() - now
+            self.house.figures.request(route, status)
+            line = {"request": name, "key": scope["state"]["owner"], "method": scope["method"], "route": route, "status": status}
+            self.house.journal.add(line | {"complete": complete, "seconds": round(took, 4)} | counts.line)
 
     def _owner(self, request: Request) -> str:
         host = request.headers.get("host", "")
@@ -84,6 +101,7 @@ def make_app(house: House) -> FastAPI:
                 await close()
             await house.engine.stop()
             house.store.close()
+            await asyncio.to_thread(house.journal.close)
 
     app = FastAPI(title="Siltstone", version=VERSION, lifespan=life, docs_url=None, redoc_url=None)
     for module in (chat, completions, responses, conversations, session_routes, dashboard):

@@ -29,6 +29,7 @@ class Background:
     """All background responses of a server that run."""
 
     def __init__(self, house: House) -> None:
+        self._journal = house.journal
         self._engine, self._told = house.engine, house.figures.problem
         self._live: dict[str, Live] = {}
         for one in house.store.every("response"):  # those of a process that was killed
@@ -80,6 +81,8 @@ class Background:
                 reply.body = reply.body | {"status": "cancelled"} if error is None else _failed(reply.body, error)
                 await undivided(reply.record, reply.body)
         finally:
+            line = {"key": reply.owner, "route": "background", "status": reply.body["status"]}
+            self._journal.add(line | reply.answer.counts.line)
             self._live.pop(reply.body["id"], None)
             await reply.close()
 

@@ -24,6 +24,8 @@ def routes(house: House) -> APIRouter:
             "bytes_in_memory": lambda: house.marks.nbytes,
             "sessions_kept": lambda: house.store.counts[0],
             "sessions_on_disk": lambda: house.store.counts[1],
+            "slots_free": lambda: house.engine.gate.free,
+            "bytes_on_disk": lambda: house.store.disk,
             "sessions_parked": lambda: house.marks.parked,
             "sessions_woken": lambda: house.marks.woken,
         }

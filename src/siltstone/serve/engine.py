@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
@@ -123,6 +124,12 @@ class Engine:
         await asyncio.to_thread(self.batch.close)
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
+
+    async def slot(self, slots: int) -> float:
+        """Wait until so many slots are the caller's; the seconds that this took. Raises Problem."""
+        began = time.monotonic()
+        await self.gate.take(slots)
+        return time.monotonic() - began
 
     async def join(self, session: Session, joined: list[Joining]) -> Member:
         """The session's handle in the batch. joined: gets what `release` needs, also if the caller is cancelled meanwhile."""

@@ -1,4 +1,4 @@
-"""Figures of a running server. No label names a session or a key."""
+"""Figures of a running server. The only labels are the route and the status of requests: none names a session or a key."""
 
 from __future__ import annotations
 
@@ -25,9 +25,15 @@ class Figures:
         self.expired = self._counter("objects_expired", "Sessions, responses and conversations whose time to live has passed")
         self.late = self._counter("requests_late", "Requests that were ended at the deadline")
         self.over = self._counter("requests_over_quota", "Requests of keys that have used what they may")
+        self.requests = Counter("siltstone_requests", "Requests", ["route", "status"], registry=self.registry)
+        self.waited = Histogram("siltstone_wait_seconds", "In the queue for a slot", buckets=_SECONDS, registry=self.registry)
         self.first = Histogram("siltstone_first_seconds", "To the first text", buckets=_SECONDS, registry=self.registry)
         self._by_code = {"queue_full": self.refused, "deadline": self.late, "quota_exceeded": self.over}
         self.between = Histogram("siltstone_between_seconds", "Between texts", buckets=_SECONDS, registry=self.registry)
+
+    def request(self, route: str, status: int) -> None:
+        """A request has ended."""
+        self.requests.labels(route, str(status)).inc()
 
     def problem(self, told: Problem) -> None:
         """A request was answered with an error."""
@@ -47,7 +53,7 @@ class Figures:
         found = {}
         for family in self.registry.collect():
             for sample in family.samples:
-                if family.type in ("counter", "gauge") and not sample.name.endswith("_created"):
+                if family.type in ("counter", "gauge") and not sample.labels and not sample.name.endswith("_created"):
                     found[family.name.removeprefix("siltstone_").replace("_", " ")] = sample.value
         return found
 

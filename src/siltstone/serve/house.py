@@ -18,6 +18,7 @@ from .engine import Engine
 from .figures import Figures
 from .following import Close, Events, Run, again
 from .index import Ended
+from .journal import Counts, Journal
 from .keys import Keys
 from .marks import Marks
 from .once import Tries, Try, Writers
@@ -56,6 +57,7 @@ class House:
 
     name      the name of the model, as clients see it
     public    whether it can be reached from other machines
+    log       the form of the lines on standard error, one a request
     """
 
     model: LM
@@ -66,6 +68,7 @@ class House:
     limits: Limits = Limits()
     runtime: str = "auto"
     public: bool = False
+    log: str = "none"
 
     def __post_init__(self) -> None:
         self.store = Store(self.folder)
@@ -75,7 +78,7 @@ class House:
         pair, quota = (self.model, self.tokenizer), self.limits.quota_bytes
         self.marks = Marks(self.store, pair, self.runtime, kept, self.template.name, quota)
         self.endings: dict[str, Callable[[Ended], None]] = {}  # what belongs to an object that has expired is dropped
-        self.figures, self.writers, self.tries = Figures(), Writers(), Tries()
+        self.figures, self.writers, self.tries, self.journal = Figures(), Writers(), Tries(), Journal(self.log)
         self.closing: list[Callable[[], Coroutine[Any, Any, None]]] = []  # awaited before the engine stops
         self.tools = Tools(self.engine, self.marks, self.template, self.figures)
 
@@ -102,7 +105,7 @@ class House:
         """An answer for the key of a request. Raises Problem if there are fewer slots than texts."""
         if wanted.n > self.limits.slots:
             raise bad("n", f"n={wanted.n} is more than the {self.limits.slots} slots of this server.")
-        return Answer(self.tools, owner(request), prompt, wanted)
+        return Answer(self.tools, owner(request), prompt, wanted, counts(request))
 
 
 def owner(request: Request) -> str:
@@ -113,6 +116,11 @@ def owner(request: Request) -> str:
 def kind(request: Request) -> str:
     """The content type, without its options."""
     return request.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+def counts(request: Request) -> Counts:
+    """What the request did so far."""
+    return request.scope["state"]["counts"]
 
 
 async def read_json(request: Request) -> Any:

@@ -91,7 +91,7 @@ def routes(house: House) -> APIRouter:
         text = await appended(house, request)
 
         async def whole(one: Try) -> Any:
-            visit = Visit(sessions, owner(request), id)
+            visit = Visit(sessions, request, id)
             try:
                 await visit.begin()
                 async for _ in (reading := Reading(visit, text)).shares():
@@ -109,7 +109,7 @@ def routes(house: House) -> APIRouter:
                 yield last
 
         async def run(one: Try) -> Run:
-            visit = Visit(sessions, owner(request), id)
+            visit = Visit(sessions, request, id)
 
             async def close() -> None:
                 text.close()
@@ -130,7 +130,7 @@ def routes(house: House) -> APIRouter:
         ids = await given_ids(house, given.text, given.ids)
 
         async def work() -> dict[str, Any]:
-            visit = Visit(sessions, owner(request), id)
+            visit = Visit(sessions, request, id)
             try:
                 await visit.begin()
                 scores = await visit.fed(ids, True)
@@ -161,7 +161,7 @@ def routes(house: House) -> APIRouter:
         if given.text is not None:
             data = await asyncio.to_thread(found, tok, parts, given.text, most)
         else:
-            spans = await while_there(request, attended(Visit(sessions, owner(request), id)))
+            spans = await while_there(request, attended(Visit(sessions, request, id)))
             if spans is None:
                 raise bad("question", "This model does not say what it attends to: no layer has cache='blocks'. Give text.")
             data = await asyncio.to_thread(weighed, tok, parts, spans, most)
@@ -177,7 +177,7 @@ def routes(house: House) -> APIRouter:
             return visit.member.generate(given.max_tokens or 100, warm, top_p=given.top_p, stop=stop, seed=given.seed)
 
         async def whole(one: Try) -> Any:
-            visit = Visit(sessions, owner(request), id)
+            visit = Visit(sessions, request, id)
             try:
                 await visit.begin(written=True)
                 work = begin(visit)
@@ -195,7 +195,7 @@ def routes(house: House) -> APIRouter:
                 yield last
 
         async def run(one: Try) -> Run:
-            visit = Visit(sessions, owner(request), id)
+            visit = Visit(sessions, request, id)
             return await begun(house, request, visit.begin(written=True), events(visit, one), visit.close)
 
         return await (streamed(house, request, body, run) if given.stream else once(house, request, body, whole))

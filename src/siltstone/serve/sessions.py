@@ -13,11 +13,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from fastapi import Request
+
 from ..inference.batch import Member
 from ..inference.session import Session
 from ..inference.work import Writing
 from .engine import Joining, undivided
-from .house import House, found
+from .house import House, counts, found, owner
 from .index import Ended
 from .marks import OWN
 from .once import Try
@@ -174,8 +176,9 @@ class Sessions:
 class Visit:
     """A request's work on a session in the batch: `begin`, then works of `member`, then `end` or not, and `close` in any case."""
 
-    def __init__(self, sessions: Sessions, who: str, id: str) -> None:
-        self.sessions, self.who, self.engine = sessions, who, sessions.house.engine
+    def __init__(self, sessions: Sessions, request: Request, id: str) -> None:
+        who = owner(request)
+        self.sessions, self.who, self.engine, self._counts = sessions, who, sessions.house.engine, counts(request)
         sessions.house.writers.take(id)
         self._id, self._entered, self._slots = id, True, 0
         self.members: list[Member] = []
@@ -195,8 +198,10 @@ class Visit:
         """Wait for a slot. written: a text is going to be; Problem if the session has read nothing."""
         if written and self.body["head"] is None:
             raise bad(None, "The session has read nothing; append a text first.")
-        await self.engine.gate.take(1)
+        waited = await self.engine.slot(1)
         self._slots = 1
+        self._counts.waited += waited
+        self.sessions.house.figures.waited.observe(waited)
         head = self.body["head"]
         session = await asyncio.to_thread(self.sessions.fork, self.who, head)
         await asyncio.to_thread(self.sessions.house.marks.check, self.who, session, head)  # before work that would be lost
@@ -214,6 +219,7 @@ class Visit:
         work = self.member.feed(ids, scored)
         await self.engine.done(work)
         self.sessions.house.figures.read.inc(len(ids))
+        self._counts.read += len(ids)
         return work.result().tolist()
 
     async def pieces(self, work: Writing) -> AsyncIterator[str]:
@@ -224,6 +230,7 @@ class Visit:
                 sent += 1
                 yield work.pieces[sent - 1]
         self.sessions.house.figures.written.inc(len(work.tokens))
+        self._counts.written += len(work.tokens)
 
     async def close(self) -> None:
         """The member leaves."""

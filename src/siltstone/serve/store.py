@@ -65,6 +65,12 @@ class Store(Index):
         """Whether what it keeps survives the process."""
         return self._blobs is not None
 
+    @property
+    def disk(self) -> int:
+        """Bytes of the files."""
+        each = "SELECT max(bytes) AS most FROM marks WHERE blob IS NOT NULL GROUP BY blob"
+        return self.do(f"SELECT coalesce(sum(most), 0) FROM ({each})")[0][0]
+
     def close(self) -> None:
         """Release the folder."""
         with self._lock:

@@ -1,10 +1,7 @@
-"""A conversation as one text: by the chat template of the model's tokenizer, or by a plain one.
+"""A conversation as one text, which requests with the same beginning have in common.
 
-The plain template is one block a message: a line `Role:`, the content, and an empty line. The model continues after the line
-`Assistant:`.
-
-In the text of a template, the names of special tokens stand between two lone surrogates, which no text of a user can contain:
-so the content of a message never becomes a special token, whatever it says.
+In this text, the names of special tokens stand between two lone surrogates, which no text of a user can contain: so the content
+of a message never becomes a special token, whatever it says.
 """
 
 from __future__ import annotations
@@ -16,15 +13,12 @@ from dataclasses import dataclass
 
 from ..errors import TokenizerError
 from ..inference import template as jinja
+from ..inference.form import Form
 from ..text import Tokenizer
 from .problem import bad
 
 OPEN, SHUT = "\ud800", "\ud801"
 _SPECIAL = re.compile(f"{OPEN}(.*?){SHUT}", re.S)
-PLAIN = (
-    "{% for message in messages %}{{ message.role | capitalize }}:\n{{ message.content }}\n\n{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:\n{% endif %}"
-)
 ROLES = {"developer": "system"}
 
 
@@ -36,21 +30,15 @@ class Message:
     content: str
 
 
-class Template:
+class Template(Form):
     """`body, header = template.render(messages)`: the text of the messages, and what the model continues after.
 
     name    a text that differs between templates
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        given = getattr(tokenizer, "chat_template", None)
-        self.tokenizer, self.name = tokenizer, given or PLAIN
-        self._specials: dict[str, int] = dict(getattr(tokenizer, "specials", {}))
-        names = sorted(self._specials, key=len, reverse=True)
-        self._named = re.compile("|".join(map(re.escape, names))) if names else None
-        ids = {id_: name for name, id_ in self._specials.items()}
-        tokens = {f"{role}_token": ids.get(getattr(tokenizer, f"{role}_id"), "") for role in ("bos", "eos")}
-        self._template = jinja.Template(self.name, tokens)
+        super().__init__(tokenizer)
+        self.name = self.template.source
 
     def render(self, messages: Sequence[Message]) -> tuple[str, str]:
         """Raises Problem if the template refuses these messages."""
@@ -72,16 +60,16 @@ class Template:
         ids: list[int] = []
         for i, part in enumerate(_SPECIAL.split(text)):
             if i % 2:
-                ids.append(self._specials[part])
+                ids.append(self.specials[part])
             elif part:
                 ids += self.tokenizer.encode(part)
         return ids
 
     def _control(self, text: str) -> str:
-        return self._named.sub(lambda met: f"{OPEN}{met[0]}{SHUT}", text) if self._named and text else text
+        return self.special.sub(lambda met: f"{OPEN}{met[0]}{SHUT}", text) if self.special and text else text
 
     def _rendered(self, messages: list[jinja.Message], header: bool) -> str:
         try:
-            return self._template.render(messages, header)
+            return self.template.render(messages, header)
         except TokenizerError as error:
             raise bad("messages", f"The model's chat template refuses these messages: {str(error)[:200]}") from None
