@@ -40,7 +40,7 @@ mixin: .venv/mixin.stamp
 # Their packages are many, so that they have an environment of their own; they warn of each other.
 clients: build/clients/stamp
 	SILTSTONE_CLIENTS=1 OMP_NUM_THREADS=1 build/clients/bin/python -m pytest -q -W ignore::ResourceWarning \
-		-W ignore::pytest.PytestUnraisableExceptionWarning tests/serve/test_clients.py tests/serve/test_page.py
+		-W ignore::pytest.PytestUnraisableExceptionWarning tests/serve/test_clients.py tests/serve/test_page.py tests/serve/test_schema.py
 
 fuzz: build/clients/stamp
 	OMP_NUM_THREADS=1 build/clients/bin/python tools/fuzz.py $(ARGS)

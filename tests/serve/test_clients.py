@@ -1,4 +1,4 @@
-"""Clients of other people, unmodified, against a server. `make clients` installs them all; elsewhere, those that lack are skipped."""
+"""Clients of other people, unmodified, against a server. `make clients` installs them; without one, its test is skipped."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from ..core.version import VERSION
 from . import chat, completions, conversations, dashboard, responses, sessions
 from .house import House, problem
 from .problem import Problem
+from .schema import describe
 
 LOCAL = {"localhost", "127.0.0.1", "::1"}
 OPEN = {"/health", "/ready"}
@@ -105,6 +106,7 @@ def make_app(house: House) -> FastAPI:
     app.add_exception_handler(405, _http)
     app.add_middleware(_Guard, house=house)
     app.add_middleware(Door, house=house)
+    describe(app)
     return app
 
 
