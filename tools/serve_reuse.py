@@ -4,7 +4,7 @@
     python tools/serve_reuse.py --run RUN --document 3000       # a pretrained decoder
 
 Two clients talk about the document: one goes on from the last response, the other sends everything in every turn. Halfway the
-server is stopped and started again. A turn passes if the tokens that it reused are all those of the turn before, prompt and answer.
+server is stopped and started again. A turn passes if it reused all tokens of the turn before, prompt and answer.
 """
 
 from __future__ import annotations
@@ -110,9 +110,7 @@ def main() -> int:
     parser.add_argument("--document", type=int, default=20_000, help="tokens of the document (default 20,000)")
     parser.add_argument("--turns", type=int, default=50, help="of each client (default 50)")
     parser.add_argument("--tokens", type=int, default=16, help="of an answer, at most (default 16)")
-    parser.add_argument(
-        "--slower", type=float, default=1.5, help="times to first text in the end and the beginning (default 1.5)"
-    )
+    parser.add_argument("--slower", type=float, default=1.5, help="to the first text in the end, at most (default 1.5 times)")
     asked = parser.parse_args()
     figures, wrong = reuse(asked.run, asked.document, asked.turns, asked.tokens, asked.slower)
     print(json.dumps(figures, indent=1))
