@@ -4,12 +4,13 @@
 # make clean  forget .venv and what was built                          make opinions   against other people's implementations
 # make torture   every failure of the disk, kills and power cuts, in full: some minutes
 # make clients   other people's clients, and a browser, against a server     make fuzz   5,000 malformed requests
+# make load   many clients, many sessions, and memory over time, into docs/serving.md
 # make mixin     transformers' own tests of a model, from its source distribution
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench soak docs opinions mixin torture clients fuzz clean
+.PHONY: demo test lint bench soak docs opinions mixin torture clients fuzz load clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo.stamp
@@ -40,7 +41,13 @@ mixin: .venv/mixin.stamp
 # Their packages are many, so that they have an environment of their own; they warn of each other.
 clients: build/clients/stamp
 	SILTSTONE_CLIENTS=1 OMP_NUM_THREADS=1 build/clients/bin/python -m pytest -q -W ignore::ResourceWarning \
-		-W ignore::pytest.PytestUnraisableExceptionWarning tests/serve/test_clients.py tests/serve/test_page.py
+		-W ignore::pytest.PytestUnraisableExceptionWarning tests/serve/test_clients.py tests/serve/test_page.py tests/serve/test_schema.py
+
+# On a quiet machine: half an hour; ARGS=--small for a minute.
+load: .venv/dev.stamp
+	mkdir -p build
+	$(BIN)/python tools/load.py --out build/load.json $(ARGS)
+	$(BIN)/python tools/sizing_page.py add build/load.json
 
 fuzz: build/clients/stamp
 	OMP_NUM_THREADS=1 build/clients/bin/python tools/fuzz.py $(ARGS)

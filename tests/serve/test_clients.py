@@ -1,4 +1,4 @@
-"""Clients of other people, unmodified, against a server. `make clients` installs them; a test without its client is skipped."""
+"""Clients of other people, unmodified, against a server. `make clients` installs them; without one, its test is skipped."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,7 +30,7 @@ from siltstone.serve.fields import Chat, Completion, Response
 from siltstone.serve.house import House, Limits
 from siltstone.serve.keys import Keys
 from siltstone.serve.problem import Problem
-from siltstone.serve.run import check_public, is_public
+from siltstone.serve.run import check_public, is_public, serve
 
 ROOT = Path(__file__).resolve().parents[2]
 SAY: list[Any] = [{"role": "user", "content": "Tell me of the sea."}]
@@ -40,6 +41,18 @@ def key_file(folder: Path, *keys: str) -> Path:
     lines = [f"{name} sha256:{hashlib.sha256(name.encode()).hexdigest()}" for name in keys]
     path.write_text("# keys\n\n" + "\n".join(lines) + "\n", "utf-8")
     return path
+
+
+def test_the_address_accepts_clients_when_it_is_told() -> None:
+    class Enough(Exception):
+        pass
+
+    def ready(url: str) -> None:
+        socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), 5).close()
+        raise Enough
+
+    with pytest.raises(Enough):
+        serve(SimpleNamespace(keys=()), "127.0.0.1", 0, ready)  # type: ignore[arg-type]
 
 
 def test_a_key_sees_its_own_things_alone(pair: Any, serving: Callable, connecting: Callable, tmp_path: Path) -> None:

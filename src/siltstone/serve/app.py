@@ -18,6 +18,7 @@ from . import chat, completions, conversations, dashboard, responses, session_ro
 from .house import House
 from .journal import Counts
 from .problem import Problem, problem
+from .schema import describe
 
 LOCAL = {"localhost", "127.0.0.1", "::1"}
 TIDY = 30.0  # seconds between two rounds that forget what has expired
@@ -131,6 +132,7 @@ def make_app(house: House) -> FastAPI:
     app.add_exception_handler(405, _http)
     app.add_middleware(_Guard, house=house)
     app.add_middleware(Door, house=house)
+    describe(app)
     return app
 
 

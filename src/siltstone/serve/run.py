@@ -55,6 +55,7 @@ def serve(house: House, host: str, port: int, ready: Callable[[str], None] = lam
         listening = socket.socket(family, kind)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(where)
+        listening.listen(2048)  # from now on clients wait, instead of being refused, until the server runs
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"cannot listen on {host} port {port}: {error}; choose another with --host and --port") from None
     with listening:
