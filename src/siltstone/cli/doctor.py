@@ -59,7 +59,7 @@ def doctor(
     distances = whole_numbers("--told", told) or []
     threads_to_size(run_folder(run), threads)
     keep_freed_memory()
-    record = diagnose(run_folder(run), text, tokens, seed, out, device, quiet, distances)
+    record = diagnose(run_folder(run), text, tokens, seed, out, device=device, quiet=quiet, told=distances)
     if as_json:
         print(json_line(record.to_dict()))
     else:
