@@ -83,10 +83,10 @@ def prepared(tokenizer: Any, path: Path, tokens: int, count: int, tail: int) -> 
 
 
 def spoken(tokenizer: Any, fact: Fact, chat: bool) -> tuple[list[int], list[int], list[int]]:
-    """Ids of a question, of what stands between it and the answer, and of the beginning of the sentence that answers it."""
-    said = fact.question.partition("Answer: ")[2]
+    """Ids of a question, of the template behind it, and of the beginning of the sentence that answers it (no chat: in the first)."""
     if not chat:
-        return tokenizer.encode(fact.question.removesuffix(said)[:-1]), [], tokenizer.encode(" " + said)
+        return tokenizer.encode(fact.question), [], []
+    said = fact.question.partition("Answer: ")[2]
     turns, text = Turns(tokenizer), fact.question.partition("Question: ")[2].partition("\n")[0]
     ids, other = turns.behind(text), turns.behind("no")
     same = next(i for i, (x, y) in enumerate(zip(reversed(ids), reversed(other), strict=False)) if x != y)
