@@ -83,7 +83,7 @@ def prepared(tokenizer: Any, path: Path, tokens: int, count: int, tail: int) -> 
 
 
 def spoken(tokenizer: Any, fact: Fact, chat: bool) -> tuple[list[int], list[int], list[int]]:
-    """Ids of a question, of the template behind it, and of the beginning of the sentence that answers it (no chat: in the first)."""
+    """Ids of a question, of the template behind it, and of the sentence that answers it (without a chat, part of the first)."""
     if not chat:
         return tokenizer.encode(fact.question), [], []
     said = fact.question.partition("Answer: ")[2]
