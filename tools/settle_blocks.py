@@ -1,11 +1,13 @@
 """Which settings of cache="blocks" answer best, for a decoder that was not trained with it? Facts in real text, read and asked.
 
     python tools/settle_blocks.py RUN --text A.txt --text B.txt --text C.txt [--tokens 3000] [--facts 7] \
-        [--read route_every=32 --read route_every=8] [--ask route_every=4] [--ask align] --out settled.json
+        [--read route_every=32 --read route_every=8] [--ask route_every=4] [--ask end] [--chat] --out settled.json
 
 Each text gets facts of all kinds (`siltstone.eval.tasks.facts`), the last of them more than a window before its end. It is read
 once with each setting of `--read`; every question is asked on a fork. `--ask` adds ways of asking: another `route_every` from the
-question on; `align`: line ends before the question, so that blocks are chosen before its last token. Settings are keys of a
+question on; `last`: line ends before the question, so that blocks are chosen before the last token before the answer; `end`: so
+that they are chosen behind the question itself (in a chat, some tokens of the template stand behind it); `again` and `twice`: as
+`end`, and the question follows again (`twice`: so that blocks are chosen behind the second one too). Settings are keys of a
 configuration, or of `cache_options`; "full" and "window" are full attention, and sinks + window alone. A result that is in the
 file is not measured again. CPU seconds are those of the process.
 """
@@ -28,6 +30,9 @@ from siltstone.eval.tasks.base import random_numbers
 from siltstone.eval.tasks.facts import Fact, facts
 from siltstone.eval.tasks.reader import Reader
 from siltstone.eval.tasks.words import spread
+from siltstone.inference.asking import begin
+from siltstone.inference.attending import choice_every
+from siltstone.inference.chat import Turns
 from siltstone.io.atomic import write_text
 from siltstone.models.lm import LM
 from siltstone.models.stream_state import LMState
@@ -77,46 +82,74 @@ def prepared(tokenizer: Any, path: Path, tokens: int, count: int, tail: int) -> 
     return Text(path.stem, tokenizer.encode(text), made)
 
 
-def asked(s: st.Session, model: LM, fact: Fact, every: int | None) -> tuple[bool, float]:
-    """Whether the first token of the answer is right, and the log-probability of the answer (nats). every: to align with."""
+def spoken(tokenizer: Any, fact: Fact, chat: bool) -> tuple[list[int], list[int], list[int]]:
+    """Ids of a question, of the template behind it, and of the sentence that answers it (without a chat, part of the first)."""
+    if not chat:
+        return tokenizer.encode(fact.question), [], []
+    said = fact.question.partition("Answer: ")[2]
+    turns, text = Turns(tokenizer), fact.question.partition("Question: ")[2].partition("\n")[0]
+    ids, other = turns.behind(text), turns.behind("no")
+    same = next(i for i, (x, y) in enumerate(zip(reversed(ids), reversed(other), strict=False)) if x != y)
+    return ids[: len(ids) - same], ids[len(ids) - same :], tokenizer.encode(said)
+
+
+def asked(s: st.Session, model: LM, fact: Fact, way: list[str], chat: bool) -> tuple[bool, float]:
+    """Whether the first token of the answer is right, and the log-probability of the answer (nats)."""
     one = s.fork()
     one.model, state = model, one._state
     assert isinstance(state, LMState)
     one._state = replace(state, of=model.cfg)
-    question, answer = (s.tokenizer.encode(text) for text in (fact.question, f" {fact.answer}"))
-    if every is not None:
-        line = s.tokenizer.encode("\n")
-        question = line * ((1 - one.position - len(question)) % every) + question
-    one.append(question)
+    line, every = s.tokenizer.encode("\n"), choice_every(model)
+    head, tail, said = spoken(s.tokenizer, fact, chat)
+    pad = 0
+    if "last" in way:
+        pad = (1 - one.position - len(head + tail)) % every
+    elif {"end", "again", "twice"} & {*way}:
+        pad = (-one.position - len(head)) % every
+    ids = line * pad + head
+    if "twice" in way:
+        ids += line * (-len(head) % every) + head
+    elif "again" in way:
+        ids += head
+    one.append([*ids, *tail, *said])
+    answer = s.tokenizer.encode(f" {fact.answer}")
     assert one.logits is not None
     return int(one.logits.argmax()) == answer[0], float(one.score(answer).double().sum())
 
 
-def ways(setting: str, given: list[str]) -> list[tuple[str, str, int | None]]:
-    """The ways of asking of a setting: name, setting of the model that reads the question, and what its end is aligned with."""
-    found: list[tuple[str, str, int | None]] = [("", setting, None)]
+def ways(setting: str, given: list[str]) -> list[tuple[str, str, list[str]]]:
+    """The ways of asking of a setting: name, setting of the model that reads the question, and words about the reading."""
+    found: list[tuple[str, str, list[str]]] = [("", setting, [])]
     if setting in PLAIN:
         return found
     for way in given:
-        words = [word for word in way.split(",") if word != "align"]
+        words = [word for word in way.split(",") if "=" in word]
         other = ",".join(
             [x for x in setting.split(",") if x.partition("=")[0] not in {w.partition("=")[0] for w in words}] + words
         )
-        every = int(keys(other)["cache_options"].get("route_every", BlocksOptions.route_every))
-        found.append((way, other, every if "align" in way else None))
+        found.append((way, other, way.split(",")))
     return found
 
 
-def measured(model: LM, tokenizer: Any, text: Text, setting: str, given: list[str]) -> list[dict[str, Any]]:
+def measured(model: LM, tokenizer: Any, text: Text, setting: str, given: list[str], chat: bool) -> list[dict[str, Any]]:
     """Reads a text and asks in every way."""
     s, began = st.Session(with_keys(model, setting), tokenizer), time.process_time()
+    if chat:
+        begin(s)
     s.append(text.ids)
     spent, out = time.process_time() - began, []
-    for name, other, every in ways(setting, given):
+    for name, other, way in ways(setting, given):
         twin = s.model if other == setting else with_keys(model, other)
         began = time.process_time()
-        found = [asked(s, twin, fact, every) for fact in text.made]  # type: ignore[arg-type]
-        row = {"text": text.name, "tokens": len(text.ids), "read": setting, "ask": name, "cpu_read": round(spent, 1)}
+        found = [asked(s, twin, fact, way, chat) for fact in text.made]  # type: ignore[arg-type]
+        row = {
+            "text": text.name,
+            "tokens": len(text.ids),
+            "read": setting,
+            "ask": name,
+            "chat": chat,
+            "cpu_read": round(spent, 1),
+        }
         row |= {"cpu_ask": round((time.process_time() - began) / len(found), 2), "right": [int(x) for x, _ in found]}
         out.append(row | {"nats": [round(-x, 3) for _, x in found], "bytes": s.nbytes})
     return out
@@ -146,6 +179,7 @@ def main() -> None:
     parser.add_argument("--tail", type=int, default=700, help="tokens after the last fact, at least")
     parser.add_argument("--read", action="append", default=[])
     parser.add_argument("--ask", action="append", default=[])
+    parser.add_argument("--chat", action="store_true", help="ask in the chat template, as `siltstone ask` does")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     rows = json.loads(given.out.read_text()) if given.out.exists() else []
@@ -153,9 +187,12 @@ def main() -> None:
     for path in given.text:
         text = prepared(tokenizer, path, given.tokens, given.facts, given.tail)
         for setting in given.read or ["full"]:
-            if any((row["text"], row["tokens"], row["read"]) == (text.name, len(text.ids), setting) for row in rows):
+            if any(
+                (row["text"], row["tokens"], row["read"], row["chat"]) == (text.name, len(text.ids), setting, given.chat)
+                for row in rows
+            ):
                 continue
-            rows += measured(model, tokenizer, text, setting, given.ask)
+            rows += measured(model, tokenizer, text, setting, given.ask, given.chat)
             write_text(given.out, json.dumps(rows, indent=1) + "\n")
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     print(table(rows))

@@ -127,6 +127,9 @@ def test_questions_that_cannot_be_asked(run: Path, doc: Path, tmp_path: Path) ->
     for option in ("--check", "--reread"):
         result = siltstone("ask", run, "--doc", doc, "What?", option, *SHORT)
         assert result.exit_code == 2 and "does not say which passages" in result.stderr
+    kept = ["--doc", doc, "--session", tmp_path / "c.silt", "What?"]
+    for more in ([" "], ["--check"], ["--reread"]):  # before documents are read, which may take long
+        assert siltstone("ask", run, *kept, *more, *SHORT).exit_code == 2 and not (tmp_path / "c.silt").exists()
 
 
 def test_a_bar_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:

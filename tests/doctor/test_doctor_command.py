@@ -59,7 +59,7 @@ def test_json(run: Path, text: Path, tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     assert list(found) == ["ok", "findings", "facts", "equality", "gates", "gradient", "answered", "told"] and found["ok"] is True
     assert all(set(f) == {"level", "area", "text", "advice"} for f in found["findings"])
-    assert {f["area"] for f in found["findings"]} == {"equality", "gates", "gradient"}
+    assert {f["area"] for f in found["findings"]} == {"equality", "gates", "gradient", "parts"}
     keys = {"way", "dtype", "difference", "tolerance", "token", "tokens", "of", "same_bits", "cuts", "ok"}
     assert len(found["equality"]) == 2 * len(WAYS) and all(set(c) == keys for c in found["equality"])
     assert [g["layer"] for g in found["gates"]] == [0, 1]

@@ -60,7 +60,7 @@ def ask(
     from siltstone.core.interrupt import Interrupts, exit_code
     from siltstone.core.terminal import say
     from siltstone.errors import InputError
-    from siltstone.inference.asking import Question
+    from siltstone.inference.asking import Question, attended, require_text
     from siltstone.inference.chat import Turns
     from siltstone.inference.documents import documents, surveyed
     from siltstone.inference.usage import Usage
@@ -72,11 +72,18 @@ def ask(
         raise InputError("no question is given; give one, or --session FILE to save what is read")
     if doc is None and session is not None and not session.exists():
         raise InputError(f"{session} does not exist, and no document is given; give one: --doc FILE")
+    for text in questions:
+        require_text(text)
     with Interrupts() as stop:
         with stop.waiting():
             given = [surveyed(file) for file in doc or []]
             s = open_session(run, session, device, threads, runtime)
             Turns(s.tokenizer, template)
+            if (check or reread) and attended(s) is None:
+                raise InputError(
+                    f"this model does not say which passages it attends to; leave out --{'check' if check else 'reread'}, "
+                    'or give a model with cache="blocks"'
+                )
         usage = Usage()
         try:
             _read(s, usage, stop, given, template)
@@ -190,11 +197,7 @@ def _answer(one: Question, usage: Usage, stop: Interrupts, wanted: Wanted) -> No
     show("")
     found = one.passages() if wanted.fresh else None
     checks: list[Any] = []
-    if wanted.check:
-        if found is None:
-            raise InputError(
-                "this model does not say which passages it attends to, so that there is none to check; leave out --check"
-            )
+    if wanted.check and found is not None:
         with stop.waiting():
             checks = list(one.check(found, answer, wanted.max_new_tokens))
     for i, passage in enumerate(found or []):

@@ -24,6 +24,14 @@ def eval(
     meetings: Annotated[
         Path | None, unset("Meetings of QMSum for the task meetings, one a line; all needs it for that task.", path, "FILE")
     ] = None,
+    beside: Annotated[
+        str | None,
+        unset(
+            "Other forms of an imported decoder on the same texts: full, yarn, dynamic, window (of equal bytes), bm25.",
+            str,
+            "A,B,…",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
     out: Annotated[Path | None, unset("Also write a report, one HTML file.", output, "FILE")] = None,
     device: Annotated[str, typer.Option(help="Device; auto: the GPU if there is one.")] = "auto",
@@ -49,7 +57,9 @@ def eval(
         texts = [name for name, cls in known.items() if cls.kind == "text"]  # type: ignore[attr-defined]
         wanted = [name for name in texts if name != "meetings" or meetings is not None]
     threads_to_size(run_folder(run), threads)
-    _evaluate(run, wanted, whole_numbers("--lengths", lengths), (seeds, items), (text or [], meetings), (as_json, out, device))
+    _evaluate(
+        run, wanted, whole_numbers("--lengths", lengths), (seeds, items), (text or [], meetings, beside), (as_json, out, device)
+    )
 
 
 def _evaluate(
@@ -57,7 +67,7 @@ def _evaluate(
     wanted: list[str],
     lengths: list[int] | None,
     amount: tuple[int, int],
-    given: tuple[list[Path], Path | None],
+    given: tuple[list[Path], Path | None, str | None],
     shown: tuple[bool, Path | None, str],
 ) -> None:
     import shlex
@@ -68,6 +78,7 @@ def _evaluate(
     from siltstone.demo import run_folder
     from siltstone.errors import InputError
     from siltstone.eval.arms import route_at_random
+    from siltstone.eval.beside import check, origin
     from siltstone.eval.run import evaluate, make, trained_on
     from siltstone.io.atomic import check_place, make_folder, write_text
     from siltstone.models.checkpoint import load
@@ -75,7 +86,7 @@ def _evaluate(
     from siltstone.text import read_blocks
     from siltstone.train.precision import chosen_device
 
-    (as_json, out, device), (books, meetings) = shown, given
+    (as_json, out, device), (books, meetings, others) = shown, given
     folder = run_folder(run)
     learnt = trained_on(folder) or {}
     options = {learnt.get("task"): learnt.get("options")} | ({"meetings": {"file": str(meetings)}} if meetings else {})
@@ -86,6 +97,11 @@ def _evaluate(
                 f"{task.name} is a token task, and {run} was not trained on it; "
                 "train a model with `siltstone lab`, or give a text task"
             )
+    arms = [] if others is None else others.split(",")
+    check(arms)
+    if arms and not any(getattr(task, "compared", False) for task in made):
+        raise InputError(f"--beside has no effect on {', '.join(wanted)}; give it with facts or told, or leave it out")
+    decoder = origin(folder) if arms else None
     if out is not None:
         make_folder(out.parent)
         check_place(out)
@@ -104,10 +120,13 @@ def _evaluate(
         books=texts,
         say=lambda said: print(said, file=sys.stderr, flush=True),
         routing=str(learnt.get("routing", "learned")),
+        origin=decoder,
+        arms=arms,
     )
     words = ["siltstone", "eval", str(run), "--tasks", ",".join(wanted), "--seeds", str(seeds), "--items", str(items)]
     words += ["--lengths", ",".join(map(str, lengths))] if lengths is not None else []
     words += [word for file in books for word in ("--text", str(file))] + (["--meetings", str(meetings)] if meetings else [])
+    words += ["--beside", others] if others is not None else []
     found |= {"model": str(run), "command": shlex.join(words), "threads": threads_said()}
     if out is not None:
         write_text(out, task_report(found))

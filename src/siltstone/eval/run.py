@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from ..models.checkpoint import read_beside
 from ..models.streaming import StreamingModel
 from ..text import Tokenizer
 from ..text.library import quoted
+from . import beside
+from .beside import Origin
 from .intervals import interval
 from .tasks.base import UNSCORED, Observation, Task, TextTask, TokenTask, random_numbers
 from .tasks.reader import Reader
@@ -172,6 +175,8 @@ def evaluate(
     books: Sequence[str] = (),
     say: Callable[[str], None] = lambda text: None,
     routing: str = "learned",
+    origin: Origin | None = None,
+    arms: Sequence[str] = (),
 ) -> dict[str, Any]:
     """`{"tasks": [{"name", "kind", "about", "chance", "lengths"}], "seeds", "items", "rows": [...]}`, ready for JSON.
 
@@ -180,6 +185,8 @@ def evaluate(
     items    documents, or streams, of each seed and length
     books    texts that fill documents; generated prose without them
     routing  "oracle": token tasks tell the model's routers the segment of each answer
+    origin   the decoder that an imported model was; arms: other forms of it (`siltstone.eval.beside`), with "arm" in their rows,
+             for the tasks that can be compared
 
     Raises InputError if a token task has more ids than the model, and if a length has no room for a task.
     """
@@ -193,9 +200,16 @@ def evaluate(
             told.append(facts | {"chance": task.chance, "lengths": chosen})
             found: list[tuple[int, Observation]] = []
             for length in chosen:
+                reader.largest = 0
                 for seed in range(seeds):
                     say(f"{task.name}, length {length:,}, seed {seed}")
                     found += [(seed, one) for one in _observed(model, reader, task, (length, seed, items), watch)]
+                for arm in arms if origin is not None and isinstance(task, TextTask) and task.compared else ():
+                    other = beside.reader(reader, origin, arm, length)
+                    for seed in range(seeds):
+                        say(f"{task.name}, length {length:,}, seed {seed}, {arm}")
+                        mine = _observed(other.model, other, task, (length, seed, items), None)
+                        found += [(seed, replace(one, at=one.at | {"arm": arm})) for one in mine]
             rows += summary(task, range(seeds), found)
     finally:
         if watch is not None:

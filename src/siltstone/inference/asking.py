@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from ..errors import InputError
@@ -27,15 +26,37 @@ class Check:
 
 
 def attended(session: Session) -> list[Span] | None:
-    """The spans that a session attended to most, at most five; None if its model does not say."""
+    """The spans that a session attended to most, at most five; None if its model does not say.
+
+    A span that touches one with more weight belongs to it: a sentence is often cut between two blocks.
+    """
     found = session.attended()
-    return None if found is None else [(int(span[0]), int(span[1])) for span in islice(found, MOST)]
+    if found is None:
+        return None
+    spans: list[Span] = []
+    for first, end in ((int(span[0]), int(span[1])) for span in found):
+        near = [i for i, (a, b) in enumerate(spans) if first <= b and end >= a]
+        if near:
+            spans[near[0]] = min(first, *(spans[i][0] for i in near)), max(end, *(spans[i][1] for i in near))
+            for i in reversed(near[1:]):
+                del spans[i]
+        elif len(spans) == MOST:
+            break
+        else:
+            spans.append((first, end))
+    return spans
 
 
 def begin(session: Session, template: str | None = None) -> None:
     """Read what stands before the first document; nothing if the session has read something."""
     if session.position == 0:
         session.append(Turns(session.tokenizer, template).opening())
+
+
+def require_text(text: str) -> None:
+    """Raises InputError for an empty question."""
+    if not text.strip():
+        raise InputError("a question is empty; give some text")
 
 
 class Question:
@@ -50,8 +71,7 @@ class Question:
     def __init__(self, session: Session, text: str, template: str | None = None) -> None:
         if not documents(session):
             raise InputError("the session has read no document; give one: --doc FILE")
-        if not text.strip():
-            raise InputError("a question is empty; give some text")
+        require_text(text)
         self.session, self.text, self.template = session, text, template
         self.fork = session.fork()
 

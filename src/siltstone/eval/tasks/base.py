@@ -86,9 +86,13 @@ class TokenTask(Task):
 
 
 class TextTask(Task):
-    """A task in plain text, zero-shot."""
+    """A task in plain text, zero-shot.
+
+    compared   whether other forms of a decoder can be set beside (`siltstone.eval.beside`): each question goes to a fork
+    """
 
     kind = "text"
+    compared: ClassVar[bool] = False
 
     @abstractmethod
     def observe(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Observation]:

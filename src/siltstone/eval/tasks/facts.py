@@ -74,6 +74,7 @@ class Facts(TextTask):
     Options = FactsOptions
     levels = (4096, 8192)
     chance = "that without the facts"
+    compared = True
 
     def item(self, reader: Reader, length: int, by: np.random.Generator) -> tuple[str, str, list[Fact]]:
         """The text with the facts, the same text without them, and the facts."""

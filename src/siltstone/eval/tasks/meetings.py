@@ -6,7 +6,6 @@ is the turns of its `relevant_text_span`. Plain retrieval with BM25, over passag
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, InputError
-from ...inference.asking import MOST, Span, attended
+from ...inference.asking import Span, attended
 from ...inference.attending import attends
 from ...inference.session import Session
 from ...io.parse import parse_object
 from ...text import read_blocks
+from ..retrieval import bm25
 from .base import Observation, TextTask
 from .reader import Reader
 
@@ -69,21 +69,6 @@ def recall(found: Sequence[Span], evidence: Sequence[Span]) -> tuple[float, floa
     wanted = {token for first, end in evidence for token in range(first, end)}
     covered = wanted & {token for first, end in found for token in range(first, end)}
     return float(bool(covered)), len(covered) / len(wanted)
-
-
-def bm25(texts: Sequence[str], question: str) -> list[int] | None:
-    """The five texts that BM25 ranks first, as numbers; None without the package bm25s."""
-    try:
-        library = importlib.import_module("bm25s")
-    except ImportError:
-        return None
-    index, quiet = library.BM25(), {"show_progress": False}
-    words, asked = (library.tokenize(list(x), stopwords="en", **quiet) for x in (texts, [question]))
-    if not any(words.ids) or not any(asked.ids):
-        return []
-    index.index(words, **quiet)
-    places, _ = index.retrieve(asked, k=min(MOST, len(texts)), **quiet)
-    return [int(place) for place in places[0]]
 
 
 @dataclass(frozen=True)

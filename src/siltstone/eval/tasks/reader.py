@@ -14,10 +14,14 @@ from .words import Prose
 
 
 class Reader:
-    """A model, its tokenizer, and the book text (or generated prose) that fills documents."""
+    """A model, its tokenizer, and the book text (or generated prose) that fills documents.
+
+    largest   bytes of the largest session that has read a text
+    """
 
     def __init__(self, model: StreamingModel, tokenizer: Tokenizer, books: Sequence[str] = ()) -> None:
         self.model, self.tokenizer, self.books = model, tokenizer, books
+        self.largest = 0
 
     def count(self, text: str) -> int:
         """Tokens of a text."""
@@ -37,6 +41,7 @@ class Reader:
         """A session that has read the text, in calls of bounded size. An empty text is read as a line end."""
         session = Session(self.model, self.tokenizer)
         session.append(text or "\n")
+        self.largest = max(self.largest, session.nbytes)
         return session
 
     def ranks(self, session: Session, question: str, candidates: Sequence[str]) -> np.ndarray:

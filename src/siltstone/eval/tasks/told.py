@@ -31,6 +31,7 @@ class Told(TextTask):
     Options = ToldOptions
     levels = (0, 100, 1000, 10000)
     chance = "1 / candidates"
+    compared = True
 
     def observe(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Observation]:
         candidates = pick(names("test"), self.options.candidates, by)

@@ -1,0 +1,119 @@
+"""The tools about asking: settings are measured as they are said, and the page shows what was answered."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import siltstone as st
+from tests.cli.commands import good
+
+TINY = "window=16,segment=8,top_k=2,sinks=2"
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = st.LM(st.presets.nano(259, depth=2, d_model=16, heads=2, pattern="a")).eval()
+    return st.save(model, st.ByteTokenizer(), tmp_path_factory.mktemp("runs") / "run")
+
+
+def novel(folder: Path, name: str = "a.txt") -> Path:
+    (folder / name).write_text("".join(f"He said it {i} times. Nobody knew why. " for i in range(400)), "utf-8")
+    return folder / name
+
+
+def test_settings_are_measured(
+    tool: Any, decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settle, out = tool("settle_blocks"), tmp_path / "a.json"
+    given = ["settle", decoder, "--text", novel(tmp_path), "--tokens", 900, "--facts", 8, "--tail", 100, "--out", out]
+    given += ["--read", f"{TINY},route_every=16", "--read", "full", "--ask", "last", "--ask", "route_every=4", "--ask", "twice"]
+    monkeypatch.setattr(sys, "argv", [*map(str, given)])
+    settle.main()
+    rows = json.loads(out.read_text("utf-8"))
+    assert [row["ask"] for row in rows] == ["", "last", "route_every=4", "twice", ""] and rows[-1]["read"] == "full"
+    assert all(len(row["right"]) == len(row["nats"]) == 8 and min(row["nats"]) > 0 for row in rows)
+    assert rows[0]["nats"] != rows[1]["nats"] != rows[2]["nats"] and len({row["cpu_read"] for row in rows[:4]}) == 1
+    monkeypatch.setattr(settle, "measured", lambda *given: pytest.fail("a result that is there is measured again"))
+    settle.main()
+    assert capsys.readouterr().out.count("| full | the same | 1 |") == 2
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize(("way", "after"), [("last", None), ("end", 0), ("twice", 0), ("again", None)])
+def test_where_blocks_are_chosen(way: str, after: int | None, chat: bool, tool: Any, decoder: Path) -> None:
+    """`after`: tokens of the question's last reading behind the choice."""
+    settle = tool("settle_blocks")
+    model, tokenizer = st.load(decoder)
+    twin = settle.with_keys(model, f"{TINY},route_every=16")
+    s = st.Session(twin, tokenizer)
+    s.append("x" * 77)
+    fact = settle.facts(8, settle.random_numbers("settle", "train", 1, 2))[0]
+    head, tail, said = settle.spoken(tokenizer, fact, chat)
+    read: list[int] = []
+    append = st.Session.append
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(st.Session, "append", lambda self, ids: (read.append(len(ids)), append(self, ids))[1])
+        settle.asked(s, twin, fact, [way], chat)
+    end = 77 + read[0] - len(said)
+    if way == "last":
+        assert (end - 1) % 16 == 0
+    elif after is not None:
+        assert (end - len(tail)) % 16 == after
+    else:
+        assert (end - len(tail) - len(head)) % 16 == 0
+    assert bool(tail) == bool(said) == chat
+
+
+def test_the_table_of_facts(tool: Any) -> None:
+    run = tool("facts_run")
+    row = {"mean": 0.5, "low": 0.25, "high": 0.75, "count": 25}
+    rows = [row | {"score": score, "at": {"length": n} | arm} for n in (8192, 4096) for arm in ({}, {"arm": "full"})
+            for score in ("first token", "said", "log-probability", "first token, facts removed")]  # fmt: skip
+    lines = run.table(rows).splitlines()
+    assert [re.split(r" \| ", line)[:2] for line in lines[2:]] == [
+        ["| 4,096", "blocks"], ["| 4,096", "full"], ["| 8,192", "blocks"], ["| 8,192", "full"]
+    ]  # fmt: skip
+    assert lines[2].count("0.50 (0.25 to 0.75)") == 4 and lines[2].endswith("| 25 |")
+    assert [step.seeds for step in run.PLAN] == [5, 5, 5, 5, 2, 1] and run.PLAN[-1].length == 131072
+
+
+def test_the_page_of_questions(tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers", reason="an optional package: the extra hf", minversion="5.24")
+    from tests.hf.tiny import saved
+
+    ask = tool("ask_page")
+    (tmp_path / "texts").mkdir()
+    text = "Nothing was said. " * 40 + "The leader is Karzai. " + "Nothing was done. " * 40
+    (tmp_path / "texts" / "2002-Bush-1.txt").write_text(text, "utf-8")
+    monkeypatch.setattr(ask, "speeches_folder", lambda: tmp_path / "texts")
+    monkeypatch.setattr(ask, "siltstone", lambda *words: good(*words).stdout)
+    monkeypatch.setattr(ask, "WINDOW", 64)
+    monkeypatch.setattr(ask, "SET", ["window=64", "sinks=4", "pattern=m", "cache=blocks", "segment=8", "router=subblock:2"])
+    monkeypatch.setattr(
+        ask, "ARMS", {name: keys | ({"window": 64} if "window" in keys else {}) for name, keys in ask.ARMS.items()}
+    )
+    model, folder = saved("llama", tmp_path / "hf"), tmp_path / "ask"
+    monkeypatch.setattr(sys, "argv", ["ask", str(model), "--folder", str(folder), "--speech", "2002-Bush-1"])
+    ask.main()
+    page = (folder / "ask.html").read_text("utf-8")
+    record = json.loads(re.findall(r'id="record">(.*?)</script>', page)[0])
+    assert page.count('<div class="box">') == 2 and "2002-Bush-1.txt, line" in page and record["facts"]["trained"] == 512
+    assert [len(arm["found"]) for arm in record["arms"].values()] == [3, 3, 3]
+    blocks, window, cut = (arm["found"][-1]["position"] for arm in record["arms"].values())
+    assert blocks == window > 512 > cut > 200  # the last one has read what it was trained for
+    answers = record["arms"]["blocks"]["found"]
+    assert len(answers[0]["passages"]) == 5 and record["asked"][0]["wanted"] == "Karzai"
+    before = (folder / "blocks.json").read_bytes()
+    monkeypatch.setattr(ask, "siltstone", lambda *words: pytest.fail("a step that is done is done again"))
+    ask.main()
+    assert (folder / "blocks.json").read_bytes() == before and (folder / "ask.html").read_text("utf-8") == page
+    wrong = {"question": "?", "answer": " It is Karzai.", "passages": []}
+    box = ask._box(ask.Asked("a", "Who <b>?", "Karzai"), {"blocks": wrong, "other": {"answer": "no"}})
+    assert "Who &lt;b&gt;?" in box and '<td class="good">It is <b>Karzai</b>.' in box and '<td class="soft">no</td>' in box
+    assert "0 passages, none of them" in box
