@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from siltstone.eval.tasks import anomalies, needles, stories, words
 from siltstone.eval.tasks.base import UNSCORED, TextTask, TokenTask, random_numbers
 from siltstone.eval.tasks.reader import Reader
 from siltstone.text import ByteTokenizer
+from siltstone.train.lab import run_lab, smoke
+from siltstone.train.recipe import Recipe
 from tests.eval.test_facts_and_meetings import meetings_file
 
 TASKS = registry.members("tasks")
@@ -37,7 +40,7 @@ def made(name: str, seed: int = 0, length: int = 64, rows: int = 4, **options: o
 
 
 def test_there_is_every_task() -> None:
-    assert {"mqar", "selective_copy", "induction", "parity", "s5"} == set(TOKENS)
+    assert {"mqar", "selective_copy", "induction", "parity", "s5", "token_needles"} == set(TOKENS)
     wanted = {f"niah_single_{i}" for i in (1, 2, 3)} | {f"niah_multikey_{i}" for i in (1, 2, 3)}
     wanted |= {"niah_multivalue", "niah_multiquery"} | {f"babilong_qa{i}" for i in range(1, 6)}
     assert wanted | {"told", "told_20", "recall_load", "repeats", "position", "anomalies", "facts", "meetings"} == set(TEXTS)
@@ -81,6 +84,42 @@ def test_mqar_needs_room() -> None:
         made("mqar", length=16, loads=[16])
     with pytest.raises(ConfigError, match="no key 'pairs'"):
         make("mqar", {"pairs": 3})
+
+
+@pytest.mark.parametrize("fillers", [0, 16])
+def test_values_of_needles_stand_behind_their_keys(fillers: int) -> None:
+    for seed in range(10):
+        found = made("token_needles", seed, symbols=64, fillers=fillers, loads=(1, 8), asked=3)
+        half = (64 - fillers) // 2
+        for ids, targets, load, reach in zip(found.ids, found.targets, found.load, found.distance, strict=True):
+            asked = np.flatnonzero(targets != UNSCORED)
+            assert len(asked) == min(load, 3) and asked[-1] == 63 and (np.diff(asked) == 1).all()
+            assert len(set(ids[asked].tolist())) == len(asked)
+            for at in asked:
+                place = at - reach[at]
+                assert targets[at] == ids[place] and ids[place - 1] == ids[at] and 0 < ids[at] < half <= targets[at] < 2 * half
+                assert place < asked[0]
+            body = ids[: asked[0]]
+            assert ((body >= half) & (body < 2 * half)).sum() == load
+            assert ((body >= 64 - fillers) if fillers else (body == 0)).sum() == len(body) - 2 * load
+
+
+def test_needles_need_room() -> None:
+    with pytest.raises(InputError, match="length=16 is too short for the task token_needles"):
+        made("token_needles", length=16, loads=[8])
+    with pytest.raises(InputError, match="the load needs as many keys"):
+        made("token_needles", loads=[8], symbols=10, fillers=0)
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_every_token_task_trains_and_is_tried(name: str, tmp_path: Path) -> None:
+    """The smoke recipe, on every task and through the command that tries run folders."""
+    lab = replace(smoke(), task=name, options={}, recipe=Recipe(steps=2, batch=2), train=(64,), test=(64,), arms=("sparse",))
+    (run,) = run_lab(replace(lab, items=2), tmp_path)["runs"]
+    assert run["steps"] == 2 and 0 <= run["right"]["64"] <= 1 and {row["task"] for row in run["rows"]} == {name}
+    model, tokenizer = st.load(tmp_path / "sparse" / "0")
+    again = evaluate(model, tokenizer, [make(name)], [64], 1, 2)
+    assert {row["score"] for row in again["rows"]} >= {"right"}
 
 
 def test_the_other_token_tasks() -> None:

@@ -19,9 +19,9 @@ from siltstone.eval.tasks.mqar import MQAR
 from siltstone.io import claim
 from siltstone.report.lab import lab_report
 from siltstone.train import resume
-from siltstone.train.lab import Lab, Stage, Way, _one, chosen_arms, easy, found_recipe, run_lab, smoke
+from siltstone.train.lab import RECIPES, Lab, Stage, Way, _one, chosen_arms, easy, found_recipe, lessons, run_lab, smoke
 from siltstone.train.recipe import Recipe
-from siltstone.train.token_trainer import TokenTrainer
+from siltstone.train.token_trainer import Lesson, TokenTrainer
 
 
 def trainer(lab: Lab, name: str, seed: int = 0) -> TokenTrainer:
@@ -219,3 +219,17 @@ def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.Capture
         assert int(done.value.code or 0) == code
     said = capsys.readouterr()
     assert "2 runs are not finished" in said.err and "sparse, seed 0: 0." in said.out and (tmp_path / "report.html").is_file()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_begins_to_train(name: str) -> None:
+    """Its arms exist, its stages have room, and a step of each lesson with two rows is trained."""
+    lab = found_recipe(name)
+    chosen = chosen_arms(lab)
+    arm = next(iter(chosen.values()))
+    model = build(configured(lab.config(), arm, max(lab.train), match=False), arm, 0)
+    for lesson in [*lessons(lab), Lesson(lab.made(), lab.train, 2)]:
+        lesson = dataclasses.replace(lesson, batch=2)
+        trainer = TokenTrainer(model, lesson.task, dataclasses.replace(lab.recipe, batch=2), lesson.lengths, 0)
+        assert trainer.advance(0.0) > 0
+    assert json.loads(json.dumps(dataclasses.asdict(lab))) and Lab.from_dict(dataclasses.asdict(lab)) == lab

@@ -14,7 +14,10 @@ UNFINISHED = 75  # exit code if runs are missing: the same command continues
 
 def lab(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="smoke, easy, small, mqar, or FILE.py:FUNCTION.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="RECIPE", help="smoke, easy, small, mqar, mqar256, needles, far, or FILE.py:FUNCTION.", show_default=False
+        ),
     ],
     folder: Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs and results.", parser=path)] = Path("lab"),
     out: Annotated[Path | None, unset("The report, one HTML file; default: DIR/report.html.", output, "FILE")] = None,

@@ -27,7 +27,8 @@ from ..io.atomic import write_json
 from ..io.folder import make_folder, remove_file
 from ..io.lock import LOCK
 from ..io.sets import left_over, remove_left_over
-from .lab_recipe import RECIPES, Lab, Stage, easy, found_recipe, mqar, smoke
+from .lab_recipe import Lab, Stage
+from .lab_recipes import RECIPES, easy, found_recipe, mqar, smoke
 from .lab_run import RESULT, RESUME, SAVED, train_and_try
 from .precision import chosen_device
 from .results import read_result, write_result

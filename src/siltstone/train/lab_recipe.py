@@ -1,21 +1,16 @@
-"""Recipes of the laboratory: a question, a token task, arms and seeds. `siltstone.train.lab` runs them."""
+"""What a recipe of the laboratory is: a question, a token task, arms and seeds. `siltstone.train.lab` runs it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import sys
-import traceback
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ..config.layer import whole
 from ..config.model import LMConfig
-from ..errors import ConfigError, DataError, InputError, SiltstoneError
+from ..errors import ConfigError
 from ..eval.run import make
 from ..eval.tasks.base import TokenTask
 from ..text import ByteTokenizer
@@ -128,94 +123,3 @@ class Lab:
             if not keys["recipe"][name]:
                 del keys["recipe"][name]
         return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
-
-
-def smoke() -> Lab:
-    """Seconds: shows that everything runs, and proves nothing."""
-    base = dict(d_model=32, heads=2, depth=2, mlp_dim=96, window=8, segment=16, segments="constant")
-    recipe = Recipe(steps=4, batch=4, save_every=2)
-    options = dict(vocab_size=64, loads=(4,))
-    return Lab("Does every arm run?", "mqar", base, recipe, (32,), (32, 64), options, items=4)
-
-
-def mqar() -> Lab:
-    """Which arms recall? MQAR at 256 tokens with mixed loads; some hours on two cores for all arms and seeds."""
-    base = dict(d_model=64, heads=2, depth=2, mlp_dim=192, window=16, segment=16, segments="constant", tie=False, short_conv=4)
-    options = dict(vocab_size=512, loads=(8, 16, 32, 64), fillers="zero")
-    recipe = Recipe(steps=2700, batch=16, save_every=300)
-    return Lab("Which arms recall pairs?", "mqar", base, recipe, (256,), (256, 512, 1024), options, seeds=(0, 1, 2, 3, 4))
-
-
-def easy() -> Lab:
-    """A minute: a transformer learns MQAR of four pairs, which proves the task and the trainer."""
-    base = dict(d_model=64, heads=2, depth=2, mlp_dim=128, window=16, segment=16, segments="constant", tie=False, short_conv=4)
-    options = dict(vocab_size=64, loads=(4,), fillers="zero")
-    recipe = Recipe(steps=600, batch=32, save_every=200)
-    return Lab("Does a transformer learn MQAR?", "mqar", base, recipe, (32,), (32,), options, arms=("transformer",), items=128)
-
-
-def small() -> Lab:
-    """Minutes: four or eight pairs, most of them beyond a window of eight tokens."""
-    base = dict(d_model=48, heads=2, depth=2, mlp_dim=96, window=8, segment=8, segments="constant", tie=False, short_conv=4)
-    options = dict(vocab_size=64, loads=(4, 8), fillers="zero")
-    recipe = Recipe(steps=800, batch=32, save_every=100)
-    names = ("transformer", "window only", "plain recurrence", "one state of equal bytes", "gated", "gated, sub-blocks")
-    names += ("sparse", "sparse, random routing", "sparse, oracle routing")
-    base |= dict(cache="sparse", top_k=2)
-    return Lab("Which arms recall a few pairs?", "mqar", base, recipe, (64,), (64, 128), options, arms=names)
-
-
-def mqar256() -> Lab:
-    """Up to 64 pairs in 256 tokens, after few ids and pairs: eight arms, five seeds, about ten minutes a run on a core."""
-    base = dict(d_model=64, heads=2, depth=2, mlp_dim=192, window=16, segment=32, segments="constant", tie=False, short_conv=4)
-    base |= dict(memory="gated_delta", cache="sparse", top_k=4, checkpoint_dtype="bfloat16")
-    options = dict(vocab_size=512, loads=(8, 16, 32, 64), fillers="zero")
-    recipe = Recipe(steps=1500, batch=16, lr=5e-3, dense=0.3, save_every=50)
-    stages = (
-        Stage((64,), dict(vocab_size=64, loads=(4, 8)), 32, until=0.3),
-        Stage((64,), dict(loads=(8, 16)), 32, until=0.4),
-        Stage((128,), dict(loads=(8, 16, 32)), 32, until=0.6),
-    )
-    names = ("transformer", "window only", "plain recurrence", "one state of equal bytes", "gated", "gated, sub-blocks")
-    names += ("sparse", "exact")
-    question, tests = "Which arms learn up to 64 pairs in 256 tokens, from few pairs on?", (256, 512, 1024)
-    seeds = (0, 1, 2, 3, 4)
-    return Lab(question, "mqar", base, recipe, (256,), tests, options, arms=names, seeds=seeds, items=48, stages=stages)
-
-
-RECIPES: dict[str, Callable[[], Lab]] = {"smoke": smoke, "easy": easy, "small": small, "mqar": mqar, "mqar256": mqar256}
-
-
-def found_recipe(name: str) -> Lab:
-    """The recipe of this name, or `FILE.py:FUNCTION`: a function without arguments that returns a `Lab`.
-
-    Raises InputError if the code of the file fails, DataError if there is no file.
-    """
-    if name in RECIPES:
-        return RECIPES[name]()
-    file, colon, function = name.rpartition(":")
-    if not colon or not file.endswith(".py"):
-        raise InputError(f"recipe {name!r} is not known; choose one of {list(RECIPES)}, or give FILE.py:FUNCTION")
-    if not Path(file).is_file():
-        raise DataError(f"{file} does not exist; give a Python file with a function {function!r} that returns a Lab")
-    module = ModuleType("siltstone_recipe")
-    module.__file__, sys.modules[module.__name__] = file, module
-    try:
-        exec(compile(Path(file).read_bytes(), file, "exec"), vars(module))
-        made = getattr(module, function, None)
-        lab = made() if callable(made) else None
-    except SiltstoneError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise InputError(f"{file} cannot be run{_place(error, file)}: {type(error).__name__}: {quoted(error)}") from error
-    if not isinstance(lab, Lab):
-        raise InputError(f"{file} has no function {function!r} that returns a siltstone.train.lab.Lab")
-    return lab
-
-
-def _place(error: BaseException, file: str) -> str:
-    """ ", line N": where the file's code was when it failed."""
-    if isinstance(error, SyntaxError) and error.lineno:
-        return f", line {error.lineno}"
-    lines = [step.lineno for step in traceback.extract_tb(error.__traceback__) if step.filename == file]
-    return f", line {lines[-1]}" if lines else ""
