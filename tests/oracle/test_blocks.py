@@ -264,6 +264,7 @@ def test_blocks_are_rounded_and_near_tokens_are_not(kind: str, bits: int) -> Non
             for x, y in ((k, rounded_k), (v, rounded_v)):
                 assert 0 < float((x - y).abs().max()) <= 2.0**-bits * float(x.abs().max())
     near = row.left + row.near
-    assert all(
+    shown = row.buffer(0)[-len(near) :]
+    assert all(torch.equal(a, b) for x, y in zip(near, shown, strict=True) for a, b in zip(x, y, strict=True))
         torch.equal(a, b) for x, y in zip(near, row.buffer(0)[-len(near) :], strict=True) for a, b in zip(x, y, strict=True)
     )
