@@ -27,14 +27,23 @@ EDGES = ([0, 9, 9, 10], [15, 16, 17], [1, 2, 3, 21, 33], range(1, LENGTH))
 AGES = (0, 1, 4, 9, 14, 23, 30)
 
 
+STAGES = ("coarse", "coarse_from", "candidates")
+
+
 def config(router_queries: int = 2, route_every: int = 3, **keys: Any) -> dict[str, Any]:
     """The keys of a model with one block."""
+    more = {key: keys.pop(key) for key in STAGES if key in keys}
     return dict(
         d_model=8, heads=2, head_dim=4, window=3, sinks=0, position="rope",
         cache="blocks", segment=4, router="subblock:2", top_k=2,
-        cache_options=dict(router_queries=router_queries, route_every=route_every),
+        cache_options=dict(router_queries=router_queries, route_every=route_every) | more,
         vocab_size=VOCAB, depth=1, pattern="m", mlp="gelu", mlp_dim=8, tie=True, norm_eps=1e-6,
     ) | keys  # fmt: skip
+
+
+def coarse(tokens: int, since: int, candidates: int) -> dict[str, Any]:
+    """Options of a choice in two stages."""
+    return dict(coarse=tokens, coarse_from=since, candidates=candidates)
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -58,6 +67,9 @@ CASES: dict[str, dict[str, Any]] = {
     "used-held-at-each-token": config(1, 1, max_checkpoints=4, evict="use", segment=2, sinks=2),
     "in-int8-used-held-of-long-groups": config(2, 9, max_checkpoints=6, evict="use", segment=2, checkpoint_dtype="int8"),
     "in-bfloat16-held": config(2, 4, max_checkpoints=4, segment=2, checkpoint_dtype="bfloat16"),
+    "two-stages": config(2, 3, heads=4, head_dim=2, kv_heads=2, **coarse(4, 12, 3)),
+    "two-stages-from-the-first": config(2, 4, sinks=1, top_k=1, **coarse(4, 0, 2)),
+    "in-int8-two-stages-held": config(2, 5, router="subblock:1", max_checkpoints=6, checkpoint_dtype="int8", **coarse(2, 16, 3)),
     "in-bfloat16": config(2, 4, sinks=1, checkpoint_dtype="bfloat16"),
     "in-int8": config(4, 3, heads=4, head_dim=2, kv_heads=2, value_dim=3, checkpoint_dtype="int8"),
     "in-int8-without-positions": config(position="none", checkpoint_dtype="int8", segment=2, top_k=3),
@@ -103,7 +115,29 @@ def truth(name: str) -> Tensor:
 def test_the_case_has_a_choice(name: str) -> None:
     """With every block the logits are other ones, so that a wrong choice would show."""
     all_of_them = {key: value for key, value in CASES[name].items() if key not in ("max_checkpoints", "evict")}
+    all_of_them["cache_options"] = {key: x for key, x in all_of_them["cache_options"].items() if key not in STAGES}
     assert differ(make(all_of_them | dict(top_k=20))(IDS)[0][:, 20:], truth(name)[:, 20:])
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "two-stages" in name])
+def test_candidates_are_not_always_the_best(name: str) -> None:
+    """From the stated number of tokens on the choice is another one, and before it the exact one."""
+    options = CASES[name]["cache_options"]
+    exact = make(CASES[name] | dict(cache_options={key: x for key, x in options.items() if key not in STAGES}))(IDS[:1])[0][0]
+    first = options["coarse_from"] + CASES[name]["window"] - 1 + CASES[name]["sinks"]
+    close(exact[:first], truth(name)[0, :first])
+    assert differ(exact, truth(name)[0])
+
+
+def test_stages_that_do_not_fit() -> None:
+    for keys, said in (
+        (dict(coarse=3), "coarse=3 must divide segment=4"),
+        (dict(coarse=1), "a multiple of 2"),
+        (dict(coarse=4, candidates=1), "candidates=1 must be a whole number of at least 2"),
+        (dict(coarse=4, candidates=4, max_checkpoints=9, evict="use"), "set coarse=0, or evict='age'"),
+    ):
+        with pytest.raises(st.errors.ConfigError, match=said):
+            st.LMConfig.from_dict(config(**keys))
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "used-held" in name])

@@ -8,6 +8,7 @@ it were still pending: no token is hidden before it could be chosen.
 `checkpoint_dtype` rounds what a block holds when it is first offered to a choice; until then its tokens are exact. With a budget
 a renewal first drops blocks, then chooses among those that are left: the oldest go, or with evict="use" those with the least mass
 a query, over the queries that were made when they were sealed and that took part in a choice. Blocks without such a query stay.
+With `coarse`, and more than `coarse_from` tokens in blocks, means of `coarse` keys first choose `candidates` blocks alike.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class BlocksRow(Row):
         self.offered = 0  # blocks that were sealed at the last renewal
         self.held: dict[int, list[KV]] = {}  # sealed blocks that are kept, as they are kept
         self.means: dict[int, list[list[Tensor]]] = {}  # their routing keys [J] [sub-blocks]
+        self.coarse: dict[int, list[list[Tensor]]] = {}  # those that choose candidates
         self.used: dict[int, int] = {}  # mass of each in steps of 1/4096, over all heads and choices
         self.asked: dict[int, int] = {}  # the queries that gave it
         self.chosen: list[list[int]] = [[] for _ in range(self.J)]
@@ -52,18 +54,28 @@ class BlocksRow(Row):
         most = self.cfg.get("max_checkpoints")
         while most is not None and len(self.held) > most:
             gone = min(self.held, key=self.worth)
-            for table in (self.held, self.means, self.used, self.asked):
+            for table in (self.held, self.means, self.coarse, self.used, self.asked):
                 del table[gone]
-        blocks = sorted(self.held)
+        options, blocks = self.cfg["cache_options"], sorted(self.held)
         for j in range(self.J):
-            masses = [self.mass(q_HK, made, j) for q_HK, made in self.queries]
-            total = [sum(mass.get(b, 0.0) for mass in masses) for b in blocks]
-            best = kept([torch.tensor(float(share), dtype=torch.float64) for share in total], self.cfg["top_k"])
-            self.chosen[j] = [blocks[i] for i in best]
-            for b, share in zip(blocks, total, strict=True):
+            some = blocks
+            if options.get("coarse", 0) and len(blocks) * self.cfg["segment"] > options["coarse_from"]:
+                some = self.best(j, some, self.coarse, options["candidates"])
+            self.chosen[j] = self.best(j, some, self.means, self.cfg["top_k"])
+            for b, share in zip(blocks, self.total(j, blocks, self.means), strict=True):
                 self.used[b] += round(4096 * float(share))
         for b in blocks:
             self.asked[b] += sum(b < made for _, made in self.queries)
+
+    def total(self, j: int, blocks: list[int], means: dict[int, list[list[Tensor]]]) -> list[float]:
+        """The mass of each block from the last queries, over these blocks alone."""
+        masses = [self.mass(q_HK, made, j, blocks, means) for q_HK, made in self.queries]
+        return [sum(mass.get(b, 0.0) for mass in masses) for b in blocks]
+
+    def best(self, j: int, blocks: list[int], means: dict[int, list[list[Tensor]]], most: int) -> list[int]:
+        """Those with the most mass, in their order."""
+        total = [torch.tensor(float(share), dtype=torch.float64) for share in self.total(j, blocks, means)]
+        return [blocks[i] for i in kept(total, most)]
 
     def worth(self, number: int) -> tuple[float, int]:
         """Over budget, the block for which this is least goes."""
@@ -75,9 +87,8 @@ class BlocksRow(Row):
         """Keys or values of a token as a block keeps them: with int8 a scale for each head."""
         return rounded((x_JW,), self.dtype)[0]
 
-    def summaries(self, block: list[KV]) -> list[list[Tensor]]:
-        """The routing keys [J] [sub-blocks] of a block: means of its exact keys, in int8 if anything is rounded."""
-        size = self.cfg["segment"] if self.cfg["router"] == "mean" else int(self.cfg["router"].split(":")[1])
+    def summaries(self, block: list[KV], size: int) -> list[list[Tensor]]:
+        """Routing keys [J] [sub-blocks] of a block: means of `size` exact keys, in int8 if anything is rounded."""
         parts = [block[i : i + size] for i in range(0, len(block), size)]
         means = [[torch.stack([k_JK[j] for k_JK, _ in part]).mean(0).detach() for part in parts] for j in range(self.J)]
         return [[rounded((m,), "float32" if self.dtype == "float32" else "int8")[0] for m in each] for each in means]
@@ -93,7 +104,9 @@ class BlocksRow(Row):
         if len(self.left) == self.cfg["segment"]:
             number = len(self.sealed)
             self.held[number] = [(self.stored(k), self.stored(v)) for k, v in self.left]
-            self.means[number] = self.summaries(self.left)
+            size = self.cfg["segment"] if self.cfg["router"] == "mean" else int(self.cfg["router"].split(":")[1])
+            self.means[number] = self.summaries(self.left, size)
+            self.coarse[number] = self.summaries(self.left, self.cfg["cache_options"].get("coarse") or size)
             self.used[number] = self.asked[number] = 0
             self.sealed.append(self.left)
             self.left = []
@@ -101,11 +114,12 @@ class BlocksRow(Row):
     @property
     def masses(self) -> list[list[list[float]]]:
         """What the last queries give the blocks that were sealed when they were made: [J] [blocks] each."""
-        return [[[*self.mass(q_HK, made, j).values()] for j in range(self.J)] for q_HK, made in self.queries]
+        heads, held = range(self.J), sorted(self.held)
+        return [[[*self.mass(q_HK, made, j, held, self.means).values()] for j in heads] for q_HK, made in self.queries]
 
-    def mass(self, q_HK: Tensor, made: int, j: int) -> dict[int, float]:
-        """The attention of head j's queries to the routing keys of the blocks that are held, and that were sealed by then."""
-        seen = [(b, m) for b in sorted(self.held) if b < made for m in self.means[b][j]]
+    def mass(self, q_HK: Tensor, made: int, j: int, blocks: list[int], means: dict[int, list[list[Tensor]]]) -> dict[int, float]:
+        """The attention of head j's queries to the routing keys of those of the blocks that were sealed by then."""
+        seen = [(b, m) for b in blocks if b < made for m in means[b][j]]
         mass = {b: 0.0 for b, _ in seen}
         for q_K in q_HK[j * self.group : (j + 1) * self.group] if seen else []:
             share = torch.softmax(torch.stack([(q_K * m).sum() / math.sqrt(self.K) for _, m in seen]), dim=0)

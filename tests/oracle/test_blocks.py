@@ -266,5 +266,3 @@ def test_blocks_are_rounded_and_near_tokens_are_not(kind: str, bits: int) -> Non
     near = row.left + row.near
     shown = row.buffer(0)[-len(near) :]
     assert all(torch.equal(a, b) for x, y in zip(near, shown, strict=True) for a, b in zip(x, y, strict=True))
-        torch.equal(a, b) for x, y in zip(near, row.buffer(0)[-len(near) :], strict=True) for a, b in zip(x, y, strict=True)
-    )

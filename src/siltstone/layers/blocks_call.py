@@ -93,7 +93,7 @@ class BlockCall:
         made = plan.host(law.sealed(plan.first[..., None] + np.arange(-law.queries, 0)))
         groups = Groups(plan.host(plan.sealed), made, number)
         if self.held is None:
-            picked = choose(self.cfg, law, query, self.routing, groups)[..., :k]
+            picked = choose(self.cfg, law, query, self.routing, groups, law.two_stages(plan.sealed))[..., :k]
         else:
             since = plan.host(plan.before)[:, None], plan.begins
             found, self.held = choose_and_count(self.cfg, law, query, self.routing, groups, self.held, since)

@@ -1,7 +1,7 @@
 """cache="blocks": what is kept of sealed blocks, rounded once when they are sealed (`checkpoint_dtype`).
 
     kept     keys [B, N, J, block, K] (not rotated) and values [B, N, J, block, V]
-    means    routing keys [B, J, N, parts, K], means of the exact keys; int8 if keys and values are rounded
+    means    routing keys [B, J, N, parts, K], means of the exact keys; int8 if keys and values are rounded; then coarse ones
     tally    with a budget and evict="use": number of each block, its mass in steps, and the queries that gave it, int64 [B, N]
 
 N places, in order of time. Gradients reach rounded blocks in the call that seals them, and not later. Rounded leaves are those of
@@ -27,10 +27,18 @@ def stored(cfg: LayerConfig, keys: Tensor, values: Tensor) -> tuple[Leaves, Leav
     kind = cfg.checkpoint_dtype
     keys, values = keys.transpose(2, 3), values.transpose(2, 3)
     keys, values = (keys, values) if kind == "float32" else (keys.detach(), values.detach())
-    means = keys.detach().unflatten(3, (-1, cfg.subblock)).mean(4).transpose(1, 2)
+    coarse = cfg.members.cache.options.coarse
+    sizes = (cfg.subblock, coarse) if coarse else (cfg.subblock,)
+    means = tuple(keys.detach().unflatten(3, (-1, size)).mean(4).transpose(1, 2) for size in sizes)
     if kind == "float32":
-        return (keys, values), (means,)
-    return codec.pack(kind, (upcast(keys), upcast(values))), codec.pack("int8", (upcast(means),))
+        return (keys, values), means
+    return codec.pack(kind, (upcast(keys), upcast(values))), codec.pack("int8", tuple(upcast(x) for x in means))
+
+
+def routing(means: Leaves, coarse: bool) -> Leaves:
+    """The routing keys, or the coarse ones, of all that is kept for choosing."""
+    each = 2 if means[0].dtype == torch.int8 else 1
+    return means[each : 2 * each] if coarse else means[:each]
 
 
 def rounded(cfg: LayerConfig, keys: Tensor, values: Tensor) -> Leaves:
@@ -78,9 +86,9 @@ def read(leaves: Leaves, dtype: torch.dtype) -> Leaves:
 
 
 def scores(query: Tensor, means: Leaves) -> Tensor:
-    """query [R, J, Q, K], means [R, J, N, parts, K] -> products [R, J, Q, N * parts]."""
-    found = query @ means[0].flatten(2, 3).to(query.dtype).transpose(-1, -2)
-    return found if len(means) == 1 else found * means[1].flatten(2, 3).transpose(-1, -2).to(found.dtype)
+    """query [..., Q, K], means [..., M, K] -> products [..., Q, M]."""
+    found = query @ means[0].to(query.dtype).transpose(-1, -2)
+    return found if len(means) == 1 else found * means[1].transpose(-1, -2).to(found.dtype)
 
 
 def some(leaves: Leaves, places: Tensor, axis: int) -> Leaves:

@@ -36,7 +36,7 @@ def renewed(mixer: Any, state: BlocksState, positions: RowPositions, active: np.
     means = state.means.views(width)
     means = means if whole else tuple(x.index_select(0, index) for x in means)
     query, groups = _asking(mixer, state, position[rows], index, torch.arange(width, device=index.device)[None])
-    best = choose(mixer.cfg, law, query, means, groups)
+    best = choose(mixer.cfg, law, query, means, groups, law.two_stages(law.sealed(position[rows, None])))
     far = mixer.turned_far(*(x[:, 0] for x in blocks_kept.taken(state.kept.leaves, best, query.dtype, index)))
     if whole:
         return replace(state, chosen=best[:, 0], far=far)

@@ -16,7 +16,8 @@ from .packed import PackedBatch
 @dataclass(frozen=True)
 class Law:
     """window, sinks, and `block` tokens a block; `most` blocks are chosen a head, by the last `queries` queries, once in `every`
-    tokens (a group); a routing key covers `part` tokens. At most `budget` blocks are held (None: all).
+    tokens (a group); a routing key covers `part` tokens. At most `budget` blocks are held (None: all). With
+    `coarse` and more than `coarse_from` tokens in blocks, coarse routing keys choose `candidates` blocks to choose from.
 
     The functions take the position of a group's first token: numpy or tensors, int64.
     """
@@ -29,6 +30,9 @@ class Law:
     every: int
     part: int
     budget: int | None = None
+    coarse: int = 0
+    coarse_from: int = 0
+    candidates: int = 0
 
     def group(self, position: Any) -> Any:
         """The position of the first token of a token's group."""
@@ -45,6 +49,10 @@ class Law:
     def held(self, sealed: Any) -> Any:
         """How many of the sealed blocks are held."""
         return sealed if self.budget is None else sealed.clip(max=self.budget)
+
+    def two_stages(self, sealed: Any) -> Any:
+        """Whether candidates are chosen first, with so many blocks sealed."""
+        return (self.coarse > 0) & (self.held(sealed) * self.block > self.coarse_from)
 
     @property
     def near(self) -> int:
