@@ -31,6 +31,7 @@ BROKEN: dict[tuple[str, ...], dict[str, Any]] = {
     ("max_checkpoints", "max_bytes"): {"max_checkpoints": 2, "max_bytes": 10**5},
     ("max_checkpoints", "max_bytes", "segments"): {"max_checkpoints": 2, "segments": "logarithmic"},
     ("evict", "cache"): {"max_checkpoints": 2, "evict": "use", "cache": "residual"},
+    ("cache", "evict"): {"max_checkpoints": 2, "evict": "merge", "cache": "blocks"},
     ("evict", "routing"): {"max_checkpoints": 2, "evict": "use", "routing": "shared"},
     ("evict", "start", "memory"): {"max_checkpoints": 2, "evict": "merge", "memory": "mlstm"},
     ("depth",): {"depth": 10**5},

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import siltstone as st
-from siltstone.layers import blocks
+from siltstone.layers import blocks_choice
 from siltstone.models.stream_state import LMState
 
 from ..oracle import blocks as oracle_blocks
@@ -27,14 +27,23 @@ EDGES = ([0, 9, 9, 10], [15, 16, 17], [1, 2, 3, 21, 33], range(1, LENGTH))
 AGES = (0, 1, 4, 9, 14, 23, 30)
 
 
+STAGES = ("coarse", "coarse_from", "candidates")
+
+
 def config(router_queries: int = 2, route_every: int = 3, **keys: Any) -> dict[str, Any]:
     """The keys of a model with one block."""
+    more = {key: keys.pop(key) for key in STAGES if key in keys}
     return dict(
         d_model=8, heads=2, head_dim=4, window=3, sinks=0, position="rope",
         cache="blocks", segment=4, router="subblock:2", top_k=2,
-        cache_options=dict(router_queries=router_queries, route_every=route_every),
+        cache_options=dict(router_queries=router_queries, route_every=route_every) | more,
         vocab_size=VOCAB, depth=1, pattern="m", mlp="gelu", mlp_dim=8, tie=True, norm_eps=1e-6,
     ) | keys  # fmt: skip
+
+
+def coarse(tokens: int, since: int, candidates: int) -> dict[str, Any]:
+    """Options of a choice in two stages."""
+    return dict(coarse=tokens, coarse_from=since, candidates=candidates)
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -52,6 +61,18 @@ CASES: dict[str, dict[str, Any]] = {
     "sub-blocks-of-six": config(6, 2, segment=6, router="subblock:3", top_k=3),
     "whole-blocks": config(2, 4, router="mean", sinks=1),
     "three-layers": config(depth=3, pattern="mwm"),
+    "three-held": config(2, 3, max_checkpoints=3, sinks=1),
+    "fewer-held-than-chosen": config(2, 4, max_checkpoints=2, segment=2, top_k=3),
+    "used-held": config(2, 3, max_checkpoints=3, evict="use", segment=2, router="subblock:1", heads=4, head_dim=2, kv_heads=2),
+    "used-held-at-each-token": config(1, 1, max_checkpoints=4, evict="use", segment=2, sinks=2),
+    "in-int8-used-held-of-long-groups": config(2, 9, max_checkpoints=6, evict="use", segment=2, checkpoint_dtype="int8"),
+    "in-bfloat16-held": config(2, 4, max_checkpoints=4, segment=2, checkpoint_dtype="bfloat16"),
+    "two-stages": config(2, 3, heads=4, head_dim=2, kv_heads=2, **coarse(4, 12, 3)),
+    "two-stages-from-the-first": config(2, 4, sinks=1, top_k=1, **coarse(4, 0, 2)),
+    "in-int8-two-stages-held": config(2, 5, router="subblock:1", max_checkpoints=6, checkpoint_dtype="int8", **coarse(2, 16, 3)),
+    "in-bfloat16": config(2, 4, sinks=1, checkpoint_dtype="bfloat16"),
+    "in-int8": config(4, 3, heads=4, head_dim=2, kv_heads=2, value_dim=3, checkpoint_dtype="int8"),
+    "in-int8-without-positions": config(position="none", checkpoint_dtype="int8", segment=2, top_k=3),
 }
 every_case = pytest.mark.parametrize("name", CASES)
 
@@ -93,18 +114,46 @@ def truth(name: str) -> Tensor:
 @every_case
 def test_the_case_has_a_choice(name: str) -> None:
     """With every block the logits are other ones, so that a wrong choice would show."""
-    assert differ(make(CASES[name] | dict(top_k=20))(IDS)[0][:, 20:], truth(name)[:, 20:])
+    all_of_them = {key: value for key, value in CASES[name].items() if key not in ("max_checkpoints", "evict")}
+    all_of_them["cache_options"] = {key: x for key, x in all_of_them["cache_options"].items() if key not in STAGES}
+    assert differ(make(all_of_them | dict(top_k=20))(IDS)[0][:, 20:], truth(name)[:, 20:])
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "two-stages" in name])
+def test_candidates_are_not_always_the_best(name: str) -> None:
+    """From the stated number of tokens on the choice is another one, and before it the exact one."""
+    options = CASES[name]["cache_options"]
+    exact = make(CASES[name] | dict(cache_options={key: x for key, x in options.items() if key not in STAGES}))(IDS[:1])[0][0]
+    first = options["coarse_from"] + CASES[name]["window"] - 1 + CASES[name]["sinks"]
+    close(exact[:first], truth(name)[0, :first])
+    assert differ(exact, truth(name)[0])
+
+
+def test_stages_that_do_not_fit() -> None:
+    for keys, said in (
+        (dict(coarse=3), "coarse=3 must divide segment=4"),
+        (dict(coarse=1), "a multiple of 2"),
+        (dict(coarse=4, candidates=1), "candidates=1 must be a whole number of at least 2"),
+        (dict(coarse=4, candidates=4, max_checkpoints=9, evict="use"), "set coarse=0, or evict='age'"),
+    ):
+        with pytest.raises(st.errors.ConfigError, match=said):
+            st.LMConfig.from_dict(config(**keys))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "used-held" in name])
+def test_the_least_used_are_not_always_the_oldest(name: str) -> None:
+    assert differ(make(CASES[name] | dict(evict="age"))(IDS)[0][:, 20:], truth(name)[:, 20:])
 
 
 @every_case
 def test_logits_and_gradients(name: str) -> None:
-    """In one call, and through the state of three."""
+    """In one call, and through the state of three; not through rounded blocks of earlier calls."""
     model = make(CASES[name]).requires_grad_(True)
     for calls in ([], [13, 29]):
         y, state = feed(model, IDS[:1], None, calls)
         close(y[0], first(name)[0])
         _, grads = gradients((y[0] * PROBE).sum(), model.embed.weight, dict(model.named_parameters()))
-        for at, want in first(name)[1].items():
+        for at, want in first(name)[1].items() if not calls or "in-" not in name else ():
             close(grads[at], want, f"gradient of {at}")
         assert state.position.tolist() == [LENGTH]
 
@@ -205,6 +254,76 @@ def test_forks_rows_taken_apart_and_put_together(name: str) -> None:
     close(y, torch.stack([want[0, 22:30], want[1, 15:23]]))
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if "in-" in name])
+def test_rounding_is_seen(name: str) -> None:
+    """Blocks that are chosen are rounded, and nothing before them."""
+    exact = make(CASES[name] | dict(checkpoint_dtype="float32"))(IDS[:1])[0][0]
+    first_block = CASES[name]["window"] - 1 + CASES[name]["sinks"] + CASES[name]["segment"]
+    close(exact[:first_block], truth(name)[0, :first_block])
+    assert differ(exact[first_block:], truth(name)[0, first_block:])
+
+
+@pytest.mark.parametrize("kind,most", [("float32", 1.0), ("bfloat16", 0.55), ("int8", 0.4)])
+def test_bytes_of_rounded_blocks(kind: str, most: float) -> None:
+    """A state in float32: keys, values and routing keys together."""
+    keys = config(checkpoint_dtype=kind, heads=1, head_dim=64, d_model=64)
+    _, state = make(keys).float()(IDS[:1])
+    layer = state.layers[0]
+    whole = layer.kept.width * 4 * 64 * (2 * 4 + 4 / 2 * 2)
+    assert layer.kept.width == 9 and layer.kept.nbytes + layer.means.nbytes <= most * whole
+    bits = {x.dtype for x in layer.kept.leaves}
+    assert bits == {"float32": {torch.float32}, "bfloat16": {torch.bfloat16}, "int8": {torch.int8, torch.float32}}[kind]
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("evict", ["age", "use"])
+def test_blocks_take_no_more_than_their_bytes(kind: str, evict: str) -> None:
+    """A full budget leaves no room for one block more; steps and calls hold equally many."""
+    keys = config(2, 4, segment=2, evict=evict, checkpoint_dtype=kind)
+
+    def taken(state: LMState) -> int:
+        layer: Any = state.layers[0]
+        return sum(x.nbytes for x in (layer.kept, layer.means, layer.tally) if x is not None)
+
+    each = taken(make(keys | dict(max_checkpoints=1)).float()(IDS[:1])[1])
+    for most in (each, 3 * each - 1, 3 * each):
+        model = make(keys | dict(max_bytes=most)).float()
+        for calls in ([], range(1, LENGTH)):
+            state = feed(model, IDS, None, calls)[1]
+            assert state.layers[0].kept.count.tolist() == [most // each] * 3
+            assert taken(state) == 3 * each * (most // each)
+    with pytest.raises(st.errors.ConfigError, match=f"max_bytes={each - 1} .* at least {each}"):
+        make(keys | dict(max_bytes=each - 1))
+    with pytest.raises(st.errors.ConfigError, match="cannot be added; choose evict='age' or 'use'"):
+        make(keys | dict(max_bytes=each, evict="merge"))
+
+
+def test_no_tally_that_a_state_cannot_hold() -> None:
+    model = the_model("used-held")
+    _, state = model(IDS[:1])
+    tensors, meta = state.tensors(), state.meta()
+    model.load_state(tensors, meta)
+    number, used = tensors["layers.0.tally.0"], tensors["layers.0.tally.1"]
+    for name, wrong in (("0", number.flip(1)), ("0", number + 20), ("0", number - 20), ("1", used - 10**9)):
+        with pytest.raises(ValueError, match="does not hold what position"):
+            model.load_state(tensors | {f"layers.0.tally.{name}": wrong}, meta)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+def test_a_state_moves_to_another_dtype(kind: str) -> None:
+    """As a model in that dtype would have it; codes stay."""
+    keys = config(checkpoint_dtype=kind, sinks=1)
+    _, state = make(keys)(IDS[:1, :20])
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        wanted = make(keys).to(dtype)(IDS[:1, :20])[1].tensors()
+        moved = state.to(dtype).tensors()
+        assert {n: x.dtype for n, x in moved.items()} == {n: x.dtype for n, x in wanted.items()}
+    assert torch.equal(
+        state.to(torch.float32).layers[0].means.leaves[0],
+        state.layers[0].means.leaves[0].to(torch.float32 if kind == "float32" else torch.int8),
+    )
+
+
 LAYER = ("d_model", "heads", "head_dim", "window", "sinks", "position", "cache", "segment", "router", "top_k", "cache_options")
 
 
@@ -254,7 +373,7 @@ def test_a_choice_of_every_block_is_full_attention(every: int, sinks: int) -> No
 @pytest.mark.parametrize("calls", [[], [1, 60, 91], range(90, 110)], ids=["one", "four", "steps"])
 def test_longer_texts_and_scores_in_pieces(calls: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """More groups than are scored at a time, of longer blocks; two rows of different lengths."""
-    monkeypatch.setattr(blocks, "SCORES", 1)
+    monkeypatch.setattr(blocks_choice, "SCORES", 1)
     cfg = config(7, 6, segment=8, router="subblock:2", top_k=3, window=9, sinks=2, kv_heads=1)
     model = make(cfg)
     ids = torch.randint(0, VOCAB, (2, 110), generator=torch.Generator().manual_seed(9))

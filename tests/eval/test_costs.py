@@ -25,10 +25,10 @@ def found(length: int = 128, **keys: Any) -> tuple[int, int]:
 
 def test_a_token_reads_the_chosen_blocks_alone() -> None:
     """Keys and values of 2 heads of 16: 256 bytes a token and layer. At 128, 15 blocks of 8 are sealed, two of them are chosen,
-    and 8 tokens are near; 64 routing keys, 4 queries and the choice itself are read once in four tokens."""
+    and 8 tokens are near; 60 routing keys, 4 queries and the choice itself are read once in four tokens."""
     few, many = found(**BLOCKS)[0], found(**BLOCKS | {"top_k": 15})[0]
     assert many - few == pytest.approx(2 * (15 - 2) * (8 * 256 + 2 * 8 / 4), abs=1)  # a place of the choice has 8 bytes
-    routing = (64 * 128 + 4 * 128 + 2 * 2 * 8) / 4
+    routing = (60 * 128 + 4 * 128 + 2 * 2 * 8) / 4
     assert few == pytest.approx(2 * ((2 * 8 + 8) * 256 + routing), abs=1)
     assert found(256, **BLOCKS)[0] - few == pytest.approx(2 * 64 * 128 / 4, abs=1)  # a longer text: only more routing keys
 
@@ -39,7 +39,7 @@ def test_blocks_that_heads_share_are_multiplied_by_each() -> None:
     other = 2 * (4 * 128 + 2 * 2 * 8) / 4  # queries and choices, which are not shared, but the choice is of each head
     assert few[0] == pytest.approx((most[0] - other) / 2 + other, abs=2 * 2 * 8 / 4 + 1)
     assert few[1] == pytest.approx(most[1], abs=2 * 2 * 8 / 4 + 1)
-    assert most[1] == pytest.approx((most[0] + 2 * 64 * 128 / 4 * (4 - 1)) / 2, abs=1)  # four queries read each routing key
+    assert most[1] == pytest.approx((most[0] + 2 * 60 * 128 / 4 * (4 - 1)) / 2, abs=1)  # four queries read each routing key
     near, most = found(cache="none", pattern="w", kv_heads=1), found(cache="none", pattern="w")
     assert near[0] == most[0] // 2 and near[1] == most[1]
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 import siltstone as st
-from siltstone.inference.receipt import Timeline, growth, human, kv_cache_bytes, peak_rss, receipt, spans
+from siltstone.inference.receipt import Timeline, bytes_of_a_token, growth, human, kv_cache_bytes, peak_rss, receipt, spans
+from siltstone.text import ByteTokenizer
 
 
 def test_timeline() -> None:
@@ -97,3 +98,19 @@ def test_receipt(session: st.Session) -> None:
 @pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2e7, "20.0 MB"), (5e13, "50.0 TB")])
 def test_human(size: float, text: str) -> None:
     assert human(size) == text
+
+
+def test_growth_and_bytes_of_blocks() -> None:
+    """Bytes a token are what a longer state has more, with every kind of rounding."""
+    keys = dict(cache="blocks", segment=8, window=4, top_k=2, cache_options=dict(route_every=8), value_dim=16)
+    for kind in ("float32", "bfloat16", "int8"):
+        cfg = st.presets.nano(259, checkpoint_dtype=kind, segments="constant", **keys)
+        assert growth(cfg).startswith("O(t): blocks")
+        assert growth(cfg.replace(max_checkpoints=3)) == "O(1): a budget of blocks"
+        session = st.Session(st.LM(cfg).eval(), ByteTokenizer())
+        session.append("a" * 88)
+        before, each = session.nbytes, bytes_of_a_token(cfg)
+        session.append("b" * 80)
+        assert each is not None and session.nbytes - before == 80 * each
+        found = receipt(session, 168, 167, 168, 1.0, Timeline())
+        assert found.block_bytes_per_token == each and ("blocks", f"{human(each)} a token") in found.rows()

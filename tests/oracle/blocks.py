@@ -4,6 +4,11 @@ Tokens that leave the window are pending; every `segment` of them are sealed as 
 whose position (the tokens read before it) is divisible by `route_every`: after it entered the window, before it asks, among the
 blocks sealed by then, by the queries of the tokens before it. A block sealed later is seen whole until the next renewal, as if
 it were still pending: no token is hidden before it could be chosen.
+
+`checkpoint_dtype` rounds what a block holds when it is first offered to a choice; until then its tokens are exact. With a budget
+a renewal first drops blocks, then chooses among those that are left: the oldest go, or with evict="use" those with the least mass
+a query, over the queries that were made when they were sealed and that took part in a choice. Blocks without such a query stay.
+With `coarse`, and more than `coarse_from` tokens in blocks, means of `coarse` keys first choose `candidates` blocks alike.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from torch import Tensor
 
 from .caches import kept
 from .layer import Row
+from .segments import kept as rounded
 from .window import Config, Weights, project, rotate, sizes
 
 KV = tuple[Tensor, Tensor]  # key [J, K], not rotated, and value [J, V] of one token
@@ -32,16 +38,60 @@ class BlocksRow(Row):
         self.near: list[KV] = []  # the window
         self.left: list[KV] = []  # pending: they left the window and are not yet sealed
         self.sealed: list[list[KV]] = []  # the oldest first
+        self.dtype = cfg.get("checkpoint_dtype", "float32")
         self.offered = 0  # blocks that were sealed at the last renewal
+        self.held: dict[int, list[KV]] = {}  # sealed blocks that are kept, as they are kept
+        self.means: dict[int, list[list[Tensor]]] = {}  # their routing keys [J] [sub-blocks]
+        self.coarse: dict[int, list[list[Tensor]]] = {}  # those that choose candidates
+        self.used: dict[int, int] = {}  # mass of each in steps of 1/4096, over all heads and choices
+        self.asked: dict[int, int] = {}  # the queries that gave it
         self.chosen: list[list[int]] = [[] for _ in range(self.J)]
-        self.masses: list[list[list[float]]] = []  # of the last queries: [J] [blocks sealed when the query was made]
+        self.queries: list[tuple[Tensor, int]] = []  # the last queries, and the blocks that were sealed when they were made
 
     def renew(self) -> None:
         """Choose the `top_k` blocks with the most mass from the last `router_queries` queries, compared as in `kept`."""
         self.offered = len(self.sealed)
+        most = self.cfg.get("max_checkpoints")
+        while most is not None and len(self.held) > most:
+            gone = min(self.held, key=self.worth)
+            for table in (self.held, self.means, self.coarse, self.used, self.asked):
+                del table[gone]
+        options, blocks = self.cfg["cache_options"], sorted(self.held)
         for j in range(self.J):
-            total = [sum(mass[j][b] for mass in self.masses if b < len(mass[j])) for b in range(self.offered)]
-            self.chosen[j] = kept([torch.tensor(float(share), dtype=torch.float64) for share in total], self.cfg["top_k"])
+            some = blocks
+            if options.get("coarse", 0) and len(blocks) * self.cfg["segment"] > options["coarse_from"]:
+                some = self.best(j, some, self.coarse, options["candidates"])
+            self.chosen[j] = self.best(j, some, self.means, self.cfg["top_k"])
+            for b, share in zip(blocks, self.total(j, blocks, self.means), strict=True):
+                self.used[b] += round(4096 * float(share))
+        for b in blocks:
+            self.asked[b] += sum(b < made for _, made in self.queries)
+
+    def total(self, j: int, blocks: list[int], means: dict[int, list[list[Tensor]]]) -> list[float]:
+        """The mass of each block from the last queries, over these blocks alone."""
+        masses = [self.mass(q_HK, made, j, blocks, means) for q_HK, made in self.queries]
+        return [sum(mass.get(b, 0.0) for mass in masses) for b in blocks]
+
+    def best(self, j: int, blocks: list[int], means: dict[int, list[list[Tensor]]], most: int) -> list[int]:
+        """Those with the most mass, in their order."""
+        total = [torch.tensor(float(share), dtype=torch.float64) for share in self.total(j, blocks, means)]
+        return [blocks[i] for i in kept(total, most)]
+
+    def worth(self, number: int) -> tuple[float, int]:
+        """Over budget, the block for which this is least goes."""
+        if self.cfg.get("evict", "age") == "age":
+            return 0.0, number
+        return self.used[number] / self.asked[number] if self.asked[number] else math.inf, number
+
+    def stored(self, x_JW: Tensor) -> Tensor:
+        """Keys or values of a token as a block keeps them: with int8 a scale for each head."""
+        return rounded((x_JW,), self.dtype)[0]
+
+    def summaries(self, block: list[KV], size: int) -> list[list[Tensor]]:
+        """Routing keys [J] [sub-blocks] of a block: means of `size` exact keys, in int8 if anything is rounded."""
+        parts = [block[i : i + size] for i in range(0, len(block), size)]
+        means = [[torch.stack([k_JK[j] for k_JK, _ in part]).mean(0).detach() for part in parts] for j in range(self.J)]
+        return [[rounded((m,), "float32" if self.dtype == "float32" else "int8")[0] for m in each] for each in means]
 
     def keep(self, kv: KV) -> None:
         """The token becomes a sink or enters the window; what leaves the window is pending, and sealed when it fills a block."""
@@ -52,30 +102,34 @@ class BlocksRow(Row):
         if len(self.near) > self.cfg["window"]:
             self.left.append(self.near.pop(0))
         if len(self.left) == self.cfg["segment"]:
+            number = len(self.sealed)
+            self.held[number] = [(self.stored(k), self.stored(v)) for k, v in self.left]
+            size = self.cfg["segment"] if self.cfg["router"] == "mean" else int(self.cfg["router"].split(":")[1])
+            self.means[number] = self.summaries(self.left, size)
+            self.coarse[number] = self.summaries(self.left, self.cfg["cache_options"].get("coarse") or size)
+            self.used[number] = self.asked[number] = 0
             self.sealed.append(self.left)
             self.left = []
 
-    def mass(self, q_HK: Tensor) -> list[list[float]]:
-        """The attention of each head's queries to the sub-block means of all blocks sealed by now, summed: [J] [blocks]."""
-        size = self.cfg["segment"] if self.cfg["router"] == "mean" else int(self.cfg["router"].split(":")[1])
-        masses = []
-        for j in range(self.J):
-            means, owner = [], []
-            for b, block in enumerate(self.sealed):
-                for i in range(0, len(block), size):
-                    means.append(torch.stack([k_JK[j] for k_JK, _ in block[i : i + size]]).mean(0))
-                    owner.append(b)
-            mass = [0.0 for _ in self.sealed]
-            for q_K in q_HK[j * self.group : (j + 1) * self.group] if means else []:
-                share = torch.softmax(torch.stack([(q_K * m).sum() / math.sqrt(self.K) for m in means]), dim=0)
-                for b, p in zip(owner, share.tolist(), strict=True):
-                    mass[b] += p
-            masses.append(mass)
-        return masses
+    @property
+    def masses(self) -> list[list[list[float]]]:
+        """What the last queries give the blocks that were sealed when they were made: [J] [blocks] each."""
+        heads, held = range(self.J), sorted(self.held)
+        return [[[*self.mass(q_HK, made, j, held, self.means).values()] for j in heads] for q_HK, made in self.queries]
+
+    def mass(self, q_HK: Tensor, made: int, j: int, blocks: list[int], means: dict[int, list[list[Tensor]]]) -> dict[int, float]:
+        """The attention of head j's queries to the routing keys of those of the blocks that were sealed by then."""
+        seen = [(b, m) for b in blocks if b < made for m in means[b][j]]
+        mass = {b: 0.0 for b, _ in seen}
+        for q_K in q_HK[j * self.group : (j + 1) * self.group] if seen else []:
+            share = torch.softmax(torch.stack([(q_K * m).sum() / math.sqrt(self.K) for _, m in seen]), dim=0)
+            for (b, _), p in zip(seen, share.tolist(), strict=True):
+                mass[b] += p
+        return mass
 
     def buffer(self, j: int) -> list[KV]:
         """What head j of the keys shows, in order; the token itself is the last."""
-        blocks = [self.sealed[b] for b in self.chosen[j]] + self.sealed[self.offered :]
+        blocks = [self.held[b] for b in self.chosen[j]] + self.sealed[self.offered :]
         return self.first + [kv for block in blocks for kv in block] + self.left + self.near
 
     def attended(self, q_HK: Tensor) -> Tensor:
@@ -95,7 +149,8 @@ class BlocksRow(Row):
         self.keep((k_JK, v_JV))
         if self.t % self.cfg["cache_options"]["route_every"] == 0:
             self.renew()
-        self.masses = [*self.masses, self.mass(q_HK.detach())][-self.cfg["cache_options"]["router_queries"] :]
+        asked = q_HK.detach(), len(self.sealed)
+        self.queries = [*self.queries, asked][-self.cfg["cache_options"]["router_queries"] :]
         self.t += 1
         return self.attended(q_HK)
 

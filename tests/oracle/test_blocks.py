@@ -165,9 +165,9 @@ def test_a_mass_is_over_the_blocks_that_were_sealed_when_the_query_was_made() ->
         row = BlocksRow(config(**ONE | dict(router_queries=1, route_every=100)), {})
         feed(row, keys[: at + 1], [*[SILENT] * at, query])
         assert len(row.masses[0][0]) == shares and sum(row.masses[0][0]) == pytest.approx(1)
-        asked = row.masses
+        asked = row.queries
         feed(row, keys[at + 1 :], [SILENT] * (6 - at))
-        row.masses = asked
+        row.queries = asked
         row.renew()
         assert row.offered == 3 and row.chosen == [[want]]
 
@@ -237,3 +237,32 @@ def test_the_logarithm_of_nothing_is_never_taken() -> None:
     row = after(config(), 6)
     assert row.masses == [[[], []]] * 4 and row.chosen == [[], []]
     assert math.isfinite(float(run(config(), layer_weights(BLOCKS), stream(12)).abs().max()))
+
+
+def test_over_budget_the_oldest_goes_and_is_not_seen_again() -> None:
+    row = BlocksRow(config(**ONE | dict(router_queries=1, route_every=1, max_checkpoints=2)), {})
+    feed(row, [vector(0), vector(0), vector(1), vector(1), vector(2), vector(2), vector(3)], [*[SILENT] * 6, vector(0)])
+    row.renew()
+    assert sorted(row.held) == [1, 2] and row.chosen == [[2]]  # the query matches block 0, and neither of the others
+
+
+def test_over_budget_the_least_used_goes_and_one_that_no_query_saw_stays() -> None:
+    """Block 0 was asked for, block 1 was not, and block 2 is new when the third is one too many."""
+    keys = dict(router_queries=1, route_every=1, max_checkpoints=2, evict="use")
+    row = BlocksRow(config(**ONE | keys), {})
+    feed(row, [vector(0), vector(0), vector(1), vector(1), vector(2), vector(2), vector(3)], [*[SILENT] * 3, *[vector(0)] * 4])
+    row.renew()
+    assert sorted(row.held) == [0, 2] and row.used[0] > 4096 and row.asked[2] == 1
+
+
+@pytest.mark.parametrize("kind,bits", [("bfloat16", 8), ("int8", 7)])
+def test_blocks_are_rounded_and_near_tokens_are_not(kind: str, bits: int) -> None:
+    cfg = config(checkpoint_dtype=kind)
+    row = after(cfg, 30)
+    for block, kept in zip(row.sealed, row.held.values(), strict=True):
+        for (k, v), (rounded_k, rounded_v) in zip(block, kept, strict=True):
+            for x, y in ((k, rounded_k), (v, rounded_v)):
+                assert 0 < float((x - y).abs().max()) <= 2.0**-bits * float(x.abs().max())
+    near = row.left + row.near
+    shown = row.buffer(0)[-len(near) :]
+    assert all(torch.equal(a, b) for x, y in zip(near, shown, strict=True) for a, b in zip(x, y, strict=True))

@@ -8,7 +8,9 @@ begins at each multiple of `route_every`; the blocks of each key-value head are 
              softmax_m(q . mean_m / sqrt(K))
 
 over the blocks that were sealed when the query was made, in steps of 2^-12 (ties go to the latest block). mean_m is the mean of
-the keys of sub-block m, not rotated (`router="subblock:m"`). The choice carries no gradient; the keys do.
+the keys of sub-block m, not rotated (`router="subblock:m"`). With `coarse`, and more than `coarse_from` tokens in blocks, the
+same sum with means of `coarse` keys first chooses `candidates` blocks, and only these are compared. The choice carries no
+gradient; the keys do.
 Source: arXiv 2502.13189 and 2406.10774 (blocks chosen by summaries of their keys), 2402.04617 (positions inside the buffer).
 State: J (K + V) for every token, and J K for every sub-block.
 Cost: `top_k * segment` more keys for the window, and the scores of all sub-blocks once in `route_every` tokens.
@@ -30,10 +32,15 @@ from .base import CachePolicy, ReadWeights, Router, RouterScores
 
 @dataclass(frozen=True)
 class BlocksOptions:
-    """router_queries: the last queries that choose. route_every: tokens between two choices."""
+    """router_queries: the last queries that choose. route_every: tokens between two choices. coarse: tokens of a coarse routing
+    key; 0: there are none. coarse_from: tokens in blocks from which coarse keys choose candidates. candidates: blocks a head that
+    are then compared exactly."""
 
     router_queries: int = 8
     route_every: int = 32
+    coarse: int = 0
+    coarse_from: int = 16_384
+    candidates: int = 128
 
 
 class Blocks(CachePolicy):
@@ -50,6 +57,19 @@ class Blocks(CachePolicy):
         """Requires window attention without linear biases, blocks of whole sub-blocks, and no compression."""
         whole("cache_options router_queries", options.router_queries, 1, cfg.segment)
         whole("cache_options route_every", options.route_every, 1)
+        whole("cache_options coarse", options.coarse, 0)
+        whole("cache_options coarse_from", options.coarse_from, 0)
+        whole("cache_options candidates", options.candidates, cfg.top_k if options.coarse else 1)
+        if options.coarse and (cfg.segment % options.coarse or options.coarse % cfg.subblock):
+            raise ConfigError(
+                f"cache_options coarse={options.coarse} must divide segment={cfg.segment} and be a multiple of {cfg.subblock}, "
+                f"the tokens of a routing key; choose for example coarse={cfg.segment}, or 0 for none"
+            )
+        if options.coarse and cfg.bounded and cfg.evict == "use":
+            raise ConfigError(
+                f"cache_options coarse={options.coarse} leaves blocks uncompared, and evict='use' adds up what all of them get; "
+                "set coarse=0, or evict='age'"
+            )
         for key, held, wanted in (
             ("position", cfg.position != "alibi", "'rope' or 'none'"),
             ("window", cfg.window >= 1, "at least 1"),

@@ -146,8 +146,8 @@ LAYER: tuple[Constraint, ...] = (
     ),
     Constraint(
         (*BUDGETS, "cache"),
-        "`max_checkpoints` and `max_bytes` require a cache that keeps checkpoints",
-        lambda c: not c.bounded or c.members.cache.cls.keeps,
+        "`max_checkpoints` and `max_bytes` require a cache that keeps checkpoints or blocks",
+        lambda c: not c.bounded or c.members.cache.cls.keeps or c.members.cache.cls.exact,
         "max_checkpoints and max_bytes limit checkpoints, and cache={cache!r} keeps none",
         "leave them out, or set another cache",
     ),
@@ -167,8 +167,8 @@ LAYER: tuple[Constraint, ...] = (
     ),
     Constraint(
         ("evict", "cache"),
-        "`evict='use'` requires a cache with gates",
-        lambda c: not c.bounded or c.evict != "use" or c.members.cache.cls.routed,
+        "`evict='use'` requires a cache with gates, or `cache='blocks'`",
+        lambda c: not c.bounded or c.evict != "use" or c.members.cache.cls.routed or c.members.cache.cls.exact,
         "evict='use' adds up the gate weights of each checkpoint, and cache={cache!r} has no gates",
         "choose evict='age' or 'merge', or cache='gated'",
     ),
@@ -178,6 +178,13 @@ LAYER: tuple[Constraint, ...] = (
         lambda c: not c.bounded or c.evict != "use" or c.routing == "own",
         "evict='use' keeps different checkpoints in each layer, and routing='shared' requires the same ones",
         "set routing='own', or evict='age' or 'merge'",
+    ),
+    Constraint(
+        ("cache", "evict"),
+        "`evict='merge'` excludes `cache='blocks'`",
+        lambda c: not c.bounded or c.evict != "merge" or not c.members.cache.cls.exact,
+        "evict='merge' adds states, and the keys and values of cache={cache!r} cannot be added",
+        "choose evict='age' or 'use'",
     ),
     Constraint(
         ("evict", "start", "memory"),

@@ -71,7 +71,7 @@ USES = dict.fromkeys(("router_dim", "routing", "gate", "temperature", "gate_dist
     ),
     "evict": Use(lambda layer: layer.bounded, "without a budget for checkpoints", "max_checkpoints or max_bytes"),
     "checkpoint_dtype": Use(
-        lambda layer: _policy(layer).keeps,
+        lambda layer: _policy(layer).keeps or _policy(layer).exact,
         "with cache={cache}, which keeps no checkpoints",
         "a cache that keeps checkpoints, for example cache='gated'",
     ),

@@ -136,7 +136,10 @@ class LayerConfig(Parsed):
         "own", Choice("own", "shared"), "`shared`: scores come from the nearest earlier memory layer with its own routing keys"
     )
     max_checkpoints: int | None = option(
-        None, Whole(1, LONGEST, True), "maximum number of checkpoints of a row in a layer", "no budget"
+        None,
+        Whole(1, LONGEST, True),
+        "maximum number of checkpoints or blocks of a row in a layer",
+        "no budget",
     )
     max_bytes: int | None = option(
         None,
@@ -148,12 +151,14 @@ class LayerConfig(Parsed):
     evict: str = option(
         "age",
         Choice("age", "use", "merge"),
-        "over budget, the oldest checkpoint (`age`) or the least read one (`use`) is dropped, or two are merged (`merge`)",
+        "over budget, the oldest checkpoint or block (`age`) or the least read one (`use`) is dropped, or two checkpoints are "
+        "merged (`merge`)",
     )
     checkpoint_dtype: str = option(
         "float32",
         Choice("float32", "bfloat16", "int8"),
-        "how checkpoints are stored: in the state's dtype, rounded to bfloat16, or as int8 codes with a scale a row",
+        "how checkpoints, or the keys and values of blocks, are stored: in the state's dtype, rounded to bfloat16, or as int8 "
+        "codes with a scale a row",
     )
     memory_options: dict[str, Any] = field(
         default_factory=dict, hash=False, metadata=about(Options("memory"), "options of the update rule")

@@ -50,11 +50,11 @@ class Place:
 
 
 def flatten(states: list[MixState]) -> list[Tensor]:
-    """The tensors of some states. Pages come in, and do not go out: a step does not change them."""
+    """The tensors of some states. Pages come in, and do not go out: a step does not change them. What steps do not read stays."""
     found: list[Tensor] = []
     for state in states:
-        for _, leaf in state.leaves():
-            if isinstance(leaf, PagedLeaves):
+        for name, leaf in state.leaves():
+            if isinstance(leaf, PagedLeaves) or _apart(state, name):
                 continue
             if isinstance(leaf, PagedStore):
                 found.extend((*leaf.pinned[0], leaf.pinned[1]))
@@ -65,8 +65,11 @@ def flatten(states: list[MixState]) -> list[Tensor]:
 
 def rebuilt(tree: MixState, tensors: Iterator[Tensor]) -> MixState:
     """The state whose tree of places this is."""
+    names = iter([name for name, _ in tree.leaves()])
 
     def leaf(place: Place) -> Any:
+        if _apart(tree, next(names)):
+            return place
         if place.axes is None:
             return next(tensors)
         leaves = tuple(next(tensors) for _ in place.axes)
@@ -77,15 +80,21 @@ def rebuilt(tree: MixState, tensors: Iterator[Tensor]) -> MixState:
 
 def returned(before: MixState, tensors: Iterator[Tensor]) -> MixState:
     """The state after the token, with the stores' own counts."""
+    names = iter([name for name, _ in before.leaves()])
 
     def leaf(x: Any) -> Any:
-        if isinstance(x, PagedStore):
+        if _apart(before, next(names)) or isinstance(x, PagedStore):
             return x
         if isinstance(x, Store):
             return Store(tuple(next(tensors) for _ in x.leaves), x.axes, x.count, x.tide)
         return next(tensors)
 
     return before.map(leaf)
+
+
+def _apart(state: MixState, name: str) -> bool:
+    """Whether this leaf is not read by steps."""
+    return name.partition(".")[0] in state.apart
 
 
 class Group:

@@ -14,6 +14,7 @@ from ..bank.base import Bank
 from ..config.layer import LayerConfig
 from ..config.model import LMConfig
 from ..core.words import counted
+from ..layers.blocks_kept import bytes_of_block
 from ..schedule.segments import Cuts, Segments
 
 UNCUT = Cuts()
@@ -98,11 +99,20 @@ def growth(cfg: LMConfig) -> str:
     for layer in cfg.memory_layers:
         if layer.members.cache.cls.keeps:
             banks.setdefault(kinds.bank(layer), []).append(layer)
+    blocks = [layer for layer in cfg.memory_layers if layer.members.cache.cls.exact]
+    if any(not layer.bounded for layer in blocks):
+        return "O(t): blocks keep keys and values of every token (give max_checkpoints or max_bytes to bound it)"
     if not banks:
-        return "O(1): nothing is sealed"
+        return "O(1): a budget of blocks" if blocks else "O(1): nothing is sealed"
     most = min(banks, key=lambda bank: (not bank.grows, any(layer.bounded for layer in banks[bank]), bank.__name__))
     words = most.growth.format(segment=min(layer.segment for layer in banks[most]))
     return words + " (train with max_checkpoints or max_bytes to bound it)" * most.grows
+
+
+def bytes_of_a_token(cfg: LMConfig) -> float | None:
+    """Bytes that the blocks of all layers keep of a token, for a model in float32; None without cache="blocks"."""
+    blocks = [layer for layer in cfg.memory_layers if layer.members.cache.cls.exact]
+    return sum(sum(bytes_of_block(layer)) / layer.segment for layer in blocks) if blocks else None
 
 
 def _segments(cfg: LayerConfig, phase: int, cuts: Cuts) -> Segments:
@@ -150,7 +160,8 @@ def peak_rss() -> int | None:
 class Receipt:
     """The costs of a stream. Bytes, tokens and bits per byte cover the whole stream, over all processes that read it; times and
     memory are those of this process; sizes are in bytes. All bytes but those of a session's first token are scored. Replaced
-    bytes were not text. kv_cache_bytes, growth: None for a model that is not an `LM`, as they are not known then."""
+    bytes were not text. kv_cache_bytes, growth: None for a model that is not an `LM`, as they are not known then.
+    block_bytes_per_token: what blocks keep of a token in all layers, routing keys included; None without cache="blocks"."""
 
     position: int
     bytes_read: int
@@ -167,6 +178,7 @@ class Receipt:
     session_bytes: int
     kv_cache_bytes: int | None
     growth: str | None
+    block_bytes_per_token: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""
@@ -192,6 +204,8 @@ class Receipt:
             ratio = f"{self.kv_cache_bytes / max(1, self.session_bytes):,.1f} x the session"
             rows.append(("KV cache", f"{human(self.kv_cache_bytes)} for a transformer of the same shape ({ratio})"))
             rows.append(("state grows", self.growth))
+        if self.block_bytes_per_token is not None:
+            rows.append(("blocks", f"{human(self.block_bytes_per_token)} a token"))
         return rows
 
 
@@ -223,6 +237,7 @@ def receipt(
         session_bytes=session.nbytes,
         kv_cache_bytes=kv_cache_bytes(cfg, session.position, element) if isinstance(cfg, LMConfig) else None,
         growth=growth(cfg) if isinstance(cfg, LMConfig) else None,
+        block_bytes_per_token=bytes_of_a_token(cfg) if isinstance(cfg, LMConfig) else None,
     )
 
 
@@ -243,6 +258,7 @@ def combined(receipts: Sequence[Receipt], timeline: Timeline) -> Receipt:
         peak_rss=peak_rss(),
         kv_cache_bytes=sum(caches) if caches else None,
         growth=receipts[0].growth,
+        block_bytes_per_token=receipts[0].block_bytes_per_token,
     )
 
 

@@ -1,4 +1,5 @@
-"""cache="blocks", one token of each row at positions of their own: the host chooses blocks beforehand, the rest is tensors."""
+"""cache="blocks", one token of each row at positions of their own: the host seals and chooses blocks beforehand, the rest is
+tensors whose shapes do not depend on the length of a text."""
 
 from __future__ import annotations
 
@@ -10,104 +11,130 @@ import torch
 from torch import Tensor
 
 from ..ops import rope
-from ..schedule.blocks import Law
-from ..schedule.packed import RowPositions
+from ..schedule.blocks import BlockSchedule
+from ..schedule.packed import PackedBatch, RowPositions
+from ..schedule.window import Ring
+from . import blocks_kept
+from .blocks_call import BlockCall
+from .blocks_choice import Groups, choose
 from .blocks_state import BlocksState
 from .context import StepContext, put
-
-
-def reserved(law: Law, state: BlocksState, active: np.ndarray) -> BlocksState:
-    """With room for one more token, and for the routing key that it may complete."""
-    count = state.cache.count
-    means = state.means.reserve((law.parts(count + active) - law.parts(count)).astype(np.int64))
-    return replace(state, cache=state.cache.reserve(active.astype(np.int64)), means=means)
 
 
 @torch.no_grad()
 def renewed(mixer: Any, state: BlocksState, positions: RowPositions, active: np.ndarray) -> BlocksState:
     """With the blocks of the group that begins at the next token, in the active rows where one begins."""
     law, position = mixer.law, positions.position
-    sealed = law.sealed(position)
-    rows = np.flatnonzero(active & (position % law.every == 0) & (sealed > 0))
+    rows = np.flatnonzero(active & (position % law.every == 0) & (law.sealed(position) > 0))
     if not len(rows):
         return state
-    device = state.chosen.device
-    index = torch.from_numpy(rows).to(device)
-    turn = torch.from_numpy((position[rows, None] + np.arange(law.queries)) % law.queries).to(device)
+    if law.budget is not None:
+        return _over_budget(mixer, state, positions, rows)
+    state, index = _sealed(mixer, state, position, rows), torch.from_numpy(rows).to(state.chosen.device)
+    whole = len(rows) == len(position)
+    width = int(law.sealed(position[rows]).max())
+    means = state.means.views(width)
+    means = means if whole else tuple(x.index_select(0, index) for x in means)
+    query, groups = _asking(mixer, state, position[rows], index, torch.arange(width, device=index.device)[None])
+    best = choose(mixer.cfg, law, query, means, groups, law.two_stages(law.sealed(position[rows, None])))
+    far = mixer.turned_far(*(x[:, 0] for x in blocks_kept.taken(state.kept.leaves, best, query.dtype, index)))
+    if whole:
+        return replace(state, chosen=best[:, 0], far=far)
+    far = tuple(x.index_copy(0, index, y) for x, y in zip(state.far, far, strict=True))
+    return replace(state, chosen=state.chosen.index_copy(0, index, best[:, 0]), far=far)
+
+
+def _sealed(mixer: Any, state: BlocksState, position: np.ndarray, rows: np.ndarray) -> BlocksState:
+    """With the blocks that the given rows seal."""
+    law, before = mixer.law, state.kept.count
+    added = np.zeros_like(before)
+    added[rows] = law.sealed(position[rows]) - before[rows]
+    new = int(added.max())
+    if not new:
+        return state
+    token = law.sinks + before[:, None] * law.block + np.arange(new * law.block)
+    token = torch.from_numpy(token % law.near).to(state.chosen.device)
+    row = torch.arange(len(before), device=token.device)[:, None]
+    kept, means = blocks_kept.stored(mixer.cfg, *(x[row, token].unflatten(1, (new, law.block)) for x in state.near))
+    return replace(state, kept=state.kept.append(kept, added), means=state.means.append(means, added))
+
+
+def _over_budget(mixer: Any, state: BlocksState, positions: RowPositions, rows: np.ndarray) -> BlocksState:
+    """As a call of one token, which nothing depends on, in the given rows."""
+    batch, length = len(positions.position), np.zeros(len(positions.position), np.int64)
+    length[rows] = 1
+    every = np.arange(batch)
+    packed = PackedBatch(every, np.zeros(batch, bool), positions, length, None, every, (batch, 1))
+    call = BlockCall(mixer, state, BlockSchedule(packed, mixer.law, state.chosen.device))
+    call.seal(*(Ring(packed, mixer.law.near, x.device).extend(x, torch.zeros_like(x[:, :1])) for x in state.near))
+    recent = state.recent
+    picked = call.choose(Ring(packed, mixer.law.queries, recent.device).extend(recent, torch.zeros_like(recent[:, :1])))
+    far = None if picked is None else mixer.turned_far(*call.taken(picked, recent.dtype))
+    return call.after(picked, far)
+
+
+def _asking(mixer: Any, state: BlocksState, position: np.ndarray, index: Tensor, number: Tensor) -> tuple[Tensor, Groups]:
+    """The queries before the group that begins at `position` in the rows `index`, and the group."""
+    law, device = mixer.law, index.device
+    turn = torch.from_numpy((position[:, None] + np.arange(law.queries)) % law.queries).to(device)
+    made = law.sealed(position[:, None, None] + np.arange(-law.queries, 0))
+    sealed = torch.from_numpy(law.sealed(position)[:, None]).to(device)
     query = state.recent[index[:, None], turn].unsqueeze(1)
-    there = torch.from_numpy(sealed[rows, None]).to(device)
-    width = int(sealed[rows].max()) * (law.block // law.part)
-    summaries = state.means.views(max(width, 1))[0]
-    summaries = summaries if len(rows) == len(state.chosen) else summaries.index_select(0, index)
-    made = torch.from_numpy(law.sealed(position[rows, None, None] + np.arange(-law.queries, 0))).to(device)
-    best = mixer.best(query, summaries, there, made)[:, 0]
-    if len(rows) == len(state.chosen):
-        return replace(state, chosen=best)
-    return replace(state, chosen=state.chosen.index_copy(0, index, best))
+    return query, Groups(sealed, torch.from_numpy(made).to(device), number)
 
 
 def step(mixer: Any, x: Tensor, state: BlocksState, context: StepContext) -> tuple[Tensor, BlocksState]:
-    """One token of each row, x [B, 1, D]; the stores have room for it, and count it."""
-    cfg, law, position, rows = mixer.cfg, mixer.law, context.position, context.rows
+    """One token of each row, x [B, 1, D]."""
+    cfg, law = mixer.cfg, mixer.law
     x, conv = mixer.conv.step(x, state.conv, context)
     asked, v = mixer.window.project(x)
     q, k = asked.split([cfg.heads, cfg.key_heads], 2)
-    cache = state.cache.put(rows, position, (k[:, 0], v[:, 0]), context.active, context.inplace)
-    keys, values = cache.leaves
-    recent = put(state.recent, q.detach(), context)
-    read = position + 1 - law.sinks
-    whole = (read > 0) & (read % law.part == 0)
-    latest = (position[:, None] + torch.arange(1 - law.part, 1, device=x.device)).clamp(min=0)
-    mean = keys[rows[:, None], latest].mean(1).detach()
-    whole = whole if context.active is None else whole & context.active
-    place = ((position - law.sinks) // law.part).clamp(min=0)
-    means = state.means.put(rows, place, (mean,), whole, context.inplace)
-    q, key, value, mask = buffer(mixer, q, (keys, values), state.chosen, context)
+    near = tuple(put(ring, new, context) for ring, new in zip(state.near, (k, v), strict=True))
+    sinks = tuple(_sink(law.sinks, held, new, context) for held, new in zip(state.sinks, (k, v), strict=True))
+    state = replace(state, near=near, sinks=sinks, recent=put(state.recent, q.detach(), context), conv=conv)
+    q, key, value, mask = buffer(mixer, q, state, context)
     out = mixer.window.attend(q, key, value, mask).transpose(1, 2)
-    return mixer.out(out.flatten(2)), replace(state, cache=cache, means=means, recent=recent, conv=conv)
+    return mixer.out(out.flatten(2)), state
 
 
-def buffer(
-    mixer: Any, q: Tensor, cache: tuple[Tensor, ...], picked: Tensor, context: StepContext
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _sink(sinks: int, held: Tensor, new: Tensor, context: StepContext) -> Tensor:
+    """The sinks [B, sinks, ...] with the token [B, 1, ...] of each row that is active and at the position of one."""
+    if not sinks or context.at is not None and context.at >= sinks:
+        return held
+    now = torch.arange(sinks, device=held.device) == context.position[:, None]
+    now = now if context.active is None else now & context.active[:, None]
+    return torch.where(now.view(*now.shape, *(1,) * (held.dim() - 2)), new.to(held.dtype), held)
+
+
+def buffer(mixer: Any, q: Tensor, state: BlocksState, context: StepContext) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the queries q [B, 1, H, K] (not rotated) attend to: q [B, H, 1, K] and keys [B, J, N, K] rotated, values
-    [B, J, N, V], and which of them are seen, bool [B, 1, 1, N]. In order: sinks, the blocks `picked` [B, J, most], near tokens.
+    [B, J, N, V], and which of them are seen, bool [B, 1, 1, N]. In order: sinks, chosen blocks, near tokens.
     """
     cfg, law, position, rows = mixer.cfg, mixer.law, context.position, context.rows
-    keys, values = cache
-    group = law.group(position)
-    sealed = law.sealed(group)
-    chosen = sealed.clamp(max=law.most) * law.block
+    sealed = law.sealed(law.group(position))
+    chosen = law.held(sealed).clamp(max=law.most) * law.block
     start = law.sinks + sealed * law.block
     far, near = law.most * law.block, law.near
     if context.longest is not None:
-        longest = law.group(context.longest - 1)
-        far = min(far, int(law.sealed(np.int64(longest))) * law.block)
-        near = min(near, context.longest)
-    j = torch.arange(far, device=q.device)
+        longest = law.held(law.sealed(law.group(np.int64(context.longest - 1))))
+        far, near = min(far, int(longest) * law.block), min(near, context.longest)
     token = start[:, None] + torch.arange(near, device=q.device)
-    heads = torch.arange(cfg.key_heads, device=q.device)
-    block = picked[:, :, : far // law.block]
-    places = law.sinks + (block[..., None] * law.block + torch.arange(law.block, device=q.device)).flatten(2)  # [B, J, far]
-    last = keys.shape[1] - 1
-    sees = [j < chosen[:, None], token <= position[:, None]]
-    near_at = token.clamp(max=last)
-    parts = [(keys[rows[:, None], near_at].transpose(1, 2), values[rows[:, None], near_at].transpose(1, 2))]
-    if far:
-        index = rows[:, None, None], places.clamp(max=last), heads[:, None]
-        parts.insert(0, (keys[index], values[index]))
-    else:
-        del sees[0]
-    if law.sinks:
-        sink = torch.arange(law.sinks, device=q.device)
-        at = sink.clamp(max=last)
-        parts.insert(0, (keys[:, at].transpose(1, 2), values[:, at].transpose(1, 2)))
-        sees.insert(0, sink <= position[:, None])
-    key, value = (torch.cat([part[i] for part in parts], 2).to(q.dtype) for i in range(2))  # [B, J, N, ...]
+    sink = torch.arange(law.sinks, device=q.device)
+    begin = law.sinks + chosen[:, None]
+    keys, values = (x[rows[:, None], token % law.near].to(q.dtype) for x in state.near)
+    first = [x.to(q.dtype) for x in state.sinks]
     if cfg.position == "rope":
-        begin = law.sinks + chosen[:, None]
-        here = torch.cat([torch.arange(law.sinks + far, device=q.device).expand(len(q), -1), begin + token - start[:, None]], 1)
-        cos, sin = rope.turned(here, cfg.key_dim, q.dtype, cfg.base)
-        key = rope.rotate(key.transpose(1, 2), (cos, sin)).transpose(1, 2)
+        keys = rope.rotate(keys, rope.turned(begin + token - start[:, None], cfg.key_dim, q.dtype, cfg.base))
         q = rope.rotate(q, rope.turned(begin + position[:, None] - start[:, None], cfg.key_dim, q.dtype, cfg.base))
+        if law.sinks:
+            first[0] = rope.rotate(first[0], rope.turned(sink, cfg.key_dim, q.dtype, cfg.base))
+    sees = [token <= position[:, None]]
+    parts: list[tuple[Tensor, ...]] = [(keys.transpose(1, 2), values.transpose(1, 2))]
+    if far:
+        parts.insert(0, tuple(x[:, :, :far].to(q.dtype) for x in state.far))
+        sees.insert(0, torch.arange(far, device=q.device) < chosen[:, None])
+    if law.sinks:
+        parts.insert(0, tuple(x.transpose(1, 2) for x in first))
+        sees.insert(0, sink <= position[:, None])
+    key, value = (torch.cat([part[i] for part in parts], 2) for i in range(2))  # [B, J, N, ...]
     return q.transpose(1, 2), key, value, torch.cat(sees, 1)[:, None, None]

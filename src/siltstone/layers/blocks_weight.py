@@ -15,24 +15,24 @@ Spans = dict[tuple[int, int], float]
 
 
 @torch.no_grad()
-def weights(mixer: BlockAttention, state: BlocksState, tokens: int) -> Spans:
+def weights(mixer: BlockAttention, state: BlocksState, position: int, tokens: int) -> Spans:
     """For each block that the last tokens chose: sum over these tokens and all heads of (attention mass * norm of the value).
 
-    state   of one row
+    state   of one row, which has read `position` tokens
     tokens  how many tokens; the state has the queries of the last `router_queries`, and the choice of the last group only
     returns the weight of each span [first, end) of token positions; sinks and near tokens have none
     """
-    law, last = mixer.law, int(state.cache.count[0]) - 1
+    law, last = mixer.law, position - 1
     group = int(law.group(np.int64(last)))
-    held = min(int(law.sealed(np.int64(group))), law.most)
+    held = min(int(law.held(law.sealed(np.int64(group)))), law.most)
     found: Spans = {}
     if last < 0 or not held:
         return found
-    blocks, cache = state.chosen[0, :, :held].tolist(), state.cache.views()
+    blocks = state.numbers(law, 0, last + 1)[state.chosen[0, :, :held].cpu().numpy()].tolist()
     for at in range(max(group, last + 1 - min(tokens, law.queries)), last + 1):
         query = state.recent[:, at % law.queries, None]
         here = torch.tensor([at], device=query.device)
-        q, key, value, mask = buffer(mixer, query, cache, state.chosen, StepContext(here, None, {}, query.dtype, False, at + 1))
+        q, key, value, mask = buffer(mixer, query, state, StepContext(here, None, {}, query.dtype, False, at + 1))
         norm = value.norm(dim=-1)[0].repeat_interleave(q.shape[1] // key.shape[1], 0)
         mass = masses(q, key, mask, mixer.cfg.scale)[0, :, 0] * norm  # [H, N]
         far = mass[:, law.sinks :][:, : held * law.block].unflatten(1, (held, law.block)).sum(2)  # [H, held]

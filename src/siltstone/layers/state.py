@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -13,7 +13,12 @@ from ..state.tree import State
 
 
 class MixState(State):
-    """The state of a layer that mixes tokens. Arguments: `mixer`, the layer's module; `positions`, the positions of its rows."""
+    """The state of a layer that mixes tokens. Arguments: `mixer`, the layer's module; `positions`, the positions of its rows.
+
+    apart   fields that the tensors of a step do not depend on: the host alone reads and changes them, between steps
+    """
+
+    apart: ClassVar[tuple[str, ...]] = ()
 
     def parts(self) -> dict[str, int]:
         """Live bytes of each part, with the names of `LMState.parts`."""

@@ -16,7 +16,8 @@ from .packed import PackedBatch
 @dataclass(frozen=True)
 class Law:
     """window, sinks, and `block` tokens a block; `most` blocks are chosen a head, by the last `queries` queries, once in `every`
-    tokens (a group); a routing key covers `part` tokens.
+    tokens (a group); a routing key covers `part` tokens. At most `budget` blocks are held (None: all). With
+    `coarse` and more than `coarse_from` tokens in blocks, coarse routing keys choose `candidates` blocks to choose from.
 
     The functions take the position of a group's first token: numpy or tensors, int64.
     """
@@ -28,6 +29,10 @@ class Law:
     queries: int
     every: int
     part: int
+    budget: int | None = None
+    coarse: int = 0
+    coarse_from: int = 0
+    candidates: int = 0
 
     def group(self, position: Any) -> Any:
         """The position of the first token of a token's group."""
@@ -37,9 +42,17 @@ class Law:
         """Blocks of tokens that have all left the window when a group begins."""
         return (group - (self.window - 1 + self.sinks)).clip(min=0) // self.block
 
-    def parts(self, tokens: Any) -> Any:
-        """Routing keys of a row that has read `tokens` tokens: complete sub-blocks."""
-        return (tokens - self.sinks).clip(min=0) // self.part
+    def offered(self, tokens: Any) -> Any:
+        """Blocks that the last group of a row that has read `tokens` tokens can choose from, those that were dropped included."""
+        return self.sealed(self.group((tokens - 1).clip(min=0)))
+
+    def held(self, sealed: Any) -> Any:
+        """How many of the sealed blocks are held."""
+        return sealed if self.budget is None else sealed.clip(max=self.budget)
+
+    def two_stages(self, sealed: Any) -> Any:
+        """Whether candidates are chosen first, with so many blocks sealed."""
+        return (self.coarse > 0) & (self.held(sealed) * self.block > self.coarse_from)
 
     @property
     def near(self) -> int:
@@ -51,9 +64,10 @@ class BlockSchedule:
     """Groups of the runs of one call: arrays [R or 1, n], R only if the runs begin at different positions.
 
     first    position of the first token of each group; runs may begin inside their first group
-    sealed   blocks that each group can choose from
+    sealed   blocks that have been sealed for each group
     start    position of the first near token
     chosen   number of blocks that it attends to
+    before, after   [R] blocks that were sealed for the group before the call, and for the last of each run
     """
 
     def __init__(self, packed: PackedBatch, law: Law, device: torch.device):
@@ -65,9 +79,11 @@ class BlockSchedule:
         self.first = law.group(self.position)[:, None] + np.arange(self.groups) * law.every
         self.sealed = law.sealed(self.first)
         self.start = law.sinks + self.sealed * law.block
-        self.chosen = np.minimum(self.sealed, law.most)
+        self.chosen = np.minimum(law.held(self.sealed), law.most)
         end = np.minimum(self.first + law.every, (self.position + packed.width)[:, None])
         self.near = max(1, int((end - self.start).max(initial=1)))
+        self.before = law.offered(position)
+        self.after = np.where(packed.length > 0, law.offered(position + packed.length), self.before)
 
     def host(self, x: np.ndarray) -> Tensor:
         """A tensor of the array on the call's device."""
@@ -80,14 +96,21 @@ class BlockSchedule:
 
     @property
     def chooses(self) -> bool:
-        """Whether a group must choose, as there are more blocks than it attends to."""
-        return bool((self.sealed > self.law.most).any())
+        """Whether a group must choose: there are more blocks than it attends to, or than are held."""
+        law = self.law
+        return bool((self.sealed > (law.most if law.budget is None else min(law.most, law.budget))).any())
 
     @cached_property
     def last(self) -> np.ndarray:
         """[R] the group of each run's last token."""
         position, length = self.packed.positions.position, self.packed.length
         return np.maximum(self.law.group(position + length - 1) - self.law.group(position), 0) // self.law.every
+
+    @cached_property
+    def begins(self) -> np.ndarray:
+        """bool [R, n], groups whose first token is in the run."""
+        position, end = self.packed.positions.position, self.packed.positions.position + self.packed.length
+        return (self.first >= position[:, None]) & (self.first < end[:, None])
 
     @cached_property
     def queries(self) -> Tensor:
@@ -102,8 +125,26 @@ class BlockSchedule:
 
     @cached_property
     def tokens(self) -> Tensor:
-        """int64 [R or 1, n, near]: positions of the near tokens; those after the group's end are hidden."""
-        return self.host(self.start[..., None] + np.arange(self.near))
+        """int64 [R or 1, n, near]: near tokens, as places in the ring's history and the call; later ones are hidden."""
+        token = self.start[..., None] + np.arange(self.near) - self.position[:, None, None] + self.law.near
+        return self.host(token.clip(0, self.law.near + self.packed.width - 1))
+
+    @cached_property
+    def entering(self) -> Tensor | None:
+        """int64 [R, new * block]: the tokens of the blocks that the call seals, as places in the ring's history and the call;
+        behind a run's last block, any. None: it seals none."""
+        new, law = int((self.after - self.before).max(initial=0)), self.law
+        if not new:
+            return None
+        first = law.sinks + self.before * law.block - self.packed.positions.position + law.near
+        return self.host((first[:, None] + np.arange(new * law.block)).clip(0, law.near + self.packed.width - 1))
+
+    @cached_property
+    def sinks(self) -> Tensor:
+        """int64 [R, sinks]: the sinks after the call, as places in the earlier sinks and the call."""
+        position, length = self.packed.positions.position[:, None], self.packed.length[:, None]
+        i = np.arange(self.law.sinks)
+        return self.host(np.where((i >= position) & (i < position + length), self.law.sinks + i - position, i))
 
     @cached_property
     def askers(self) -> Tensor:

@@ -1,0 +1,166 @@
+"""cache="blocks": which blocks the queries before a group choose, and which are dropped over budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config.layer import LayerConfig
+from ..schedule.blocks import Law
+from .blocks_kept import Leaves, routing, scores
+
+STEPS = 1 << 12  # masses are compared in steps of 1 / STEPS, so that rounding seldom decides; ties go to the latest block
+SCORES = 1 << 24  # scores of sub-blocks that are computed at a time
+NOBODY = 1 << 60  # the number of a place without a block
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of tokens that choose, in R runs; [R or 1, ...] of the same tensors.
+
+    sealed   int64 [R, n], blocks that have been sealed for the group
+    made     int64 [R, n, q], blocks that were sealed when each query was made
+    number   int64 [R, N], the block in each place, in ascending order; NOBODY: none
+    """
+
+    sealed: Tensor
+    made: Tensor
+    number: Tensor
+
+    def part(self, first: int, end: int) -> Groups:
+        """Some of the groups."""
+        return replace(self, sealed=self.sealed[:, first:end], made=self.made[:, first:end])
+
+
+@dataclass(frozen=True)
+class Held:
+    """Places [R, N] with a block that is not dropped; with evict="use" also its mass in steps, and the queries that gave it."""
+
+    alive: Tensor
+    used: Tensor | None = None
+    asked: Tensor | None = None
+
+
+@torch.no_grad()
+def choose(cfg: LayerConfig, law: Law, query: Tensor, means: Leaves, groups: Groups, stages: np.ndarray | None = None) -> Tensor:
+    """The places [R, n, J, most] of the blocks with the most mass, in order; those without a block are 0.
+
+    query [R, n, q, H, K], means as in `blocks_kept`; stages bool [R or 1, n], groups with candidates (None: none has).
+    Over budget the latest blocks are held.
+    """
+    one = _pieces(cfg, law, query, means, groups, False) if stages is None or not stages.all() else None
+    if stages is None or not stages.any():
+        assert one is not None
+        return one
+    two = _pieces(cfg, law, query, means, groups, True)
+    return two if one is None else torch.where(torch.from_numpy(stages.copy()).to(two.device)[..., None, None], two, one)
+
+
+def _pieces(cfg: LayerConfig, law: Law, query: Tensor, means: Leaves, groups: Groups, two: bool) -> Tensor:
+    """`choose` with one law for all groups, a limited number of scores at a time."""
+    parts, places = law.block // law.part, means[0].shape[2]
+    size = law.queries * cfg.heads * places * (law.block // law.coarse if two else parts)
+    if two:
+        size += law.candidates * parts * (law.queries * cfg.heads + cfg.key_heads * cfg.key_dim)
+    step, found = max(1, SCORES // max(1, query.shape[0] * size)), []
+    for first in range(0, query.shape[1], step):
+        some, asked = groups.part(first, first + step), query[:, first : first + step]
+        there = _there(law, some)
+        mass = _masses(cfg, asked, routing(means, two), some, there)
+        if two:
+            found.append(_compared(cfg, law, asked, means, some, _best(law.candidates, mass, there)))
+        else:
+            found.append(_best(law.most, mass, there)[0])
+    return torch.cat(found, 1)
+
+
+def _compared(
+    cfg: LayerConfig, law: Law, query: Tensor, means: Leaves, groups: Groups, candidates: tuple[Tensor, Tensor]
+) -> Tensor:
+    """The best of the candidates: their places [R, n, J, c], and how many there are [R, n, J]."""
+    places, number = candidates
+    there = torch.arange(places.shape[-1], device=places.device) < number[..., None]
+    runs, _, heads, count = places.shape
+    row = torch.arange(runs, device=places.device).view(-1, 1, 1, 1) * heads
+    index = ((row + torch.arange(heads, device=places.device)[:, None]) * means[0].shape[2] + places).transpose(1, 2)
+    found = tuple(x.flatten(0, 2)[index].flatten(3, 4) for x in routing(means, False))  # [R, J, n, c * parts, K]
+    asked = query.unflatten(3, (cfg.key_heads, -1)).permute(0, 3, 1, 2, 4, 5)
+    held = groups.number.expand(runs, -1)[:, None, None].expand(-1, heads, query.shape[1], -1).gather(-1, places.transpose(1, 2))
+    seen = (held[..., None, :] < groups.made[:, None, :, :, None]) & there.transpose(1, 2)[..., None, :]  # [R, J, n, q, c]
+    product = scores(asked.flatten(3, 4), found).unflatten(3, asked.shape[3:5]) * cfg.scale
+    best, _ = _best(law.most, _shares(product, seen[..., None, :], count), there.transpose(1, 2), True)
+    return places.gather(-1, best)
+
+
+@torch.no_grad()
+def choose_and_count(
+    cfg: LayerConfig, law: Law, query: Tensor, means: Leaves, groups: Groups, held: Held, since: tuple[Tensor, np.ndarray]
+) -> tuple[Tensor, Held]:
+    """`choose` with evict="use", one group after the other, and what is held after the last.
+
+    since   int64 [R, 1], blocks that had been sealed for the group before the call, and bool [R, n], groups that begin in the run
+    """
+    offered, live = since
+    assert law.budget is not None and held.used is not None and held.asked is not None
+    alive, used, asked, found = held.alive, held.used, held.asked, []
+    for g in range(query.shape[1]):
+        now, one = torch.from_numpy(live[:, g].copy()).to(alive.device)[:, None], groups.part(g, g + 1)
+        alive = _within(law, alive | (one.number >= offered) & (one.number < one.sealed) & now, used, asked)
+        offered = one.sealed
+        mass = _masses(cfg, query[:, g : g + 1], means, one, alive[:, None])
+        found.append(_best(law.most, mass, alive[:, None])[0])
+        counted = now & alive
+        used = used + torch.where(counted, mass[:, :, 0].sum(1), 0)
+        seen = (one.number[:, None] < one.made[:, 0, :, None]).sum(1)
+        asked = asked + torch.where(counted, seen, 0)
+    return torch.cat(found, 1), Held(alive, used, asked)
+
+
+def _within(law: Law, alive: Tensor, used: Tensor, asked: Tensor) -> Tensor:
+    """Without the blocks that have the least mass a query, as many as there are over budget; of equals the oldest go first, and
+    blocks that no query has seen go last."""
+    assert law.budget is not None
+    worth = torch.where(asked > 0, used.double() / asked.clamp(min=1), 1e300)
+    order = worth.masked_fill(~alive, float("inf")).argsort(dim=1, stable=True)
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    return alive & (rank >= alive.sum(1, keepdim=True) - law.budget)
+
+
+def _there(law: Law, groups: Groups) -> Tensor:
+    """bool [R or 1, n, N]: the blocks that each group can choose from."""
+    number, sealed = groups.number[:, None], groups.sealed[..., None]
+    there = number < sealed
+    return there if law.budget is None else there & (number >= sealed - law.budget)
+
+
+def _masses(cfg: LayerConfig, query: Tensor, means: Leaves, groups: Groups, there: Tensor) -> Tensor:
+    """The mass of each block in whole steps, int64 [R, J, n, N], over those that are there; query [R, n, q, H, K]."""
+    query = query.unflatten(3, (cfg.key_heads, -1)).permute(0, 3, 1, 2, 4, 5)  # [R, J, n, q, h, K]
+    flat = tuple(x.flatten(2, 3) for x in means)
+    found = scores(query.flatten(2, 4), flat).unflatten(2, query.shape[2:5]) * cfg.scale
+    seen = (groups.number[:, None, None] < groups.made[..., None]) & there[:, :, None]  # [R or 1, n, q, N]
+    return _shares(found, seen[:, None, :, :, None], means[0].shape[2])
+
+
+def _shares(scores: Tensor, seen: Tensor, count: int) -> Tensor:
+    """scores [R, J, n, q, h, count * parts] of sub-blocks, seen bool [..., count] of blocks -> masses [R, J, n, count]."""
+    hidden = ~seen.repeat_interleave(scores.shape[-1] // max(1, count), -1)
+    share = scores.masked_fill(hidden, float("-inf")).softmax(-1).nan_to_num()
+    return (share.unflatten(-1, (count, -1)).sum((3, 4, 6)) * STEPS).round().to(torch.int64)
+
+
+def _best(most: int, mass: Tensor, there: Tensor, apart: bool = False) -> tuple[Tensor, Tensor]:
+    """The places of the blocks with the most mass, and how many there are: mass [R, J, n, N] -> [R, n, J, most], [R, n, J].
+
+    there   bool [R or 1, n, N]; if `apart` [R, J, n, N]
+    """
+    count = mass.shape[-1]
+    rank = mass * count + torch.arange(count, device=mass.device)
+    rank = rank.masked_fill(~(there if apart else there[:, None]), -1)
+    worth, index = rank.topk(min(most, count), -1)
+    index = torch.where(worth >= 0, index, count).sort(-1).values
+    index = torch.where(index < count, index, 0).transpose(1, 2)
+    return torch.nn.functional.pad(index, (0, most - index.shape[-1])), (worth >= 0).sum(-1).transpose(1, 2)
