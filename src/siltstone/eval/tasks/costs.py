@@ -1,13 +1,14 @@
-"""Costs of text: a passage repeated at a distance, and bits per byte by position."""
+"""Costs of text: a passage repeated at a distance, the same passage deep and shallow in a text, and bits per byte by position."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..position import by_position
-from .base import Observation, TextTask
+from .base import Observation, TextTask, room
 from .reader import Reader
 
 SKIPPED = 3  # first tokens of the second reading, before which a model cannot know that the passage comes again
@@ -38,6 +39,43 @@ class Repeats(TextTask):
         at: dict[str, int | str] = {"distance": length}
         found = {"nats, first": first, "nats, second": second, "nats saved": first - second}
         return [Observation(score, float(value), at) for score, value in found.items()]
+
+
+@dataclass(frozen=True)
+class DepthOptions:
+    """passage: tokens of the passage, about; shallow: tokens before it in the short text, at most."""
+
+    passage: int = 1024
+    shallow: int = 1024
+
+
+class Depth(TextTask):
+    """Bits per byte of a passage after `length` tokens of its book, and after only the last `shallow` of them.
+
+    Both read the same passage: "deep minus shallow" is paired. Below 0, the distant text helps; above 0, it harms."""
+
+    name = "depth"
+    Options = DepthOptions
+    levels = (32768,)
+
+    def item(self, reader: Reader, length: int, by: np.random.Generator) -> tuple[str, str, str]:
+        """The long text, its last part, and the passage after both."""
+        options = self.options
+        room(self.name, length, options.shallow + 1)
+        sentences = reader.filler(length + options.passage, by)
+        counts = np.cumsum([reader.count(sentence) for sentence in reversed(sentences)])
+        last = max(1, int(np.searchsorted(counts, options.passage, "right")))
+        near = max(last + 1, int(np.searchsorted(counts, options.passage + options.shallow, "right")))
+        before, passage = sentences[:-last], sentences[-last:]
+        return "".join(before), "".join(sentences[-near:-last]), "".join(passage)
+
+    def observe(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Observation]:
+        deep, shallow, passage = self.item(reader, length, by)
+        scale = math.log(2) * len(passage.encode("utf-8"))
+        far, near = (float(reader.nats(reader.read(text), passage).sum()) / scale for text in (deep, shallow))
+        at: dict[str, int | str] = {"length": length, "shallow": self.options.shallow}
+        found = {"bits per byte, deep": far, "bits per byte, shallow": near, "deep minus shallow": far - near}
+        return [Observation(score, value, at) for score, value in found.items()]
 
 
 class Position(TextTask):
