@@ -54,7 +54,15 @@ def recall() -> dict:
         }
         for i, who in enumerate(("Ann", "Bo & Co"))
     ]  # fmt: skip
-    return {"tokens": 16000, "bytes": 10_000_000, "window": 128, "model": "2,378,000 parameters", "asked": asked}
+    recorded = {"caption": "One seed.", "columns": ["", "model", "twin"], "rows": [["told, 1,000 tokens later", "0.97", "<0.1"]]}
+    return {
+        "recorded": recorded,
+        "tokens": 16000,
+        "bytes": 10_000_000,
+        "window": 128,
+        "model": "2,378,000 parameters",
+        "asked": asked,
+    }
 
 
 def evidence() -> dict:

@@ -30,6 +30,7 @@ def test_the_model_that_ships_answers_what_it_was_told_and_nothing_else() -> Non
         assert one["right"]["told"] == one["said"]["told"].strip().startswith(one["answer"])
     distances = [one["distance"] for one in found["asked"]]
     assert distances == sorted(distances, reverse=True)
+    assert len(found["recorded"]["columns"]) == 4 and all(len(row) == 4 for row in found["recorded"]["rows"])
     assert f"right: told {right['told']} of 8, not told 0 of 8, window {right['window']} of 8" in said[-1]
 
 
@@ -61,6 +62,7 @@ def test_the_report_shows_answers_and_differences_instead_of_curves_that_overlap
     record = synthetic.record(chunks=9)
     page = report.page(record)
     assert "What the text said, asked at its end" in page and "<td>1 of 2</td><td>1.50</td>" in page and "&lt;green&gt;" in page
+    assert "<th>twin</th>" in page and "<td>&lt;0.1</td>" in page
     record.recall = {}
     assert "What the text said" not in report.page(record)
     drawn: list[svg.Line] = []

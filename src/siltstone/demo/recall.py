@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 FACTS = 8  # one of each kind
 LENGTHS = (16384, 8192, 4096, 2048)  # tokens of the text: the longest for which there is time
 SHARE = 0.2  # of the demonstration's time
+RECORDED = "evidence.json"
 PROBE = 1024  # tokens by which the speed is measured
 KEYS: dict[str, Any] = {}  # keys of the configuration by which the model is changed: another dtype of blocks, a budget
 
@@ -44,9 +46,10 @@ def chosen_length(per_token: float, seconds: float) -> int:
 def ask(run: Path, seconds: float, say: Callable[[str], None] = lambda line: None, most: int = LENGTHS[0]) -> dict[str, Any]:
     """Reads the text with and without FACTS facts and asks for each at the end. Ready for JSON:
 
-    `{"tokens", "bytes", "window", "model", "asked": [{"sentence", "question", "answer", "distance", "said": {way: text}, "right":
-    {way: bool}, "nats": {way: nats of the answer}}]}`, for the ways "told", "not told" and "window": the model has read the text
-    with the facts, the text without them, or the last window of the text with them.
+    `{"recorded", "tokens", "bytes", "window", "model", "asked": [{"sentence", "question", "answer", "distance", "said": {way: text},
+    "right": {way: bool}, "nats": {way: nats of the answer}}]}`, for the ways "told", "not told" and "window": the model has read
+    the text with the facts, the text without them, or the last window of the text with them. "recorded" are the figures of earlier
+    evaluations in the run folder.
 
     seconds   about how long it may take, which limits the length
     most      maximum tokens of the text
@@ -69,7 +72,14 @@ def ask(run: Path, seconds: float, say: Callable[[str], None] = lambda line: Non
     first = sessions["told"]
     asked = [_asked(reader, sessions, fact, told) for fact in made]
     asked.sort(key=lambda one: -one["distance"])
-    out = {"tokens": first.position, "bytes": first.nbytes, "window": window, "model": f"{model.parameters_count:,} parameters"}
+    recorded = json.loads((run / RECORDED).read_text("utf-8")) if (run / RECORDED).is_file() else {}
+    out = {
+        "recorded": recorded,
+        "tokens": first.position,
+        "bytes": first.nbytes,
+        "window": window,
+        "model": f"{model.parameters_count:,} parameters",
+    }
     say(f"  {first.position:,} tokens of the text with {len(made)} facts ({human(first.nbytes)}); asked at the end:")
     for one in asked[:3]:
         shown = one["question"].strip().replace("\n", " ")

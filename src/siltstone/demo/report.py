@@ -88,6 +88,17 @@ def _recall(found: dict[str, Any]) -> str:
             f"<th>last window</th></tr>{each}"
         )
         + "</details>"
+        + _recorded(found.get("recorded", {}))
+    )
+
+
+def _recorded(found: dict[str, Any]) -> str:
+    """Figures of the model and of its twins: {"caption", "columns", "rows"}."""
+    if not found:
+        return ""
+    head, *rows = ("".join(f"<td>{escape(str(cell))}</td>" for cell in row) for row in (found["columns"], *found["rows"]))
+    return f"<h3>Beside its twins</h3><p>{escape(found['caption'])}</p>" + table(
+        "".join(f"<tr>{row}</tr>" for row in (head.replace("td>", "th>"), *rows))
     )
 
 
