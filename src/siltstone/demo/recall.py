@@ -46,10 +46,10 @@ def chosen_length(per_token: float, seconds: float) -> int:
 def ask(run: Path, seconds: float, say: Callable[[str], None] = lambda line: None, most: int = LENGTHS[0]) -> dict[str, Any]:
     """Reads the text with and without FACTS facts and asks for each at the end. Ready for JSON:
 
-    `{"recorded", "tokens", "bytes", "window", "model", "asked": [{"sentence", "question", "answer", "distance", "said": {way: text},
-    "right": {way: bool}, "nats": {way: nats of the answer}}]}`, for the ways "told", "not told" and "window": the model has read
-    the text with the facts, the text without them, or the last window of the text with them. "recorded" are the figures of earlier
-    evaluations in the run folder.
+    `{"recorded", "tokens", "bytes", "window", "model", "asked": [{"sentence", "question", "answer", "distance", "said": {way:
+    text}, "right": {way: bool}, "nats": {way: nats of the answer}}]}`, for the ways "told", "not told" and "window": the model
+    has read the text with the facts, the text without them, or the last window of the text with them. "recorded" are the figures of
+    earlier evaluations in the run folder.
 
     seconds   about how long it may take, which limits the length
     most      maximum tokens of the text

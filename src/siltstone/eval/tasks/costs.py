@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..position import by_position
-from .base import Observation, TextTask, room
+from .base import Observation, TextTask
 from .reader import Reader
 
 SKIPPED = 3  # first tokens of the second reading, before which a model cannot know that the passage comes again
@@ -43,7 +43,8 @@ class Repeats(TextTask):
 
 @dataclass(frozen=True)
 class DepthOptions:
-    """passage: tokens of the passage, about; shallow: tokens before it in the short text, at most."""
+    """passage: tokens of the passage, about; shallow: tokens before it in the short text, at most (and at most
+    half of the long text)."""
 
     passage: int = 1024
     shallow: int = 1024
@@ -58,14 +59,16 @@ class Depth(TextTask):
     Options = DepthOptions
     levels = (32768,)
 
+    def _shallow(self, length: int) -> int:
+        return min(self.options.shallow, length // 2)
+
     def item(self, reader: Reader, length: int, by: np.random.Generator) -> tuple[str, str, str]:
         """The long text, its last part, and the passage after both."""
-        options = self.options
-        room(self.name, length, options.shallow + 1)
+        options, shallow = self.options, self._shallow(length)
         sentences = reader.filler(length + options.passage, by)
         counts = np.cumsum([reader.count(sentence) for sentence in reversed(sentences)])
         last = max(1, int(np.searchsorted(counts, options.passage, "right")))
-        near = max(last + 1, int(np.searchsorted(counts, options.passage + options.shallow, "right")))
+        near = max(last + 1, int(np.searchsorted(counts, counts[last - 1] + shallow, "right")))
         before, passage = sentences[:-last], sentences[-last:]
         return "".join(before), "".join(sentences[-near:-last]), "".join(passage)
 
@@ -73,7 +76,7 @@ class Depth(TextTask):
         deep, shallow, passage = self.item(reader, length, by)
         scale = math.log(2) * len(passage.encode("utf-8"))
         far, near = (float(reader.nats(reader.read(text), passage).sum()) / scale for text in (deep, shallow))
-        at: dict[str, int | str] = {"length": length, "shallow": self.options.shallow}
+        at: dict[str, int | str] = {"length": length, "shallow": self._shallow(length)}
         found = {"bits per byte, deep": far, "bits per byte, shallow": near, "deep minus shallow": far - near}
         return [Observation(score, value, at) for score, value in found.items()]
 
