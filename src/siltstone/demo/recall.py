@@ -48,8 +48,8 @@ def ask(run: Path, seconds: float, say: Callable[[str], None] = lambda line: Non
 
     `{"recorded", "tokens", "bytes", "window", "model", "asked": [{"sentence", "question", "answer", "distance", "said": {way:
     text}, "right": {way: bool}, "nats": {way: nats of the answer}}]}`, for the ways "told", "not told" and "window": the model
-    has read the text with the facts, the text without them, or the last window of the text with them. "recorded" are the figures of
-    earlier evaluations in the run folder.
+    has read the text with the facts, the text without them, or the last window of the text with them. "recorded": the figures
+    of earlier evaluations that the run folder has.
 
     seconds   about how long it may take, which limits the length
     most      maximum tokens of the text
