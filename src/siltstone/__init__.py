@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .config import presets
     from .config.layer import LayerConfig
     from .config.model import LMConfig
-    from .demo import demo_run
+    from .demo import demo_run, lookup_run
     from .hf import from_hf
     from .inference.batch import Batch
     from .inference.chat import Chat
@@ -45,6 +45,7 @@ _HOMES = {
     "load_tokenizer": "text",
     "train_bpe": "text",
     "demo_run": "demo",
+    "lookup_run": "demo",
     "connect": "serve.client",
     "freeze": "models.fingerprint",
     "from_hf": "hf",
@@ -69,6 +70,7 @@ __all__ = [
     "from_hf",
     "load",
     "load_tokenizer",
+    "lookup_run",
     "presets",
     "save",
     "train_bpe",

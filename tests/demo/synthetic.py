@@ -26,6 +26,7 @@ def record(chunks: int = 244, chunk: int = 1024) -> Record:
         made.reader.add(at, 0.12 * (1 + 0.3 * wave), 900_000 + 160_000 * int(at / 128).bit_count(), 1.9 + 0.5 / i + wave)
         if i <= chunks // 4:
             made.transformer.add(at, 0.1 + at * 2e-5 * (1 + 0.2 * wave), at * 5120)
+        made.sampled.append(at)
         made.samples.append({"session": 1.9 + wave, "64": 2.02 + 1.1 * wave, "256": 1.95 + 0.9 * wave})
     made.facts |= {"sample": 128, "growth": "O(log t): logarithmic segments", "parameters": 2_100_000}
     made.bits = 1.93
@@ -36,8 +37,32 @@ def record(chunks: int = 244, chunk: int = 1024) -> Record:
     ]
     here = {"process": 4711, "position": chunks * chunk + 256, "calls": 129, "logits": "ab" * 32, "state": "cd" * 32}
     there = here | {"process": 4712, "restored": chunks * chunk, "recomputed": 0, "load_ms": 41.0}
+    made.recall = recall()
     made.resume = {"equal": True, "here": here, "there": there, "file_bytes": 1_900_000, "save_ms": 12.0, "tokens": 256}
     return made
+
+
+def recall() -> dict:
+    """Two facts, one of them answered."""
+    asked = [
+        {
+            "sentence": f"{who} painted the front door <green>.", "question": f"\n{who} painted the front door",
+            "answer": "<green>",
+            "distance": 9000 - 5000 * i, "said": {"told": " <green>" if i else " to", "not told": "", "window": " & so"},
+            "right": {"told": bool(i), "not told": False, "window": False},
+            "nats": {"told": 1.5, "not told": 15.0, "window": 14.0},
+        }
+        for i, who in enumerate(("Ann", "Bo & Co"))
+    ]  # fmt: skip
+    recorded = {"caption": "One seed.", "columns": ["", "model", "twin"], "rows": [["told, 1,000 tokens later", "0.97", "<0.1"]]}
+    return {
+        "recorded": recorded,
+        "tokens": 16000,
+        "bytes": 10_000_000,
+        "window": 128,
+        "model": "2,378,000 parameters",
+        "asked": asked,
+    }
 
 
 def evidence() -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,9 @@ def test_there_is_every_task() -> None:
     assert {"mqar", "selective_copy", "induction", "parity", "s5", "token_needles"} == set(TOKENS)
     wanted = {f"niah_single_{i}" for i in (1, 2, 3)} | {f"niah_multikey_{i}" for i in (1, 2, 3)}
     wanted |= {"niah_multivalue", "niah_multiquery"} | {f"babilong_qa{i}" for i in range(1, 6)}
-    assert wanted | {"told", "told_20", "recall_load", "repeats", "position", "anomalies", "facts", "meetings"} == set(TEXTS)
+    assert wanted | {"told", "told_20", "recall_load", "repeats", "depth", "position", "anomalies", "facts", "meetings"} == set(
+        TEXTS
+    )
     with pytest.raises(ConfigError, match="did you mean 'mqar'"):
         make("mqra")
 
@@ -242,6 +245,26 @@ def test_repeats_differ_in_the_passage_alone(reader: Reader, monkeypatch: pytest
     evaluate(reader.model, reader.tokenizer, [make("repeats")], [200], seeds=1, items=1)
     (first, passage), (second, again) = texts
     assert passage == again and passage not in first and second == "\n" + passage + first.removeprefix("\n")
+
+
+def test_the_same_passage_is_read_deep_and_shallow(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both readings end with the same text before the passage, and the difference is that of each passage."""
+    texts: list[tuple[str, str]] = []
+    monkeypatch.setattr(Reader, "read", lambda self, text: text)
+    monkeypatch.setattr(
+        Reader, "nats", lambda self, text, passage: texts.append((text, passage)) or np.full(4, len(text) * math.log(2) / 4)
+    )
+    task = make("depth", {"passage": 150, "shallow": 300})
+    rows = {
+        row["score"]: row["mean"] for row in evaluate(reader.model, reader.tokenizer, [task], [2000], seeds=1, items=1)["rows"]
+    }
+    (deep, passage), (shallow, again) = texts
+    assert passage == again and deep.endswith(shallow) and passage not in deep
+    assert 1800 < len(deep) and 200 < len(shallow) <= 300 and 50 < len(passage) <= 150
+    assert rows["deep minus shallow"] == pytest.approx((len(deep) - len(shallow)) / len(passage))
+    assert rows["bits per byte, deep"] == pytest.approx(len(deep) / len(passage))
+    short = evaluate(reader.model, reader.tokenizer, [task], [400], seeds=1, items=1)
+    assert short["rows"][0]["at"]["shallow"] == 200
 
 
 def test_every_load_is_tried() -> None:

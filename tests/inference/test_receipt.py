@@ -46,6 +46,13 @@ def test_kv_cache() -> None:
         ({"cache": "none", "layers": {"2": {"cache": "gated"}}}, "O(log t)"),
         ({"pattern": "mmw", "cache": "none", "layers": {"2": {"window": 32}}}, "O(1)"),
         ({"segments": "constant", "max_checkpoints": 4}, "O(1)"),
+        (
+            {
+                "cache": "none",
+                "layers": {"0": {"cache": "blocks", "segments": "constant", "segment": 32, "router": "subblock:2"}},
+            },
+            "O(t): blocks have the keys and values of every token",
+        ),
     ],
 )
 def test_growth(keys: dict[str, Any], words: str) -> None:

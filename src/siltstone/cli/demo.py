@@ -27,17 +27,18 @@ def demo(
     """Read a long real text with a small trained model, and measure time and memory.
 
     The text is thousands of times longer than the window, and the cost of a token does not grow with the position. A transformer
-    of the same size reads the same text for comparison, for a share of the time. Then the session is forked, saved, and resumed
-    in a new process, bit for bit. Needs no training and no network.
+    of the same size reads the same text for comparison, for a share of the time. A second model is told facts in the text and
+    asked for them at its end. Then the session is forked, saved, and resumed in a new process, bit for bit. Needs no training
+    and no network.
     """
     from siltstone.cli.sessions import threads_to_size
     from siltstone.core.machine import keep_freed_memory
-    from siltstone.demo import demo_run
+    from siltstone.demo import demo_run, lookup_run
     from siltstone.demo.run import demonstrate
 
-    run = run or demo_run()
+    lookup, run = lookup_run(), run or demo_run()
     threads_to_size(run, threads)
     keep_freed_memory()
-    record = demonstrate(run, seconds, tokens, report, picture)
+    record = demonstrate(run, seconds, tokens, report, picture, lookup)
     if not record.resume["equal"]:
         raise SystemExit(1)

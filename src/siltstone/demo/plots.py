@@ -10,16 +10,6 @@ from ..report import svg
 from .record import Record
 
 
-def _cumulative(position: list[int], values: list[float]) -> list[float]:
-    """Running mean of a value per chunk, weighted by the chunk's tokens."""
-    out, total, before = [], 0.0, 0
-    for at, value in zip(position, values, strict=True):
-        total += value * (at - before)
-        before = at
-        out.append(total / at)
-    return out
-
-
 def _bytes(value: float) -> str:
     return human(value).replace(".0 ", " ")
 
@@ -53,11 +43,18 @@ def memory_plot(record: Record, place: str = "", size: svg.Size = (640, 300)) ->
     )
 
 
-def bits_plot(record: Record, place: str = "", size: svg.Size = (640, 300)) -> str:
-    """Bits per byte against position: each chunk as a faint dot, and the running mean as a line."""
-    reader = record.reader
-    lines = [svg.Line("mean so far", reader.position, _cumulative(reader.position, reader.bits), "a", reader.bits)]
-    return svg.plot(lines, "Bits per byte of what was read", "tokens read", log_x=True, place=place, size=size)
+def shortest(record: Record) -> str:
+    """The shortest context of the samples, in tokens, as a key of them; "" without samples."""
+    return min((key for sample in record.samples[:1] for key in sample if key != "session"), key=int, default="")
+
+
+def gain_plot(record: Record, place: str = "", size: svg.Size = (640, 300)) -> str:
+    """Bits per byte that the session saves over its last window alone: each sample as a faint dot, the mean so far as a line."""
+    near = shortest(record)
+    saved = [sample[near] - sample["session"] for sample in record.samples] if near else []
+    means = [sum(saved[: i + 1]) / (i + 1) for i in range(len(saved))]
+    lines = [svg.Line("mean so far", record.sampled, means, "a", saved)] if saved else []
+    return svg.plot(lines, "Bits per byte saved by the memory", "tokens read", from_zero=True, place=place, size=size)
 
 
 def loss_plot(evidence: dict, size: svg.Size = (640, 300)) -> str:
@@ -73,21 +70,24 @@ def loss_plot(evidence: dict, size: svg.Size = (640, 300)) -> str:
 
 
 def position_plot(evidence: dict, size: svg.Size = (640, 300)) -> str:
-    """Bits per byte by position in a document, one curve for each model.
+    """Bits per byte by position in a document that the first model saves over each of the others.
 
     `evidence["by_position"]` = {"series": {name: what `siltstone.eval.by_position` returned}, "window": n, "train_length": n}.
     """
     found = evidence.get("by_position", {})
+    ours, *others = found.get("series", {}).items() or [("", {"buckets": []})]
     lines = []
-    for (name, result), colour in zip(found.get("series", {}).items(), "abc", strict=False):
-        buckets = result["buckets"]
-        lines.append(svg.Line(name, [b["to"] for b in buckets], [b["bits_per_byte"] for b in buckets], colour))
+    for (name, result), colour in zip(others, "abc", strict=False):
+        pairs = zip(ours[1]["buckets"], result["buckets"], strict=True)
+        saved = [other["bits_per_byte"] - mine["bits_per_byte"] for mine, other in pairs]
+        lines.append(svg.Line(f"than the {name}", [bucket["to"] for bucket in result["buckets"]], saved, colour))
     marks = [(found[key], name) for key, name in (("window", "window"), ("train_length", "training length")) if found.get(key)]
     return svg.plot(
         lines,
-        "Bits per byte by position in the document",
+        "Fewer bits per byte, by position in the document",
         "position, tokens",
         log_x=True,
+        from_zero=True,
         marks=marks,
         size=size,
     )
@@ -96,6 +96,6 @@ def position_plot(evidence: dict, size: svg.Size = (640, 300)) -> str:
 def picture(record: Record, narrow: bool = False) -> str:
     """The three plots as one SVG file: in one row, or (`narrow`) in one column, for screens of 390 pixels."""
     size, across = ((350, 270), 1) if narrow else ((400, 300), 3)
-    curves = (time_plot, memory_plot, bits_plot)
+    curves = (time_plot, memory_plot, gain_plot)
     draw: list[Callable[[str], str]] = [functools.partial(curve, record, size=size) for curve in curves]
     return svg.picture(draw, size, across)

@@ -150,3 +150,4 @@ class Race:
             nats = from_nothing_but(self.model, self.text.ids, turn.start, context, self.sample, self.cuts)
             sample[str(context)] = bits_per_byte(nats, sizes)
         self.record.samples.append(sample)
+        self.record.sampled.append(end)

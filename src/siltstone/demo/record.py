@@ -44,6 +44,8 @@ class Record:
     bits         bits per byte over all tokens that were read
     samples      bits per byte of short samples: key "session" with the whole session, keys "32", "128", ... with only so many
                  tokens of context
+    sampled      position of each sample, in tokens
+    recall       facts told in the text and asked at its end (`siltstone.demo.recall`)
     forks        prompt, text and ms a token of each fork
     resume       the comparison with the restored session
     evidence     the training evidence in the folder of the model, if there is any
@@ -54,6 +56,8 @@ class Record:
     transformer: Trace = field(default_factory=Trace)
     bits: float = 0.0
     samples: list[dict[str, float]] = field(default_factory=list)
+    sampled: list[int] = field(default_factory=list)
+    recall: dict[str, Any] = field(default_factory=dict)
     forks: list[dict[str, Any]] = field(default_factory=list)
     resume: dict[str, Any] = field(default_factory=dict)
     evidence: dict[str, Any] = field(default_factory=dict)

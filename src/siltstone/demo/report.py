@@ -25,6 +25,7 @@ def page(record: Record) -> str:
         f'<p class="soft">{escape(facts["text"])}. {escape(facts["model"])}. {escape(facts["machine"])}.</p>',
         *[f"<p>{escape(note)}</p>" for note in record.notes],
         _cards(record),
+        _recall(record.recall),
         _curves(record),
         _memory(record),
         _forks(record),
@@ -52,6 +53,55 @@ def _cards(record: Record) -> str:
     return cards(shown)
 
 
+WAYS = {"told": "told", "not told": "the same text without the facts", "window": "told, but only the last window is read"}
+
+
+def _recall(found: dict[str, Any]) -> str:
+    """Facts told in the text: how many were answered, and each with its answers."""
+    if not found:
+        return ""
+    asked = found["asked"]
+    right = {way: sum(one["right"][way] for one in asked) for way in WAYS}
+    nats = {way: statistics.fmean(one["nats"][way] for one in asked) for way in WAYS}
+    rows = "".join(
+        f"<tr><th>{name}</th><td>{right[way]} of {len(asked)}</td><td>{nats[way]:.2f}</td></tr>" for way, name in WAYS.items()
+    )
+    each = "".join(
+        f"<tr><td>{one['distance']:,}</td><td>{escape(one['sentence'])}</td>"
+        + "".join(
+            f'<td class="{"good" if one["right"][way] else ""}">{escape(" ".join(one["said"][way].split()) or "(nothing)")}</td>'
+            for way in ("told", "not told", "window")
+        )
+        + "</tr>"
+        for one in asked
+    )
+    return (
+        "<h2>What the text said, asked at its end</h2>"
+        f"<p>{len(asked)} sentences were put at random places of {found['tokens']:,} tokens of the text and asked for after it. "
+        f"The model that answers has {escape(found['model'])}, attends to the last {found['window']:,} tokens and looks the "
+        f"others up in its state ({human(found['bytes'])}). An answer is right if the text that the model writes, always its "
+        "most likely token, begins with it.</p>"
+        + table(f"<tr><th></th><th>right answers</th><th>nats of the right answer, mean</th></tr>{rows}", "num")
+        + "<details><summary>All answers</summary>"
+        + table(
+            "<tr><th>tokens before the question</th><th>what was told</th><th>told</th><th>not told</th>"
+            f"<th>last window</th></tr>{each}"
+        )
+        + "</details>"
+        + _recorded(found.get("recorded", {}))
+    )
+
+
+def _recorded(found: dict[str, Any]) -> str:
+    """Figures of the model and of its twins: {"caption", "columns", "rows"}."""
+    if not found:
+        return ""
+    head, *rows = ("".join(f"<td>{escape(str(cell))}</td>" for cell in row) for row in (found["columns"], *found["rows"]))
+    return f"<h3>Beside its twins</h3><p>{escape(found['caption'])}</p>" + table(
+        "".join(f"<tr>{row}</tr>" for row in (head.replace("td>", "th>"), *rows))
+    )
+
+
 def _curves(record: Record) -> str:
     facts, other = record.facts, record.transformer
     if other.position:
@@ -72,7 +122,12 @@ def _curves(record: Record) -> str:
                 f"All bytes of the state. Siltstone: {escape(facts['growth'])}.",
                 HALF,
             ),
-            figure(lambda size: plots.bits_plot(record, size=size), "Dots: one chunk each; line: mean so far.", HALF),
+            figure(
+                lambda size: plots.gain_plot(record, size=size),
+                f"Bits per byte of {facts['sample']:,} tokens, predicted from the last {plots.shortest(record)} tokens alone, "
+                "minus those with the whole session. Dots: one place each; line: mean so far.",
+                HALF,
+            ),
         )
     )
 

@@ -22,7 +22,7 @@ from ..inference.receipt import growth, human, kv_cache_bytes
 from ..io import write_text
 from ..io.atomic import check_place
 from ..models.checkpoint import load
-from . import plots, report
+from . import plots, recall, report
 from .panel import Panel
 from .reading import Race
 from .record import Record
@@ -44,10 +44,16 @@ LEAST = 0.3  # minimum share of the whole time for the reading
 
 
 def demonstrate(
-    run: Path, seconds: float = 240.0, tokens: int = 250_000, out: Path = Path("demo-report.html"), picture: Path | None = None
+    run: Path,
+    seconds: float = 240.0,
+    tokens: int = 250_000,
+    out: Path = Path("demo-report.html"),
+    picture: Path | None = None,
+    lookup: Path | None = None,
 ) -> Record:
     """Runs the whole demonstration of the model in `run` in about `seconds`; writes the report (and the picture).
 
+    lookup   the model that is told facts and asked for them; None: nothing is asked
     Raises CheckpointError for an unusable run, DataError without text, InputError for times or lengths out of range,
     StorageError if the report cannot be written.
     """
@@ -66,6 +72,9 @@ def demonstrate(
     for key in ("model", "text", "machine"):
         _say(screen, record.facts[key])
 
+    if lookup is not None:
+        _say(screen, "\nFacts are told in the text, and asked at its end:")
+        record.recall = recall.ask(lookup, recall.SHARE * seconds, lambda line: _say(screen, line), max(2048, tokens))
     left = max(1.0, LEAST * seconds, seconds - ENDING - (time.perf_counter() - began))
     race = Race(model, tokenizer, text, record, left)
     with Panel(record, len(ids), screen) as panel:

@@ -148,7 +148,8 @@ def _mend(c: Check, exact: bool, bad: Mapping[str, Check]) -> str:
 
 def _gates(cfg: LMConfig, gates: Sequence[dict[str, Any]]) -> Iterator[Finding]:
     if not gates:
-        without = "no layer has a memory" if "memory" not in cfg.kinds else f"cache={cfg.layer.cache} has none"
+        caches = " and ".join(f"cache={name}" for name in sorted({layer.cache for layer in cfg.memory_layers}))
+        without = f"{caches} {'have' if ' ' in caches else 'has'} none" if caches else "no layer has a memory"
         yield Finding("ok", "gates", f"no gates to examine: {without}")
     for g in gates:
         name = f"layer {g['layer']} ({g['cache']}, {g['gate']})"

@@ -95,6 +95,8 @@ def growth(cfg: LMConfig) -> str:
     """How a session's state grows with its position t (C tokens a segment)."""
     if "attention" in cfg.kinds:
         return "O(t): the pattern has full attention layers"
+    if any(layer.members.cache.cls.exact for layer in cfg.memory_layers):
+        return "O(t): blocks have the keys and values of every token"
     banks: dict[type[Bank], list[LayerConfig]] = {}
     for layer in cfg.memory_layers:
         if layer.members.cache.cls.keeps:
