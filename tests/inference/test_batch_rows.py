@@ -94,7 +94,7 @@ def test_rows_that_come_and_go_in_place(kind: str) -> None:
     assert rows.live == set(alone)
 
 
-@pytest.mark.parametrize("kind", ["transformer", "blocks", "dense"])
+@pytest.mark.parametrize("kind", ["transformer", "dense"])
 @torch.no_grad()
 def test_memory_of_a_long_row_is_given_back(kind: str) -> None:
     def room(rows: Rows) -> int:
@@ -139,7 +139,7 @@ def test_without_memory_nothing_has_changed(kind: str, monkeypatch: pytest.Monke
 
     def full(x: Any, axis: int, room: int, used: int | None = None) -> Any:
         calls.append(room)
-        if len(calls) > 2:
+        if len(calls) > 1:
             raise OutOfMemory("no memory")
         return good(x, axis, room, used)
 
