@@ -30,7 +30,7 @@ def routing_map(model: LM, ids: Tensor, samples: int = 4) -> dict[str, Any] | No
     if not policies:
         return None
     segment, seen, number = policies[0][1], list[Tensor](), 0
-    before = [(policy, policy.mix) for policy, size in policies if size == segment]
+    before = [(policy, policy.mix, vars(policy).get("mix")) for policy, size in policies if size == segment]
 
     def noting(mix: Any) -> Any:
         def noted(router: Router, asked: RouterScores) -> ReadWeights:
@@ -45,7 +45,7 @@ def routing_map(model: LM, ids: Tensor, samples: int = 4) -> dict[str, Any] | No
 
     rows, state = [], None
     try:
-        for policy, mix in before:
+        for policy, mix, _ in before:
             policy.mix = noting(mix)  # type: ignore[method-assign]
         with torch.no_grad():
             while number < MOST and (number + 1) * segment <= len(ids):
@@ -60,6 +60,9 @@ def routing_map(model: LM, ids: Tensor, samples: int = 4) -> dict[str, Any] | No
                     shares = (total / total.sum().clamp(min=1e-9)).cpu().tolist()
                     rows.append({"position": end, "shares": shares})
     finally:
-        for policy, _ in before:
-            del policy.mix
+        for policy, _, watched in before:  # a watch of routing may have replaced it too
+            if watched is None:
+                del policy.mix
+            else:
+                policy.mix = watched
     return {"segment": segment, "rows": rows} if rows else None

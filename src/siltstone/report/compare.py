@@ -51,7 +51,7 @@ def routing_figure(name: str, routes: dict[str, Any] | None) -> str:
         values = [[row["shares"][i] if i < len(row["shares"]) else None for i in range(first, width)] for row in rows]
         columns = [str(i) for i in range(first, width)]
         names = [f"{row['position']:,}" for row in rows]
-        return heat(names, columns, values, f"Routing on text: {name}"[:60], "checkpoint", size[0])
+        return heat(names, columns, values, f"Routing: {name}"[:60], "checkpoint", size[0])
 
     caption = (
         f"Rows: position in a text of the test. Columns: checkpoints, each of {routes['segment']:,} tokens, oldest first. Cells: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from .compare import routing_figure
 from .grids import heat
 from .page import FULL, NARROW, cards, figure, page, pair, table
 from .svg import Line, Size, plot
@@ -119,19 +120,29 @@ def _table(runs: dict[str, list[dict[str, Any]]]) -> str:
 
 def _frontiers(runs: dict[str, list[dict[str, Any]]]) -> str:
     """Accuracy at the first length against each cost; one point an arm, on the line of the best at no higher cost."""
-    out = []
+    out, names = [], [*runs]
+    means = [_average([next(iter(run["right"].values())) for run in some]) or 0.0 for some in runs.values()]
     for key, name in list(COSTS.items())[1:]:
-        means = {arm: _average([next(iter(run["right"].values())) for run in some]) or 0.0 for arm, some in runs.items()}
-        order = sorted((runs[arm][0]["costs"][key], share) for arm, share in means.items())
-        best = [max(share for cost, share in order if cost <= at) for at, _ in order]
-        line = Line("best", [cost for cost, _ in order], best, dots=[share for _, share in order])
+        costs = [some[0]["costs"][key] for some in runs.values()]
+        order = sorted(zip(costs, means, map(str, range(1, len(names) + 1)), strict=True))
+        xs, dots, tags, best, top = [], [], [], [], order[0][1]
+        for cost, share, tag in order:  # a step at each cost
+            xs, dots, tags = [*xs, cost, cost], [*dots, share, share], [*tags, "", tag]
+            best, top = [*best, top, max(top, share)], max(top, share)
+        line = Line("best", xs, best, dots=dots, tags=tags)
 
         def drawn(size: Size, line: Line = line, name: str = name) -> str:
-            return plot([line], f"Right answers against {name}", name, log_x=True, y_format=lambda y: f"{y:.2f}", size=size)
+            return plot([line], f"Right answers against {name}", name, log_x=True, y_format=lambda y: f"{y:.3g}", size=size)
 
-        caption = f"Dots: arms. Line: the best arm that costs no more {escape(name)}."
-        out.append(figure(drawn, caption) if len(order) > 1 else "")
-    return "".join(out)
+        out.append(figure(drawn, f"Line: the best arm that costs no more {escape(name)}.") if len(order) > 1 else "")
+    told = ", ".join(f"{i + 1} {escape(name)}" for i, name in enumerate(names))
+    return f"<p class='soft'>At the shortest test length, mean over seeds. Arms: {told}.</p>" + "".join(out)
+
+
+def _routes(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """Where the routing of each arm looks in a test stream."""
+    out = [routing_figure(arm, some[0].get("routes")) for arm, some in runs.items()]
+    return "<h2>Routing</h2>" + "".join(out) if any(out) else ""
 
 
 def _curves(runs: dict[str, list[dict[str, Any]]]) -> str:
@@ -169,7 +180,11 @@ def lab_report(found: dict[str, Any]) -> str:
         ),
         *(["<h2>Accuracy</h2>", _grid(runs, points), _distances(runs), _table(runs)] if runs else []),
         *([_depths(runs), "<h2>Loss by position</h2>", _positions(runs)] if runs else []),
-        *(["<h2>Frontiers</h2>", _frontiers(runs), "<h2>Training and cost</h2>", _curves(runs), _arms(runs)] if runs else []),
+        *(
+            ["<h2>Frontiers</h2>", _frontiers(runs), _routes(runs), "<h2>Training and cost</h2>", _curves(runs), _arms(runs)]
+            if runs
+            else []
+        ),
         *([f"<p class='soft'>Not finished: {escape(missing)}.</p>"] if missing else []),
         "<h2>Commands</h2>",
         f"<p>Everything again: <code>{escape(found['command'])}</code></p>",

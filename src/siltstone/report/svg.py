@@ -35,13 +35,15 @@ svg.plot, svg.picture { --paper: #ffffff; --ink: #1c2026; --soft: #6b7280; --gri
 
 @dataclass(frozen=True)
 class Line:
-    """One curve. colour: "a", "b" or "c"; dots: measured points, drawn faintly behind the (smoothed) line."""
+    """One curve. colour: "a", "b" or "c"; dots: measured points, drawn faintly behind the (smoothed) line; with
+    `tags`, each dot has a name beside it and none is left out."""
 
     name: str
     xs: Sequence[float]
     ys: Sequence[float]
     colour: str = "a"
     dots: Sequence[float] | None = None
+    tags: Sequence[str] = ()
 
 
 def smooth(values: Sequence[float], reach: int = 3) -> list[float]:
@@ -69,6 +71,8 @@ def ticks(low: float, high: float, log: bool) -> list[float]:
         parts = (1, 2, 5) if math.log10(high / low) < 1.7 else (1,)
         found = [m * 10.0**e for e in range(first, last + 1) for m in parts]
         found = [v for v in found if low * 0.999 <= v <= high * 1.001]
+        if len(found) < 2:
+            return ticks(low, high, False)
         return found[:: 1 + max(0, len(found) - 1) // 6]
     rough = (high - low) / 5 or 1.0
     base = 10.0 ** math.floor(math.log10(rough))
@@ -111,6 +115,19 @@ def _spread(wanted: list[float], least: float, low: float, high: float) -> list[
     return [max(low, p - over) for p in placed]
 
 
+def _tags(found: list[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """Places and names, those that would overlap joined into one in the middle."""
+    out: list[tuple[float, float, list[str], float]] = []  # and the place of the first
+    for x, y, tag in sorted(found):
+        for i, (u, v, names, first) in enumerate(out):
+            if x - u < 4.0 * len(", ".join([*names, tag])) and abs(y - v) < 12:
+                out[i] = ((first + x) / 2, v, [*names, tag], first)
+                break
+        else:
+            out.append((x, y, [tag], x))
+    return [(x, y, ", ".join(names)) for x, y, names, _ in out]
+
+
 def head(title: str, size: Size, place: str = "") -> list[str]:
     """The beginning of a plot: its opening tag and its title. Without a place, a minimum width keeps its text legible."""
     width, height = size
@@ -147,7 +164,7 @@ def plot(
     left, right, top, bottom = 58.0, width - 16.0 - 7.4 * max(len(line.name) for line in lines), 40.0, height - 40.0
     xs = [float(x) for line in lines for x in line.xs]
     x_low, x_high = (min(v for v in xs if v > 0), max(xs)) if log_x else (0.0 if min(xs) >= 0 else min(xs), max(xs))
-    ys = [float(y) for line in lines for y in (*line.ys, *_most(line.dots))]
+    ys = [float(y) for line in lines for y in (*line.ys, *((line.dots or ()) if line.tags else _most(line.dots)))]
     y_low, y_high = _range(ys, log_y, from_zero)
     x_at, y_at = _scale(x_low, x_high, log_x, left, right), _scale(y_low, y_high, log_y, bottom, top)
 
@@ -170,6 +187,10 @@ def plot(
         for x, y in zip(line.xs, line.dots or (), strict=False):
             if y_low <= y <= y_high:
                 out.append(f'<circle class="{line.colour}" cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="1.8"/>')
+    for line in lines:
+        found = zip(line.xs, line.dots or (), line.tags, strict=False)
+        for x, y, tag in _tags([(x_at(x), y_at(y) - 6, tag) for x, y, tag in found if tag]):
+            out.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{escape(tag)}</text>')
     heights = _spread([y_at(line.ys[-1]) for line in lines], 15.0, top, bottom)
     for line, height_at in zip(lines, heights, strict=True):
         points = " L".join(f"{x_at(x):.1f} {y_at(y):.1f}" for x, y in zip(line.xs, line.ys, strict=True))

@@ -69,10 +69,9 @@ class Aids:
                 mixer.blind = False
 
     def loss(self) -> Tensor:
-        """What the last step adds to its loss."""
-        if not self._left_out:
-            return torch.zeros(())
-        return self.recipe.routing_loss * torch.stack(self._left_out).mean()
+        """What the last step adds to its loss with `routing_loss`: a number."""
+        left_out = torch.stack(self._left_out).mean() if self._left_out else torch.zeros((), dtype=torch.float32, device="cpu")
+        return self.recipe.routing_loss * left_out
 
     def _noting(self, policy: CachePolicy) -> Any:
         mix = policy.mix

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..errors import CheckpointError, ConfigError, FormatWarning
+from ..eval.routing_map import routing_map
 from ..eval.run import TRAINED, observe_loads, summary
+from ..eval.tasks.base import random_numbers
 from ..eval.watch import RoutingWatch
 from ..models.checkpoint import CONFIG, TOKENIZER, save
 from ..text import ByteTokenizer
@@ -70,12 +73,15 @@ def train_and_try(
         found = observe_loads(model, task, length, lab.items, trainer.seed, watch=routing[1])
         seen = [(trainer.seed, one) for one in found]
         rows += summary(task, [trainer.seed], seen)
+    made = task.batch(1, max(lab.test), random_numbers(task.name, "test", trainer.seed, 0))
+    routes = routing_map(model, torch.from_numpy(made.ids[0]).to(trainer.device))
     right, hits = ({str(n): _mean(rows, score, n) for n in lab.test} for score in ("right", "routing hit"))
     say(", ".join(f"{share:.3f} right at {length}" for length, share in right.items()))
     return {
         "right": right,
         "routing_hits": {n: hit for n, hit in hits.items() if hit is not None},
         "rows": rows,
+        "routes": routes,
         "curve": curve,
         "steps": trainer.step,
         "tokens": trainer.tokens,

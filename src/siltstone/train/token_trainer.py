@@ -112,7 +112,7 @@ class TokenTrainer:
             self.watch.found.clear()
         asked = targets != UNSCORED
         loss = F.cross_entropy(upcast(self.model.head(hidden[asked])), targets[asked])
-        (loss + self.aids.loss()).backward()
+        (loss + self.aids.loss() if self.recipe.routing_loss else loss).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.clip)
         nats = float(loss.detach())
         if not math.isfinite(nats) or not math.isfinite(float(norm)):
