@@ -34,9 +34,9 @@ def test_the_model_that_ships_answers_what_it_was_told_and_nothing_else() -> Non
     assert f"right: told {right['told']} of 8, not told 0 of 8, window {right['window']} of 8" in said[-1]
 
 
-@pytest.mark.parametrize(("per_token", "length"), [(1e-4, 16384), (1e-3, 16384), (2e-3, 8192), (1.0, 2048)])
+@pytest.mark.parametrize(("per_token", "length"), [(1e-4, 8192), (1e-3, 8192), (2e-3, 4096), (1.0, 2048)])
 def test_the_text_is_as_long_as_there_is_time(per_token: float, length: int) -> None:
-    assert recall.chosen_length(per_token, 2 * 16384 * 1e-3) == length
+    assert recall.chosen_length(per_token, 2 * 8192 * 1e-3) == length
 
 
 def test_keys_of_the_configuration_can_be_changed() -> None:

@@ -62,5 +62,5 @@ def test_no_test_is_skipped_or_expected_to_fail_without_a_condition() -> None:
     ]
 
 
-def test_the_checkpoint_that_ships_is_small() -> None:
-    assert sum(p.stat().st_size for p in (ROOT / "src/siltstone/assets").rglob("*") if p.is_file()) <= 4.5e6
+def test_the_checkpoints_that_ship_are_small() -> None:
+    assert sum(p.stat().st_size for p in (ROOT / "src/siltstone/assets").rglob("*") if p.is_file()) <= 8e6

@@ -57,7 +57,10 @@ def output(given: Any) -> Path:
 
 
 RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="Folder of a trained model; demo: the shipped one.", parser=path, show_default=False)
+    Path,
+    typer.Argument(
+        metavar="RUN", help="Folder of a trained model; demo and lookup: those that ship.", parser=path, show_default=False
+    ),
 ]
 
 RuntimeName = Annotated[

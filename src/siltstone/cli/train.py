@@ -57,7 +57,7 @@ def train(
     init: Annotated[
         Path | None,
         _option(
-            "Begin with the weights of this run folder (or demo), whose model has the same shapes; its configuration and "
+            "Begin with the weights of this run folder (or demo, lookup), whose model has the same shapes; its configuration and "
             "tokenizer are used unless others are given.",
             metavar="RUN",
             parser=path,

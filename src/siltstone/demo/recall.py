@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..text import Tokenizer
 
 FACTS = 8  # one of each kind
-LENGTHS = (16384, 8192, 4096, 2048)  # tokens of the text: the longest for which there is time
+LENGTHS = (8192, 4096, 2048)  # tokens of the text: the longest for which there is time
 SHARE = 0.2  # of the demonstration's time
 RECORDED = "evidence.json"
 PROBE = 1024  # tokens by which the speed is measured
