@@ -58,6 +58,8 @@ fuzz: build/clients/stamp
 
 torture: .venv/dev.stamp
 	SILTSTONE_TORTURE=40 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/torture tests/state/test_threads.py tests/inference/test_batch.py
+	SILTSTONE_TORTURE=40 SILTSTONE_KILLS=50 SILTSTONE_USERS=500 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q \
+		tests/serve/test_faults.py tests/serve/test_kills.py tests/serve/test_secrets.py tests/serve/test_store_calls.py
 	$(BIN)/python tools/torture.py $(ARGS)
 
 docs: .venv/dev.stamp

@@ -47,7 +47,8 @@ const send = async (event) => {
   const text = at("text").value;
   at("send").disabled = true;
   at("state").textContent = "";
-  const asking = [...messages, { role: "user", content: text }];
+  const before = messages;
+  const asking = [...before, { role: "user", content: text }];
   const mine = made("li", text, "user");
   const theirs = made("li", "", "assistant");
   at("talk").append(mine, theirs);
@@ -67,15 +68,15 @@ const send = async (event) => {
         const told = JSON.parse(part.slice(6));
         if (told.error) throw new Error(told.error.message);
         said += told.choices[0]?.delta.content ?? "";
-        theirs.textContent = said;
+        theirs.textContent = said.trimStart();
         if (told.usage) {
           const reused = told.usage.prompt_tokens_details.cached_tokens;
           theirs.append(made("small", `${reused} tokens reused, ${told.usage.prompt_tokens - reused} read, ${told.usage.completion_tokens} written`));
         }
       }
     }
-    messages = [...asking, { role: "assistant", content: said }];
-    at("text").value = "";
+    if (messages === before) messages = [...asking, { role: "assistant", content: said }]; // otherwise a new one was begun
+    if (at("text").value === text) at("text").value = "";
   } catch (error) {
     mine.remove();
     theirs.remove();
