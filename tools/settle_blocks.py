@@ -30,6 +30,7 @@ from siltstone.eval.tasks.base import random_numbers
 from siltstone.eval.tasks.facts import Fact, facts
 from siltstone.eval.tasks.reader import Reader
 from siltstone.eval.tasks.words import spread
+from siltstone.hf import BLOCKS
 from siltstone.inference.asking import begin
 from siltstone.inference.attending import choice_every
 from siltstone.inference.chat import Turns
@@ -38,7 +39,7 @@ from siltstone.models.lm import LM
 from siltstone.models.stream_state import LMState
 from siltstone.text import read_blocks
 
-BASE: dict[str, Any] = dict(pattern="m", cache="blocks", window=512, sinks=4, segment=32, top_k=16, router="subblock:2")
+BASE = {key: value for key, value in BLOCKS.items() if key != "cache_options"}
 OPTIONS = {field.name for field in fields(BlocksOptions)}
 PLAIN = {"full": dict(pattern="a"), "window": dict(pattern="w", window=512, sinks=4)}
 
