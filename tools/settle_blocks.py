@@ -157,17 +157,14 @@ def measured(model: LM, tokenizer: Any, text: Text, setting: str, given: list[st
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Lines of Markdown: the settings, over all texts that every setting was measured on or not; how many is said."""
-    lines = [
-        "| read with | asked with | texts | right | log-probability | CPU s to read 1,000 tokens |",
-        "|---|---|---|---|---|---|",
-    ]
-    for read, ask in dict.fromkeys((row["read"], row["ask"]) for row in rows):
-        here = [row for row in rows if (row["read"], row["ask"]) == (read, ask)]
+    """Lines of Markdown. CPU seconds are those of reading 1,000 tokens. The log-probability is in nats."""
+    lines = ["| read with | asked with | as | texts | right | log-probability | CPU s |", "|---|---|---|---|---|---|---|"]
+    for chat, read, ask in dict.fromkeys((row["chat"], row["read"], row["ask"]) for row in rows):
+        here = [row for row in rows if (row["chat"], row["read"], row["ask"]) == (chat, read, ask)]
         right, nats = ([x for row in here for x in row[key]] for key in ("right", "nats"))
         cost = 1000 * sum(row["cpu_read"] for row in here) / sum(row["tokens"] for row in here)
-        mean = -sum(nats) / len(nats)
-        lines.append(f"| {read} | {ask or 'the same'} | {len(here)} | {sum(right)} of {len(right)} | {mean:.2f} | {cost:.1f} |")
+        given = f"| {read} | {ask or 'the same'} | {'chat' if chat else 'text'} | {len(here)} "
+        lines.append(f"{given}| {sum(right)} of {len(right)} | {-sum(nats) / len(nats):.2f} | {cost:.1f} |")
     return "\n".join(lines)
 
 
