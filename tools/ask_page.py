@@ -152,8 +152,7 @@ def _box(asked: Asked, found: dict[str, dict[str, Any]]) -> str:
     rows = "".join(f"<tr><th>{escape(name)}</th>{said(name)}</tr>" for name in found)
     places = [passage(each) for each in found[OURS]["passages"] or []]
     read = "".join(
-        f"<tr><td>{i + 1}</td><td>{_marked(quoted(one, 220), asked.wanted)}<br>"
-        f'<span class="soft">{escape(_where(one))}</span></td></tr>'
+        f'<tr><td>{i + 1}. {_marked(quoted(one, 220), asked.wanted)}<br><span class="soft">{escape(_where(one))}</span></td></tr>'
         for i, one in enumerate(places)
     )
     proved = any(asked.wanted in one.text for one in places)

@@ -204,7 +204,11 @@ def evaluate(
                 for seed in range(seeds):
                     say(f"{task.name}, length {length:,}, seed {seed}")
                     found += [(seed, one) for one in _observed(model, reader, task, (length, seed, items), watch)]
-                for arm in arms if origin is not None and isinstance(task, TextTask) and task.compared else ():
+                for arm in arms if isinstance(task, TextTask) and task.compared else ():
+                    if origin is None:
+                        raise InputError(
+                            f"the arm {arm} is another form of a decoder; give origin, what the model was imported from"
+                        )
                     other = beside.reader(reader, origin, arm, length)
                     for seed in range(seeds):
                         say(f"{task.name}, length {length:,}, seed {seed}, {arm}")
