@@ -25,14 +25,16 @@ import torch
 import siltstone as st
 from siltstone.core.machine import threads_said
 from siltstone.demo.text import speeches_folder
+from siltstone.hf import BLOCKS
 from siltstone.inference.asking import Question, begin, quoted
 from siltstone.inference.documents import Passage, lacking, read, surveyed
 from siltstone.io.atomic import write_json, write_text
 from siltstone.models.lm import LM
 from siltstone.report.page import cards, page, table
 
-WINDOW, SINKS, MOST = 512, 4, 32
-SET = [f"window={WINDOW}", f"sinks={SINKS}", "pattern=m", "cache=blocks", "segment=32", "top_k=16", "router=subblock:2"]
+MOST = 32  # tokens of an answer
+IMPORT = ["--blocks"]
+WINDOW, SINKS = BLOCKS["window"], BLOCKS["sinks"]
 ARMS: dict[str, dict[str, Any]] = {
     "sinks + window": dict(pattern="w", window=WINDOW, sinks=SINKS),
     "full attention, cut": dict(pattern="a"),
@@ -150,8 +152,7 @@ def _box(asked: Asked, found: dict[str, dict[str, Any]]) -> str:
     rows = "".join(f"<tr><th>{escape(name)}</th>{said(name)}</tr>" for name in found)
     places = [passage(each) for each in found[OURS]["passages"] or []]
     read = "".join(
-        f"<tr><td>{i + 1}</td><td>{_marked(quoted(one, 220), asked.wanted)}<br>"
-        f'<span class="soft">{escape(_where(one))}</span></td></tr>'
+        f'<tr><td>{i + 1}. {_marked(quoted(one, 220), asked.wanted)}<br><span class="soft">{escape(_where(one))}</span></td></tr>'
         for i, one in enumerate(places)
     )
     proved = any(asked.wanted in one.text for one in places)
@@ -216,7 +217,7 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     run, session = given.folder / "run", given.folder / "speeches.silt"
     if not run.exists():
-        siltstone("import", given.model, "--out", run, *(word for one in SET for word in ("--set", one)))
+        siltstone("import", given.model, "--out", run, *IMPORT)
     arms = {OURS: once(given.folder / "blocks.json", lambda: ours(run, session, files, asked))}
     for name in ARMS:
         path = given.folder / f"{'window' if 'window' in ARMS[name] else 'full'}.json"

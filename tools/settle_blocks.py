@@ -30,6 +30,7 @@ from siltstone.eval.tasks.base import random_numbers
 from siltstone.eval.tasks.facts import Fact, facts
 from siltstone.eval.tasks.reader import Reader
 from siltstone.eval.tasks.words import spread
+from siltstone.hf import BLOCKS
 from siltstone.inference.asking import begin
 from siltstone.inference.attending import choice_every
 from siltstone.inference.chat import Turns
@@ -38,7 +39,7 @@ from siltstone.models.lm import LM
 from siltstone.models.stream_state import LMState
 from siltstone.text import read_blocks
 
-BASE: dict[str, Any] = dict(pattern="m", cache="blocks", window=512, sinks=4, segment=32, top_k=16, router="subblock:2")
+BASE = {key: value for key, value in BLOCKS.items() if key != "cache_options"}
 OPTIONS = {field.name for field in fields(BlocksOptions)}
 PLAIN = {"full": dict(pattern="a"), "window": dict(pattern="w", window=512, sinks=4)}
 
@@ -156,17 +157,14 @@ def measured(model: LM, tokenizer: Any, text: Text, setting: str, given: list[st
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Lines of Markdown: the settings, over all texts that every setting was measured on or not; how many is said."""
-    lines = [
-        "| read with | asked with | texts | right | log-probability | CPU s to read 1,000 tokens |",
-        "|---|---|---|---|---|---|",
-    ]
-    for read, ask in dict.fromkeys((row["read"], row["ask"]) for row in rows):
-        here = [row for row in rows if (row["read"], row["ask"]) == (read, ask)]
+    """Lines of Markdown. CPU seconds are those of reading 1,000 tokens. The log-probability is in nats."""
+    lines = ["| read with | asked with | as | texts | right | log-probability | CPU s |", "|---|---|---|---|---|---|---|"]
+    for chat, read, ask in dict.fromkeys((row["chat"], row["read"], row["ask"]) for row in rows):
+        here = [row for row in rows if (row["chat"], row["read"], row["ask"]) == (chat, read, ask)]
         right, nats = ([x for row in here for x in row[key]] for key in ("right", "nats"))
         cost = 1000 * sum(row["cpu_read"] for row in here) / sum(row["tokens"] for row in here)
-        mean = -sum(nats) / len(nats)
-        lines.append(f"| {read} | {ask or 'the same'} | {len(here)} | {sum(right)} of {len(right)} | {mean:.2f} | {cost:.1f} |")
+        given = f"| {read} | {ask or 'the same'} | {'chat' if chat else 'text'} | {len(here)} "
+        lines.append(f"{given}| {sum(right)} of {len(right)} | {-sum(nats) / len(nats):.2f} | {cost:.1f} |")
     return "\n".join(lines)
 
 

@@ -14,12 +14,13 @@ from siltstone.errors import CheckpointError, InputError
 from siltstone.eval import beside
 from siltstone.eval.retrieval import PASSAGE, RetrievalReader, Retrieved
 from siltstone.eval.tasks.reader import Reader
-from siltstone.hf import import_run
+from siltstone.hf import BLOCKS, import_run
+from siltstone.inference.attending import choice_every
 from tests.cli.commands import good, refused
 
 from .tiny import saved
 
-BLOCKS: dict[str, Any] = dict(pattern="m", cache="blocks", window=16, sinks=2, segment=8, top_k=2, router="subblock:2")
+TINY: dict[str, Any] = dict(pattern="m", cache="blocks", window=16, sinks=2, segment=8, top_k=2, router="subblock:2")
 TEXT = "".join(f"Number {i} is {i * 37 % 101}. " for i in range(60))
 
 
@@ -30,7 +31,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(source: Path) -> Path:
-    return import_run(source, source.parent / "run", **BLOCKS)
+    return import_run(source, source.parent / "run", **TINY)
 
 
 def logits(reader: Reader, text: str = TEXT) -> torch.Tensor:
@@ -95,6 +96,16 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
     refused("--beside has no effect on repeats", "eval", run, "--tasks", "repeats", "--beside", "full")
     own = st.save(st.LM(st.presets.nano(259, depth=1, d_model=16, heads=1)), st.ByteTokenizer(), tmp_path / "own")
     refused("was not imported from a decoder", "eval", own, *given[2:], "--beside", "full")
+
+
+def test_the_settled_law_of_blocks(source: Path, tmp_path: Path) -> None:
+    good("import", source, "--out", tmp_path / "run", "--blocks", "--set", "window=16", "--set", "top_k=2")
+    model, _ = st.load(tmp_path / "run")
+    layer = model.cfg.layer
+    assert (layer.cache, layer.window, layer.segment, layer.top_k, layer.router) == ("blocks", 16, 32, 2, "subblock:2")
+    assert layer.cache_options == BLOCKS["cache_options"] and choice_every(model) == 8
+    from_python, _ = st.from_hf(source, **BLOCKS)
+    assert from_python.cfg.replace(window=16, top_k=2) == model.cfg
 
 
 def test_a_record_that_says_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

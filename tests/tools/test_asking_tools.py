@@ -41,7 +41,14 @@ def test_settings_are_measured(
     assert rows[0]["nats"] != rows[1]["nats"] != rows[2]["nats"] and len({row["cpu_read"] for row in rows[:4]}) == 1
     monkeypatch.setattr(settle, "measured", lambda *given: pytest.fail("a result that is there is measured again"))
     settle.main()
-    assert capsys.readouterr().out.count("| full | the same | 1 |") == 2
+    assert capsys.readouterr().out.count("| full | the same | text | 1 |") == 2
+
+
+def test_the_page_has_what_was_measured(tool: Any) -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    rows = json.loads((docs / "blocks.json").read_text("utf-8"))
+    assert tool("settle_blocks").table(rows) in (docs / "pretrained.md").read_text("utf-8")
+    assert len({row["text"] for row in rows}) == 3
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -94,7 +101,7 @@ def test_the_page_of_questions(tool: Any, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(ask, "speeches_folder", lambda: tmp_path / "texts")
     monkeypatch.setattr(ask, "siltstone", lambda *words: good(*words).stdout)
     monkeypatch.setattr(ask, "WINDOW", 64)
-    monkeypatch.setattr(ask, "SET", ["window=64", "sinks=4", "pattern=m", "cache=blocks", "segment=8", "router=subblock:2"])
+    monkeypatch.setattr(ask, "IMPORT", ["--blocks", "--set", "window=64", "--set", "segment=8", "--set", "top_k=4"])
     monkeypatch.setattr(
         ask, "ARMS", {name: keys | ({"window": 64} if "window" in keys else {}) for name, keys in ask.ARMS.items()}
     )

@@ -16,6 +16,12 @@ def import_(
         typer.Argument(metavar="MODEL", help="Folder of transformers, or GGUF file.", parser=path, show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the run.", metavar="RUN", parser=path, show_default=False)],
+    blocks: Annotated[
+        bool,
+        typer.Option(
+            "--blocks", help="Attend to a window, and to blocks of earlier tokens (cache=blocks); --set changes its keys."
+        ),
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -40,12 +46,12 @@ def import_(
     from siltstone.core.plain import json_line
     from siltstone.core.terminal import shown
     from siltstone.errors import CheckpointError
-    from siltstone.hf import import_run
+    from siltstone.hf import BLOCKS, import_run
     from siltstone.models.checkpoint import WEIGHTS, opened
 
     if (out / WEIGHTS).exists() and not overwrite:
         raise CheckpointError(f"{out} has a model already; choose another --out, or give --overwrite to replace it")
-    changes = dict(map(parse_setting, settings or []))
+    changes = (BLOCKS if blocks else {}) | dict(map(parse_setting, settings or []))
     run = import_run(model, out, tokenizer, **changes)
     with opened(run / WEIGHTS) as file:
         entries = file.entries.values()

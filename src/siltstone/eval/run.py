@@ -206,7 +206,9 @@ def evaluate(
                     found += [(seed, one) for one in _observed(model, reader, task, (length, seed, items), watch)]
                 for arm in arms if isinstance(task, TextTask) and task.compared else ():
                     if origin is None:
-                        break
+                        raise InputError(
+                            f"the arm {arm} is another form of a decoder; give origin, what the model was imported from"
+                        )
                     other = beside.reader(reader, origin, arm, length)
                     for seed in range(seeds):
                         say(f"{task.name}, length {length:,}, seed {seed}, {arm}")

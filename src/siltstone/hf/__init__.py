@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .exporting import export
-from .importing import from_hf, import_run
+from .importing import BLOCKS, from_hf, import_run
 from .registration import register_on_import
 
 if TYPE_CHECKING:
@@ -25,7 +25,16 @@ _HOMES = {
     "SiltstoneTokenizer": "run.tokenizer",
 }
 
-__all__ = ["SiltstoneCache", "SiltstoneConfig", "SiltstoneForCausalLM", "SiltstoneTokenizer", "export", "from_hf", "import_run"]
+__all__ = [
+    "BLOCKS",
+    "SiltstoneCache",
+    "SiltstoneConfig",
+    "SiltstoneForCausalLM",
+    "SiltstoneTokenizer",
+    "export",
+    "from_hf",
+    "import_run",
+]
 
 register_on_import()
 
