@@ -50,10 +50,15 @@ class BlocksState(MixState):
         parts = mixer.law.parts(positions.position)
         return replace(self, cache=self.cache.sized(positions.position), means=self.means.sized(parts))
 
+    def may_fit(self, mixer: Any, positions: RowPositions, cuts: int) -> bool:
+        """See MixState."""
+        parts = mixer.law.parts(positions.position)
+        return bool((self.cache.count == positions.position).all() and (self.means.count == parts).all())
+
     def fits(self, mixer: Any, positions: RowPositions) -> bool:
         """See MixState."""
         law: Law = mixer.law
-        if (self.cache.count != positions.position).any() or (self.means.count != law.parts(positions.position)).any():
+        if not self.may_fit(mixer, positions, 0):
             return False
         sealed = law.sealed(law.group(np.maximum(positions.position - 1, 0)))
         chosen, count = self.chosen.cpu().numpy(), np.minimum(sealed, law.most)[:, None, None]
