@@ -75,6 +75,8 @@ def test_what_was_acknowledged_survives_a_kill(pair: Any, serving: Callable, tmp
     house = House(*pair, name="demo", folder=tmp_path)
     named = {f"{row.blob}.silt" for item in house.store.do("SELECT id FROM marks") if (row := house.store.mark(*item, "local"))}
     assert {path.name for path in (tmp_path / "blobs").iterdir()} == named
+    held = {f"{row[0]}.page" for row in house.store.do("SELECT page FROM holds")}
+    assert {path.name for path in (tmp_path / "pages").iterdir()} == held
     with serving(house) as url, httpx2.Client(base_url=url, timeout=20) as client:
         for id, output in acknowledged.items():
             assert json.dumps(client.get(f"/v1/responses/{id}").json()["output"]) == output

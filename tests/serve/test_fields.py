@@ -16,12 +16,34 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs/serving.md").read_text("utf-
 KINDS = {"chat/completions": fields.Chat, "completions": fields.Completion, "responses": fields.Response}
 
 
+OTHERS = {
+    "/v1/conversations": fields.Conversation,
+    "/v1/conversations/{id}": fields.Metadatas,
+    "/v1/conversations/{id}/items": fields.Items,
+    "/sessions": fields.NewSession,
+    "/sessions/{id}": fields.SessionUpdate,
+    "/sessions/{id}/append": fields.Append,
+    "/sessions/{id}/find": fields.Find,
+    "/sessions/{id}/generate": fields.Continue,
+    "/sessions/{id}/rollback": fields.Rollback,
+    "/sessions/{id}/score": fields.Score,
+}
+
+
 def test_the_page_names_every_field() -> None:
-    for path, kind in KINDS.items():
-        (row,) = re.findall(rf"^\| `/v1/{path}` \| (`.*) \|$", PAGE, re.M)
+    every = {f"/v1/{path}": kind for path, kind in KINDS.items()} | OTHERS
+    for path, kind in every.items():
+        (row,) = re.findall(rf"^\| `{re.escape(path)}` \| (`.*) \|$", PAGE.split("## Fields")[1], re.M)
         cells = [re.findall(r"`(\w+)`", cell) for cell in row.split("|")]
-        assert cells == [sorted(kind.model_fields), sorted(fields.IGNORED[kind]), sorted(fields.REFUSED[kind])]
-        assert not fields.IGNORED[kind] & kind.model_fields.keys() and not fields.REFUSED[kind].keys() & kind.model_fields.keys()
+        ignored, refused = fields.IGNORED.get(kind, frozenset()), fields.REFUSED.get(kind, {})
+        assert cells == [sorted(kind.model_fields), sorted(ignored), sorted(refused)], path
+        assert not ignored & kind.model_fields.keys() and not refused.keys() & kind.model_fields.keys()
+
+
+def test_every_route_with_a_body_is_in_the_table(raw: httpx2.Client) -> None:
+    bare = {"/sessions/upload", "/sessions/{id}/fork", "/sessions/{id}/mark", "/v1/responses/{id}/cancel"}  # no fields
+    posts = {path for path, found in raw.get("/openapi.json").json()["paths"].items() if "post" in found}
+    assert posts == {f"/v1/{path}" for path in KINDS} | OTHERS.keys() | bare
 
 
 SAY = [{"role": "user", "content": "x"}]

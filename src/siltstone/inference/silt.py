@@ -21,7 +21,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from torch import Tensor
 
@@ -30,6 +30,7 @@ from ..io import Stamp, write_sealed
 from ..io.parse import parse_object
 from ..io.regular import errors_of, given_path, is_folder
 from ..io.tensor_file import TensorFile, open_tensors
+from ..io.tensors import dump_sealed
 
 VERSION = 1
 MAX_HEADER = 2**20  # bytes; a typical header has ten thousand, and the caller's notes
@@ -72,6 +73,11 @@ def write(
     """
     flat = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
     return write_sealed(Path(path), flat, {"silt": header_text(header)}, SEAL, expected)
+
+
+def dump(file: BinaryIO, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """The same bytes as `write`, to an open file."""
+    dump_sealed(file, tensors, {"silt": header_text(header)}, SEAL)
 
 
 def read(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,17 @@ FARTHEST = 1 << 62  # tokens; positions are counted in 64 bits
 
 def save(session: Session, path: str | os.PathLike[str], overwrite: bool) -> None:
     """See `Session.save`. The checks of `load` are made before the file is written."""
-    state, model, path = session._state, session.model, named(path)
+    path = named(path)
+    header, tensors = packed(session)
+    place = os.path.realpath(path)
+    known = None if overwrite or session._file is None or session._file[0] != place else session._file[1]
+    written = silt.write(path, header, tensors, known)
+    session._file = None if written is None else (place, written)
+
+
+def packed(session: Session) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a session's file, which have passed the checks of `load`."""
+    state, model = session._state, session.model
     session._weights.check(model, "this session")
     tensors = {PREFIX + name: x for name, x in state.tensors().items()}
     tensors["sampler"] = session._sampler.get_state()
@@ -64,14 +74,17 @@ def save(session: Session, path: str | os.PathLike[str], overwrite: bool) -> Non
         "the session", read_back, {name: x.to("meta") for name, x in tensors.items()}, model, session.tokenizer, session._weights
     )
     _restored("the session", read_back, tensors, model)
-    place = os.path.realpath(path)
-    known = None if overwrite or session._file is None or session._file[0] != place else session._file[1]
-    written = silt.write(path, header, tensors, known)
-    session._file = None if written is None else (place, written)
+    return header, tensors
 
 
-def load(path: str | os.PathLike[str], model: Model, tokenizer: Tokenizer, runtime: str) -> Session:
-    """See `Session.load`. The session is filled only after all checks of the file have passed."""
+Whole = Callable[[dict[str, Any], dict[str, Tensor]], dict[str, Tensor]]
+
+
+def load(path: str | os.PathLike[str], model: Model, tokenizer: Tokenizer, runtime: str, whole: Whole | None = None) -> Session:
+    """See `Session.load`. The session is filled only after all checks of the file have passed.
+
+    whole   makes all tensors of those of the file, if others are kept elsewhere
+    """
     session, path = Session(model, tokenizer, runtime), given_path(path)
 
     def check(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -80,7 +93,11 @@ def load(path: str | os.PathLike[str], model: Model, tokenizer: Tokenizer, runti
     before: Stamp | None = None
     with suppress(StorageError, ValueError):  # `silt.read` reports these
         before = stamp(path)
-    header, tensors = silt.read(path, check)
+    header, tensors = silt.read(path) if whole is not None else silt.read(path, check)
+    if whole is not None:
+        with _own(path):
+            tensors = whole(header, tensors)
+        check(header, tensors)
     session._file = None if before is None else (os.path.realpath(path), before)
     session._state, session._logits, sampler = _restored(path, header, tensors, session.model)
     session._sampler.set_state(sampler)

@@ -84,9 +84,19 @@ def write_sealed(
     expected: Stamp | None = None,
 ) -> Stamp | None:
     """The same, with the checksum of the whole file as `metadata[seal]`."""
+    return write_tensors(path, tensors, sealed(tensors, metadata, seal), expected)
+
+
+def dump_sealed(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], seal: str = SEAL) -> None:
+    """The bytes that `write_sealed` writes, to an open file."""
+    dump_tensors(file, tensors, sealed(tensors, metadata, seal))
+
+
+def sealed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], seal: str) -> dict[str, str]:
+    """The metadata with the checksum of the whole file."""
     sink: Any = _Hash()
     dump_tensors(sink, tensors, {**metadata, seal: ZEROS})
-    return write_tensors(path, tensors, {**metadata, seal: sink.total.hexdigest()}, expected)
+    return {**metadata, seal: sink.total.hexdigest()}
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -87,6 +87,11 @@ class BlocksState(MixState):
         held = mixer.law.held(mixer.law.offered(positions.position))
         return all(bool((x.count == held).all()) for x in (self.kept, self.means, self.tally) if x is not None)
 
+    def may_fit(self, mixer: Any, positions: RowPositions, cuts: int) -> bool:
+        """See MixState."""
+        parts = mixer.law.parts(positions.position)
+        return bool((self.cache.count == positions.position).all() and (self.means.count == parts).all())
+
     def fits(self, mixer: Any, positions: RowPositions) -> bool:
         """See MixState."""
         law: Law = mixer.law

@@ -27,6 +27,9 @@ CREATE TABLE IF NOT EXISTS marks (id TEXT PRIMARY KEY, owner TEXT NOT NULL, item
     digest TEXT NOT NULL, position INTEGER NOT NULL, blob TEXT, used REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS found ON marks (owner, item);
 CREATE INDEX IF NOT EXISTS held ON marks (blob);
+CREATE TABLE IF NOT EXISTS pages (digest TEXT PRIMARY KEY, bytes INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS holds (blob TEXT NOT NULL, page TEXT NOT NULL, PRIMARY KEY (blob, page)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS holding ON holds (page);
 CREATE TABLE IF NOT EXISTS texts (digest TEXT PRIMARY KEY, ids BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS said (of TEXT NOT NULL, first INTEGER NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (of, first));
 CREATE INDEX IF NOT EXISTS spoken ON said (digest);
@@ -35,6 +38,7 @@ _NEWER = (
     ("objects", "ttl", "REAL"),
     ("objects", "expires", "REAL"),
     ("marks", "bytes", "INTEGER NOT NULL DEFAULT 0"),
+    ("marks", "head", "INTEGER NOT NULL DEFAULT 0"),
 )  # columns that earlier versions lack
 _LAST = "CREATE INDEX IF NOT EXISTS ends ON objects (expires) WHERE expires IS NOT NULL"
 GRAVE = 7 * 86400.0  # seconds for which an expired object is known to have existed

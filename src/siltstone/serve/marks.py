@@ -99,7 +99,7 @@ class Marks:
                 self.store.drop(mark.id)
                 return None
             try:
-                session = Session.load(self.store.path(mark.blob), self.model, self.tokenizer, self.runtime)
+                session = self.store.load(mark.blob, self.model, self.tokenizer, self.runtime)
             except SessionFileError:
                 self.store.drop(mark.id)
                 return None
@@ -117,10 +117,10 @@ class Marks:
         for mark in self.store.marks(owner, [item]) if text else ():
             if mark.digest == found and (mark.blob is not None or not filed and mark.id in self._held):
                 return mark.id  # an equal one is as good
-        spare, blob = (self.store.write(session) if filed else None) or (None, None)
-        size = session.nbytes if spare is None else spare.stat().st_size
+        written = self.store.write(session) if filed else None
+        blob, size = (None, session.nbytes) if written is None else (written.blob, self.store.size(written))
         mark = MarkRow(f"mark_{secrets.token_hex(16)}", owner, item, len(text), found, session.position, blob=blob, bytes=size)
-        self.store.add(mark, spare)
+        self.store.add(mark, written)
         with self._lock:
             self._hold(mark.id, session, blob is not None)
         self._within(owner, mark.id)
