@@ -60,6 +60,11 @@ RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder of a trained model; demo: the shipped one.", parser=path, show_default=False)
 ]
 
+SpillFolder = Annotated[
+    Path | None,
+    unset("With cache=blocks: keep blocks in a page file in this folder, which is gone when the command ends.", path, "DIR"),
+]
+
 RuntimeName = Annotated[
     str,
     typer.Option(

@@ -70,9 +70,9 @@ def save(session: Session, path: str | os.PathLike[str], overwrite: bool) -> Non
     session._file = None if written is None else (place, written)
 
 
-def load(path: str | os.PathLike[str], model: Model, tokenizer: Tokenizer, runtime: str) -> Session:
+def load(path: str | os.PathLike[str], model: Model, tokenizer: Tokenizer, runtime: str, spill: Any = None) -> Session:
     """See `Session.load`. The session is filled only after all checks of the file have passed."""
-    session, path = Session(model, tokenizer, runtime), given_path(path)
+    session, path = Session(model, tokenizer, runtime, spill), given_path(path)
 
     def check(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         _check(path, header, tensors, session.model, tokenizer, session._weights)
@@ -82,7 +82,8 @@ def load(path: str | os.PathLike[str], model: Model, tokenizer: Tokenizer, runti
         before = stamp(path)
     header, tensors = silt.read(path, check)
     session._file = None if before is None else (os.path.realpath(path), before)
-    session._state, session._logits, sampler = _restored(path, header, tensors, session.model)
+    state, session._logits, sampler = _restored(path, header, tensors, session.model)
+    session._state = session._spilled(state)
     session._sampler.set_state(sampler)
     session.notes = header["notes"]
     session.counters.restored = session.position

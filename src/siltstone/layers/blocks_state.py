@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..schedule.blocks import Law
 from ..schedule.packed import RowPositions
+from ..state.entries import Entries
+from ..state.spilled import Spill, SpilledStore
 from ..state.tree import Store
 from .state import MixState
 
@@ -27,7 +29,7 @@ class BlocksState(MixState):
     fixed: ClassVar[tuple[str, ...]] = ("tally", "chosen")
     apart: ClassVar[tuple[str, ...]] = ("kept", "means", "tally")
 
-    kept: Store
+    kept: Entries
     means: Store
     tally: Store | None
     sinks: tuple[Tensor, ...]
@@ -50,6 +52,10 @@ class BlocksState(MixState):
         held = {"checkpoints": self.kept.nbytes, "routing": sum(x.nbytes for x in routing if x is not None)}
         return held | {"window": self.nbytes - sum(held.values())}
 
+    def spilled(self, spill: Spill) -> Self:
+        """See MixState."""
+        return self if isinstance(self.kept, SpilledStore) else replace(self, kept=SpilledStore.of(spill, self.kept))
+
     def sized(self, mixer: Any, positions: RowPositions) -> Self:
         """See MixState."""
         law: Law = mixer.law
@@ -68,13 +74,18 @@ class BlocksState(MixState):
         sealed = int(law.offered(np.int64(tokens)))
         return np.arange(sealed - int(law.held(np.int64(sealed))), sealed)
 
+    def may_fit(self, mixer: Any, positions: RowPositions, cuts: int) -> bool:
+        """See MixState."""
+        held = mixer.law.held(mixer.law.offered(positions.position))
+        return all(bool((x.count == held).all()) for x in (self.kept, self.means, self.tally) if x is not None)
+
     def fits(self, mixer: Any, positions: RowPositions) -> bool:
         """See MixState."""
         law: Law = mixer.law
+        if not self.may_fit(mixer, positions, 0):
+            return False
         sealed = law.offered(positions.position)
         held = law.held(sealed)
-        if any((x.count != held).any() for x in (self.kept, self.means, self.tally) if x is not None):
-            return False
         if self.tally is not None and not self._counted(sealed):
             return False
         chosen, count = self.chosen.cpu().numpy(), np.minimum(held, law.most)[:, None, None]
