@@ -19,6 +19,7 @@
     │   └── PoolFull           the same, or a pool of pages is full; the state is unchanged
     ├── StorageError           the disk is full or the folder cannot be written           (OSError)
     │   ├── InUse              another session or run is writing the file
+    │   ├── SpillFailed        blocks cannot be written to their page file, or read back; the session is as it was
     │   ├── FileChanged        another writer replaced the file since it was read
     │   └── NotDurable         the file was replaced, but a power failure may undo that
     ├── ServerError            a server that cannot be reached, or that refused a call    (RuntimeError)
@@ -106,6 +107,10 @@ class StorageError(SiltstoneError, OSError):
     """
 
     replaced: ClassVar[bool] = False
+
+
+class SpillFailed(StorageError):
+    """The page file of a session's blocks cannot be made, written or read; the session is as it was before the call."""
 
 
 class InUse(StorageError):

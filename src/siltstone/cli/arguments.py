@@ -63,6 +63,11 @@ RunFolder = Annotated[
     ),
 ]
 
+SpillFolder = Annotated[
+    Path | None,
+    unset("With cache=blocks: keep blocks in a page file in this folder, which is gone when the command ends.", path, "DIR"),
+]
+
 RuntimeName = Annotated[
     str,
     typer.Option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from siltstone.cli.arguments import THREADS, RunFolder, RuntimeName, at_least, integer, output, path, unset
+from siltstone.cli.arguments import THREADS, RunFolder, RuntimeName, SpillFolder, at_least, integer, output, path, unset
 
 if TYPE_CHECKING:
     from siltstone.core.interrupt import Interrupts
@@ -49,6 +49,7 @@ def ask(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
     runtime: RuntimeName = "auto",
+    spill: SpillFolder = None,
 ) -> None:
     """Read documents once, in bounded memory, and answer questions about them, each on a fork of what was read.
 
@@ -77,7 +78,7 @@ def ask(
     with Interrupts() as stop:
         with stop.waiting():
             given = [surveyed(file) for file in doc or []]
-            s = open_session(run, session, device, threads, runtime)
+            s = open_session(run, session, device, threads, runtime, spill)
             Turns(s.tokenizer, template)
             if (check or reread) and attended(s) is None:
                 raise InputError(
@@ -86,7 +87,7 @@ def ask(
                 )
         usage = Usage()
         try:
-            _read(s, usage, stop, given, template)
+            _read(s, usage, stop, given, template, None if session is None else lambda: s.save(session))
         except KeyboardInterrupt as stopped:
             if session is not None and s.position:
                 s.save(session)
@@ -119,8 +120,11 @@ class Wanted:
     fresh: bool
 
 
-def _read(s: Session, usage: Usage, stop: Interrupts, given: list[Document], template: str | None) -> None:
+def _read(
+    s: Session, usage: Usage, stop: Interrupts, given: list[Document], template: str | None, save: Callable[[], Any] | None
+) -> None:
     """Read the documents that the session lacks, with a progress bar."""
+    from siltstone.cli.sessions import kept_if_spilling_fails
     from siltstone.inference.asking import begin
     from siltstone.inference.documents import lacking, read
 
@@ -131,7 +135,7 @@ def _read(s: Session, usage: Usage, stop: Interrupts, given: list[Document], tem
         for one in left:
             source, at = read(s, one), one.read
             while True:
-                with usage.measured(s):
+                with usage.measured(s), kept_if_spilling_fails(s, save):
                     done = next(source, None)
                 if done is None:
                     break

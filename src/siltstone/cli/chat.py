@@ -15,6 +15,7 @@ from siltstone.cli.arguments import (
     RunFolder,
     RuntimeName,
     Seed,
+    SpillFolder,
     Temperature,
     TopK,
     TopP,
@@ -54,6 +55,7 @@ def chat(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
     runtime: RuntimeName = "auto",
+    spill: SpillFolder = None,
 ) -> None:
     """Talk with a model: a line of standard input is a turn, and the reply is printed as it is written.
 
@@ -63,14 +65,14 @@ def chat(
     error.
     """
     from siltstone.cli.progress import print_usage
-    from siltstone.cli.sessions import open_session
+    from siltstone.cli.sessions import kept_if_spilling_fails, open_session
     from siltstone.core.interrupt import Interrupts, exit_code
     from siltstone.core.terminal import say
     from siltstone.errors import OutputError, SiltstoneError, StorageError
     from siltstone.inference.chat import Chat
     from siltstone.inference.usage import Usage
 
-    s = open_session(run, session, device, threads, runtime)
+    s = open_session(run, session, device, threads, runtime, spill)
     talk, usage = Chat(s, system, "" if plain else None), Usage()
     if talk.turns:
         say(f"{s.position:,} tokens restored, after {talk.turns:,} turns")
@@ -80,7 +82,8 @@ def chat(
         try:
             saved = time.monotonic()
             for line in _lines(stop):
-                _turn(talk, usage, stop, line, options | {"seed": seed}, as_json)
+                with kept_if_spilling_fails(s, None if session is None else lambda: s.save(session)):
+                    _turn(talk, usage, stop, line, options | {"seed": seed}, as_json)
                 seed = None
                 if session is not None and time.monotonic() - saved >= SECONDS:
                     s.save(session)

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from siltstone.cli.arguments import THREADS, RunFolder, RuntimeName, Seed, Temperature, TopK, TopP, integer, output, unset
+from siltstone.cli.arguments import (
+    THREADS,
+    RunFolder,
+    RuntimeName,
+    Seed,
+    SpillFolder,
+    Temperature,
+    TopK,
+    TopP,
+    integer,
+    output,
+    unset,
+)
 
 
 def generate(
@@ -29,29 +41,31 @@ def generate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
     runtime: RuntimeName = "auto",
+    spill: SpillFolder = None,
 ) -> None:
     """Write text that continues a prompt, or a session.
 
     Only the new text is printed on standard output. Ctrl-C, SIGTERM, SIGHUP and a closed output stop the generation and save
     the session.
     """
-    from siltstone.cli.sessions import open_session
+    from siltstone.cli.sessions import kept_if_spilling_fails, open_session
     from siltstone.core.interrupt import Interrupts, exit_code
     from siltstone.core.terminal import say, shown
-    from siltstone.errors import InputError, OutputError
+    from siltstone.errors import InputError, OutputError, SpillFailed
 
-    s = open_session(run, session, device, threads, runtime)
+    s = open_session(run, session, device, threads, runtime, spill)
     if not prompt and not s.position:
         raise InputError(f"the prompt is empty; give a PROMPT, for example: siltstone generate {run} 'The'")
     with Interrupts() as stop_asked:
         try:
             with stop_asked.waiting():
-                s.append(prompt)
+                with kept_if_spilling_fails(s, None if session is None else lambda: s.save(session)):
+                    s.append(prompt)
         except KeyboardInterrupt as stopped:
             kept = f"; {session} is unchanged" if session is not None else ""
             say(f"interrupted while the prompt was read{kept}")
             raise SystemExit(exit_code(stopped)) from None
-        unread: OutputError | None = None
+        unread: OutputError | SpillFailed | None = None
         try:
             for piece in s.generate(max_new_tokens, temperature, top_k, top_p, stop, seed):
                 with stop_asked.waiting(check=False):
@@ -60,7 +74,7 @@ def generate(
             stop_asked.check()
         except KeyboardInterrupt:
             pass
-        except OutputError as error:
+        except (OutputError, SpillFailed) as error:
             unread = error
         if session is not None:
             s.save(session)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..io.regular import is_folder
 from .guard import hold
@@ -18,17 +18,19 @@ if TYPE_CHECKING:
     from ..text import Tokenizer
 
 
-def open_session(run: Path, file: Path | None, device: str, threads: int | None, runtime: str = "auto") -> Session:
+def open_session(
+    run: Path, file: Path | None, device: str, threads: int | None, runtime: str = "auto", spill: Path | None = None
+) -> Session:
     """A session of a trained model: the one in `file` if it exists, otherwise a new one. run: a folder, or demo (shipped).
 
     The file is claimed until the command ends. Raises CheckpointError, SessionFileError and its kinds, ConfigError, StorageError
     if `file` cannot be saved, and its kind InUse if another process has claimed it.
     """
-    return open_sessions(run, [file], device, threads, runtime)[0]
+    return open_sessions(run, [file], device, threads, runtime, spill)[0]
 
 
 def open_sessions(
-    run: Path, files: Sequence[Path | None], device: str, threads: int | None, runtime: str = "auto"
+    run: Path, files: Sequence[Path | None], device: str, threads: int | None, runtime: str = "auto", spill: Path | None = None
 ) -> list[Session]:
     """`open_session` for several files and one model."""
     from ..inference import Session
@@ -38,8 +40,25 @@ def open_sessions(
     model, tokenizer = open_model(run, device, threads)
     there = [file if file is not None and file.exists() else None for file in files]
     return [
-        Session(model, tokenizer, runtime) if file is None else Session.load(file, model, tokenizer, runtime) for file in there
+        Session(model, tokenizer, runtime, spill) if file is None else Session.load(file, model, tokenizer, runtime, spill)
+        for file in there
     ]
+
+
+@contextlib.contextmanager
+def kept_if_spilling_fails(session: Session, save: Callable[[], Any] | None) -> Iterator[None]:
+    """If blocks cannot be written to their page file, the session goes back to where it was and is saved; the error goes on."""
+    from ..errors import SpillFailed, StorageError
+
+    mark = session.snapshot() if session.spills and save is not None and session.position else None
+    try:
+        yield
+    except SpillFailed:
+        if mark is not None and save is not None:
+            with contextlib.suppress(StorageError):
+                session.rollback(mark)
+                save()
+        raise
 
 
 def open_model(run: Path, device: str, threads: int | None) -> tuple[LM, Tokenizer]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from siltstone.cli.arguments import THREADS, RunFolder, RuntimeName, at_least, integer, output, path, text, unset
+from siltstone.cli.arguments import THREADS, RunFolder, RuntimeName, SpillFolder, at_least, integer, output, path, text, unset
 
 if TYPE_CHECKING:
     from siltstone.inference.reader import Reader
@@ -66,6 +66,7 @@ def stream(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     threads: Annotated[int | None, typer.Option(help=THREADS, parser=integer, show_default=False)] = None,
     runtime: RuntimeName = "auto",
+    spill: SpillFolder = None,
 ) -> None:
     """Read a stream of any length in bounded memory, print bits per byte, and print a receipt at the end.
 
@@ -76,7 +77,7 @@ def stream(
     With several files, results have the name of their file; each file has a line at the end, and one receipt follows for all.
     """
     from siltstone.cli.progress import Progress, print_receipt
-    from siltstone.cli.sessions import open_session
+    from siltstone.cli.sessions import kept_if_spilling_fails, open_session
     from siltstone.cli.source import opened, place
     from siltstone.cli.streams import Options, placed, read_together
     from siltstone.core.interrupt import Interrupts, exit_code
@@ -89,11 +90,14 @@ def stream(
         raise ConfigError(f"--errors {errors!r} is not known; choose strict or replace")
     files = files or ["-"]
     places = placed(files, session, session_dir, offset)
+    if len(files) > 1 and spill is not None:
+        raise ConfigError(f"--spill is for one file, and {len(files)} were given; stream each by itself, or leave --spill out")
     if len(files) > 1:
         read_together(run, files, places, Options(lines, every, report, errors, as_json, SECONDS), (device, threads, runtime))
         return
     (file,), (session,) = files, places
-    reader = Reader(open_session(run, session, device, threads, runtime), errors)
+    s = open_session(run, session, device, threads, runtime, spill)
+    reader = Reader(s, errors)
     fresh = reader.session.position == 0
     with Interrupts() as stop, opened(file, stop) as source:
         try:
@@ -101,7 +105,8 @@ def stream(
             saved, start, at = 0, reader.offset, time.monotonic()
             with Progress(report, lines, size, as_json) as progress:
                 for piece in pieces(source, lines, stop.waiting, reader.session.tokenizer):
-                    cost = reader.feed(piece)
+                    with kept_if_spilling_fails(s, None if session is None else lambda: reader.save(session)):
+                        cost = reader.feed(piece)
                     with stop.waiting(check=False):
                         progress.show(reader, piece, cost)
                     due = reader.session.counters.appended - saved >= every or time.monotonic() - at >= SECONDS

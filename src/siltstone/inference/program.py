@@ -322,9 +322,9 @@ def _size(layer: MixState) -> tuple[int, ...]:
 
 
 def _copy(leaf: Any) -> Any:
-    if isinstance(leaf, PagedStore):
-        return leaf
-    return leaf.map(torch.Tensor.clone) if isinstance(leaf, Store) else leaf.clone()
+    if isinstance(leaf, Store):
+        return leaf.map(torch.Tensor.clone)
+    return leaf if isinstance(leaf, Entries) else leaf.clone()
 
 
 def _arguments(group: Group, x: Tensor, ready: Prepared) -> tuple[Any, ...]:

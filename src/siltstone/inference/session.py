@@ -15,10 +15,12 @@ from torch import Tensor
 
 from ..core.entry import Entry
 from ..core.interrupt import shielded
-from ..errors import BusyError, InputError, PoolFull, PositionError, TokenizerError
+from ..errors import BusyError, InputError, PoolFull, PositionError, SpillFailed, TokenizerError
 from ..io.place import Stamp
 from ..models.fingerprint import Seen, check_pair
+from ..models.stream_state import LMState
 from ..models.streaming import StreamingModel, StreamingState
+from ..state.spilled import Spill
 from ..text import Tokenizer, cut_table
 from .attending import Watch, attends
 from .mark import Mark, Pieces
@@ -28,6 +30,8 @@ from .runtime import runtime as chosen
 from .sampling import sample
 from .tokens import CHUNK, Score, chunks, encoded, log_probabilities
 from .writing import Generates, Options, Writer
+
+Spilling = Spill | str | os.PathLike[str] | None
 
 
 class Session(Generates[Pieces]):
@@ -47,7 +51,13 @@ class Session(Generates[Pieces]):
     notes       a dictionary for the caller's use, ready for JSON, saved with the session
     """
 
-    def __init__(self, model: StreamingModel, tokenizer: Tokenizer, runtime: str = "auto") -> None:
+    def __init__(
+        self,
+        model: StreamingModel,
+        tokenizer: Tokenizer,
+        runtime: str = "auto",
+        spill: Spilling = None,
+    ) -> None:
         model = check_pair(model, tokenizer)
         if tokenizer.vocab_size > model.cfg.vocab_size:
             raise TokenizerError(
@@ -58,7 +68,8 @@ class Session(Generates[Pieces]):
         self._runtime = chosen(model, runtime)
         self.counters = Counters()
         self.notes: dict[str, Any] = {}
-        self._state: StreamingState = model.init_state(1)
+        self._spill = None if spill is None else spill if isinstance(spill, Spill) else Spill(os.fspath(spill))
+        self._state: StreamingState = self._spilled(model.init_state(1))
         self._cuts = cut_table(model.cfg, tokenizer)
         self._logits: Tensor | None = None
         self._sampler = torch.Generator("cpu").manual_seed(0)
@@ -70,6 +81,14 @@ class Session(Generates[Pieces]):
         self._entry = Entry()
         self._batched = False  # a batch holds the session and calls it
         self._watch: Watch | None = None
+
+    def _spilled(self, state: StreamingState) -> StreamingState:
+        """With its blocks in page files, if the session has any."""
+        if self._spill is None:
+            return state
+        if not isinstance(state, LMState):
+            raise InputError(f"spill is for an LM with cache='blocks', and the model is a {type(self.model).__name__}")
+        return state.spilled(self._spill)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -102,6 +121,11 @@ class Session(Generates[Pieces]):
     def logits(self) -> Tensor | None:
         """[vocab_size] for the next token, in the model's dtype; None before the first token."""
         return self._logits
+
+    @property
+    def spills(self) -> bool:
+        """Whether blocks are in a page file."""
+        return self._spill is not None
 
     @property
     def nbytes(self) -> int:
@@ -283,7 +307,13 @@ class Session(Generates[Pieces]):
             save(self, path, overwrite)
 
     @staticmethod
-    def load(path: str | os.PathLike[str], model: StreamingModel, tokenizer: Tokenizer, runtime: str = "auto") -> Session:
+    def load(
+        path: str | os.PathLike[str],
+        model: StreamingModel,
+        tokenizer: Tokenizer,
+        runtime: str = "auto",
+        spill: Spilling = None,
+    ) -> Session:
         """The session of a file. With the same calls it continues bit for bit as the saved one; nothing is recomputed.
 
         Warns with RuntimeChanged if it was saved in 8 bits and continues without, or the other way round.
@@ -292,7 +322,7 @@ class Session(Generates[Pieces]):
         """
         from .store import load
 
-        return load(path, model, tokenizer, runtime)
+        return load(path, model, tokenizer, runtime, spill=spill)
 
     def _encode(self, text: str | Sequence[int] | Tensor) -> Tensor:
         return encoded(text, self.tokenizer, self.model.cfg.vocab_size)
@@ -322,7 +352,7 @@ class Session(Generates[Pieces]):
                 self._torn = single
                 try:
                     logits_TV, state = self._call(chunk, self._state, scored, inplace=single)
-                except PoolFull:
+                except (PoolFull, SpillFailed):
                     self._torn = False  # it is raised before anything is changed
                     raise
                 out = score(self._logits, logits_TV, chunk) if scored else logits_TV

@@ -80,12 +80,14 @@ def packed(session: Session) -> tuple[dict[str, Any], dict[str, Tensor]]:
 Whole = Callable[[dict[str, Any], dict[str, Tensor]], dict[str, Tensor]]
 
 
-def load(path: str | os.PathLike[str], model: Model, tokenizer: Tokenizer, runtime: str, whole: Whole | None = None) -> Session:
+def load(
+    path: str | os.PathLike[str], model: Model, tokenizer: Tokenizer, runtime: str, whole: Whole | None = None, spill: Any = None
+) -> Session:
     """See `Session.load`. The session is filled only after all checks of the file have passed.
 
     whole   makes all tensors of those of the file, if others are kept elsewhere
     """
-    session, path = Session(model, tokenizer, runtime), given_path(path)
+    session, path = Session(model, tokenizer, runtime, spill), given_path(path)
 
     def check(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         _check(path, header, tensors, session.model, tokenizer, session._weights)
@@ -99,7 +101,8 @@ def load(path: str | os.PathLike[str], model: Model, tokenizer: Tokenizer, runti
             tensors = whole(header, tensors)
         check(header, tensors)
     session._file = None if before is None else (os.path.realpath(path), before)
-    session._state, session._logits, sampler = _restored(path, header, tensors, session.model)
+    state, session._logits, sampler = _restored(path, header, tensors, session.model)
+    session._state = session._spilled(state)
     session._sampler.set_state(sampler)
     session.notes = header["notes"]
     session.counters.restored = session.position

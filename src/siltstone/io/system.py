@@ -30,6 +30,22 @@ def write(handle: int, data: bytes | memoryview) -> int:
     return os.write(handle, data)
 
 
+def write_at(handle: int, data: bytes | memoryview, offset: int) -> int:
+    """Writes at an offset and returns the number of bytes written; fewer than given is not an error."""
+    return os.pwrite(handle, data, offset)
+
+
+def read_at(handle: int, into: memoryview, offset: int) -> int:
+    """Fills a buffer from an offset and returns the number of bytes read: fewer than it has at the end of the file."""
+    done = 0
+    while done < len(into):
+        more = os.preadv(handle, [into[done:]], offset + done)
+        if not more:
+            break
+        done += more
+    return done
+
+
 def truncate(handle: int) -> None:
     """Makes the file empty."""
     os.ftruncate(handle, 0)

@@ -29,7 +29,7 @@ class BlockCall:
     def __init__(self, mixer: Any, state: BlocksState, plan: BlockSchedule):
         self.mixer, self.state, self.plan, self.cfg, self.law = mixer, state, plan, mixer.cfg, mixer.law
         self.kept, self.means = state.kept, state.means
-        self.entries, self.routing = state.kept.leaves, state.means.views()
+        self.entries, self.routing = blocks_kept.held(state.kept), state.means.views()
         self._read: Leaves | None = None  # keys and values with gradients, where what is kept has none
         self.held: Held | None = None
 
@@ -50,7 +50,7 @@ class BlockCall:
             if learning and cfg.checkpoint_dtype != "float32":
                 self._read = self._with_gradients(blocks_kept.rounded(cfg, *blocks))
         if law.budget is None:
-            self.entries, self.routing = self.kept.leaves, self.means.views()
+            self.entries, self.routing = blocks_kept.held(self.kept), self.means.views()
 
     def _with_gradients(self, new: Leaves) -> Leaves:
         """Keys and values of all places as they are read, those of the call with gradients."""
@@ -151,6 +151,7 @@ class BlockCall:
             alive = self.held.alive
         width = int(count.max(initial=0))
         places = (~alive).long().argsort(dim=1, stable=True)[:, :width]
+        assert isinstance(self.entries, tuple)
         kept = Store(some(self.entries, places, 1), state.kept.axes, count)
         means = Store(some(self.routing, places, PLACES), state.means.axes, count)
         tally = state.tally

@@ -12,6 +12,8 @@ from torch import Tensor
 from ..config.layer import LayerConfig
 from ..schedule.blocks import Law
 from ..schedule.packed import RowPositions
+from ..state.entries import Entries
+from ..state.spilled import Spill, SpilledStore
 from ..state.tree import Store
 from .state import MixState
 
@@ -28,7 +30,7 @@ class BlocksState(MixState):
     fixed: ClassVar[tuple[str, ...]] = ("tally", "chosen")
     apart: ClassVar[tuple[str, ...]] = ("kept", "means", "tally")
 
-    kept: Store
+    kept: Entries
     means: Store
     tally: Store | None
     sinks: tuple[Tensor, ...]
@@ -64,6 +66,10 @@ class BlocksState(MixState):
         rest = (self.recent.nbytes + self.chosen.nbytes) / law.every + (0 if self.conv is None else self.conv.nbytes)
         return tokens + keys + rest, queries * (tokens + keys * law.queries) + rest
 
+    def spilled(self, spill: Spill) -> Self:
+        """See MixState."""
+        return self if isinstance(self.kept, SpilledStore) else replace(self, kept=SpilledStore.of(spill, self.kept))
+
     def sized(self, mixer: Any, positions: RowPositions) -> Self:
         """See MixState."""
         law: Law = mixer.law
@@ -86,11 +92,6 @@ class BlocksState(MixState):
         """See MixState."""
         held = mixer.law.held(mixer.law.offered(positions.position))
         return all(bool((x.count == held).all()) for x in (self.kept, self.means, self.tally) if x is not None)
-
-    def may_fit(self, mixer: Any, positions: RowPositions, cuts: int) -> bool:
-        """See MixState."""
-        parts = mixer.law.parts(positions.position)
-        return bool((self.cache.count == positions.position).all() and (self.means.count == parts).all())
 
     def fits(self, mixer: Any, positions: RowPositions) -> bool:
         """See MixState."""

@@ -37,7 +37,7 @@ def renewed(mixer: Any, state: BlocksState, positions: RowPositions, active: np.
     means = means if whole else tuple(x.index_select(0, index) for x in means)
     query, groups = _asking(mixer, state, position[rows], index, torch.arange(width, device=index.device)[None])
     best = choose(mixer.cfg, law, query, means, groups, law.two_stages(law.sealed(position[rows, None])))
-    far = mixer.turned_far(*(x[:, 0] for x in blocks_kept.taken(state.kept.leaves, best, query.dtype, index)))
+    far = mixer.turned_far(*(x[:, 0] for x in blocks_kept.taken(blocks_kept.held(state.kept), best, query.dtype, index)))
     if whole:
         return replace(state, chosen=best[:, 0], far=far)
     far = tuple(x.index_copy(0, index, y) for x, y in zip(state.far, far, strict=True))

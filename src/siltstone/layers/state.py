@@ -9,6 +9,7 @@ import numpy as np
 from ..config.layer import LayerConfig
 from ..schedule.packed import RowPositions
 from ..state.paged import Pool, Pools
+from ..state.spilled import Spill
 from ..state.tree import State
 
 
@@ -56,6 +57,10 @@ class MixState(State):
 
     def paged(self, pools: Pool | Pools, cfg: LayerConfig, positions: RowPositions) -> Self:
         """With the sealed states of rows at these positions as pages of pools."""
+        return self
+
+    def spilled(self, spill: Spill) -> Self:
+        """With the blocks in a page file; the same object if it has none."""
         return self
 
     def sized(self, mixer: Any, positions: RowPositions) -> Self:

@@ -21,6 +21,7 @@ from ..schedule.packed import RowPositions
 from ..schedule.segments import Cuts
 from ..state.entries import Entries
 from ..state.paged import Pool, Pools
+from ..state.spilled import Spill
 from ..state.tree import Store
 
 
@@ -142,6 +143,18 @@ class LMState:
             self.positions,
             [x if sparse and not cfg.members.cache.cls.sparse else x.paged(pools, cfg, self.positions) for x, cfg in layers],
         )
+
+    def spilled(self, spill: Spill) -> LMState:
+        """The same state for inference on the CPU, with the blocks of cache="blocks" in page files; calls keep them there.
+
+        Raises InputError if no layer has blocks, or if they have a budget, SpillFailed if the folder cannot be written.
+        """
+        cfgs = (self.of,) if isinstance(self.of, LayerConfig) else self.of.memory_layers
+        if not any(cfg.members.cache.cls.exact for cfg in cfgs):
+            raise InputError("spill is for models with cache='blocks', and no layer of this one has blocks; leave spill out")
+        if any(cfg.members.cache.cls.exact and cfg.bounded for cfg in cfgs):
+            raise InputError("spill is for blocks without a budget; leave spill out, or unset max_checkpoints and max_bytes")
+        return self._with(self.positions, [x.spilled(spill) for x in self.layers])
 
     def flat(self) -> LMState:
         """The same state without pools: every checkpoint in plain tensors."""
