@@ -55,6 +55,13 @@ def _listed(given: Iterable[Any]) -> np.ndarray | None:
     return np.array([min(max(x, -_LARGEST), _LARGEST) for x in items], np.int64)
 
 
+def replaced(count: int, rows: np.ndarray) -> np.ndarray:
+    """int64 [count], where rows are found among `count` rows and, behind them, those that replace the given ones in order."""
+    source = np.arange(count)
+    source[rows] = count + np.arange(len(rows))
+    return source
+
+
 def row_numbers(rows: Any, count: int) -> np.ndarray:
     """int64 [n], numbers of the selected rows of `count`. rows: row numbers, or one bool a row (True: selected)."""
     found = numbers(rows)

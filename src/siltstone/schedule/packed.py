@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.given import row_numbers
+from ..core.given import replaced, row_numbers
 from ..errors import InputError
 from ..ops.transforms import at_work, batched
 from ..state.tree import State
@@ -65,9 +65,7 @@ class RowPositions:
 
     def placed(self, rows: np.ndarray, parts: Sequence[RowPositions]) -> RowPositions:
         """With the rows of `parts`, one after the other, in place of the rows int64 [n]."""
-        source = np.arange(len(self.position))
-        source[rows] = len(source) + np.arange(len(rows))
-        return RowPositions.cat([self, *parts]).select(source)
+        return RowPositions.cat([self, *parts]).select(replaced(len(self.position), rows))
 
     @staticmethod
     def cat(several: Sequence[RowPositions]) -> RowPositions:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.given import replaced
 from ..ops.pages import Pages
 
 Tensors = tuple[Tensor, ...]
@@ -87,9 +88,9 @@ class Entries(ABC):
     def cat(stores: Sequence[Entries]) -> Entries:
         """Rows of several."""
 
-    @abstractmethod
     def placed(self, rows: np.ndarray, parts: Sequence[Entries]) -> Entries:
         """With the rows of `parts`, one after the other, in these rows. See `State.placed`."""
+        return self.cat([self, *parts]).select(replaced(self.rows, rows))
 
     @abstractmethod
     def detach(self) -> Self:

@@ -137,12 +137,6 @@ class PagedStore(Entries):
             return Store.cat([s.flat() for s in stores])
         return PagedStore(pool, [row for s in stores for row in PagedStore.of(pool, s).held])
 
-    def placed(self, rows: np.ndarray, parts: Sequence[Entries]) -> PagedStore:
-        """See Entries."""
-        new = [row for x in parts for row in PagedStore.of(self.pool, x).held]
-        held = dict(enumerate(self.held)) | dict(zip(rows.tolist(), new, strict=True))
-        return PagedStore(self.pool, list(held.values()))
-
     def detach(self) -> PagedStore:
         """See Entries."""
         return self
