@@ -14,7 +14,7 @@ import torch
 import siltstone as st
 from siltstone.cli.app import main
 from siltstone.errors import CheckpointError, ConfigError, DataError, InputError
-from siltstone.eval.arms import arms, build, configured
+from siltstone.eval.arms import arms, build, configured, tricks
 from siltstone.eval.tasks.mqar import MQAR
 from siltstone.io import claim
 from siltstone.report.lab import lab_report
@@ -123,6 +123,22 @@ def test_jobs_give_the_same_results(tmp_path: Path) -> None:
     for a, b in zip(one["runs"], two["runs"], strict=True):
         assert a["arm"] == b["arm"] and a["costs"] == b["costs"]
         assert [x["mean"] for x in a["rows"]] == pytest.approx([x["mean"] for x in b["rows"]], abs=0.02)
+
+
+def test_every_trick_is_an_arm(tmp_path: Path) -> None:
+    """Each differs from the arm that it begins with in what it is named after, and trains."""
+    base = smoke().base | {"window": 4, "segment": 4, "cache": "sparse", "top_k": 2, "short_conv": 2}
+    lab = dataclasses.replace(smoke(), base=base, recipe=Recipe(steps=6, batch=2), test=(32,), items=2)
+    names = [arm.name for arm in tricks(lab.config(), 32)]
+    found = run_lab(dataclasses.replace(lab, arms=("sparse", "gated", *names)), tmp_path)
+    assert [run["arm"] for run in found["runs"]] == ["sparse", "gated", *names]
+    assert len(names) == 7 and not set(names) & set(chosen_arms(lab))
+    weights = {
+        name: st.load(tmp_path / name.replace(", ", "-").replace(" ", "-") / "0")[0].embed.weight
+        for name in ("sparse", "gated", *names)
+    }
+    for name in names:
+        assert not torch.equal(weights[name], weights[name.split(", ")[0]]), name
 
 
 STAGES = (Stage((16,), {"loads": (2,), "vocab_size": 16}, 2, 1e9, 1.0), Stage((24,), {"loads": (3,)}, None, 1e-9, 0.85))

@@ -16,7 +16,9 @@ def lab(
     recipe: Annotated[
         str,
         typer.Argument(
-            metavar="RECIPE", help="smoke, easy, small, mqar, mqar256, needles, far, or FILE.py:FUNCTION.", show_default=False
+            metavar="RECIPE",
+            help="smoke, easy, small, mqar, mqar256, tricks, needles, far, or FILE.py:FUNCTION.",
+            show_default=False,
         ),
     ],
     folder: Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs and results.", parser=path)] = Path("lab"),

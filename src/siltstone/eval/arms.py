@@ -27,6 +27,7 @@ class Arm:
     keys     keys of the layer, beside those that all arms share (`SHARED`)
     routing  "learned", "random": the scores of checkpoints are random numbers, or "oracle": at questions of a token task, the
              scores name the segment that holds the answer (`siltstone.eval.watch`)
+    recipe   settings of training (`siltstone.train.recipe.Recipe`) that differ from those of the other arms
     equal    whether the width of the heads is chosen so that the state has the bytes of the "gated" arm at the length
     """
 
@@ -34,6 +35,7 @@ class Arm:
     keys: dict[str, Any] = field(default_factory=dict)
     routing: str = "learned"
     equal: bool = False
+    recipe: dict[str, Any] = field(default_factory=dict)
 
 
 def arms(base: LMConfig, length: int) -> list[Arm]:
@@ -67,6 +69,21 @@ def arms(base: LMConfig, length: int) -> list[Arm]:
         Arm("sparse, oracle routing", sparse, routing="oracle"),
         Arm("exact", plain | {"cache": "exact"}),
         Arm("blocks", exact | keys_of_blocks(layer) | {"kv_heads": 1}),
+    ]
+
+
+def tricks(base: LMConfig, length: int) -> list[Arm]:
+    """Arms that differ from one of `arms` in one way of training or one key; a recipe has those that it names."""
+    known = {arm.name: arm for arm in arms(base, length)}
+    sparse, gated, half = known["sparse"].keys, known["gated"].keys, max(1, base.layer.window // 2)
+    return [
+        Arm("sparse, dense first", sparse, recipe={"dense": 0.3}),
+        Arm("sparse, routing loss", sparse, recipe={"routing_loss": 0.01}),
+        Arm("sparse, dense first, routing loss", sparse, recipe={"dense": 0.3, "routing_loss": 0.01}),
+        Arm("gated, window dropout", gated, recipe={"window_dropout": 0.1}),
+        Arm("gated, softmax", gated | {"gate": "softmax"}),
+        Arm("gated, half the window", gated | {"window": half}),
+        Arm("gated, no convolution", gated | {"short_conv": 0}),
     ]
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from ..core.interrupt import Interrupts
 from ..core.machine import use_threads
 from ..errors import ConfigError, InUse
-from ..eval.arms import Arm, arms, build, configured
+from ..eval.arms import Arm, arms, build, configured, tricks
 from ..eval.costs import costs
 from ..eval.watch import watched
 from ..io import claim
@@ -68,13 +68,14 @@ class Way:
 
 def chosen_arms(lab: Lab) -> dict[str, Arm]:
     """The arms of a recipe by name. Raises ConfigError for an unknown one."""
-    known = {arm.name: arm for arm in arms(lab.config(), max(lab.train))}
+    usual = {arm.name: arm for arm in arms(lab.config(), max(lab.train))}
+    known = usual | {arm.name: arm for arm in tricks(lab.config(), max(lab.train))}
     for name in lab.arms:
         if name not in known:
             raise ConfigError(f"arm {name!r} is not known; choose from {list(known)}")
         if known[name].routing == "oracle" and not lab.made().located:
             raise ConfigError(f"arm {name!r} needs a task whose answers stand at one place, and {lab.task!r} has none")
-    able = [name for name, arm in known.items() if arm.routing != "oracle" or lab.made().located]
+    able = [name for name, arm in usual.items() if arm.routing != "oracle" or lab.made().located]
     return {name: known[name] for name in lab.arms or able}
 
 
@@ -157,7 +158,7 @@ def _one(lab: Lab, folder: Path, at: tuple[str, int], way: Way, say: Say, stoppe
         model = build(cfg, arm, seed).to(chosen_device(way.device))
         watch = watched(model, arm.routing)
         oracle = watch if arm.routing == "oracle" else None
-        trainer = TokenTrainer(model, lab.made(), lab.recipe, lab.train, seed, oracle, first=lessons(lab))
+        trainer = TokenTrainer(model, lab.made(), replace(lab.recipe, **arm.recipe), lab.train, seed, oracle, first=lessons(lab))
         label = f"{name}, seed {seed}"
         record = train_and_try(trainer, lab, place, (arm.routing, watch), lambda text: say(f"{label}: {text}"), over)
         if record is not None:

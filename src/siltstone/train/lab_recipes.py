@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -67,6 +68,15 @@ def mqar256() -> Lab:
     return Lab(question, "mqar", base, recipe, (256,), tests, options, arms=names, seeds=seeds, items=48, stages=stages)
 
 
+def tricks() -> Lab:
+    """What helps: sparse and gated caches with and without aids of training, on the task of `mqar256`."""
+    lab = mqar256()
+    names = ("sparse", "sparse, dense first", "sparse, routing loss", "sparse, dense first, routing loss", "gated")
+    names += ("gated, window dropout", "gated, softmax", "gated, half the window", "gated, no convolution")
+    base, recipe = lab.base | {"checkpoint_dtype": "float32"}, replace(lab.recipe, dense=0.0)
+    return replace(lab, question="Which ways of training help a model to recall?", base=base, recipe=recipe, arms=names)
+
+
 def needles() -> Lab:
     """Does a choice of four checkpoints find what the oracle's finds? Up to 16 needles in 512 tokens; some minutes a run."""
     base = dict(d_model=64, heads=2, depth=2, mlp_dim=640, window=16, segment=32, segments="constant", tie=False, short_conv=4)
@@ -109,7 +119,9 @@ def far() -> Lab:
     )
 
 
-RECIPES: dict[str, Callable[[], Lab]] = {each.__name__: each for each in (smoke, easy, small, mqar, mqar256, needles, far)}
+RECIPES: dict[str, Callable[[], Lab]] = {
+    each.__name__: each for each in (smoke, easy, small, mqar, mqar256, tricks, needles, far)
+}
 
 
 def found_recipe(name: str) -> Lab:
