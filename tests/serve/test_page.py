@@ -15,21 +15,22 @@ import pytest
 
 from siltstone.serve.house import House
 
-pytestmark = pytest.mark.filterwarnings("default")  # its imports warn
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+pytestmark = [
+    pytest.mark.filterwarnings("default"),  # its imports warn
+    pytest.mark.skipif(CHROMIUM is None, reason="no browser was found"),
+]
 WIDTHS = (1280, 390)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    found = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
     if os.environ.get("SILTSTONE_CLIENTS"):
         api = importlib.import_module("playwright.sync_api")
     else:
         api = pytest.importorskip("playwright.sync_api")
-    if found is None:
-        pytest.skip("no browser was found")
     with api.sync_playwright() as play:
-        made = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        made = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield made
         made.close()
 

@@ -35,6 +35,22 @@ def test_every_route_that_takes_a_body_says_so(raw: httpx2.Client) -> None:
     assert raw.get("/openapi.json").json() == told
 
 
+REQUIRED = """
+    id object created_at completed_at status incomplete_details model previous_response_id instructions output error
+    tools tool_choice truncation parallel_tool_calls text top_p presence_penalty frequency_penalty top_logprobs
+    temperature reasoning user usage max_output_tokens max_tool_calls store background service_tier metadata
+    safety_identifier prompt_cache_key
+""".split()
+
+
+def test_a_response_has_all_that_open_responses_requires(raw: httpx2.Client) -> None:
+    body = {"model": "demo", "input": [{"type": "message", "role": "user", "content": "Say hello."}], "max_output_tokens": 3}
+    made = raw.post("/v1/responses", json=body).json()
+    for told in (made, raw.get(f"/v1/responses/{made['id']}").json()):
+        assert not {*REQUIRED} - {*told}
+        assert told["service_tier"] == "default" and told["presence_penalty"] == told["frequency_penalty"] == 0
+
+
 @pytest.mark.filterwarnings("default")  # its imports warn
 def test_malformed_requests_are_no_faults(url: str, tool: Callable[[str], ModuleType]) -> None:
     pytest.importorskip("schemathesis")

@@ -21,6 +21,9 @@ from .problem import bad
 from .template import Message
 
 EMPTY = {"tools": [], "tool_choice": "auto", "parallel_tool_calls": False, "truncation": "disabled"}
+# What strict readers of a response require, though it says nothing here.
+EMPTY |= {"presence_penalty": 0.0, "frequency_penalty": 0.0, "service_tier": "default", "reasoning": None, "user": None}
+EMPTY |= {"max_tool_calls": None, "safety_identifier": None, "prompt_cache_key": None}
 ENDED = ("completed", "incomplete")  # states that a conversation can go on from
 
 
