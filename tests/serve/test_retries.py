@@ -58,7 +58,7 @@ def test_while_the_first_one_runs(pair: Any, serving: Callable, connecting: Call
     with serving(house) as url, connecting(url) as client:
         talk = client.conversations.create().id
         with httpx2.Client(base_url=url, timeout=20, headers=KEY) as raw:
-            long = body(talk, max_output_tokens=200, stream=stream)
+            long = body(talk, max_output_tokens=60, stream=stream)
             threads = [threading.Thread(target=lambda: got.append(raw.post("/v1/responses", json=long).text)) for _ in range(3)]
             for thread in threads:
                 thread.start()
