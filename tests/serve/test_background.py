@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,18 +91,22 @@ def test_what_a_process_leaves_has_failed(pair: Any, serving: Callable, connecti
         done = client.responses.create(**ASK, input="x", max_output_tokens=2)
         ended(client, done.id)
         events = [e.to_dict() for e in client.responses.retrieve(done.id, stream=True)]
-    house = House(*pair, name="demo", folder=tmp_path, limits=Limits(deadline=0.5, queue=0, slots=1))
+    house = House(*pair, name="demo", folder=tmp_path)
     kept = house.store.get("response", "local", done.id) or {}
     house.store.put("response", "local", done.id + "x", kept | {"object": kept["object"] | {"id": "x", "status": "in_progress"}})
     house.store.close()
-    house = House(*pair, name="demo", folder=tmp_path, limits=Limits(deadline=0.5, queue=0, slots=1))
+    house = House(*pair, name="demo", folder=tmp_path, limits=Limits(queue=0, slots=1))
     with serving(house) as url, connecting(url) as client:
         lost = client.responses.retrieve(done.id + "x")
         assert (lost.status, lost.error.code) == ("failed", "server_stopped")  # type: ignore[union-attr]
         assert [e.to_dict() for e in client.responses.retrieve(done.id, stream=True)] == events
-        late = client.responses.create(**ASK, input="x", max_output_tokens=100_000)
+        full = client.responses.create(**ASK, input="x", max_output_tokens=100_000)
         with pytest.raises(openai.RateLimitError):
             client.responses.create(**ASK, input="y")
+        client.responses.cancel(full.id)
+        house.limits = replace(house.limits, deadline=2.0)
+        late = client.responses.create(**ASK, input="x", max_output_tokens=100_000)
+        house.limits = replace(house.limits, deadline=60)
         told = list(client.responses.retrieve(late.id, stream=True))
         assert told[-1].type == "response.failed" and ended(client, late.id).error.code == "deadline"
         assert house.engine.gate.free == 1

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
@@ -26,11 +29,12 @@ def refused(call: Callable[[], Any]) -> ServerError:
 
 
 def test_a_request_ends_at_the_deadline(pair: Any, serving: Callable, connecting: Callable) -> None:
-    house = House(*pair, name="demo", limits=Limits(slots=1, deadline=0.4))
+    house = House(*pair, name="demo", limits=Limits(slots=1))
     with serving(house) as url, connecting(url) as client, httpx2.Client(base_url=url, timeout=20) as raw:
         talk = client.conversations.create()
         s = st.connect(url).session()
         s.append("x")
+        house.limits = replace(house.limits, deadline=0.4)
         reply = {"model": "demo", "input": "x", "conversation": talk.id, "max_output_tokens": 100_000}
         for path, body in (
             ("/v1/chat/completions", LONG | {"messages": SAY}),
@@ -45,9 +49,22 @@ def test_a_request_ends_at_the_deadline(pair: Any, serving: Callable, connecting
             last = raw.post(path, json=body | {"stream": True}).text.strip().rpartition("\n")[2]
             assert last.startswith('data: {"error"') and '"deadline"' in last
             assert house.engine.gate.free == 1
+        house.limits = replace(house.limits, deadline=60)
         assert not list(client.conversations.items.list(talk.id))
         assert raw.get(f"/sessions/{s.id}").json()["position"] == s.position
         assert house.figures.late._value.get() == 8
+
+
+def test_a_body_that_does_not_end(pair: Any, serving: Callable) -> None:
+    house = House(*pair, name="demo", limits=Limits(deadline=0.3))
+    with serving(house) as url:
+        where = urlsplit(url)
+        with socket.create_connection((where.hostname or "", where.port or 0), timeout=20) as line:
+            head = (
+                "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n"
+            )
+            line.sendall((head + "{").encode())
+            assert b" 504 " in line.recv(100)
 
 
 def test_what_is_not_used_expires(pair: Any, serving: Callable, connecting: Callable, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ MODELS = {
 MODELS["logarithmic"] = MODELS["constant"] | {"segments": "logarithmic"}
 
 
-@pytest.fixture(params=["blocks", "constant"])
+@pytest.fixture(params=["constant"])
 def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
     """A model whose state grows by entries, with small pages."""
     monkeypatch.setattr(paging, "PAGE", 4000)
@@ -63,6 +63,7 @@ def equal(a: st.Session, b: st.Session) -> None:
     assert "".join(a.fork().generate(5, seed=1)) == "".join(b.fork().generate(5, seed=1))
 
 
+@pytest.mark.parametrize("small", ["blocks", "constant"], indirect=True)
 def test_pages_are_written_once(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     house, written = House(*small, name="small", folder=tmp_path), []
     monkeypatch.setattr(house.store._pages, "write", spied(house.store._pages.write, written))  # type: ignore[union-attr]
@@ -235,7 +236,7 @@ def test_threads_that_keep_and_drop_the_same_files(small: Any, tmp_path: Path) -
     def work(seed: int) -> None:
         chance, mine, own = random.Random(seed), [], forks[seed]
         try:
-            for _ in range(12):
+            for _ in range(8):
                 number = chance.randrange(3)
                 mine.append((number, keep(house, own[number])))
                 if len(mine) > 1 and chance.random() < 0.8:

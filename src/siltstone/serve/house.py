@@ -136,9 +136,16 @@ async def read_body(request: Request, most: int) -> bytes:
 
 
 async def read_parts(request: Request, most: int) -> AsyncIterator[bytes]:
-    """The body in parts as they come. Raises Problem for more than `most` bytes."""
-    size = 0
-    async for part in request.stream():
+    """The body in parts as they come. Raises Problem for more than `most` bytes, and at the deadline."""
+    size, source = 0, request.stream()
+    while True:
+        try:
+            async with asyncio.timeout_at(until(request)):
+                part = await anext(source, None)
+        except TimeoutError:
+            raise late() from None
+        if part is None:
+            return
         size += len(part)
         if size > most:
             raise Problem(413, f"The body is larger than {most:,} bytes.", code="request_too_large")
