@@ -6,6 +6,8 @@ import dataclasses
 import datetime
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 import torch
 from rich.table import Table
@@ -14,7 +16,7 @@ from ..core.machine import keep_freed_memory, processor
 from ..core.plain import json_line
 from ..core.terminal import console
 from ..train.precision import computes_bf16
-from . import decoding, kept, layers, models, rules
+from . import blocks, decoding, kept, layers, models, rules
 from .startup import startup
 from .timing import Row
 
@@ -47,11 +49,24 @@ def rows(quick: bool, threads: tuple[int, ...]) -> Iterator[Row]:
     yield from startup(rounds)
 
 
-def run(quick: bool, threads: tuple[int, ...], say: Callable[[str], None], only_rules: bool = False) -> str:
-    """Measures, prints the table, and returns all rows as one JSON object."""
+def on_blocks(folder: Path, quick: bool, threads: tuple[int, ...]) -> Iterator[Row]:
+    """The rows of `blocks`, with each number of threads."""
+    before = torch.get_num_threads()
+    try:
+        for count in threads:
+            torch.set_num_threads(count)
+            yield from blocks.rows(folder, quick, count)
+    finally:
+        torch.set_num_threads(before)
+
+
+def run(quick: bool, threads: tuple[int, ...], say: Callable[[str], None], which: str | Path = "all") -> str:
+    """Measures, prints the table, and returns all rows as one JSON object. which: "all", "rules", or a run folder with blocks."""
     keep_freed_memory()
     found: list[Row] = []
-    for row in (rules.rows if only_rules else rows)(quick, threads):
+    made = {"all": rows, "rules": rules.rows}.get(str(which)) if isinstance(which, str) else partial(on_blocks, which)
+    assert made is not None
+    for row in made(quick, threads):
         found.append(row)
         say(line(row))
     table = Table(title="Siltstone, measured side by side (medians of interleaved rounds)")

@@ -17,7 +17,7 @@ Cost: `top_k * segment` more keys for the window, and the scores of all sub-bloc
 
 For: exact recall from any place of a long text; pretrained decoders, whose weights it leaves as they are.
 Can: return a passage word for word at any distance; every token attended to has a place in the text.
-Cannot: keep a state of fixed size; use blocks that the routing does not find.
+Cannot: keep every block in a state of fixed size; use blocks that the routing does not find.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from siltstone.cli.arguments import output
+from siltstone.cli.arguments import output, path, unset
 
 
 def bench(
@@ -16,6 +16,10 @@ def bench(
     rules: Annotated[
         bool, typer.Option("--rules", help="Measure every update rule, compressor and cache instead, and other libraries.")
     ] = False,
+    blocks: Annotated[
+        Path | None,
+        unset("Measure cache=blocks on this run folder instead: a token far into a text, reading, and bytes.", path, "RUN"),
+    ] = None,
     json_out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Also write the JSON object to this file.", parser=output, show_default=False),
@@ -45,7 +49,8 @@ def bench(
     if json_out is not None:
         make_folder(json_out.parent)
         check_place(json_out)
-    found = run(quick, counts, lambda text: print(text, file=sys.stderr, flush=True), rules)
+    which = blocks if blocks is not None else "rules" if rules else "all"
+    found = run(quick, counts, lambda text: print(text, file=sys.stderr, flush=True), which)
     if json_out is not None:
         write_json(json_out, json.loads(found))
     print(found)

@@ -18,9 +18,7 @@ from ..core.interrupt import shielded
 from ..errors import BusyError, InputError, PoolFull, PositionError, SpillFailed, TokenizerError
 from ..io.place import Stamp
 from ..models.fingerprint import Seen, check_pair
-from ..models.stream_state import LMState
 from ..models.streaming import StreamingModel, StreamingState
-from ..state.spilled import Spill
 from ..text import Tokenizer, cut_table
 from .attending import Watch, attends
 from .mark import Mark, Pieces
@@ -28,10 +26,9 @@ from .receipt import Counters
 from .runtime import one_step
 from .runtime import runtime as chosen
 from .sampling import sample
+from .spilling import Spilling, opened, spilled
 from .tokens import CHUNK, Score, chunks, encoded, log_probabilities
 from .writing import Generates, Options, Writer
-
-Spilling = Spill | str | os.PathLike[str] | None
 
 
 class Session(Generates[Pieces]):
@@ -47,6 +44,7 @@ class Session(Generates[Pieces]):
     SessionMismatch if they did (`siltstone.freeze` makes a copy whose weights cannot change).
 
     runtime     how calls are computed: "eager", "compiled", "int8", or "auto" (see `siltstone.inference.runtime`)
+    spill       a folder: blocks of cache="blocks" are in a page file there; or a `siltstone.state.Spill`
     counters    tokens appended, restored from a file, recomputed in `rollback`
     notes       a dictionary for the caller's use, ready for JSON, saved with the session
     """
@@ -68,8 +66,9 @@ class Session(Generates[Pieces]):
         self._runtime = chosen(model, runtime)
         self.counters = Counters()
         self.notes: dict[str, Any] = {}
-        self._spill = None if spill is None else spill if isinstance(spill, Spill) else Spill(os.fspath(spill))
-        self._state: StreamingState = self._spilled(model.init_state(1))
+        self._spill = opened(spill)
+        self.spills = self._spill is not None
+        self._state: StreamingState = spilled(model.init_state(1), self._spill)
         self._cuts = cut_table(model.cfg, tokenizer)
         self._logits: Tensor | None = None
         self._sampler = torch.Generator("cpu").manual_seed(0)
@@ -81,14 +80,6 @@ class Session(Generates[Pieces]):
         self._entry = Entry()
         self._batched = False  # a batch holds the session and calls it
         self._watch: Watch | None = None
-
-    def _spilled(self, state: StreamingState) -> StreamingState:
-        """With its blocks in page files, if the session has any."""
-        if self._spill is None:
-            return state
-        if not isinstance(state, LMState):
-            raise InputError(f"spill is for an LM with cache='blocks', and the model is a {type(self.model).__name__}")
-        return state.spilled(self._spill)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -121,11 +112,6 @@ class Session(Generates[Pieces]):
     def logits(self) -> Tensor | None:
         """[vocab_size] for the next token, in the model's dtype; None before the first token."""
         return self._logits
-
-    @property
-    def spills(self) -> bool:
-        """Whether blocks are in a page file."""
-        return self._spill is not None
 
     @property
     def nbytes(self) -> int:
@@ -308,11 +294,7 @@ class Session(Generates[Pieces]):
 
     @staticmethod
     def load(
-        path: str | os.PathLike[str],
-        model: StreamingModel,
-        tokenizer: Tokenizer,
-        runtime: str = "auto",
-        spill: Spilling = None,
+        path: str | os.PathLike[str], model: StreamingModel, tokenizer: Tokenizer, runtime: str = "auto", spill: Spilling = None
     ) -> Session:
         """The session of a file. With the same calls it continues bit for bit as the saved one; nothing is recomputed.
 

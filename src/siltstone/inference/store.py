@@ -23,6 +23,7 @@ from ..io.regular import given_path
 from ..models.fingerprint import Seen, with_tokenizer
 from . import silt
 from .session import Session
+from .spilling import spilled
 
 if TYPE_CHECKING:
     from ..models.streaming import StreamingModel as Model
@@ -102,7 +103,7 @@ def load(
         check(header, tensors)
     session._file = None if before is None else (os.path.realpath(path), before)
     state, session._logits, sampler = _restored(path, header, tensors, session.model)
-    session._state = session._spilled(state)
+    session._state = spilled(state, session._spill)
     session._sampler.set_state(sampler)
     session.notes = header["notes"]
     session.counters.restored = session.position
