@@ -14,6 +14,7 @@ from .pieces import pieces
 from .session import Session
 
 MOST = 5  # passages of an answer
+JOINED = 4  # spans of the same length that may be one passage
 Span = tuple[int, int]
 
 
@@ -28,7 +29,7 @@ class Check:
 def attended(session: Session) -> list[Span] | None:
     """The spans that a session attended to most, at most five; None if its model does not say.
 
-    A span that touches one with more weight belongs to it: a sentence is often cut between two blocks.
+    A span that touches one with more weight belongs to it, up to four spans: a sentence is often cut between two blocks.
     """
     found = session.attended()
     if found is None:
@@ -36,8 +37,9 @@ def attended(session: Session) -> list[Span] | None:
     spans: list[Span] = []
     for first, end in ((int(span[0]), int(span[1])) for span in found):
         near = [i for i, (a, b) in enumerate(spans) if first <= b and end >= a]
-        if near:
-            spans[near[0]] = min(first, *(spans[i][0] for i in near)), max(end, *(spans[i][1] for i in near))
+        joined = min([first, *(spans[i][0] for i in near)]), max([end, *(spans[i][1] for i in near)])
+        if near and joined[1] - joined[0] <= JOINED * (end - first):
+            spans[near[0]] = joined
             for i in reversed(near[1:]):
                 del spans[i]
         elif len(spans) == MOST:
