@@ -25,12 +25,13 @@ def test_candidates_are_not_always_the_best(name: str) -> None:
 
 
 def test_stages_that_do_not_fit() -> None:
-    for keys, said in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         (dict(coarse=3), "coarse=3 must divide segment=4"),
         (dict(coarse=1), "a multiple of 2"),
         (dict(coarse=4, candidates=1), "candidates=1 must be a whole number of at least 2"),
         (dict(coarse=4, candidates=4, max_checkpoints=9, evict="use"), "set coarse=0, or evict='age'"),
-    ):
+    ]
+    for keys, said in wrong:
         with pytest.raises(st.errors.ConfigError, match=said):
             st.LMConfig.from_dict(config(**keys))
 
