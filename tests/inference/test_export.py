@@ -8,12 +8,14 @@ import pytest
 import torch
 
 import siltstone as st
+from siltstone.errors import InputError
 from siltstone.inference.export import Call, exported
 from siltstone.inference.program import flatten
 
 from ..contract.common import close, generic
 
 VOCAB = 20
+BLOCKS: dict[str, Any] = dict(cache="blocks", segments="constant", router="subblock:2", top_k=2, memory="linear")
 CASES: dict[str, dict[str, Any]] = {
     "logarithmic": dict(),
     "carry": dict(start="carry", cache="sparse", router="subblock:2", top_k=2),
@@ -21,12 +23,16 @@ CASES: dict[str, dict[str, Any]] = {
     "budget": dict(segments="constant", max_checkpoints=3, evict="merge", cache="gated", gate="softmax"),
     "hybrid": dict(segments="constant", pattern="ma", sinks=2, short_conv=3),
     "rule without decay": dict(memory="delta"),
+    "blocks": dict(BLOCKS, route_every=3),
+    "blocks, rounded, two in a group": dict(BLOCKS, segment=4, route_every=6, checkpoint_dtype="int8", kv_heads=1, sinks=2),
 }
 
 
 def model_of(preset: str, **keys: Any) -> st.LM:
     small = dict(depth=2, d_model=16, heads=2, window=6, segment=8, router_dim=8)
-    idle = ("router_dim",) if keys.get("cache") in ("none", "residual") else ()
+    idle = ("router_dim",) if keys.get("cache") in ("none", "residual", "blocks") else ()
+    if "route_every" in keys:
+        keys["cache_options"] = dict(router_queries=4, route_every=keys.pop("route_every"))
     return generic(st.LM(st.presets.get(preset, VOCAB, **{k: v for k, v in (small | keys).items() if k not in idle}))).eval()
 
 
@@ -41,7 +47,7 @@ def test_step_and_seal_with_the_state_in_and_out(case: str) -> None:
         _, state = model(text[:, :21], state, mask=torch.arange(21) < torch.tensor([[21], [13]]))
         programs = exported(model, state)
         step, seal = programs.step.module(), None if programs.seal is None else programs.seal.module()
-        tensors, seals = flatten(Call(model, state).layers), 0
+        tensors, seals = flatten(Call(model, state).layers, whole=True), 0
         assert len(programs.names) == len(tensors)
         for ids in text[:, 21:51].unbind(1):
             call = Call(model, state)
@@ -54,10 +60,17 @@ def test_step_and_seal_with_the_state_in_and_out(case: str) -> None:
         assert seals > 3
 
 
-@pytest.mark.parametrize("preset", st.presets.names())
+@pytest.mark.parametrize("keys", [dict(max_bytes=4096), dict(max_checkpoints=3)])
+def test_blocks_that_only_the_host_can_choose_are_refused(keys: dict[str, Any]) -> None:
+    model = model_of("nano", **BLOCKS, route_every=3, **keys)
+    with pytest.raises(InputError, match="cannot be exported"):
+        exported(model, model.init_state(1))
+
+
+@pytest.mark.parametrize("preset", [*st.presets.names(), "blocks"])
 def test_every_preset_is_exported_without_wider_numbers(preset: str) -> None:
-    """In float32 there is no float64, and no number is read back."""
-    model = model_of(preset).float()
+    """In float32 there is no float64, and no number is read back. "blocks" is a model of them."""
+    model = (model_of("nano", **BLOCKS, route_every=3) if preset == "blocks" else model_of(preset)).float()
     programs = exported(model, model.init_state(1))
     assert programs.seal is not None
     for program in (programs.step, programs.seal):

@@ -10,8 +10,10 @@ ids, position   int64 [B]
 active, now     bool [B]
 counts          for each timing int64 [3, B]: sealed segments with this token, the online segment's first write, the row's phase
 empty           for each layer bool [B, N, J], or None: sub-blocks of checkpoints without a write
-number          int64 [B] for each layer that seals: segments sealed before
+number          int64 [B] for each layer that seals: segments sealed before; with cache="blocks": the row's position
 writes          for each such layer int64 [B, J], or None: writes of each sub-block of the segment that is sealed
+
+With cache="blocks" rows also choose their blocks when they seal: `now` says in which rows a group begins.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram, export
 
 from ..bank.sealing import RowSealer, Sealed
+from ..errors import InputError
+from ..layers import blocks_step
 from ..layers import step as layer_step
 from ..layers.context import StepContext
 from ..layers.state import MixState
@@ -64,9 +68,9 @@ class Step(nn.Module):
         context, each = StepContext(position, active, turns, self.model.like.dtype, inplace=False), iter(state)
         x, after = self.model.embed(ids).unsqueeze(1), []
         for block, tree, none in zip(_blocks(self.model), self._trees, empty, strict=True):
-            x, layer = block.step(x, rebuilt(tree, each), context, none)
+            x, layer = block.step(x, rebuilt(tree, each, whole=True), context, none)
             after.append(layer)
-        return self.model.head(self.model.norm(x))[:, 0], flatten(after)
+        return self.model.head(self.model.norm(x))[:, 0], flatten(after, whole=True)
 
 
 class Seal(nn.Module):
@@ -80,15 +84,17 @@ class Seal(nn.Module):
         """See the module."""
         each, after, layers = iter(state), [], zip(_blocks(self.model), self._trees, self._keeps, strict=True)
         for (block, tree, keeps), *given in zip(layers, number, now, writes, strict=True):
-            layer: Any = rebuilt(tree, each)
-            if keeps:
+            layer: Any = rebuilt(tree, each, whole=True)
+            if keeps and hasattr(block.mix, "renew"):
+                layer = blocks_step.renewed_where(block.mix, layer, *given[:2])
+            elif keeps:
                 mixer, (count, here, wrote) = block.mix, given
                 first = next(x for _, x in layer.online.leaves())
                 nothing = Segments(1, np.zeros(len(count), np.int64), (), 0, 1, ())
                 by = RowSealer(mixer.memory, mixer.router, mixer.budget, nothing, first.dtype, first.device)
                 layer = layer_step.sealed(mixer, layer, by, Sealed(count, here, layer.online, layer.summary, wrote, None))
             after.append(layer)
-        return flatten(after)
+        return flatten(after, whole=True)
 
 
 def exported(model: LM, state: LMState) -> Exported:
@@ -110,8 +116,14 @@ class Call:
         self.model, self.state = model, state
         self.mixers = [block.mix for block in _blocks(model)]
         layers = zip(state.layers, self.mixers, strict=True)
-        self.layers = [layer.flat().roomy(mixer) for layer, mixer in layers]
-        self.keeps = [layer.checkpoints() is not None for layer in self.layers]
+        self.layers = [_roomy(layer.flat().roomy(mixer)) for layer, mixer in layers]
+        self.keeps = [x.checkpoints() is not None or hasattr(m, "renew") for x, m in zip(self.layers, self.mixers, strict=True)]
+        for mixer in self.mixers:
+            if hasattr(mixer, "renew") and (mixer.law.budget is not None or mixer.law.coarse):
+                raise InputError(
+                    "blocks over a budget, and those that are chosen in two stages, cannot be exported: their choice is made on "
+                    "the host; leave max_checkpoints, max_bytes and cache_options coarse out"
+                )
         self.trees = [layer.map(Place) for layer in self.layers]
         self.names = [name for i, layer in enumerate(self.layers) for name in _names(i, layer)]
 
@@ -124,20 +136,29 @@ class Call:
         for none, layer in zip(ready.empty, self.layers, strict=True):
             pad = None if none is None else torch.nn.functional.pad(none, (0, 0, 0, layer.room - none.shape[1]))
             empty.append(pad)
-        return ids, ready.position, torch.from_numpy(there.copy()), counts, empty, flatten(self.layers)
+        return ids, ready.position, torch.from_numpy(there.copy()), counts, empty, flatten(self.layers, whole=True)
 
     def seal(self, now: np.ndarray | None = None) -> tuple[Any, ...]:
         """The arguments of `seal`; now: rows that seal (None: those that do with their next token)."""
         layers = zip(self.mixers, self.layers, self.keeps, strict=True)
         each = [self._sealed(mixer, layer, now) if keeps else (None, None, None) for mixer, layer, keeps in layers]
         number, here, writes = (list(x) for x in zip(*each, strict=True))
-        return number, here, writes, flatten(self.layers)
+        return number, here, writes, flatten(self.layers, whole=True)
 
     def _sealed(self, mixer: Any, layer: Any, now: np.ndarray | None) -> tuple[Tensor | None, ...]:
+        if hasattr(mixer, "renew"):
+            position, law = self.state.position, mixer.law
+            begins = (position % law.every == 0) & (law.sealed(position) > 0) if now is None else now
+            return torch.from_numpy(position.copy()), torch.from_numpy(begins.copy()), None
         by = StepSchedule(mixer.geo, self.state.positions, np.ones(len(self.state), bool))
         sealer = RowSealer(mixer.memory, mixer.router, mixer.budget, by.segments, torch.float32, self.model.like.device)
         known = Sealed.known(sealer, by.sealed, by.seals if now is None else now, layer.online, layer.summary)
         return known.number, known.now, known.writes
+
+
+def _roomy(layer: MixState) -> MixState:
+    """With room for one more entry in every store, those that steps do not read included."""
+    return layer.map(lambda x: x.roomy() if isinstance(x, Entries) else x)
 
 
 def _blocks(model: LM) -> list[Any]:

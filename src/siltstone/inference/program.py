@@ -49,12 +49,13 @@ class Place:
         self.paged = isinstance(leaf, PagedStore)
 
 
-def flatten(states: list[MixState]) -> list[Tensor]:
-    """The tensors of some states. Pages come in, and do not go out: a step does not change them. What steps do not read stays."""
+def flatten(states: list[MixState], whole: bool = False) -> list[Tensor]:
+    """The tensors of some states. Pages come in, and do not go out: a step does not change them. What steps do not read is
+    left out, unless the `whole` state is wanted."""
     found: list[Tensor] = []
     for state in states:
         for name, leaf in state.leaves():
-            if isinstance(leaf, PagedLeaves) or _apart(state, name):
+            if isinstance(leaf, PagedLeaves) or not whole and _apart(state, name):
                 continue
             if isinstance(leaf, PagedStore):
                 found.extend((*leaf.pinned[0], leaf.pinned[1]))
@@ -63,12 +64,12 @@ def flatten(states: list[MixState]) -> list[Tensor]:
     return found
 
 
-def rebuilt(tree: MixState, tensors: Iterator[Tensor]) -> MixState:
-    """The state whose tree of places this is."""
+def rebuilt(tree: MixState, tensors: Iterator[Tensor], whole: bool = False) -> MixState:
+    """The state whose tree of places this is; whole: as in `flatten`."""
     names = iter([name for name, _ in tree.leaves()])
 
     def leaf(place: Place) -> Any:
-        if _apart(tree, next(names)):
+        if _apart(tree, next(names)) and not whole:
             return place
         if place.axes is None:
             return next(tensors)
@@ -317,7 +318,8 @@ def _tracing_networks() -> Any:
 
 def _size(layer: MixState) -> tuple[int, ...]:
     """The room of a layer, and the sizes of the pools that its pages are in."""
-    pages = [leaf.pinned[0] for _, leaf in layer.leaves() if isinstance(leaf, PagedStore)]
+    leaves = (leaf for name, leaf in layer.leaves() if not _apart(layer, name))
+    pages = [leaf.pinned[0] for leaf in leaves if isinstance(leaf, PagedStore)]
     return layer.room, *(x.numel() for leaves in pages for x in leaves)
 
 

@@ -22,14 +22,14 @@ class BlockCall:
     """The blocks of R runs during one call: those of the state, then those that the call seals.
 
     kept, means        stores after `seal`; without a budget
-    entries, routing   leaves of all places, see `blocks_kept`
+    entries, routing   all places: what is kept of them, and leaves of `means`, see `blocks_kept`
     number, held       see `blocks_choice`
     """
 
     def __init__(self, mixer: Any, state: BlocksState, plan: BlockSchedule):
         self.mixer, self.state, self.plan, self.cfg, self.law = mixer, state, plan, mixer.cfg, mixer.law
         self.kept, self.means = state.kept, state.means
-        self.entries, self.routing = blocks_kept.held(state.kept), state.means.views()
+        self.entries, self.routing = state.kept, state.means.views()
         self._read: Leaves | None = None  # keys and values with gradients, where what is kept has none
         self.held: Held | None = None
 
@@ -43,14 +43,19 @@ class BlockCall:
             kept, means = blocks_kept.stored(cfg, *blocks)
             if law.budget is None:
                 added = plan.after - plan.before
-                self.kept, self.means = state.kept.append(kept, added), state.means.append(means, added)
+                spans = law.spans(plan.before[:, None] + np.arange(kept[0].shape[1]))
+                self.kept, self.means = state.kept.append(kept, added, spans), state.means.append(means, added)
             else:
-                self.entries, self.routing = joined(state.kept, kept), joined(state.means, means)
+                self.entries, self.routing = self._laid(joined(state.kept, kept)), joined(state.means, means)
             learning = at_work() or torch.is_grad_enabled() and any(x.requires_grad for x in blocks)
             if learning and cfg.checkpoint_dtype != "float32":
                 self._read = self._with_gradients(blocks_kept.rounded(cfg, *blocks))
         if law.budget is None:
-            self.entries, self.routing = blocks_kept.held(self.kept), self.means.views()
+            self.entries, self.routing = self.kept, self.means.views()
+
+    def _laid(self, leaves: Leaves) -> Store:
+        """All places of leaves."""
+        return Store(leaves, (1,) * len(leaves), np.full(len(leaves[0]), leaves[0].shape[1]))
 
     def _with_gradients(self, new: Leaves) -> Leaves:
         """Keys and values of all places as they are read, those of the call with gradients."""
@@ -114,9 +119,8 @@ class BlockCall:
 
     def taken(self, picked: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Keys and values [R, n, J, k * block, ...] of the chosen places."""
-        return blocks_kept.taken(
-            self.entries if self._read is None else self._read, picked.expand(len(self.state.chosen), -1, -1, -1), dtype
-        )
+        held = self.entries if self._read is None else self._laid(self._read)
+        return blocks_kept.taken(held, picked.expand(len(self.state.chosen), -1, -1, -1), dtype)
 
     def after(self, picked: Tensor | None, far: tuple[Tensor, Tensor] | None) -> BlocksState:
         """The state's blocks after the call; far: what each group attends to of them."""
@@ -151,8 +155,7 @@ class BlockCall:
             alive = self.held.alive
         width = int(count.max(initial=0))
         places = (~alive).long().argsort(dim=1, stable=True)[:, :width]
-        assert isinstance(self.entries, tuple)
-        kept = Store(some(self.entries, places, 1), state.kept.axes, count)
+        kept = Store(some(self.entries.views(), places, 1), state.kept.axes, count)
         means = Store(some(self.routing, places, PLACES), state.means.axes, count)
         tally = state.tally
         if tally is not None and self.held is not None:

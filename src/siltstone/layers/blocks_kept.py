@@ -17,7 +17,6 @@ from ..bank import codec
 from ..config.layer import LayerConfig
 from ..ops.upcast import upcast
 from ..state.entries import Entries
-from ..state.spilled import SpilledStore
 from ..state.tree import Store
 
 Leaves = tuple[Tensor, ...]
@@ -68,27 +67,14 @@ def bytes_of_block(cfg: LayerConfig) -> tuple[int, int]:
     return sum(x.nbytes for x in kept), sum(x.nbytes for x in means) + (24 if cfg.bounded and cfg.evict == "use" else 0)
 
 
-def taken(held: Leaves | SpilledStore, places: Tensor, dtype: torch.dtype, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Keys and values of blocks: leaves [R, N, J, block, ...], places [R, n, J, k] -> [R, n, J, k * block, ...].
+def taken(kept: Entries, places: Tensor, dtype: torch.dtype, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Keys and values of blocks: places [R, n, J, k] of the rows int64 [R] (None: all) -> [R, n, J, k * block, ...].
 
-    rows   int64 [R'], the rows of what is held that places [R', n, J, k] are for; None: all
     Raises SpillFailed.
     """
-    row = torch.arange(len(places), device=places.device) if rows is None else rows
-    if isinstance(held, SpilledStore):
-        found = held.taken(places, row)
-    else:
-        count, heads = held[0].shape[1:3]
-        head = torch.arange(heads, device=places.device)[:, None]
-        index = (row.view(-1, 1, 1, 1) * count + places) * heads + head
-        found = tuple(x.flatten(0, 2).index_select(0, index.flatten()) for x in held)
-    keys, values = read(found, dtype)
+    row = torch.arange(kept.rows, device=places.device) if rows is None else rows
+    keys, values = read(kept.taken(places, row), dtype)
     return keys.unflatten(0, places.shape).flatten(3, 4), values.unflatten(0, places.shape).flatten(3, 4)
-
-
-def held(store: Entries) -> Leaves | SpilledStore:
-    """What `taken` takes blocks from."""
-    return store if isinstance(store, SpilledStore) else store.leaves if isinstance(store, Store) else store.views()
 
 
 def read(leaves: Leaves, dtype: torch.dtype) -> Leaves:

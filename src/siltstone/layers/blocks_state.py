@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..config.layer import LayerConfig
-from ..schedule.blocks import Law
+from ..schedule.blocks import Law, spans
 from ..schedule.packed import RowPositions
 from ..state.entries import Entries
+from ..state.paged import PagedStore, Pool, Pools
 from ..state.spilled import Spill, SpilledStore
 from ..state.tree import Store
 from .state import MixState
@@ -28,6 +29,7 @@ class BlocksState(MixState):
 
     narrow: ClassVar[tuple[str, ...]] = ("recent", "sinks", "near", "far", "conv")
     fixed: ClassVar[tuple[str, ...]] = ("tally", "chosen")
+    rings: ClassVar[tuple[str, ...]] = ("near", "far", "recent")
     apart: ClassVar[tuple[str, ...]] = ("kept", "means", "tally")
 
     kept: Entries
@@ -46,6 +48,18 @@ class BlocksState(MixState):
         if any(x.dtype == torch.int8 for x in self.means.leaves):
             return found
         return replace(found, kept=self.kept.to(device, dtype, True), means=self.means.to(device, dtype, True))
+
+    @property
+    def in_pages(self) -> bool:
+        """See MixState."""
+        return self.kept.in_pages
+
+    def paged(self, pools: Pool | Pools, cfg: LayerConfig, positions: RowPositions) -> Self:
+        """See MixState. With a budget, blocks change their places, and stay in plain tensors."""
+        if cfg.bounded:
+            return self
+        number = np.broadcast_to(np.arange(self.kept.width), (self.kept.rows, self.kept.width))
+        return replace(self, kept=PagedStore.of(pools.of(self.kept), self.kept, spans(cfg.sinks, cfg.segment, number)))
 
     def parts(self) -> dict[str, int]:
         """See MixState."""

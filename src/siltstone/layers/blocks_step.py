@@ -37,7 +37,7 @@ def renewed(mixer: Any, state: BlocksState, positions: RowPositions, active: np.
     means = means if whole else tuple(x.index_select(0, index) for x in means)
     query, groups = _asking(mixer, state, position[rows], index, torch.arange(width, device=index.device)[None])
     best = choose(mixer.cfg, law, query, means, groups, law.two_stages(law.sealed(position[rows, None])))
-    far = mixer.turned_far(*(x[:, 0] for x in blocks_kept.taken(blocks_kept.held(state.kept), best, query.dtype, index)))
+    far = mixer.turned_far(*(x[:, 0] for x in blocks_kept.taken(state.kept, best, query.dtype, index)))
     if whole:
         return replace(state, chosen=best[:, 0], far=far)
     far = tuple(x.index_copy(0, index, y) for x, y in zip(state.far, far, strict=True))
@@ -56,7 +56,37 @@ def _sealed(mixer: Any, state: BlocksState, position: np.ndarray, rows: np.ndarr
     token = torch.from_numpy(token % law.near).to(state.chosen.device)
     row = torch.arange(len(before), device=token.device)[:, None]
     kept, means = blocks_kept.stored(mixer.cfg, *(x[row, token].unflatten(1, (new, law.block)) for x in state.near))
-    return replace(state, kept=state.kept.append(kept, added), means=state.means.append(means, added))
+    spans = law.spans(before[:, None] + np.arange(new))
+    return replace(state, kept=state.kept.append(kept, added, spans), means=state.means.append(means, added))
+
+
+@torch.no_grad()
+def renewed_where(mixer: Any, state: BlocksState, position: Tensor, now: Tensor) -> BlocksState:
+    """`renewed` in tensors alone, in the rows `now` bool [B]: their next tokens, at position int64 [B], begin groups. The stores
+    have room; there is no budget, and there are no coarse routing keys."""
+    law = mixer.law
+    before = law.offered(position)
+    rows, sealed, most = torch.arange(len(now), device=now.device), law.sealed(position), -(-law.every // law.block)
+    token = law.sinks + before[:, None] * law.block + torch.arange(most * law.block, device=now.device)
+    blocks = (x[rows[:, None], token % law.near].unflatten(1, (most, law.block)) for x in state.near)
+    kept, means = blocks_kept.stored(mixer.cfg, *blocks)
+    for i in range(most):
+        here, place = now & (before + i < sealed), before + i
+        place = torch.where(here, place, 0)
+        state = replace(
+            state,
+            kept=state.kept.put(rows, place, tuple(x[:, i] for x in kept), here, inplace=False),
+            means=state.means.put(rows, place, tuple(x[:, :, i] for x in means), here, inplace=False),
+        )
+    routing = state.means.views()
+    turn = (position[:, None] + torch.arange(law.queries, device=now.device)) % law.queries
+    made = law.sealed(position[:, None, None] + torch.arange(-law.queries, 0, device=now.device))
+    groups = Groups(sealed[:, None], made, torch.arange(routing[0].shape[2], device=now.device)[None])
+    query = state.recent[rows[:, None], turn].unsqueeze(1)
+    best = choose(mixer.cfg, law, query, routing, groups)
+    far = mixer.turned_far(*(x[:, 0] for x in blocks_kept.taken(state.kept, best, query.dtype, rows)))
+    kept_far = tuple(torch.where(now.view(-1, 1, 1, 1), y.to(x.dtype), x) for x, y in zip(state.far, far, strict=True))
+    return replace(state, chosen=torch.where(now[:, None, None], best[:, 0], state.chosen), far=kept_far)
 
 
 def _over_budget(mixer: Any, state: BlocksState, positions: RowPositions, rows: np.ndarray) -> BlocksState:

@@ -129,19 +129,23 @@ class LMState:
         return any(x.in_pages for x in self.layers)
 
     def paged(self, pools: Pool | Pools | None = None, sparse: bool = False) -> LMState:
-        """The same state for inference, with the checkpoints of constant and content segments as pages of pools.
+        """The same state for inference, with the checkpoints of constant and content segments, and blocks, as pages of pools.
 
         pools   shared with other states; a `Pool` is for checkpoints of one shape; default: new pools without a limit
-        sparse  only where reads pick checkpoints, so that no step lays pages out
+        sparse  only where reads pick checkpoints or blocks, so that no step lays pages out
         Calls keep it so. `select`, `cat` and forks then copy no checkpoints, and equal numbers come out. Gradients do not pass to
         what was sealed before. Raises PoolFull, InputError if a pool is for checkpoints of another shape.
         """
         pools = Pools() if pools is None else pools
         cfgs = (self.of,) if isinstance(self.of, LayerConfig) else self.of.layer_configs
         layers = zip(self.layers, cfgs, strict=True)
+
+        def picks(cfg: LayerConfig) -> bool:
+            return cfg.members.cache.cls.sparse or cfg.members.cache.cls.exact
+
         return self._with(
             self.positions,
-            [x if sparse and not cfg.members.cache.cls.sparse else x.paged(pools, cfg, self.positions) for x, cfg in layers],
+            [x.paged(pools, cfg, self.positions) if picks(cfg) or not sparse else x for x, cfg in layers],
         )
 
     def spilled(self, spill: Spill) -> LMState:

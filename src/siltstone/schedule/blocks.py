@@ -54,10 +54,20 @@ class Law:
         """Whether candidates are chosen first, with so many blocks sealed."""
         return (self.coarse > 0) & (self.held(sealed) * self.block > self.coarse_from)
 
+    def spans(self, number: np.ndarray) -> np.ndarray:
+        """int64 [..., 2], the tokens [first, end) of blocks."""
+        return spans(self.sinks, self.block, number)
+
     @property
     def near(self) -> int:
         """The most tokens between the last sealed block and the end of a group."""
         return self.window + self.block + self.every - 2
+
+
+def spans(sinks: int, block: int, number: np.ndarray) -> np.ndarray:
+    """int64 [..., 2], the tokens [first, end) of the blocks of these numbers."""
+    first = sinks + number * block
+    return np.stack([first, first + block], -1)
 
 
 class BlockSchedule:

@@ -72,6 +72,11 @@ class Entries(ABC):
         """With entries new [B, ...] at place [B] of the rows, where bool [B] says so (None: everywhere)."""
 
     @abstractmethod
+    def taken(self, places: Tensor, rows: Tensor) -> Tensors:
+        """Entries [B, n, J, ...] of the rows int64 [R], each of the J heads at places of its own: places int64 [R, m, J, k] ->
+        leaves [R * m * J * k, ...]. Only these are copied."""
+
+    @abstractmethod
     def sized(self, count: np.ndarray) -> Entries:
         """With `count` entries per row, no fewer than before; the content of new entries is undefined."""
 

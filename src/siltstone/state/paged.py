@@ -117,6 +117,12 @@ class PagedStore(Entries):
         self._plain.clear()
         return self
 
+    def taken(self, places: Tensor, rows: Tensor) -> Tensors:
+        """See Entries."""
+        heads = self.pool.leaves[0].shape[1]
+        index = self.on_device[rows.view(-1, 1, 1, 1), places] * heads + torch.arange(heads, device=places.device)[:, None]
+        return tuple(x.flatten(0, 1).index_select(0, index.flatten()) for x in self.pool.leaves)
+
     def sized(self, count: np.ndarray) -> PagedStore:
         """See Entries."""
         return self.reserve(count - self.count)

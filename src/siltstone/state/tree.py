@@ -274,6 +274,12 @@ class Store(Entries):
                 leaves.append(moved.index_put((rows, place), value).movedim(1, axis))
         return self._with(tuple(leaves), inplace)
 
+    def taken(self, places: Tensor, rows: Tensor) -> Tensors:
+        """See Entries."""
+        count, heads = self.leaves[0].shape[1:3]
+        index = (rows.view(-1, 1, 1, 1) * count + places) * heads + torch.arange(heads, device=places.device)[:, None]
+        return tuple(x.flatten(0, 2).index_select(0, index.flatten()) for x in self.leaves)
+
     def _with(self, leaves: tuple[Tensor, ...], inplace: bool) -> Store:
         return Store(leaves, self.axes, self.count, self.tide if inplace else None)
 
