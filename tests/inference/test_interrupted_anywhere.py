@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 from typing import Any
 
@@ -26,7 +27,8 @@ MOST = 400
 
 
 class Interrupter:
-    """Raises KeyboardInterrupt at place number `at` of the watched files, in this thread, and counts the places."""
+    """Sends SIGINT at place number `at` of the watched files, in this thread, and counts the places. The handler of the moment
+    decides: it raises KeyboardInterrupt, or, while a step is shielded, waits for its end."""
 
     def __init__(self, at: int) -> None:
         self.at, self.count = at, 0
@@ -47,7 +49,7 @@ class Interrupter:
             if before in PLACES:
                 self.count += 1
                 if self.count == self.at:
-                    raise KeyboardInterrupt
+                    signal.raise_signal(signal.SIGINT)
         return self
 
 
@@ -70,6 +72,13 @@ def every_place(call: Callable[[], object], check: Callable[[], object]) -> int:
         if by.count < at:
             return at
     raise AssertionError("the call has no end")
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def routing_map(model: LM, ids: Tensor, samples: int = 4) -> dict[str, Any] | No
             found = mix(router, asked)
             if found.gates is not None and asked.scores.shape[1] == 1:
                 gates = found.gates.float().mean(2)[0, 0]
-                every = torch.zeros(asked.scores.shape[-1], device=gates.device)
+                every = gates.new_zeros(asked.scores.shape[-1])
                 seen.append(gates if found.index is None else every.scatter_add(0, found.index[0, 0], gates))
             return found
 

@@ -95,15 +95,13 @@ def growth(cfg: LMConfig) -> str:
     """How a session's state grows with its position t (C tokens a segment)."""
     if "attention" in cfg.kinds:
         return "O(t): the pattern has full attention layers"
-    if any(layer.members.cache.cls.exact for layer in cfg.memory_layers):
-        return "O(t): blocks have the keys and values of every token"
     banks: dict[type[Bank], list[LayerConfig]] = {}
     for layer in cfg.memory_layers:
         if layer.members.cache.cls.keeps:
             banks.setdefault(kinds.bank(layer), []).append(layer)
     blocks = [layer for layer in cfg.memory_layers if layer.members.cache.cls.exact]
     if any(not layer.bounded for layer in blocks):
-        return "O(t): blocks keep keys and values of every token (give max_checkpoints or max_bytes to bound it)"
+        return "O(t): blocks have the keys and values of every token (give max_checkpoints or max_bytes to bound it)"
     if not banks:
         return "O(1): a budget of blocks" if blocks else "O(1): nothing is sealed"
     most = min(banks, key=lambda bank: (not bank.grows, any(layer.bounded for layer in banks[bank]), bank.__name__))
