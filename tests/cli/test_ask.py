@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 import siltstone as st
-from siltstone.inference import documents
+from siltstone.inference import asking, documents
 from tests.cli.commands import good, refused, siltstone
 from tests.cli.conftest import send
 from tests.cli.test_signals import SIGNALS
@@ -55,6 +56,21 @@ def test_documents_are_read_once_and_questions_are_forks(run: Path, doc: Path, f
     assert told.stdout.startswith("? What?\n") and "2 documents" in told.stderr and "0 recomputed" in told.stderr
     talk = good("chat", run, "--session", out, "--json", *SHORT, data=b"And what?\n").stdout.splitlines()
     assert json.loads(talk[0])["tokens_read"] == len("\n\nUser: And what?\nAssistant:")
+
+
+def test_forks_of_answered_questions_are_let_go(run: Path, doc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork may be as large as the session: one is held at a time."""
+    live, most = weakref.WeakSet[Any](), []
+
+    class Counted(asking.Question):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            live.add(self)
+            most.append(len(live))
+
+    monkeypatch.setattr(asking, "Question", Counted)
+    rows(run, "--doc", doc, *(f"Number {i}?" for i in range(4)))
+    assert most == [1, 1, 1, 1]
 
 
 def test_an_answer_ends_with_its_passages(run: Path, doc: Path, attends: None) -> None:

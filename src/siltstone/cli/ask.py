@@ -98,11 +98,10 @@ def ask(
             raise SystemExit(exit_code(stopped)) from None
         if session is not None and usage.read:
             s.save(session)
-        asked = [Question(s, text, template) for text in questions]
         fresh = _quotable(documents(s))
         try:
-            for one in asked:
-                _answer(one, usage, stop, Wanted(max_new_tokens, check, reread, as_json, fresh))
+            for text in questions:  # one after the other: the fork of each may be as large as the session
+                _answer(Question(s, text, template), usage, stop, Wanted(max_new_tokens, check, reread, as_json, fresh))
         except KeyboardInterrupt as stopped:
             say("interrupted" + (f"; {session} has what was read" if session is not None else ""))
             raise SystemExit(exit_code(stopped)) from None
