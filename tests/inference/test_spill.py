@@ -21,12 +21,8 @@ from siltstone.models.stream_state import LMState
 from siltstone.state import Spill
 from siltstone.state.spilled import SpilledStore
 from siltstone.text import ByteTokenizer
+from tests.inference.test_attended import KEYS
 
-KEYS: dict[str, Any] = dict(
-    vocab_size=259, d_model=8, heads=4, head_dim=2, kv_heads=2, value_dim=3, window=3, sinks=2, depth=3, pattern="mwm",
-    cache="blocks", segment=4, router="subblock:2", top_k=2, cache_options=dict(router_queries=3, route_every=4),
-    mlp="gelu", mlp_dim=8, tie=True,
-)  # fmt: skip
 TEXT = "In the beginning there were forty-one bytes, and then there were some more of them. "
 
 

@@ -11,23 +11,11 @@ from typing import Any
 import httpx2
 
 from siltstone.serve import fields
+from siltstone.serve.schema import BODIES
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/serving.md").read_text("utf-8")
 KINDS = {"chat/completions": fields.Chat, "completions": fields.Completion, "responses": fields.Response}
-
-
-OTHERS = {
-    "/v1/conversations": fields.Conversation,
-    "/v1/conversations/{id}": fields.Metadatas,
-    "/v1/conversations/{id}/items": fields.Items,
-    "/sessions": fields.NewSession,
-    "/sessions/{id}": fields.SessionUpdate,
-    "/sessions/{id}/append": fields.Append,
-    "/sessions/{id}/find": fields.Find,
-    "/sessions/{id}/generate": fields.Continue,
-    "/sessions/{id}/rollback": fields.Rollback,
-    "/sessions/{id}/score": fields.Score,
-}
+OTHERS = {path: kind for path, kind in BODIES.items() if kind is not None}
 
 
 def test_the_page_names_every_field() -> None:

@@ -69,8 +69,7 @@ class SpilledStore(Entries):
             raise InputError(f"spill is for states on the CPU, and this one is on {store.device}; leave spill out")
         like = tuple(x[:1] if len(x) else x.new_empty(1, *x.shape[1:]) for x in store.views(0))
         size = sum(math.prod(x.shape[3:]) * x.element_size() for x in like)
-        empty = cls(spill.file(size), like, [np.zeros(0, np.int64)] * store.rows)
-        return empty.extended(store.views(), store.count)
+        return cls(spill.file(size), like, ())._here(store)
 
     @property
     def heads(self) -> int:
@@ -167,13 +166,6 @@ class SpilledStore(Entries):
         """See Entries: in the file of the first that has one."""
         first = next(s for s in stores if isinstance(s, SpilledStore))
         return SpilledStore(first.file, first.like, [row for s in stores for row in first._here(s).table])
-
-    def placed(self, rows: np.ndarray, parts: Sequence[Entries]) -> SpilledStore:
-        """See Entries. Raises SpillFailed; then nothing has changed."""
-        table = list(self.table)
-        for row, new in zip(rows.tolist(), (row for part in parts for row in self._here(part).table), strict=True):
-            table[row] = new
-        return SpilledStore(self.file, self.like, table)
 
     def _here(self, entries: Entries) -> SpilledStore:
         """The same entries in this file."""
