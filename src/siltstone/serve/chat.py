@@ -13,10 +13,9 @@ from fastapi import APIRouter, Request
 from .answer import Answer, Choice, Wanted
 from .conversation import links, messages, prompt
 from .fields import CHAT_TOKENS, Chat, Completion, parsed
-from .following import Run, event
-from .house import House, begun, found, once, owner, read_json, streamed
+from .following import event
+from .house import House, answered, found, owner, read_json
 from .logprobs import content
-from .once import Try
 from .problem import bad
 from .template import Message
 
@@ -74,13 +73,21 @@ class Talk:
         how = wanted(house, given, tokens, (given.top_logprobs or 0) if given.logprobs else None)
         self.answer = house.answer(request, prompt(house.marks, house.template, self.messages), how)
 
+    async def begin(self) -> None:
+        """See `Asked`."""
+        await self.answer.begin()
+
+    async def close(self) -> None:
+        """The sessions leave."""
+        await self.answer.close()
+
     async def whole(self) -> dict[str, Any]:
         """The object of a request that does not stream."""
         try:
             await self.answer.complete()
             return await self.done()
         finally:
-            await self.answer.close()
+            await self.close()
 
     async def done(self) -> dict[str, Any]:
         """The texts are complete: keep the sessions, and the object if it is wanted."""
@@ -141,15 +148,7 @@ def routes(house: House) -> APIRouter:
     async def create(request: Request) -> Any:
         body = await read_json(request)
         given = parsed(Chat, body)
-
-        async def whole(_: Try) -> dict[str, Any]:
-            return await Talk(house, request, given).whole()
-
-        async def stream(_: Try) -> Run:
-            talk = Talk(house, request, given)
-            return await begun(house, request, talk.answer.begin(), talk.stream(), talk.answer.close)
-
-        return await (streamed(house, request, body, stream) if given.stream else once(house, request, body, whole))
+        return await answered(house, request, body, bool(given.stream), lambda: Talk(house, request, given))
 
     def stored(request: Request, id: str) -> dict[str, Any]:
         return found(house.store.get("chat", owner(request), id), "chat completion", id)

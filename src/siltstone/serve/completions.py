@@ -15,11 +15,10 @@ from .answer import Answer, Choice, Prompt
 from .chat import wanted
 from .conversation import sound
 from .fields import COMPLETION_TOKENS, Completion, parsed
-from .following import Run, event
-from .house import House, begun, once, read_json, streamed
+from .following import event
+from .house import House, answered, read_json
 from .logprobs import Spelling, joined, legacy
 from .marks import chain
-from .once import Try
 from .problem import bad
 
 BEGIN = 16  # characters by which texts with the same beginning are found
@@ -70,6 +69,10 @@ class Texts:
             raise bad("max_tokens", "max_tokens=0 needs echo=true: there is nothing else to return.")
         how = wanted(house, given, tokens, given.logprobs)
         self.answers = [house.answer(request, prompt, how) for prompt in prompts(house, given)]
+
+    async def begin(self) -> None:
+        """The first answer begins."""
+        await self.answers[0].begin()
 
     async def whole(self) -> dict[str, Any]:
         """The object of a request that does not stream."""
@@ -152,14 +155,6 @@ def routes(house: House) -> APIRouter:
     async def create(request: Request) -> Any:
         body = await read_json(request)
         given = parsed(Completion, body)
-
-        async def whole(_: Try) -> dict[str, Any]:
-            return await Texts(house, request, given).whole()
-
-        async def stream(_: Try) -> Run:
-            texts = Texts(house, request, given)
-            return await begun(house, request, texts.answers[0].begin(), texts.stream(), texts.close)
-
-        return await (streamed(house, request, body, stream) if given.stream else once(house, request, body, whole))
+        return await answered(house, request, body, bool(given.stream), lambda: Texts(house, request, given))
 
     return router

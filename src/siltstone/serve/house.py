@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
 
@@ -205,6 +205,28 @@ async def streamed(house: House, request: Request, body: Any, make: Callable[[Tr
     task = asyncio.ensure_future(beginning())
     house.tries.add(one, task)
     return Events(await task)
+
+
+class Asked(Protocol):
+    """A request for an answer that is one object, or events once it has begun."""
+
+    def begin(self) -> Coroutine[Any, Any, None]: ...
+    def whole(self) -> Coroutine[Any, Any, dict[str, Any]]: ...
+    def stream(self) -> AsyncGenerator[str, None]: ...
+    def close(self) -> Coroutine[Any, Any, None]: ...
+
+
+async def answered(house: House, request: Request, body: Any, streams: bool, make: Callable[[], Asked]) -> Any:
+    """What `make` asks for, as events or as one object; or the answer of the earlier request if this is a retry."""
+
+    async def whole(_: Try) -> dict[str, Any]:
+        return await make().whole()
+
+    async def stream(_: Try) -> Run:
+        asked = make()
+        return await begun(house, request, asked.begin(), asked.stream(), asked.close)
+
+    return await (streamed(house, request, body, stream) if streams else once(house, request, body, whole))
 
 
 async def begun(
