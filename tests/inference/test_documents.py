@@ -209,22 +209,23 @@ def test_questions_need_documents(files: list[Path]) -> None:
         Question(told(s, files[0]), " ")
 
 
-@pytest.mark.parametrize("every", [1, 4, 32])
-@pytest.mark.parametrize("text", ["?", "What is the price?", "What is the price of 37 pears, and of how many more?"])
-def test_blocks_are_chosen_before_the_last_token_of_a_question(every: int, text: str, files: list[Path]) -> None:
-    """The answer attends to blocks that the question has chosen, whatever its length and the documents' are."""
+def test_questions_choose_blocks_before_every_token(files: list[Path]) -> None:
+    """Those of `ask` and those of a conversation alike; the session that has read the documents does not change."""
     keys: dict[str, Any] = dict(pattern="m", cache="blocks", router="subblock:2", top_k=2, position="rope")
-    model = small_model(depth=1, **keys, cache_options={"route_every": every})
+    model, text = small_model(depth=1, **keys, cache_options={"route_every": 32}), "What is the price?"
     files[0].write_text(LINES[:700], "utf-8")
     one = Question(told(st.Session(model, st.ByteTokenizer()), files[0]), text)
-    added = one.read() - len(f"\n\nUser: {text}\nAssistant:")
-    assert 0 <= added < every and (one.fork.position - 1) % every == 0
+    assert one.read() == len(f"\n\nUser: {text}\nAssistant:")
+    assert one.fork.asking and not one.session.asking
+    same, other = one.session.fork(), one.session.fork()
+    same.asking = True
+    for session in (same, other):
+        session.append(f"\n\nUser: {text}\nAssistant:")
+    assert same.logits is not None and torch.equal(same.logits, one.fork.logits)  # type: ignore[arg-type]
+    assert not torch.equal(other.logits, same.logits)  # type: ignore[arg-type]
     chat = st.Chat(one.session.fork())
     chat.read(text)
-    assert chat.session.position == one.fork.position
-    assert one.fork.logits is not None and torch.equal(chat.session.logits, one.fork.logits)  # type: ignore[arg-type]
-    chat.read(text)  # later turns stand behind a reply, and nothing is written there
-    assert chat.session.position == one.fork.position + len(f"\nUser: {text}\nAssistant:")
+    assert chat.session.asking and torch.equal(chat.session.logits, same.logits)  # type: ignore[arg-type]
 
 
 def test_passages_that_touch_are_one(monkeypatch: pytest.MonkeyPatch) -> None:

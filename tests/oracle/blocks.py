@@ -8,6 +8,8 @@ it were still pending: no token is hidden before it could be chosen.
 `checkpoint_dtype` rounds what a block holds when it is first offered to a choice; until then its tokens are exact. With a budget
 a renewal first drops blocks, then chooses among those that are left: the oldest go, or with evict="use" those with the least mass
 a query, over the queries that were made when they were sealed and that took part in a choice. Blocks without such a query stay.
+With `asking`, the choice is also renewed with every token from that position on, among the same blocks; nothing is offered or
+dropped then.
 With `coarse`, and more than `coarse_from` tokens in blocks, means of `coarse` keys first choose `candidates` blocks alike.
 """
 
@@ -39,6 +41,7 @@ class BlocksRow(Row):
         self.left: list[KV] = []  # pending: they left the window and are not yet sealed
         self.sealed: list[list[KV]] = []  # the oldest first
         self.dtype = cfg.get("checkpoint_dtype", "float32")
+        self.asking = cfg.get("asking", math.inf)  # the position from which each token renews the choice
         self.offered = 0  # blocks that were sealed at the last renewal
         self.held: dict[int, list[KV]] = {}  # sealed blocks that are kept, as they are kept
         self.means: dict[int, list[list[Tensor]]] = {}  # their routing keys [J] [sub-blocks]
@@ -48,15 +51,18 @@ class BlocksRow(Row):
         self.chosen: list[list[int]] = [[] for _ in range(self.J)]
         self.queries: list[tuple[Tensor, int]] = []  # the last queries, and the blocks that were sealed when they were made
 
-    def renew(self) -> None:
-        """Choose the `top_k` blocks with the most mass from the last `router_queries` queries, compared as in `kept`."""
+    def offer(self) -> None:
+        """All sealed blocks are offered to the choice; over budget some are dropped."""
         self.offered = len(self.sealed)
         most = self.cfg.get("max_checkpoints")
         while most is not None and len(self.held) > most:
             gone = min(self.held, key=self.worth)
             for table in (self.held, self.means, self.coarse, self.used, self.asked):
                 del table[gone]
-        options, blocks = self.cfg["cache_options"], sorted(self.held)
+
+    def renew(self) -> None:
+        """Choose the `top_k` blocks with the most mass from the last `router_queries` queries, compared as in `kept`."""
+        options, blocks = self.cfg["cache_options"], sorted(b for b in self.held if b < self.offered)
         for j in range(self.J):
             some = blocks
             if options.get("coarse", 0) and len(blocks) * self.cfg["segment"] > options["coarse_from"]:
@@ -148,6 +154,9 @@ class BlocksRow(Row):
         """The next token, given as query, key and value -> [H, V]."""
         self.keep((k_JK, v_JV))
         if self.t % self.cfg["cache_options"]["route_every"] == 0:
+            self.offer()
+            self.renew()
+        elif self.t >= self.asking:
             self.renew()
         asked = q_HK.detach(), len(self.sealed)
         self.queries = [*self.queries, asked][-self.cfg["cache_options"]["router_queries"] :]

@@ -109,6 +109,7 @@ def choice(queries: list[Tensor], more: int = 0, **keys: Any) -> list[list[int]]
     before = [*BY, *[vector(3)] * (len(queries) + 1)]
     H, J = cfg["heads"], cfg["kv_heads"]
     feed(row, [k.expand(J, 4) for k in before], [*[SILENT.expand(H, 4)] * (len(before) - len(queries)), *queries])
+    row.offer()
     row.renew()
     return row.chosen
 
@@ -150,6 +151,7 @@ def test_a_mean_of_a_sub_block_can_hide_a_key() -> None:
     for router, want in (("subblock:1", 0), ("subblock:2", 1), ("subblock:4", 1), ("mean", 1)):
         row = BlocksRow(cfg | dict(router=router), {})
         feed(row, opposite, [*[SILENT] * 9, vector(0)])
+        row.offer()
         row.renew()
         assert row.chosen == [[want]]
 
@@ -168,6 +170,7 @@ def test_a_mass_is_over_the_blocks_that_were_sealed_when_the_query_was_made() ->
         asked = row.queries
         feed(row, keys[at + 1 :], [SILENT] * (6 - at))
         row.queries = asked
+        row.offer()
         row.renew()
         assert row.offered == 3 and row.chosen == [[want]]
 
@@ -242,6 +245,7 @@ def test_the_logarithm_of_nothing_is_never_taken() -> None:
 def test_over_budget_the_oldest_goes_and_is_not_seen_again() -> None:
     row = BlocksRow(config(**ONE | dict(router_queries=1, route_every=1, max_checkpoints=2)), {})
     feed(row, [vector(0), vector(0), vector(1), vector(1), vector(2), vector(2), vector(3)], [*[SILENT] * 6, vector(0)])
+    row.offer()
     row.renew()
     assert sorted(row.held) == [1, 2] and row.chosen == [[2]]  # the query matches block 0, and neither of the others
 
@@ -251,6 +255,7 @@ def test_over_budget_the_least_used_goes_and_one_that_no_query_saw_stays() -> No
     keys = dict(router_queries=1, route_every=1, max_checkpoints=2, evict="use")
     row = BlocksRow(config(**ONE | keys), {})
     feed(row, [vector(0), vector(0), vector(1), vector(1), vector(2), vector(2), vector(3)], [*[SILENT] * 3, *[vector(0)] * 4])
+    row.offer()
     row.renew()
     assert sorted(row.held) == [0, 2] and row.used[0] > 4096 and row.asked[2] == 1
 

@@ -94,8 +94,7 @@ def _asked(reader: Reader, sessions: dict[str, Session], fact: Fact, told: str) 
     said, nats = {}, {}
     for way, session in sessions.items():
         said[way] = reader.answer(session, fact.question, tokens)
-        asked = session.fork()
-        asked.append(fact.question)
+        asked = reader.asking(session, fact.question)
         nats[way] = float(reader.nats(asked, f" {fact.answer}").sum())
     right = {way: words.strip().startswith(fact.answer) for way, words in said.items()}
     return asdict(fact) | {"distance": distance, "said": said, "right": right, "nats": nats}

@@ -28,7 +28,7 @@ RECORD, VERSION = "pretrained.json", 1
 # The settled law of blocks for decoders without training; docs/decisions/0037 has the figures.
 BLOCKS: dict[str, Any] = dict(
     pattern="m", cache="blocks", window=512, sinks=4, segment=32, top_k=16, router="subblock:2",
-    cache_options={"router_queries": 8, "route_every": 8},
+    cache_options={"router_queries": 8, "route_every": 32},
 )  # fmt: skip
 BUFFERS = ("rotary_emb.inv_freq", "self_attn.bias", "masked_bias")  # constants that older files have; they are computed here
 

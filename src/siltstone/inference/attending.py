@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ..layers.blocks import BlockAttention
@@ -38,9 +37,6 @@ def attends(model: Any) -> bool:
     return isinstance(model, LM) and any(isinstance(block.mix, BlockAttention) for block in model.blocks)
 
 
-def choice_every(model: Any) -> int:
-    """Blocks are chosen in all layers before each token whose position is divisible by this; 1 if no layer has blocks."""
-    if not isinstance(model, LM):
-        return 1
-    mixers: Any = [block.mix for block in model.blocks if isinstance(block.mix, BlockAttention)]
-    return math.lcm(*(mixer.law.every for mixer in mixers))
+def asks(state: Any) -> bool:
+    """Whether the first row of a state chooses blocks before every token."""
+    return isinstance(state, LMState) and bool(state.positions.from_here()[0])

@@ -13,7 +13,6 @@ from typing import Any
 
 from ..errors import InputError, SessionCorrupt, TokenizerError
 from ..text import Tokenizer
-from .attending import choice_every
 from .documents import BETWEEN, under
 from .form import Form
 from .sampling import StopStrings
@@ -159,6 +158,7 @@ class Chat:
             raise InputError(f"the user's text is {f'a {type(text).__name__}' if text else 'empty'}; give some text")
         ids, mark = self._ids(text), self.session.snapshot()
         try:
+            self.session.asking = True
             self.session.append(ids)
         except BaseException:
             self.session.rollback(mark)
@@ -173,14 +173,8 @@ class Chat:
         if self.turns:
             return self._turns.next(text, self.system, self._met)
         if under(self.session):
-            return self._aligned(self._turns.behind(text))
+            return self._turns.behind(text)
         return self._turns.first(text, self.system, fresh=self.session.position == 0)
-
-    def _aligned(self, ids: list[int]) -> list[int]:
-        """With line ends before them, so that blocks are chosen before the last token: by the question, not by the documents."""
-        line = self.session.tokenizer.encode("\n")
-        every = choice_every(self.session.model)
-        return line * ((1 - self.session.position - len(ids)) % every if len(line) == 1 else 0) + ids
 
     def reply(
         self,

@@ -147,8 +147,8 @@ class Call:
 
     def _sealed(self, mixer: Any, layer: Any, now: np.ndarray | None) -> tuple[Tensor | None, ...]:
         if hasattr(mixer, "renew"):
-            position, law = self.state.position, mixer.law
-            begins = (position % law.every == 0) & (law.sealed(position) > 0) if now is None else now
+            position = self.state.position
+            begins = mixer.law.chooses(self.state.positions) if now is None else now
             return torch.from_numpy(position.copy()), torch.from_numpy(begins.copy()), None
         by = StepSchedule(mixer.geo, self.state.positions, np.ones(len(self.state), bool))
         sealer = RowSealer(mixer.memory, mixer.router, mixer.budget, by.segments, torch.float32, self.model.like.device)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import weakref
-from array import array
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,13 +13,14 @@ from torch import Tensor
 
 from ..core.entry import Entry
 from ..core.interrupt import shielded
-from ..errors import BusyError, InputError, PoolFull, PositionError, SpillFailed, TokenizerError
+from ..errors import BusyError, InputError, PoolFull, SpillFailed, TokenizerError
 from ..io.place import Stamp
 from ..models.fingerprint import Seen, check_pair
+from ..models.stream_state import LMState
 from ..models.streaming import StreamingModel, StreamingState
 from ..text import Tokenizer, cut_table
-from .attending import Watch, attends
-from .mark import Mark, Pieces
+from .attending import Watch, asks, attends
+from .mark import Mark, Pieces, Trail
 from .receipt import Counters
 from .runtime import one_step
 from .runtime import runtime as chosen
@@ -72,8 +71,7 @@ class Session(Generates[Pieces]):
         self._cuts = cut_table(model.cfg, tokenizer)
         self._logits: Tensor | None = None
         self._sampler = torch.Generator("cpu").manual_seed(0)
-        self._marks: list[weakref.ref[Mark]] = []
-        self._ids = array("q")  # the last len(ids) tokens, back to the oldest live mark at most
+        self._trail = Trail()
         self._torn = False  # a decode step failed after it had changed the state in place
         self._weights = Seen(model)
         self._file: tuple[str, Stamp] | None = None  # path and stamp of the file when it was last read or written
@@ -116,7 +114,25 @@ class Session(Generates[Pieces]):
     @property
     def nbytes(self) -> int:
         """Bytes of the state, the logits and the ids kept for `rollback`; marks are not counted."""
-        return self._state.nbytes + (0 if self._logits is None else self._logits.nbytes) + len(self._ids) * self._ids.itemsize
+        return self._state.nbytes + (0 if self._logits is None else self._logits.nbytes) + self._trail.nbytes
+
+    @property
+    def asking(self) -> bool:
+        """Whether blocks are chosen before every token, instead of once in `route_every` tokens (cache="blocks" alone).
+
+        Set it before a question is read: the words of the question then choose the blocks that it attends to, at the cost of a
+        choice a token. It holds until it is set again, in forks and in the session's file too. Other models have no choice: it
+        stays False.
+        """
+        return asks(self._state)
+
+    @asking.setter
+    def asking(self, now: bool) -> None:
+        with self._alone():
+            self._whole()
+            if attends(self.model) and now != self.asking:
+                assert isinstance(self._state, LMState)
+                self._state, self._trail.turns[self.position] = self._state.asking(bool(now)), bool(now)
 
     def append(self, text: str | Sequence[int] | Tensor) -> None:
         """Read text or ids. Raises InputError for ids out of range and for text that UTF-8 cannot encode; then nothing
@@ -195,7 +211,7 @@ class Session(Generates[Pieces]):
         twin._state = self._state.fork()
         twin._sampler = torch.Generator("cpu")
         twin._sampler.set_state(self._sampler.get_state())
-        twin._marks, twin._ids = list(self._marks), self._ids[:]
+        twin._trail = self._trail.copy()
         twin.counters, twin.notes = copy.copy(self.counters), copy.deepcopy(self.notes)
         return twin
 
@@ -228,9 +244,8 @@ class Session(Generates[Pieces]):
 
     def _snapshot(self) -> Mark:
         self._whole()
-        self._trim()
         mark = Mark(self.position, self._state.fork(), self._logits, self._sampler.get_state())
-        self._marks.append(weakref.ref(mark))
+        self._trail.add(mark)
         return mark
 
     def rollback(self, to: Mark | int) -> int:
@@ -248,33 +263,16 @@ class Session(Generates[Pieces]):
 
     def _go_back(self, to: Mark | int) -> Tensor:
         """Go to a mark, or to the one before a position; the ids [tokens] that are left to read again."""
-        none = torch.empty(0, dtype=torch.long, device="cpu")
         if self._torn and not isinstance(to, Mark):
             self._whole()
-        self._trim()
-        marks = self._live()
+        mark, again = self._trail.back(to, self.position)
+        if mark is not None:
+            assert mark._state is not None
+            self._state, self._logits, self._torn = mark._state.fork(), mark._logits, False
+            self._watch = None if self._watch is None else Watch()
         if isinstance(to, Mark):
-            if not any(to is m for m in marks):
-                why = "belongs to another session, or this one has gone back to before it" if to.live else "was released"
-                raise PositionError(f"cannot go back to {to}: it {why}; take a snapshot of this session, or fork it beforehand")
-            self._go(to, marks)
             self._sampler.set_state(to._sampler)
-            return none
-        if not isinstance(to, int) or isinstance(to, bool):
-            raise InputError(f"rollback to {to!r}: give a mark or a position (a whole number)")
-        if to == self.position:
-            return none
-        before = [m for m in marks if m.position <= to]
-        if to > self.position or not before:
-            kept = f"ids are kept from {marks[0].position} on (the oldest live mark)" if marks else "no mark is live"
-            raise PositionError(
-                f"cannot go back to position {to}: the session is at {self.position}, and {kept}; "
-                "take a snapshot() at or before the position to go back to"
-            )
-        mark = max(before, key=lambda m: m.position)
-        ids = torch.tensor(self._ids[mark.position - marks[0].position : to - marks[0].position], dtype=torch.long, device="cpu")
-        self._go(mark, marks)
-        return ids
+        return again
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the session to one file, atomically: state, logits, sampler, notes; marks and their ids are not saved.
@@ -328,7 +326,7 @@ class Session(Generates[Pieces]):
         """Append checked ids chunk by chunk; yields log-probabilities (those of `score`) if scored, otherwise logits."""
         self._whole()
         for chunk in chunks(ids):
-            self._trim()
+            self._trail.trim(self.position)
             single = len(chunk) == 1  # a decode step updates the state in place; if it fails, the state is torn
             with shielded(), torch.no_grad():
                 self._torn = single
@@ -345,8 +343,7 @@ class Session(Generates[Pieces]):
         """The session has read these ids: the logits after them, and the state."""
         last = last_V.to(self.model.like.dtype, copy=True)  # under autocast they have fewer bits
         self._state, self._logits, self._torn = state, last, False
-        if self._marks:
-            self._ids.extend(ids)
+        self._trail.read(ids)
         self.counters.add(len(ids), again)
         if self._watch is not None:
             self._watch.add(self.model, state, len(ids))
@@ -360,29 +357,6 @@ class Session(Generates[Pieces]):
         if self._logits is None:
             raise InputError("the prompt is empty: there is no token to continue from; append some text first")
         return self._logits
-
-    def _live(self) -> list[Mark]:
-        """Valid marks, oldest first."""
-        found = (ref() for ref in self._marks)
-        return sorted((m for m in found if m is not None and m.live), key=lambda m: m.position)
-
-    def _trim(self) -> None:
-        """Drop marks without references, and the ids before the oldest live mark."""
-        if not self._marks:
-            return
-        marks = self._live()
-        self._marks = [weakref.ref(m) for m in marks]
-        drop = len(self._ids) - (self.position - marks[0].position) if marks else len(self._ids)
-        if drop > 0:
-            del self._ids[:drop]
-
-    def _go(self, mark: Mark, marks: list[Mark]) -> None:
-        """Set the session to a mark; later marks, and the ids after it, are dropped."""
-        assert mark._state is not None
-        self._marks = [weakref.ref(m) for m in marks if m.position <= mark.position]
-        del self._ids[mark.position - marks[0].position :]
-        self._state, self._logits, self._torn = mark._state.fork(), mark._logits, False
-        self._watch = None if self._watch is None else Watch()
 
 
 def _busy(own: bool) -> BusyError:

@@ -152,7 +152,7 @@ class BlockAttention(Placed):
         if law.sinks:
             parts.insert(0, [x.transpose(1, 2)[:, None].expand(-1, plan.groups, -1, -1, -1) for x in first])
         key, value = (torch.cat([x[i] for x in parts], 3).flatten(0, 1) for i in range(2))
-        query = query.unflatten(1, (plan.groups, law.every)).flatten(0, 1).transpose(1, 2)
+        query = query.unflatten(1, (plan.groups, plan.every)).flatten(0, 1).transpose(1, 2)
         mask = plan.mask.expand(runs, -1, -1, -1).flatten(0, 1).unsqueeze(1)
         out = self.window.attend(query, key, value, mask).transpose(1, 2).unflatten(0, (runs, plan.groups)).flatten(1, 2)
         return _taken(out, plan.slots)

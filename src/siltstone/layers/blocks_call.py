@@ -95,7 +95,7 @@ class BlockCall:
         askers = plan.askers.expand(runs, -1, -1)
         offset = torch.arange(runs, device=both.device)[:, None, None] * both.shape[1]
         query = both.flatten(0, 1)[askers + offset]  # [R, n, queries, H, K]
-        made = plan.host(law.sealed(plan.first[..., None] + np.arange(-law.queries, 0)))
+        made = plan.host(law.sealed(plan.begin[..., None] + np.arange(-law.queries, 0)))
         groups = Groups(plan.host(plan.sealed), made, number)
         if self.held is None:
             picked = choose(self.cfg, law, query, self.routing, groups, law.two_stages(plan.sealed))[..., :k]
@@ -103,10 +103,8 @@ class BlockCall:
             since = plan.host(plan.before)[:, None], plan.begins
             found, self.held = choose_and_count(self.cfg, law, query, self.routing, groups, self.held, since)
             picked = found[..., :k]
-        if plan.lead.any():  # a group that began before the call keeps its choice
-            inside = plan.host(plan.lead > 0)[:, None, None, None]
-            first = torch.where(inside, state.chosen[:, None, :, :k], picked[:, :1])
-            picked = torch.cat([first, picked[:, 1:]], 1)
+        if plan.earlier.any():  # a group that began before the call keeps its choice
+            picked = torch.where(plan.host(plan.earlier)[..., None, None], state.chosen[:, None, :, :k], picked)
         return picked
 
     def _before(self, number: Tensor) -> Held:

@@ -25,18 +25,19 @@ from .context import StepContext, put
 def renewed(mixer: Any, state: BlocksState, positions: RowPositions, active: np.ndarray) -> BlocksState:
     """With the blocks of the group that begins at the next token, in the active rows where one begins."""
     law, position = mixer.law, positions.position
-    rows = np.flatnonzero(active & (position % law.every == 0) & (law.sealed(position) > 0))
+    rows = np.flatnonzero(active & law.chooses(positions))
     if not len(rows):
         return state
     if law.budget is not None:
         return _over_budget(mixer, state, positions, rows)
     state, index = _sealed(mixer, state, position, rows), torch.from_numpy(rows).to(state.chosen.device)
     whole = len(rows) == len(position)
-    width = int(law.sealed(position[rows]).max())
+    sealed = law.sealed(law.group(position[rows]))
+    width = int(sealed.max())
     means = state.means.views(width)
     means = means if whole else tuple(x.index_select(0, index) for x in means)
     query, groups = _asking(mixer, state, position[rows], index, torch.arange(width, device=index.device)[None])
-    best = choose(mixer.cfg, law, query, means, groups, law.two_stages(law.sealed(position[rows, None])))
+    best = choose(mixer.cfg, law, query, means, groups, law.two_stages(sealed[:, None]))
     far = mixer.turned_far(*(x[:, 0] for x in blocks_kept.taken(state.kept, best, query.dtype, index)))
     if whole:
         return replace(state, chosen=best[:, 0], far=far)
@@ -48,7 +49,7 @@ def _sealed(mixer: Any, state: BlocksState, position: np.ndarray, rows: np.ndarr
     """With the blocks that the given rows seal."""
     law, before = mixer.law, state.kept.count
     added = np.zeros_like(before)
-    added[rows] = law.sealed(position[rows]) - before[rows]
+    added[rows] = law.sealed(law.group(position[rows])) - before[rows]
     new = int(added.max())
     if not new:
         return state
@@ -66,7 +67,8 @@ def renewed_where(mixer: Any, state: BlocksState, position: Tensor, now: Tensor)
     have room; there is no budget, and there are no coarse routing keys."""
     law = mixer.law
     before = law.offered(position)
-    rows, sealed, most = torch.arange(len(now), device=now.device), law.sealed(position), -(-law.every // law.block)
+    rows, most = torch.arange(len(now), device=now.device), -(-law.every // law.block)
+    sealed = law.sealed(law.group(position))
     token = law.sinks + before[:, None] * law.block + torch.arange(most * law.block, device=now.device)
     blocks = (x[rows[:, None], token % law.near].unflatten(1, (most, law.block)) for x in state.near)
     kept, means = blocks_kept.stored(mixer.cfg, *blocks)
@@ -108,7 +110,7 @@ def _asking(mixer: Any, state: BlocksState, position: np.ndarray, index: Tensor,
     law, device = mixer.law, index.device
     turn = torch.from_numpy((position[:, None] + np.arange(law.queries)) % law.queries).to(device)
     made = law.sealed(position[:, None, None] + np.arange(-law.queries, 0))
-    sealed = torch.from_numpy(law.sealed(position)[:, None]).to(device)
+    sealed = torch.from_numpy(law.sealed(law.group(position))[:, None]).to(device)
     query = state.recent[index[:, None], turn].unsqueeze(1)
     return query, Groups(sealed, torch.from_numpy(made).to(device), number)
 

@@ -24,6 +24,9 @@ from .step import Prepared, prepare
 from .stream_state import LMState
 
 
+ASKED = 32  # tokens of a call in which rows choose blocks before every token
+
+
 class Tied(nn.Linear):
     """x W^T with the parameter W of an embedding; a separate module, so that hooks, wrappers and adapters can be attached."""
 
@@ -110,6 +113,8 @@ class LM(Placed):
         if entry.single(ids, mask, reset):
             given = entry.enter_single(self.cfg, (len(ids), 1), state, cut)
             return self._step(ids[:, 0], prepare([b.mix for b in self._layers], state, given, ids.device, inplace))
+        if ids.shape[1] > ASKED and state.positions.from_here().any():
+            return self._asked(ids, state, (mask, reset, cut), inplace)
         packed = entry.enter(self.cfg, (ids.shape[0], ids.shape[1]), state, mask, reset, cut)
         if not packed.width:
             return taking_part(self.embed(ids) * 0.0, self.parameters()), state
@@ -120,6 +125,16 @@ class LM(Placed):
             x, after = block(x, packed.enter(before, block.mix.init), context)
             layers.append(packed.leave(before, after))
         return packed.scatter(self.norm(x)), LMState(packed.positions_after(state.positions), tuple(layers), self.cfg)
+
+    def _asked(self, ids: Tensor, state: LMState, flags: tuple[Opt, Opt, Opt], inplace: bool) -> tuple[Tensor, LMState]:
+        """`features` in short calls: each token has chosen blocks of its own, which need much memory."""
+        found = []
+        for first in range(0, ids.shape[1], ASKED):
+            part = slice(first, first + ASKED)
+            mask, reset, cut = (None if x is None else x[:, part] for x in flags)
+            hidden, state = self.features(ids[:, part], state, mask, reset, inplace or first > 0, cut)
+            found.append(hidden)
+        return torch.cat(found, 1), state
 
     def step(
         self, ids: Tensor, state: Before = None, active: Opt = None, cut: Opt = None, reset: Opt = None, inplace: bool = False

@@ -113,6 +113,12 @@ class LMState:
                 ) from error
         return self._with(self.positions, (x.to(device, dtype) for x in self.layers))
 
+    def asking(self, rows: Any = True) -> LMState:
+        """With the rows bool [B] (or one bool for all) choosing blocks before every token from their next token on; the other rows
+        choose as always, at multiples of `route_every`. Only layers with cache="blocks" choose blocks."""
+        now = np.broadcast_to(np.asarray(rows, bool), self.position.shape)
+        return self._with(self.positions.asks(now), self.layers)
+
     def fork(self) -> LMState:
         """A copy that in-place updates of the original do not change; sealed states are shared."""
         return self._with(self.positions, (x.fork() for x in self.layers))
@@ -219,7 +225,8 @@ class LMState:
                 if isinstance(leaf, Entries):
                     counts[name] = leaf.count.tolist()
         out = {"position": self.position.tolist(), "phase": self.phase.tolist(), "counts": counts, "keys": overrides(self.of)}
-        return out | ({"cuts": [len(c.tokens) for c in self.positions.cuts]} if self.positions.cuts else {})
+        out |= {"cuts": [len(c.tokens) for c in self.positions.cuts]} if self.positions.cuts else {}
+        return out | ({} if self.positions.asking is None else {"asking": self.positions.asking.tolist()})
 
 
 def check_same(cfg: Any, state: LMState, owner: str) -> None:
@@ -251,8 +258,8 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
     Raises InputError if they do not fit the model or each other: a bank must have the checkpoints that its position implies.
     """
     rows, blank = len(empty), any(x.is_meta for x in tensors.values())
-    positions = []
-    for key in ("position", "phase"):
+    positions, asking = [], "asking" in meta
+    for key in ("position", "phase", *(["asking"] if asking else [])):
         values = meta.get(key)
         if not isinstance(values, list) or len(values) != rows or not all(map(is_count, values)):
             raise InputError(f"{key} must be a list of {rows} whole numbers")
@@ -301,7 +308,8 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
         used.add("cuts")
         _check_cuts(tensors.get("cuts"), meta.get("cuts"), rows)
         cuts = tuple(Cuts() for _ in range(rows)) if blank else read_cuts(tensors["cuts"], meta["cuts"], positions[0])
-    out = LMState(RowPositions(positions[0], positions[1], cuts), tuple(layer(i, s) for i, s in enumerate(empty.layers)), cfg)
+    where = RowPositions(positions[0], positions[1], cuts, positions[2] if asking else None)
+    out = LMState(where, tuple(layer(i, s) for i, s in enumerate(empty.layers)), cfg)
     out = dataclasses.replace(out, inference=out.inference or any(x.is_inference() for x in tensors.values()))
     cut = len(tensors["cuts"]) if "cuts" in used else 0
     for i, (state, mixer) in enumerate(zip(out.layers, mixers, strict=True)):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .packed import PackedBatch
+from .packed import PackedBatch, RowPositions
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Law:
     def sealed(self, group: Any) -> Any:
         """Blocks of tokens that have all left the window when a group begins."""
         return (group - (self.window - 1 + self.sinks)).clip(min=0) // self.block
+
+    def chooses(self, positions: RowPositions) -> np.ndarray:
+        """bool [B]: rows that choose blocks before their next token."""
+        position = positions.position
+        return ((position % self.every == 0) | positions.from_here()) & (self.sealed(self.group(position)) > 0)
 
     def offered(self, tokens: Any) -> Any:
         """Blocks that the last group of a row that has read `tokens` tokens can choose from, those that were dropped included."""
@@ -73,7 +78,10 @@ def spans(sinks: int, block: int, number: np.ndarray) -> np.ndarray:
 class BlockSchedule:
     """Groups of the runs of one call: arrays [R or 1, n], R only if the runs begin at different positions.
 
+    every    tokens of a group: those of the law, or 1 if a run chooses before every token; then tokens of other runs, which choose
+             as always, are groups of their own that share a choice
     first    position of the first token of each group; runs may begin inside their first group
+    begin    position before whose token the group's blocks are chosen: `first`, or an earlier one
     sealed   blocks that have been sealed for each group
     start    position of the first near token
     chosen   number of blocks that it attends to
@@ -82,15 +90,24 @@ class BlockSchedule:
 
     def __init__(self, packed: PackedBatch, law: Law, device: torch.device):
         self.packed, self.law, self.device = packed, law, device
-        position = packed.positions.position
-        self.position = position[:1] if len(position) and (position == position[0]).all() else position
-        self.lead = self.position % law.every
-        self.groups = int(((self.lead + packed.width - 1) // law.every).max(initial=0)) + 1
-        self.first = law.group(self.position)[:, None] + np.arange(self.groups) * law.every
-        self.sealed = law.sealed(self.first)
+        position, asking = packed.positions.position, packed.positions.asking
+        one = len(position) > 0 and bool((position == position[0]).all())
+        if asking is not None and (position + packed.length > asking).any():
+            self.every = 1
+            one = one and bool((asking == asking[0]).all())
+        else:
+            self.every, asking = law.every, None
+        self.position = position[:1] if one else position
+        self.lead = self.position % self.every
+        self.groups = int(((self.lead + packed.width - 1) // self.every).max(initial=0)) + 1
+        self.first = (self.position - self.lead)[:, None] + np.arange(self.groups) * self.every
+        self.begin = self.first
+        if asking is not None:
+            self.begin = np.where(self.first < asking[: len(self.position), None], law.group(self.first), self.first)
+        self.sealed = law.sealed(law.group(self.first))
         self.start = law.sinks + self.sealed * law.block
         self.chosen = np.minimum(law.held(self.sealed), law.most)
-        end = np.minimum(self.first + law.every, (self.position + packed.width)[:, None])
+        end = np.minimum(self.first + self.every, (self.position + packed.width)[:, None])
         self.near = max(1, int((end - self.start).max(initial=1)))
         self.before = law.offered(position)
         self.after = np.where(packed.length > 0, law.offered(position + packed.length), self.before)
@@ -113,19 +130,23 @@ class BlockSchedule:
     @cached_property
     def last(self) -> np.ndarray:
         """[R] the group of each run's last token."""
-        position, length = self.packed.positions.position, self.packed.length
-        return np.maximum(self.law.group(position + length - 1) - self.law.group(position), 0) // self.law.every
+        return np.maximum(self.position + self.packed.length - 1 - self.first[:, 0], 0) // self.every
 
     @cached_property
     def begins(self) -> np.ndarray:
-        """bool [R, n], groups whose first token is in the run."""
+        """bool [R, n], groups whose choice is made before a token of the run."""
         position, end = self.packed.positions.position, self.packed.positions.position + self.packed.length
-        return (self.first >= position[:, None]) & (self.first < end[:, None])
+        return (self.begin == self.first) & (self.first >= position[:, None]) & (self.first < end[:, None])
+
+    @cached_property
+    def earlier(self) -> np.ndarray:
+        """bool [R or 1, n], groups that keep the choice of the state: it was made before the call."""
+        return self.begin < self.position[:, None]
 
     @cached_property
     def queries(self) -> Tensor:
         """int64 [R or 1, n * every]: the run's token of each slot; slots outside the run hold another token of it."""
-        slot = np.arange(self.groups * self.law.every) - self.lead[:, None]
+        slot = np.arange(self.groups * self.every) - self.lead[:, None]
         return self.host(slot.clip(0, max(self.packed.width - 1, 0)))
 
     @cached_property
@@ -159,14 +180,14 @@ class BlockSchedule:
     @cached_property
     def askers(self) -> Tensor:
         """int64 [R or 1, n, queries]: the choosing queries of each group, as places in the ring's history and the call."""
-        place = self.first[..., None] - self.position[:, None, None] + np.arange(self.law.queries)
+        place = self.begin[..., None] - self.position[:, None, None] + np.arange(self.law.queries)
         return self.host(place.clip(0, self.law.queries + self.packed.width - 1))
 
     @cached_property
     def mask(self) -> Tensor:
         """bool [R or 1, n, every, sinks + far + near]: what each query slot sees."""
         law = self.law
-        at = (self.first[..., None] + np.arange(law.every))[..., None]
+        at = (self.first[..., None] + np.arange(self.every))[..., None]
         shape = (*at.shape[:3],)
         sinks = np.broadcast_to(np.arange(law.sinks) <= at, (*shape, law.sinks))
         far = np.broadcast_to(np.arange(self.far) < (self.chosen * law.block)[..., None, None], (*shape, self.far))
@@ -178,5 +199,5 @@ class BlockSchedule:
         """Places in the buffer of query slots int64 [R or 1, n * every] and of near tokens [R or 1, n, near]."""
         law = self.law
         begin = law.sinks + self.chosen * law.block
-        query = (begin + self.first - self.start)[..., None] + np.arange(law.every)
+        query = (begin + self.first - self.start)[..., None] + np.arange(self.every)
         return self.host(query.reshape(len(query), -1)), self.host(begin[..., None] + np.arange(self.near))

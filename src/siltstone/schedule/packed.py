@@ -8,7 +8,7 @@ Positions are on the host (numpy): scheduling a call does not wait for a device.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from ..state.tree import State
 from .segments import Cuts
 
 S = TypeVar("S", bound=State)
+NEVER = (1 << 62) - 1  # no row has read so many tokens
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,15 @@ class RowPositions:
     """Positions of the rows: `position`, tokens of the row's life so far; `phase`, writes by which its first segment is shorter.
 
     cuts   where each row's life was cut, () unless segments end by content
+    asking  int64 [B], the position from which each row chooses blocks before every token (cache="blocks"), NEVER: none; None: no
+           row does
     known  results that follow from phases and cuts alone, by name; positions of later tokens share them until the next cut
     """
 
     position: np.ndarray
     phase: np.ndarray
     cuts: tuple[Cuts, ...] = ()
+    asking: np.ndarray | None = None
     known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -47,21 +51,32 @@ class RowPositions:
     def select(self, rows: Any) -> RowPositions:
         """The given rows, as in `State.select`."""
         index = row_numbers(rows, len(self.position))
-        return RowPositions(self.position[index], self.phase[index], tuple(self.cuts[i] for i in index) if self.cuts else ())
+        cuts = tuple(self.cuts[i] for i in index) if self.cuts else ()
+        return RowPositions(self.position[index], self.phase[index], cuts, None if self.asking is None else self.asking[index])
 
     def begun(self, rows: np.ndarray) -> RowPositions:
         """With the rows bool [B] at position 0."""
         cuts = tuple(Cuts() if new else c for c, new in zip(self.cuts, rows, strict=True)) if self.cuts else ()
-        return RowPositions(np.where(rows, 0, self.position), self.phase, cuts)
+        asking = None if self.asking is None else np.where(rows, NEVER, self.asking)
+        return RowPositions(np.where(rows, 0, self.position), self.phase, cuts, asking)
+
+    def asks(self, rows: np.ndarray) -> RowPositions:
+        """With the rows bool [B] choosing blocks before every token from their next token on, and the others as always."""
+        return replace(self, asking=np.where(rows, self.position, NEVER) if rows.any() else None)
+
+    def from_here(self) -> np.ndarray:
+        """bool [B]: the rows that choose blocks before every token, their next one included."""
+        return np.zeros(len(self.position), bool) if self.asking is None else self.position >= self.asking
 
     def cut(self, rows: np.ndarray) -> RowPositions:
         """With a cut at the next token of the rows bool [B]."""
         each = zip(self.cuts, self.position, rows, strict=True)
-        return RowPositions(self.position, self.phase, tuple(c.add(np.array([p])) if now else c for c, p, now in each))
+        cuts = tuple(c.add(np.array([p])) if now else c for c, p, now in each)
+        return RowPositions(self.position, self.phase, cuts, self.asking)
 
     def moved(self, rows: np.ndarray) -> RowPositions:
         """After one token of the rows bool [B]."""
-        return RowPositions(self.position + rows, self.phase, self.cuts, self.known)
+        return replace(self, position=self.position + rows)
 
     def placed(self, rows: np.ndarray, parts: Sequence[RowPositions]) -> RowPositions:
         """With the rows of `parts`, one after the other, in place of the rows int64 [n]."""
@@ -71,7 +86,10 @@ class RowPositions:
     def cat(several: Sequence[RowPositions]) -> RowPositions:
         """Rows of several RowPositions, one after the other."""
         position, phase = (np.concatenate([getattr(c, name) for c in several]) for name in ("position", "phase"))
-        return RowPositions(position, phase, tuple(cut for c in several for cut in c.cuts))
+        asking = None
+        if any(c.asking is not None for c in several):
+            asking = np.concatenate([np.full(len(c.position), NEVER) if c.asking is None else c.asking for c in several])
+        return RowPositions(position, phase, tuple(cut for c in several for cut in c.cuts), asking)
 
 
 @dataclass(frozen=True)
@@ -141,9 +159,13 @@ class PackedBatch:
         position[moved] = end[self.last[moved]]
         cuts = self.positions.cuts
         if self.take is None:
-            return RowPositions(position, before.phase, cuts, self.positions.known)
+            return RowPositions(position, before.phase, cuts, before.asking, self.positions.known)
         cuts = tuple(c if r < 0 else cuts[r] for c, r in zip(before.cuts, self.last, strict=True)) if before.cuts else ()
-        return RowPositions(position, before.phase, cuts)
+        asking = before.asking
+        if asking is not None:
+            again = np.array([r >= 0 and self.fresh[r] for r in self.last], bool)
+            asking = np.where(again, NEVER, asking)
+        return RowPositions(position, before.phase, cuts, asking)
 
 
 def pack_batch(
@@ -163,9 +185,8 @@ def pack_batch(
         length = np.full(rows, tokens, np.int64)
         if ends is not None:
             added = zip(positions.cuts, positions.position, ends, strict=True)
-            positions = RowPositions(
-                positions.position, positions.phase, tuple(c.add(p + np.flatnonzero(e)) for c, p, e in added)
-            )
+            cuts = tuple(c.add(p + np.flatnonzero(e)) for c, p, e in added)
+            positions = RowPositions(positions.position, positions.phase, cuts, positions.asking)
         return PackedBatch(every, np.zeros(rows, bool), positions, length, None, every if tokens else np.full(rows, -1), shape)
     valid = np.ones(shape, bool) if valid is None else valid
     row, fresh, segment_chunks = [], [], []
@@ -194,7 +215,8 @@ def pack_batch(
     if ends is not None:
         flags = (ends.reshape(-1)[segment_chunk] for segment_chunk in segment_chunks)
         known = tuple(c.add(p + np.flatnonzero(e)) for c, p, e in zip(known, position, flags, strict=True))
-    start = RowPositions(position, positions.phase[row_], known)
+    asking = None if positions.asking is None else np.where(fresh_, NEVER, positions.asking[row_])
+    start = RowPositions(position, positions.phase[row_], known, asking)
     return PackedBatch(row_, fresh_, start, length, take, last, shape)
 
 

@@ -95,8 +95,7 @@ class Facts(TextTask):
         return out
 
     def _scores(self, reader: Reader, session: Session, fact: Fact) -> tuple[float, float, float]:
-        asked = session.fork()
-        asked.append(fact.question)
+        asked = reader.asking(session, fact.question)
         ids = reader.tokenizer.encode(f" {fact.answer}")
         assert asked.logits is not None
         first = int(asked.logits[: reader.tokenizer.vocab_size].argmax()) == ids[0]

@@ -118,9 +118,7 @@ class Meetings(TextTask):
         if attends(reader.model):
             session = Session(reader.model, reader.tokenizer)
             session.append(ids)
-            asked = session.fork()
-            asked.append(ASK.format(question))
-            spans = attended(asked)
+            spans = attended(reader.asking(session, ASK.format(question)))
         if spans is not None:
             out += self._observed(spans, evidence, length, "")
             size = max(1, round(float(np.mean([end - first for first, end in spans])))) if spans else size

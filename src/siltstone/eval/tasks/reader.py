@@ -44,17 +44,21 @@ class Reader:
         self.largest = max(self.largest, session.nbytes)
         return session
 
+    def asking(self, session: Session, question: str) -> Session:
+        """A fork that has read the question; blocks are chosen before each of its tokens."""
+        asked = session.fork()
+        asked.asking = True
+        asked.append(question)
+        return asked
+
     def ranks(self, session: Session, question: str, candidates: Sequence[str]) -> np.ndarray:
         """float64 [candidates]: mean log-probability (nats) of a token of each candidate after the question."""
-        asked = session.fork()
-        asked.append(question)
+        asked = self.asking(session, question)
         return np.array([float(torch.nanmean(asked.score(each).double())) for each in candidates])
 
     def answer(self, session: Session, question: str, tokens: int) -> str:
         """What the model writes after the question, greedily."""
-        asked = session.fork()
-        asked.append(question)
-        return "".join(asked.generate(tokens, temperature=0.0))
+        return "".join(self.asking(session, question).generate(tokens, temperature=0.0))
 
     def nats(self, session: Session, text: str) -> np.ndarray:
         """float64 [tokens]: -log p of each token of the text after what the session has read. The session does not change."""

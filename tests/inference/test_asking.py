@@ -1,0 +1,98 @@
+"""`Session.asking`: blocks are chosen before every token, from where it is set on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import siltstone as st
+from siltstone.errors import PositionError
+
+from tests.inference.conftest import small_model
+
+KEYS: dict[str, Any] = dict(
+    pattern="m", cache="blocks", segment=4, router="subblock:2", top_k=2, window=8, position="rope",
+    cache_options=dict(router_queries=3, route_every=8),
+)  # fmt: skip
+TEXT, ASKED = "The gate is green. " * 6, "Which gate is green? The gate is"
+
+
+def told(model: Any) -> st.Session:
+    s = st.Session(model, st.ByteTokenizer())
+    s.append(TEXT)
+    return s
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return small_model(depth=2, **KEYS)
+
+
+def after(s: st.Session, text: str = ASKED) -> torch.Tensor:
+    s.append(text)
+    assert s.logits is not None
+    return s.logits
+
+
+def test_it_changes_the_choice_from_there_on(model: Any) -> None:
+    plain, asking = told(model), told(model)
+    assert not asking.asking
+    asking.asking = True
+    assert asking.asking and torch.equal(asking.logits, plain.logits)  # type: ignore[arg-type]
+    twin, stepped = asking.fork(), asking.fork()
+    assert not torch.equal(after(asking), after(plain)) and torch.equal(after(twin), asking.logits)  # type: ignore[arg-type]
+    for letter in ASKED:
+        stepped.append(letter)
+    torch.testing.assert_close(stepped.logits, asking.logits)
+    asking.asking = False
+    assert not asking.asking and twin.asking
+
+
+def test_files_keep_it(model: Any, tmp_path: Path) -> None:
+    s = told(model)
+    s.asking = True
+    s.append(ASKED[:9])
+    s.save(tmp_path / "a.silt")
+    kept = st.Session.load(tmp_path / "a.silt", model, st.ByteTokenizer())
+    assert kept.asking and torch.equal(after(kept, ASKED[9:]), after(s, ASKED[9:]))
+
+
+def test_models_without_blocks_have_no_choice() -> None:
+    s = told(small_model(depth=1))
+    before = after(s.fork())
+    s.asking = True
+    assert not s.asking and torch.equal(after(s), before)
+
+
+def test_going_back(model: Any) -> None:
+    s = told(model)
+    early = s.snapshot()
+    s.append("So. ")
+    at = s.position
+    s.asking = True
+    s.append("Why? ")
+    assert s.rollback(at) == 4 and not s.asking  # what was read before is read in the same way
+    s.asking = True
+    late = s.snapshot()
+    wanted = after(s, "Why? ")
+    with pytest.raises(PositionError, match=f"`asking` was set at position {at}, after the mark at {early.position}"):
+        late.release() or s.rollback(at + 2)  # type: ignore[func-returns-value]
+    assert s.rollback(early) == 0 and not s.asking
+    s.append("So. ")
+    s.asking = True
+    late = s.snapshot()
+    s.append("Why? No.")
+    assert s.rollback(at + 5) == 5 and s.asking and torch.equal(s.logits, wanted)  # type: ignore[arg-type]
+
+
+def test_texts_longer_than_a_call(model: Any) -> None:
+    """Calls of asking rows are cut short; the result is that of the tokens one by one."""
+    one, each = told(model), told(model)
+    one.asking = each.asking = True
+    one.append(TEXT)
+    for letter in TEXT:
+        each.append(letter)
+    torch.testing.assert_close(one.logits, each.logits)
