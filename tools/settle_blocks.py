@@ -1,15 +1,12 @@
 """Which settings of cache="blocks" answer best, for a decoder that was not trained with it? Facts in real text, read and asked.
 
     python tools/settle_blocks.py RUN --text A.txt --text B.txt --text C.txt [--tokens 3000] [--facts 7] \
-        [--read route_every=32 --read route_every=8] [--ask route_every=4] [--ask end] [--chat] --out settled.json
+        [--read route_every=32 --read route_every=8,top_k=32] [--chat] --out settled.json
 
 Each text gets facts of all kinds (`siltstone.eval.tasks.facts`), the last of them more than a window before its end. It is read
-once with each setting of `--read`; every question is asked on a fork. `--ask` adds ways of asking: another `route_every` from the
-question on; `last`: line ends before the question, so that blocks are chosen before the last token before the answer; `end`: so
-that they are chosen behind the question itself (in a chat, some tokens of the template stand behind it); `again` and `twice`: as
-`end`, and the question follows again (`twice`: so that blocks are chosen behind the second one too). Settings are keys of a
-configuration, or of `cache_options`; "full" and "window" are full attention, and sinks + window alone. A result that is in the
-file is not measured again. CPU seconds are those of the process.
+once with each setting of `--read`; every question is asked on a fork, twice: with blocks chosen as they are while reading, and
+before every token (`Session.asking`). Settings are keys of a configuration, or of `cache_options`; "full" and "window" are full
+attention, and sinks + window alone. A result that is in the file is not measured again. CPU seconds are those of the process.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +29,10 @@ from siltstone.eval.tasks.reader import Reader
 from siltstone.eval.tasks.words import spread
 from siltstone.hf import BLOCKS
 from siltstone.inference.asking import begin
-from siltstone.inference.attending import choice_every
+from siltstone.inference.attending import attends
 from siltstone.inference.chat import Turns
 from siltstone.io.atomic import write_text
 from siltstone.models.lm import LM
-from siltstone.models.stream_state import LMState
 from siltstone.text import read_blocks
 
 BASE = {key: value for key, value in BLOCKS.items() if key != "cache_options"}
@@ -83,88 +79,59 @@ def prepared(tokenizer: Any, path: Path, tokens: int, count: int, tail: int) -> 
     return Text(path.stem, tokenizer.encode(text), made)
 
 
-def spoken(tokenizer: Any, fact: Fact, chat: bool) -> tuple[list[int], list[int], list[int]]:
-    """Ids of a question, of the template behind it, and of the sentence that answers it (without a chat, part of the first)."""
+def spoken(tokenizer: Any, fact: Fact, chat: bool) -> list[int]:
+    """Ids of a question and of the sentence that answers it, up to the answer."""
     if not chat:
-        return tokenizer.encode(fact.question), [], []
-    said = fact.question.partition("Answer: ")[2]
-    turns, text = Turns(tokenizer), fact.question.partition("Question: ")[2].partition("\n")[0]
-    ids, other = turns.behind(text), turns.behind("no")
-    same = next(i for i, (x, y) in enumerate(zip(reversed(ids), reversed(other), strict=False)) if x != y)
-    return ids[: len(ids) - same], ids[len(ids) - same :], tokenizer.encode(said)
+        return tokenizer.encode(fact.question)
+    text, said = fact.question.partition("Question: ")[2].partition("\n")[0], fact.question.partition("Answer: ")[2]
+    return Turns(tokenizer).behind(text) + tokenizer.encode(said)
 
 
-def asked(s: st.Session, model: LM, fact: Fact, way: list[str], chat: bool) -> tuple[bool, float]:
+def asked(s: st.Session, fact: Fact, asking: bool, chat: bool) -> tuple[bool, float]:
     """Whether the first token of the answer is right, and the log-probability of the answer (nats)."""
     one = s.fork()
-    one.model, state = model, one._state
-    assert isinstance(state, LMState)
-    one._state = replace(state, of=model.cfg)
-    line, every = s.tokenizer.encode("\n"), choice_every(model)
-    head, tail, said = spoken(s.tokenizer, fact, chat)
-    pad = 0
-    if "last" in way:
-        pad = (1 - one.position - len(head + tail)) % every
-    elif {"end", "again", "twice"} & {*way}:
-        pad = (-one.position - len(head)) % every
-    ids = line * pad + head
-    if "twice" in way:
-        ids += line * (-len(head) % every) + head
-    elif "again" in way:
-        ids += head
-    one.append([*ids, *tail, *said])
+    one.asking = asking
+    one.append(spoken(s.tokenizer, fact, chat))
     answer = s.tokenizer.encode(f" {fact.answer}")
     assert one.logits is not None
     return int(one.logits.argmax()) == answer[0], float(one.score(answer).double().sum())
 
 
-def ways(setting: str, given: list[str]) -> list[tuple[str, str, list[str]]]:
-    """The ways of asking of a setting: name, setting of the model that reads the question, and words about the reading."""
-    found: list[tuple[str, str, list[str]]] = [("", setting, [])]
-    if setting in PLAIN:
-        return found
-    for way in given:
-        words = [word for word in way.split(",") if "=" in word]
-        other = ",".join(
-            [x for x in setting.split(",") if x.partition("=")[0] not in {w.partition("=")[0] for w in words}] + words
-        )
-        found.append((way, other, way.split(",")))
-    return found
-
-
-def measured(model: LM, tokenizer: Any, text: Text, setting: str, given: list[str], chat: bool) -> list[dict[str, Any]]:
-    """Reads a text and asks in every way."""
+def measured(model: LM, tokenizer: Any, text: Text, setting: str, chat: bool) -> list[dict[str, Any]]:
+    """Reads a text and asks in both ways."""
     s, began = st.Session(with_keys(model, setting), tokenizer), time.process_time()
     if chat:
         begin(s)
     s.append(text.ids)
     spent, out = time.process_time() - began, []
-    for name, other, way in ways(setting, given):
-        twin = s.model if other == setting else with_keys(model, other)
+    for asking in (False, True)[: 1 + attends(s.model)]:
         began = time.process_time()
-        found = [asked(s, twin, fact, way, chat) for fact in text.made]  # type: ignore[arg-type]
-        row = {
-            "text": text.name,
-            "tokens": len(text.ids),
-            "read": setting,
-            "ask": name,
-            "chat": chat,
-            "cpu_read": round(spent, 1),
-        }
-        row |= {"cpu_ask": round((time.process_time() - began) / len(found), 2), "right": [int(x) for x, _ in found]}
-        out.append(row | {"nats": [round(-x, 3) for _, x in found], "bytes": s.nbytes})
+        found = [asked(s, fact, asking, chat) for fact in text.made]
+        row = {"text": text.name, "tokens": len(text.ids), "read": setting, "asking": asking, "chat": chat}
+        row |= {"cpu_read": round(spent, 1), "cpu_ask": round((time.process_time() - began) / len(found), 2)}
+        row |= {"right": [int(x) for x, _ in found], "nats": [round(-x, 3) for _, x in found], "bytes": s.nbytes}
+        out.append(row)
     return out
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Lines of Markdown. CPU seconds are those of reading 1,000 tokens. The log-probability is in nats."""
-    lines = ["| read with | asked with | as | texts | right | log-probability | CPU s |", "|---|---|---|---|---|---|---|"]
-    for chat, read, ask in dict.fromkeys((row["chat"], row["read"], row["ask"]) for row in rows):
-        here = [row for row in rows if (row["chat"], row["read"], row["ask"]) == (chat, read, ask)]
+    """Lines of Markdown. CPU seconds are those of reading 1,000 tokens, and of a question. The log-probability is in nats."""
+    lines = [
+        "| tokens | read with | chosen for the question | as | texts | right | log-probability | CPU s to read | CPU s to ask |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    groups = dict.fromkeys((round(row["tokens"], -3), row["chat"], row["read"], row["asking"]) for row in rows)
+    for tokens, chat, read, asking in groups:
+        here = [
+            row for row in rows
+            if (round(row["tokens"], -3), row["chat"], row["read"], row["asking"]) == (tokens, chat, read, asking)
+        ]  # fmt: skip
         right, nats = ([x for row in here for x in row[key]] for key in ("right", "nats"))
         cost = 1000 * sum(row["cpu_read"] for row in here) / sum(row["tokens"] for row in here)
-        given = f"| {read} | {ask or 'the same'} | {'chat' if chat else 'text'} | {len(here)} "
-        lines.append(f"{given}| {sum(right)} of {len(right)} | {-sum(nats) / len(nats):.2f} | {cost:.1f} |")
+        each = sum(row["cpu_ask"] for row in here) / len(here)
+        way = "-" if read in PLAIN else "before every token" if asking else "as while reading"
+        given = f"| {tokens:,} | {read} | {way} | {'chat' if chat else 'text'} | {len(here)} "
+        lines.append(f"{given}| {sum(right)} of {len(right)} | {-sum(nats) / len(nats):.2f} | {cost:.1f} | {each:.1f} |")
     return "\n".join(lines)
 
 
@@ -176,10 +143,11 @@ def main() -> None:
     parser.add_argument("--facts", type=int, default=7)
     parser.add_argument("--tail", type=int, default=700, help="tokens after the last fact, at least")
     parser.add_argument("--read", action="append", default=[])
-    parser.add_argument("--ask", action="append", default=[])
     parser.add_argument("--chat", action="store_true", help="ask in the chat template, as `siltstone ask` does")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
+    torch.set_num_threads(given.threads)
     rows = json.loads(given.out.read_text()) if given.out.exists() else []
     model, tokenizer = st.load(given.run)
     for path in given.text:
@@ -190,7 +158,7 @@ def main() -> None:
                 for row in rows
             ):
                 continue
-            rows += measured(model, tokenizer, text, setting, given.ask, given.chat)
+            rows += measured(model, tokenizer, text, setting, given.chat)
             write_text(given.out, json.dumps(rows, indent=1) + "\n")
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     print(table(rows))

@@ -68,7 +68,10 @@ def test_rows_that_ask_beside_rows_that_do_not(name: str) -> None:
     ids = torch.stack([IDS[0, age : age + 9] for age in AGES])
     y, both = model(ids, state.fork())
     close(y, torch.stack([want[age : age + 9] for age, want in zip(AGES, wants, strict=True)]))
-    close(model(IDS[0, [age + 9 for age in AGES]][:, None], both)[0][:, 0], torch.stack([w[a + 9] for a, w in zip(AGES, wants, strict=True)]))
+    close(
+        model(IDS[0, [age + 9 for age in AGES]][:, None], both)[0][:, 0],
+        torch.stack([w[a + 9] for a, w in zip(AGES, wants, strict=True)]),
+    )
     for turn in range(12):
         at = state.position.tolist()
         active = torch.tensor([p < LENGTH and draw.random() < 0.8 for p in at])

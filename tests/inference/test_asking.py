@@ -10,7 +10,6 @@ import torch
 
 import siltstone as st
 from siltstone.errors import PositionError
-
 from tests.inference.conftest import small_model
 
 KEYS: dict[str, Any] = dict(

@@ -53,10 +53,12 @@ class Seen(BlocksRow):
         return super().attended(q_HK)
 
 
-def truth(model: Any, ids: list[int], monkeypatch: pytest.MonkeyPatch) -> list[dict[Span, float]]:
+def truth(model: Any, ids: list[int], monkeypatch: pytest.MonkeyPatch, **more: Any) -> list[dict[Span, float]]:
     """For each token, the weight of each span, summed over heads and layers."""
     monkeypatch.setattr(oracle_lm, "BlocksRow", Seen)
-    reader = oracle_lm.Reader(model.cfg.to_dict() | {"memory": "linear"}, {n: p.detach() for n, p in weights(model).items()})
+    reader = oracle_lm.Reader(
+        model.cfg.to_dict() | {"memory": "linear"} | more, {n: p.detach() for n, p in weights(model).items()}
+    )
     for token in ids:
         reader.step(token)
     logs = [row.log for row in reader.rows if isinstance(row, Seen)]
@@ -101,6 +103,19 @@ def test_the_last_tokens_read(model: Any, length: int, monkeypatch: pytest.Monke
     seen = truth(model, IDS[:length], monkeypatch)
     last = max(0, length - 3, (length - 1) // 4 * 4)
     same(read(model, IDS[:length]).attended(), summed(seen[last:length]))
+
+
+def test_tokens_that_choose_for_themselves(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last token of a call; while it is watched, every token that is read alone."""
+    s = read(model, IDS[:17])
+    seen = truth(model, IDS, monkeypatch, asking=17)
+    s.asking = True
+    s.append(IDS[17:30])
+    same(s.attended(), seen[29])
+    s.watch()
+    for t in range(30, 36):
+        s.append(IDS[t : t + 1])
+    same(s.attended(), summed(seen[30:36]))
 
 
 @pytest.mark.parametrize("runtime", ["eager", "compiled"])

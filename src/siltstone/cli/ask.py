@@ -42,6 +42,10 @@ def ask(
     reread: Annotated[
         bool, typer.Option("--reread", help="Read the passages that a question attends to again, before it.")
     ] = False,
+    begin: Annotated[
+        list[str] | None,
+        typer.Option(help="The first words of the answer; give one for each question.", show_default=False, metavar="TEXT"),
+    ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Use the plain template, and not that of the run.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Only JSON on standard output: one object a question, then the receipt.")
@@ -75,6 +79,10 @@ def ask(
         raise InputError(f"{session} does not exist, and no document is given; give one: --doc FILE")
     for text in questions:
         require_text(text)
+    if begin and len(begin) != len(questions):
+        raise InputError(
+            f"--begin is given {len(begin)} times, and there are {len(questions)} questions; give one for each, or none"
+        )
     with Interrupts() as stop:
         with stop.waiting():
             given = [surveyed(file) for file in doc or []]
@@ -100,8 +108,9 @@ def ask(
             s.save(session)
         fresh = _quotable(documents(s))
         try:
-            for text in questions:  # one after the other: the fork of each may be as large as the session
-                _answer(Question(s, text, template), usage, stop, Wanted(max_new_tokens, check, reread, as_json, fresh))
+            for text, first in zip(questions, begin or [""] * len(questions), strict=True):
+                # one after the other: the fork of each may be as large as the session
+                _answer(Question(s, text, template, first), usage, stop, Wanted(max_new_tokens, check, reread, as_json, fresh))
         except KeyboardInterrupt as stopped:
             say("interrupted" + (f"; {session} has what was read" if session is not None else ""))
             raise SystemExit(exit_code(stopped)) from None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..models.lm import LM
 
 RECORD, VERSION = "pretrained.json", 1
-# The settled law of blocks for decoders without training; docs/decisions/0037 has the figures.
+# The settled law of blocks for decoders without training; docs/decisions/0043 has the figures.
 BLOCKS: dict[str, Any] = dict(
     pattern="m", cache="blocks", window=512, sinks=4, segment=32, top_k=16, router="subblock:2",
     cache_options={"router_queries": 8, "route_every": 32},

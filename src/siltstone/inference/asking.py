@@ -67,14 +67,15 @@ class Question:
     text        the question
     fork        the session that answers it, after `read`
     template    see `Chat`
+    begin       the first words of the answer
     Raises InputError for an empty question, and for a session without documents.
     """
 
-    def __init__(self, session: Session, text: str, template: str | None = None) -> None:
+    def __init__(self, session: Session, text: str, template: str | None = None, begin: str = "") -> None:
         if not documents(session):
             raise InputError("the session has read no document; give one: --doc FILE")
         require_text(text)
-        self.session, self.text, self.template = session, text, template
+        self.session, self.text, self.template, self.begin = session, text, template, begin
         self.fork = session.fork()
 
     def read(self, again: Sequence[Passage] = ()) -> int:
@@ -83,7 +84,7 @@ class Question:
         self.fork.watch()
         self._chat = Chat(self.fork, template=self.template)
         quoted = [f"{passage.text.strip()}{BETWEEN}" for passage in again]
-        return self._chat.read("".join([*quoted, self.text]))
+        return self._chat.read("".join([*quoted, self.text]), self.begin)
 
     def write(self, max_new_tokens: int) -> Iterator[str]:
         """The answer in pieces: always the most probable tokens."""
@@ -105,7 +106,7 @@ class Question:
     def check(self, found: Sequence[Passage], answer: str, max_new_tokens: int) -> Iterator[Check]:
         """The answer without each of these passages: read by a session that has read everything else."""
         for passage in found:
-            other = Question(without(self.session, passage, self.template), self.text, self.template)
+            other = Question(without(self.session, passage, self.template), self.text, self.template, self.begin)
             other.read()
             said = "".join(other.write(max_new_tokens))
             yield Check(said, said != answer)

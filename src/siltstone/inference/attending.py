@@ -24,7 +24,7 @@ class Watch:
         for block, held in layers:
             mixer: Any = block.mix
             if isinstance(mixer, BlockAttention):
-                for span, weight in weights(mixer, held, int(state.position[0]), tokens).items():
+                for span, weight in weights(mixer, held, state.positions, tokens).items():
                     self.spans[span] = self.spans.get(span, 0.0) + weight
 
     def found(self) -> list[tuple[int, int, float]]:

@@ -60,6 +60,13 @@ class Turns(Form):
             return self.tokenizer.encode(BETWEEN) + self._written(None, [("user", text)])
         return self._written(None, [("user", None)], behind=BETWEEN + text)
 
+    def begun(self, text: str) -> list[int]:
+        """Ids of the first words of a reply."""
+        if not text:
+            return []
+        spaced = self._rendered(None, [("user", "Hello")])[-1:].isspace() or text[:1].isspace()
+        return self.tokenizer.encode(text if spaced else f" {text}")
+
     def _stop(self) -> list[str | int]:
         """What ends a reply: the special token behind it, or else the text before the next user's."""
         here, there = _UNUSED[:2]
@@ -138,6 +145,7 @@ class Chat:
                 raise InputError(f"{name}={text!r:.60} must be a text, or None")
         self.session, self._turns, self.whole = session, Turns(session.tokenizer, template), True
         note = session.notes.get(NOTE)
+        self._begun = ""
         self.turns, self._met, self.system = (0, False, system) if note is None else self._of(note)
         if note is None and system is not None and under(session):
             raise InputError("the system text stands before documents, and this session has read documents; leave it out")
@@ -152,11 +160,14 @@ class Chat:
             raise InputError("this session's conversation has another chat template; use the same one, or begin a new session")
         return note["turns"], note["met"], note["system"]
 
-    def read(self, text: str) -> int:
-        """Read a user's turn; returns its number of tokens. After an error or an interrupt the session is as before."""
+    def read(self, text: str, begin: str = "") -> int:
+        """Read a user's turn; returns its number of tokens. After an error or an interrupt the session is as before.
+
+        begin   the first words of the reply: small models often continue a text instead of answering
+        """
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"the user's text is {f'a {type(text).__name__}' if text else 'empty'}; give some text")
-        ids, mark = self._ids(text), self.session.snapshot()
+        ids, mark = self._ids(text) + self._turns.begun(begin), self.session.snapshot()
         try:
             self.session.asking = True
             self.session.append(ids)
@@ -165,7 +176,7 @@ class Chat:
             raise
         finally:
             mark.release()
-        self.turns, self._met = self.turns + 1, False
+        self.turns, self._met, self._begun = self.turns + 1, False, begin
         self._keep()
         return len(ids)
 
@@ -184,9 +195,13 @@ class Chat:
         top_p: float | None = 0.95,
         seed: int | None = None,
     ) -> Iterator[str]:
-        """The reply in pieces, as of `Session.generate`; it may be left at any piece. What ends it is not yielded."""
+        """The reply in pieces, as of `Session.generate`; it may be left at any piece. What ends it is not yielded; what `read`
+        was given as its beginning is the first piece."""
         ends = [x for x in self._turns.stop if isinstance(x, int)]
-        stops, before = StopStrings([x for x in self._turns.stop if isinstance(x, str)]), ""
+        stops, before = StopStrings([x for x in self._turns.stop if isinstance(x, str)]), self._begun
+        if before:
+            self._begun = ""
+            yield before
         pieces, end = self.session.generate(max_new_tokens, temperature, top_k, top_p, None, seed, ends), self.session.position
         self.whole, end = False, end + max_new_tokens
         for piece in pieces:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ..ops.attention import masses
+from ..schedule.packed import RowPositions
 from .blocks import BlockAttention
 from .blocks_state import BlocksState
 from .blocks_step import buffer
@@ -15,21 +16,22 @@ Spans = dict[tuple[int, int], float]
 
 
 @torch.no_grad()
-def weights(mixer: BlockAttention, state: BlocksState, position: int, tokens: int) -> Spans:
+def weights(mixer: BlockAttention, state: BlocksState, positions: RowPositions, tokens: int) -> Spans:
     """For each block that the last tokens chose: sum over these tokens and all heads of (attention mass * norm of the value).
 
-    state   of one row, which has read `position` tokens
+    state   of one row at `positions`
     tokens  how many tokens; the state has the queries of the last `router_queries`, and the choice of the last group only
     returns the weight of each span [first, end) of token positions; sinks and near tokens have none
     """
-    law, last = mixer.law, position - 1
+    law, last = mixer.law, int(positions.position[0]) - 1
     group = int(law.group(np.int64(last)))
+    since = last if positions.asking is not None and last >= positions.asking[0] else group  # the first token of the choice
     held = min(int(law.held(law.sealed(np.int64(group)))), law.most)
     found: Spans = {}
     if last < 0 or not held:
         return found
     blocks = state.numbers(law, 0, last + 1)[state.chosen[0, :, :held].cpu().numpy()].tolist()
-    for at in range(max(group, last + 1 - min(tokens, law.queries)), last + 1):
+    for at in range(max(since, last + 1 - min(tokens, law.queries)), last + 1):
         query = state.recent[:, at % law.queries, None]
         here = torch.tensor([at], device=query.device)
         q, key, value, mask = buffer(mixer, query, state, StepContext(here, None, {}, query.dtype, False, at + 1))

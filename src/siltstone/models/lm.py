@@ -23,7 +23,6 @@ from .entry import Before, Opt
 from .step import Prepared, prepare
 from .stream_state import LMState
 
-
 ASKED = 32  # tokens of a call in which rows choose blocks before every token
 
 

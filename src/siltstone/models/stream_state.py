@@ -114,8 +114,8 @@ class LMState:
         return self._with(self.positions, (x.to(device, dtype) for x in self.layers))
 
     def asking(self, rows: Any = True) -> LMState:
-        """With the rows bool [B] (or one bool for all) choosing blocks before every token from their next token on; the other rows
-        choose as always, at multiples of `route_every`. Only layers with cache="blocks" choose blocks."""
+        """With some rows choosing blocks before every token from their next token on; the others choose as always, at multiples
+        of `route_every`. rows: bool [B], or one bool for all. Only layers with cache="blocks" choose blocks."""
         now = np.broadcast_to(np.asarray(rows, bool), self.position.shape)
         return self._with(self.positions.asks(now), self.layers)
 

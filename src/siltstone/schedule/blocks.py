@@ -78,8 +78,8 @@ def spans(sinks: int, block: int, number: np.ndarray) -> np.ndarray:
 class BlockSchedule:
     """Groups of the runs of one call: arrays [R or 1, n], R only if the runs begin at different positions.
 
-    every    tokens of a group: those of the law, or 1 if a run chooses before every token; then tokens of other runs, which choose
-             as always, are groups of their own that share a choice
+    every    tokens of a group: those of the law, or 1 if a run chooses before every token; then each token of the other runs is a
+             group too, and shares its choice with others
     first    position of the first token of each group; runs may begin inside their first group
     begin    position before whose token the group's blocks are chosen: `first`, or an earlier one
     sealed   blocks that have been sealed for each group
