@@ -83,6 +83,10 @@ def train(
     window_dropout: Annotated[
         float | None, _number("Share of steps in which memory layers leave out their window. [default: 0]")
     ] = None,
+    random_windows: Annotated[
+        float | None,
+        _number("Share of steps in which memory layers see a part of their window, of a random width. [default: 0]"),
+    ] = None,
     far: Annotated[
         int | None,
         _whole("Tokens, beside the text in later steps, in rows that repeat strings from beyond the window. [default: 0]"),
@@ -160,7 +164,7 @@ def train(
         "lr": lr, "warmup": warmup, "decay": decay, "clip": clip, "save_every": save_every, "valid_every": valid_every,
         "valid_tokens": valid_tokens, "precision": precision, "recompute": recompute, "copying": copying, "copies": copies,
         "dense": dense, "routing_loss": routing_loss, "window_dropout": window_dropout,
-        "far": far, "grown_lr": grown_lr,
+        "random_windows": random_windows, "far": far, "grown_lr": grown_lr,
     }  # fmt: skip
     check_threads(threads)
     check_sinks(log or [])

@@ -81,6 +81,7 @@ def tricks(base: LMConfig, length: int) -> list[Arm]:
         Arm("sparse, routing loss", sparse, recipe={"routing_loss": 0.01}),
         Arm("sparse, dense first, routing loss", sparse, recipe={"dense": 0.3, "routing_loss": 0.01}),
         Arm("gated, window dropout", gated, recipe={"window_dropout": 0.1}),
+        Arm("gated, random windows", gated, recipe={"random_windows": 0.5}),
         Arm("gated, softmax", gated | {"gate": "softmax"}),
         Arm("gated, half the window", gated | {"window": half}),
         Arm("gated, no convolution", gated | {"short_conv": 0}),
