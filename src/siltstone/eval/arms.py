@@ -82,6 +82,8 @@ def tricks(base: LMConfig, length: int) -> list[Arm]:
         Arm("sparse, dense first, routing loss", sparse, recipe={"dense": 0.3, "routing_loss": 0.01}),
         Arm("gated, window dropout", gated, recipe={"window_dropout": 0.1}),
         Arm("gated, random windows", gated, recipe={"random_windows": 0.5}),
+        Arm("sparse, anchor keys", sparse | {"router": "anchor:4"}),
+        Arm("gated, exact pairs", gated | {"cache_options": {"exact": 16}}),
         Arm("gated, softmax", gated | {"gate": "softmax"}),
         Arm("gated, half the window", gated | {"window": half}),
         Arm("gated, no convolution", gated | {"short_conv": 0}),
