@@ -157,6 +157,7 @@ def train(
     from siltstone.models.checkpoint import TOKENIZER
     from siltstone.train import Recipe, begin, can_resume, check_same, fit, take_up
     from siltstone.train.report import Display, receipt_lines
+    from siltstone.train.resume import reached
     from siltstone.train.sinks import check_sinks
 
     given: dict[str, Any] = {
@@ -214,12 +215,15 @@ def train(
         )  # fmt: skip
         hold(contextlib.closing(run))
     keep_freed_memory()
+    begun = reached(run.checkpoint)[0] if run.checkpoint.exists() else 0
     receipt = fit(run, Display(quiet), log or [])
     if as_json:
         print(json_line(receipt), flush=True)
     if receipt["interrupted"]:
         say(f"interrupted; step {receipt['steps']} is saved; resume with --resume --out {out}")
         raise SystemExit(128 + receipt["signal"])
+    if receipt["steps"] == begun:
+        say(f"the run had reached its end, step {receipt['steps']:,}: nothing was trained; give more --steps or --minutes")
     for line in receipt_lines(receipt, threads_said()) if not as_json else []:
         print(shown(line, sys.stdout))
 

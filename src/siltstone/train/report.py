@@ -173,7 +173,8 @@ def receipt_lines(receipt: dict[str, Any], threads: str | None = None) -> list[s
     valid = receipt["valid_bits_per_byte"]
     lines = [
         f"steps           {receipt['steps']:,} ({receipt['epochs']:.2f} times through {size(receipt['train_bytes'])} of text)",
-        f"tokens          {receipt['tokens']:,} in {receipt['seconds']:,.0f} s: {receipt['tokens_per_s']:,.0f} tokens/s",
+        f"tokens          {receipt['tokens']:,} in {receipt['seconds']:,.0f} s"
+        + (f": {receipt['tokens_per_s']:,.0f} tokens/s" if receipt["tokens_per_s"] else ""),
         f"model           {receipt['parameters']:,} parameters, {receipt['precision']} on {receipt['device']}, "
         f"{counted(receipt['threads'], 'thread')}",
         f"bits per byte   {receipt['train_bits_per_byte']:.4f} over the last "
