@@ -2,6 +2,7 @@
 
     y = W_o (window(x) + norm(read(M, bank)))      norm: RMSNorm over V, one weight per head
 
+cache="gated" may add what it reads of exact pairs (`pairs.py`).
 The data flow is drawn in docs/how-it-works.md; tests/oracle defines the meaning token by token.
 """
 
