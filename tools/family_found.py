@@ -42,6 +42,20 @@ FINDING = Part(
             note="Counts are for m = 4.",
         ),
         Choice(
+            'router="anchor:m"',
+            {"router": "anchor:4"},
+            "The routing keys of a checkpoint are read from its state: m learnt tokens a_j ask the memory, and a projection of "
+            "each answer is a key. The score is a smooth maximum over the keys.",
+            "segments that are found by what their states answer",
+            "find a segment by what its memory still holds, not by what was written to it.",
+            'find a write that its state has forgotten; be combined with `segments="logarithmic"` or `evict="merge"`.',
+            "U * m floats a checkpoint, and as many for the online segment.",
+            "N * U * m, and m reads of each state when it is sealed; a step of one token reads the online state m times.",
+            "arXiv 2608.12435; the smooth maximum over several anchors is an addition of this library.",
+            "score_n = log sum_j exp(8 <u, k_nj>) / 8,   k_nj = l2(M_n(q(a_j)) W_r)",
+            note="Counts are for m = 4.",
+        ),
+        Choice(
             'routing="shared"',
             {"routing": "shared"},
             "A layer has no u and k of its own. It uses those of the last memory layer before it that has its own "

@@ -27,6 +27,8 @@ BROKEN: dict[tuple[str, ...], dict[str, Any]] = {
     ("write_delay", "rate", "compress_every", "window"): {"write_delay": 0, "compress_every": 8},
     ("segment", "rate", "compress_every"): {"compress_every": 3},
     ("router", "segment", "rate", "compress_every"): {"router": "subblock:3"},
+    ("router", "segments", "evict"): {"router": "anchor:2", "segments": "logarithmic"},
+    ("router", "cache"): {"router": "anchor:2", "cache": "blocks"},
     ("max_checkpoints", "max_bytes", "cache"): {"max_checkpoints": 2, "cache": "none"},
     ("max_checkpoints", "max_bytes"): {"max_checkpoints": 2, "max_bytes": 10**5},
     ("max_checkpoints", "max_bytes", "segments"): {"max_checkpoints": 2, "segments": "logarithmic"},

@@ -32,6 +32,7 @@ SHAPES: list[dict[str, Any]] = [
     dict(pattern="wm", depth=2, mlp="gelu", tie=True, memory="gru", cache="residual", value_dim=3, segments="logarithmic"),
     dict(pattern="mwm", depth=3, routing="shared", gate="softmax", router="subblock:2", segments="logarithmic", norm_eps=1e-5),
     dict(pattern="m", depth=2, routing="shared", memory="delta", gate_distance="alibi", gate="softmax"),
+    dict(pattern="m", depth=3, router="anchor:2", memory="linear", layers={"1": LED | DEEP, "2": LED | dict(cache="sparse")}),
     dict(pattern="m", depth=3, gate="sigmoid", layers={"1": LED | DEEP, "2": LED | dict(cache="soup")}),
     dict(pattern="mm", depth=3, routing="shared", memory="linear", cache="sparse", max_checkpoints=2, evict="merge", top_k=1),
     dict(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from siltstone.report.compare import routing_figure
 from siltstone.report.lab import lab_report
 from siltstone.report.svg import Line, plot, ticks
 
@@ -68,3 +69,29 @@ def test_names_at_one_place_are_joined() -> None:
 def test_a_narrow_range_has_ticks_too() -> None:
     assert ticks(830_000, 990_000, True) == [850_000, 900_000, 950_000]
     assert ticks(1.0, 1000.0, True) == [1, 10, 100, 1000]
+
+
+@pytest.mark.parametrize("size", [(350, 270), (980, 320)])
+def test_long_names_leave_room_for_the_lines(size: tuple[int, int]) -> None:
+    """On a phone names stand below the title; numbers below the axis do not overlap."""
+    lines = [
+        Line(name, [1, 10, 300], [1, 2, y], "ab"[y]) for y, name in enumerate(["sparse, dense first, routing loss", "gated"])
+    ]
+    drawn = plot(lines, "Loss", "steps", size=size)
+    wide, tall = (float(x) for x in re.findall(r'viewBox="0 0 (\d+) (\d+)"', drawn)[0])
+    axis = re.findall(r'<line class="axis" x1="([\d.]+)" x2="([\d.]+)" y1="([\d.]+)" y2="\3"', drawn)[0]
+    assert float(axis[1]) - float(axis[0]) > 0.42 * wide
+    ends = [float(x) for x in re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="middle">\d+</text>', drawn)]
+    assert len(ends) > 2 and min(b - a for a, b in zip(ends, ends[1:], strict=False)) > 24
+    places = re.findall(r'<text class="[ab]" x="([\d.]+)" y="([\d.]+)">', drawn)
+    assert len({y for _, y in places}) == 2 and all(float(x) < wide and float(y) < tall for x, y in places)
+    assert (tall > size[1]) == (size[0] < 500) == all(x == "8.0" for x, _ in places)
+
+
+def test_a_map_on_a_phone_has_no_empty_rows() -> None:
+    rows = [{"position": 8 * n + 8, "shares": [1 / n] * n} for n in range(1, 13)]
+    broad, narrow = (
+        part.split("</svg>")[0] for part in routing_figure("sparse", {"segment": 8, "rows": rows}).split("wide ")[1:]
+    )
+    assert broad.count('text-anchor="end"') == 12 and broad.count("<rect") == 78
+    assert narrow.count('text-anchor="end"') == 6 and narrow.count("<rect") == 21

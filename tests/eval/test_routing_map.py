@@ -44,3 +44,21 @@ def test_models_without_a_map(keys: dict) -> None:
     else:
         lm = model(**keys)
     assert routing_map(lm, IDS) is None
+
+
+def test_a_map_of_a_text_has_its_words() -> None:
+    """What was read, and the beginning of the checkpoint that has the largest share; sinks are in no checkpoint."""
+    lm = model(cache="gated", sinks=2)
+    found = routing_map(lm, IDS, text=lambda ids: " ".join(map(str, ids)) + "<")
+    plain = routing_map(lm, IDS)
+    assert found is not None and plain is not None
+    assert [{k: row[k] for k in ("position", "shares")} for row in found["rows"]] == plain["rows"]
+    words = [str(x) for x in IDS.tolist()]
+    for row in found["rows"]:
+        most, end = row["most"]["checkpoint"], row["position"]
+        assert row["shares"][most] == max(row["shares"])
+        assert row["read"] == " ".join(words[max(0, end - 64) : end]) + "<"
+        assert row["most"]["text"] == " ".join(words[2 + 16 * most : 18 + 16 * most]) + "<"
+    drawn = routing_figure("name", found)
+    assert drawn.count("class='box'") == 5 and "&lt;" in drawn and "At token 96" in drawn
+    assert "class='box'" not in routing_figure("name", plain)

@@ -25,6 +25,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "sparse": dict(cache="sparse", top_k=2, sinks=2, short_conv=3),
     "content": dict(segments="content", cache="gated"),
     "hybrid": dict(pattern="ma"),
+    "anchors, pairs": dict(cache="gated", router="anchor:2", segments="constant", cache_options=dict(exact=2)),
 }
 
 

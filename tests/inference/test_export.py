@@ -20,6 +20,8 @@ CASES: dict[str, dict[str, Any]] = {
     "logarithmic": dict(),
     "carry": dict(start="carry", cache="sparse", router="subblock:2", top_k=2),
     "constant": dict(segments="constant", cache="sparse", router="subblock:2", top_k=2),
+    "anchors": dict(segments="constant", cache="sparse", router="anchor:2", top_k=2),
+    "pairs": dict(segments="constant", cache="gated", cache_options=dict(exact=3)),
     "budget": dict(segments="constant", max_checkpoints=3, evict="merge", cache="gated", gate="softmax"),
     "hybrid": dict(segments="constant", pattern="ma", sinks=2, short_conv=3),
     "rule without decay": dict(memory="delta"),

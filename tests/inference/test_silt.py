@@ -32,6 +32,8 @@ KINDS: list[dict[str, Any]] = [
     {"cache": "none", "pattern": "mwa", "depth": 3},
     {"segments": "content", "router": "subblock:4", "cut_at": "e"},
     {"cache": "residual"},
+    {"cache": "sparse", "top_k": 2, "router": "anchor:2", "segments": "constant"},
+    {"cache": "gated", "cache_options": {"exact": 2}},
     {"cache": "exact"},
     {"cache": "blocks", "router": "subblock:2", "top_k": 2, "sinks": 2, "cache_options": {"route_every": 4}},
 ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .rule import Matrix, l2
+from .rule import Matrix, l2, rms
 from .segments import Entry
 from .window import Config, Token, Weights
 
@@ -50,15 +51,25 @@ def read(cfg: Config, w: Weights, memory: Matrix, x_D: Tensor, online: Entry, ba
     return out
 
 
+def beside(w: Weights, memory: Matrix, x_D: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """sum_n softmax_n(exp(s_h) <q, k_n>) v_n over pairs of key [H, K] and value [H, V], normalised -> [H, V]."""
+    out_HV = torch.zeros(memory.H, memory.V, dtype=x_D.dtype)
+    if pairs:
+        logits = [w["pairs.log_scale"].exp() * (memory.query(x_D) * k_HK).sum(-1) for k_HK, _ in pairs]
+        shares_NH = torch.softmax(torch.stack(logits), dim=0)
+        out_HV = sum((s_H[:, None] * v_HV for s_H, (_, v_HV) in zip(shares_NH, pairs, strict=True)), out_HV)
+    return rms(out_HV, w["pairs.norm"], 1e-6)
+
+
 class Store:
     """The writes of cache="exact": the `most` with the largest surprise, of equals the most recent, with their tokens."""
 
     def __init__(self, most: int):
         self.most, self.count = most, 0
-        self.kept: list[tuple[float, int, list[Token]]] = []
+        self.kept: list[tuple[float, int, list[Any]]] = []
 
-    def offer(self, surprise: float, tokens: list[Token]) -> None:
-        """One more write."""
+    def offer(self, surprise: float, tokens: list[Any]) -> None:
+        """One more write, with its tokens, or what else is kept of it."""
         self.kept.append((surprise, self.count, tokens))
         self.kept = sorted(self.kept, key=lambda write: write[:2])[-self.most :]
         self.count += 1
@@ -70,7 +81,8 @@ class Store:
 
 
 def score(cfg: Config, lead: RouterScores, entries: list[Entry]) -> list[Tensor]:
-    """s_n = <u, mean key>, shared by heads; with sub-blocks of m writes, log(sum over them of exp(b s)) / b, b = 8 sqrt(m)."""
+    """s_n = <u, mean key>, shared by heads; with sub-blocks of m writes, log(sum over them of exp(b s)) / b, b = 8 sqrt(m). A key
+    that an anchor read stands alone: m = 1."""
     u = l2(lead.w["router.query.weight"] @ lead.x_D)
     router, found = cfg.get("router", "mean"), []
     for e in entries:
@@ -79,9 +91,15 @@ def score(cfg: Config, lead: RouterScores, entries: list[Entry]) -> list[Tensor]
             (only,) = each
             found.append(only)
         else:
-            sharp = 8 * math.sqrt(int(router.split(":")[1]) // cfg["rate"])
+            sharp = 8 * math.sqrt(writes(cfg))
             found.append(torch.log(sum((torch.exp(sharp * s) for s in each), torch.zeros_like(each[0]))) / sharp)
     return found
+
+
+def writes(cfg: Config) -> int:
+    """How many writes a routing key stands for."""
+    name, _, size = cfg.get("router", "mean").partition(":")
+    return 1 if name == "anchor" else (cfg["segment"] if name == "mean" else int(size)) // cfg["rate"]
 
 
 def kept(scores: list[Tensor], top_k: int) -> list[int]:
@@ -92,9 +110,7 @@ def kept(scores: list[Tensor], top_k: int) -> list[int]:
 
 def gate(cfg: Config, w: Weights, lead: RouterScores, scores: list[Tensor], bank: list[Entry]) -> list[Tensor]:
     """[g_online, g_1, ...], each [H]. sigmoid leaves the online memory at 1. alibi: less by slope_h for every segment away."""
-    router, H = cfg.get("router", "mean"), cfg["heads"]
-    summed = cfg["segment"] if router == "mean" else int(router.split(":")[1])
-    scale_H = w["router.log_scale"].exp() * math.sqrt(summed / cfg["rate"])
+    H, scale_H = cfg["heads"], w["router.log_scale"].exp() * math.sqrt(writes(cfg))
     slope_H = torch.tensor([2 ** (-8 * (h + 1) / H) for h in range(H)], dtype=scale_H.dtype)
     if cfg.get("gate_distance", "none") == "none":
         slope_H = torch.zeros_like(slope_H)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from .caches import RouterScores, Store, read
+from .caches import RouterScores, Store, beside, read
 from .compressors import pool
 from .memories import MEMORIES
 from .rule import rms
@@ -33,10 +33,13 @@ class Row:
         self.cuts: set[int] = set()  # tokens at which the caller cut
         self.bank = None
         self.store: Store | None = None
+        self.pairs: Store | None = None
         if kind == "memory":
             self.memory = MEMORIES[cfg["memory"]](cfg, w)
             self.bank = Bank(cfg, w, self.memory, phase)
             self.store = Store(cfg["cache_options"]["writes"]) if cfg["cache"] == "exact" else None
+            number = cfg.get("cache_options", {}).get("exact", 0)
+            self.pairs = Store(number) if number else None
 
     def shift(self, offset: int) -> None:
         """Pretend that `offset` more tokens went by before what the window holds."""
@@ -73,6 +76,9 @@ class Row:
                 c_D = pool(self.cfg, self.w, [x for _, x in tokens], recent)
                 if self.store is not None:
                     self.store.offer(self.memory.surprise(self.bank.online, c_D), tokens)
+                if self.pairs is not None:
+                    self.bank.begin()
+                    self.pairs.offer(self.memory.surprise(self.bank.online, c_D, weigh=True), [self.memory.key_value(c_D)])
                 self.bank.write(c_D, cut and i + r == len(self.pending))
             self.pending = []
 
@@ -100,6 +106,8 @@ class Row:
                 assert self.asked is not None
                 out_HV = read(self.cfg, self.w, self.memory, x_D, online, bank, self.asked)
             heads_HV = heads_HV + rms(out_HV, self.w["norm"], 1e-6)
+            if self.pairs is not None:
+                heads_HV = heads_HV + beside(self.w, self.memory, x_D, [pair for *_, (pair,) in self.pairs.kept])
         self.t += 1
         return self.w["out.weight"] @ heads_HV.reshape(-1) + self.w.get("out.bias", 0)
 

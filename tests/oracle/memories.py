@@ -49,6 +49,9 @@ class Gated(Matrix):
             return fade.exp().view(self.H, self.K, 1), torch.sigmoid(g)[:, None, None]
         return logsigmoid(g[: self.H]).exp()[:, None, None], torch.sigmoid(g[self.H :])[:, None, None]
 
+    def beta(self, c_D: Tensor) -> Tensor:
+        return self.decay_and_strength(c_D)[1][:, :, 0]
+
     def write(self, state: State, c_D: Tensor) -> State:
         k, v = self.key_value(c_D)
         a, b = self.decay_and_strength(c_D)
@@ -57,6 +60,9 @@ class Gated(Matrix):
 
 class GatedDelta(Gated):
     """S <- a (I - b k k^T) S + b k v^T, b up to 2 if asked."""
+
+    def beta(self, c_D: Tensor) -> Tensor:
+        return super().beta(c_D) * (2 if self.cfg["memory_options"].get("negative") else 1)
 
     def write(self, state: State, c_D: Tensor) -> State:
         k, v = self.key_value(c_D)
@@ -81,6 +87,9 @@ class Swla(Matrix):
     def init(self) -> State:
         (zero,) = super().init()
         return zero, zero[:, :, 0], zero[:, 0]
+
+    def beta(self, c_D: Tensor) -> Tensor:
+        return torch.sigmoid(self.gates(c_D).view(3, self.H, 1)[2])
 
     def write(self, state: State, c_D: Tensor) -> State:
         matrix, last_k, last_v = state

@@ -63,7 +63,12 @@ class Matrix:
     def ask(self, leaves: State, q_HK: Tensor) -> Tensor:
         return torch.einsum("hk,hkv->hv", q_HK, leaves[0])
 
-    def surprise(self, state: State, c_D: Tensor) -> float:
-        """|v - M(k)|^2 over all heads, M the memory before the write."""
+    def beta(self, c_D: Tensor) -> Tensor:
+        """How strongly each head writes, [H, 1]."""
+        return torch.ones(self.H, 1, dtype=c_D.dtype)
+
+    def surprise(self, state: State, c_D: Tensor, weigh: bool = False) -> float:
+        """|v - M(k)|^2 over all heads, M the memory before the write; weigh: with each head's error times its beta."""
         k, v = self.key_value(c_D)
-        return float((v - self.ask(self.leaves(state), k)).square().sum().detach())
+        error = v - self.ask(self.leaves(state), k)
+        return float((self.beta(c_D) * error if weigh else error).square().sum().detach())

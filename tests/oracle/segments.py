@@ -70,7 +70,7 @@ class Bank:
         self.phase = phase * every(cfg) // cfg["rate"]  # in writes
         self.length = cfg["segment"] // cfg["rate"]
         router = cfg.get("router", "mean")
-        self.block = self.length if router == "mean" else int(router.split(":")[1]) // cfg["rate"]
+        self.block = int(router.split(":")[1]) // cfg["rate"] if router.startswith("subblock") else self.length
         self.count = 0
         self.ended = False  # the last write was the last one of its segment
         self.online = memory.init()
@@ -84,8 +84,8 @@ class Bank:
         """No keys yet."""
         return [[] for _ in range(self.length // self.block)]
 
-    def write(self, c_D: Tensor, cut: bool = False) -> None:
-        """If the segment is full, or was cut, seal it and begin the next; then write. cut: this write ends its segment."""
+    def begin(self) -> None:
+        """If the segment is full, or was cut, seal it and begin the next."""
         full = self.length - self.phase if len(self.segments) == 1 else self.length
         if self.cfg["cache"] not in ("none", "exact") and (self.ended or len(self.segments[-1]) == full):
             self.ends.append(self.online)
@@ -93,8 +93,13 @@ class Bank:
             self.segments.append([])
             self.keys.append(self.empty())
             self.online = self.memory.init() if self.cfg["start"] == "restart" else self.memory.cut(self.online)
+            self.ended = False
+
+    def write(self, c_D: Tensor, cut: bool = False) -> None:
+        """One more write, into a new segment where the last one has ended. cut: this write ends its segment."""
+        self.begin()
         self.segments[-1].append(c_D)
-        if "router.key.weight" in self.w:
+        if "router.key.weight" in self.w and "router.anchor" not in self.w:
             place = len(self.segments[-1]) - 1 + (self.phase if len(self.segments) == 1 else 0)
             place = place if self.cfg["cache"] != "none" else 0
             self.keys[-1][place // self.block].append(l2(self.w["router.key.weight"] @ c_D))
@@ -116,6 +121,13 @@ class Bank:
             self.folded[span] = state
         return self.folded[span]
 
+    def read(self, state: State, written: Blocks) -> Blocks:
+        """The routing keys of a state: those that are written, or one for each anchor, made of what the state answers to it."""
+        if "router.anchor" not in self.w:
+            return written
+        answers = [self.memory.read(self.memory.leaves(state), anchor_D).reshape(-1) for anchor_D in self.w["router.anchor"]]
+        return [[l2(self.w["router.key.weight"] @ answer)] for answer in answers]
+
     def blocks(self, span: Span) -> Blocks:
         """Routing keys of a span of 1, 2, 4 ... segments: the sub-blocks of its halves, neighbours together."""
         a, b = span
@@ -130,7 +142,8 @@ class Bank:
         if most is None:
             return
         number = len(self.ends) - 1
-        self.budget.append(Entry(self.stored(self.ends[-1]), self.keys[-1], 0, last=number))
+        keys = self.read(self.ends[-1], self.keys[-1])
+        self.budget.append(Entry(self.stored(self.ends[-1]), keys, 0, last=number))
         if len(self.budget) <= most:
             return
         if self.cfg["evict"] == "age":
@@ -159,10 +172,11 @@ class Bank:
     def entries(self) -> tuple[Entry, list[Entry]]:
         """The online memory and the live checkpoints, oldest first."""
         sealed = len(self.ends)
-        online = Entry(self.memory.leaves(self.online), self.keys[sealed], 0)
+        online = Entry(self.memory.leaves(self.online), self.read(self.online, self.keys[sealed]), 0)
         if self.cfg.get("max_checkpoints") is not None:
             for entry in self.budget:
                 entry.age = sealed - entry.last
             return online, self.budget
         spans = live_spans(sealed, self.cfg["segments"])
-        return online, [Entry(self.stored(self.checkpoint(s)), self.blocks(s), sealed - s[1] + 1) for s in spans]
+        found = [(s, self.checkpoint(s)) for s in spans]
+        return online, [Entry(self.stored(x), self.read(x, self.blocks(s)), sealed - s[1] + 1) for s, x in found]

@@ -59,7 +59,9 @@ def layer_weights(cfg: Config, seed: int = 0) -> Weights:
         F = cfg["memory_options"]["expansion"] * K
         shapes |= {"memory.w_in": (H, K, F), "memory.w_out": (H, F, K)}
     if cfg["cache"] in ("gated", "soup", "sparse"):
-        shapes |= {"router.query.weight": (R, D), "router.key.weight": (R, D)}
+        name, _, anchors = cfg["router"].partition(":")
+        shapes |= {"router.query.weight": (R, D), "router.key.weight": (R, H * V if name == "anchor" else D)}
+        shapes |= {"router.anchor": (int(anchors), D)} if name == "anchor" else {}
         shapes |= {f"router.{name}": (H,) for name in ("log_scale", "bias", "online")}
     gen = torch.Generator().manual_seed(seed)
     return {name: torch.randn(shape, generator=gen, dtype=torch.float64) * 0.5 for name, shape in shapes.items()}

@@ -52,6 +52,7 @@ OTHERS: list[dict[str, Any]] = [
     {"tie": False},
     {"mlp": "gelu", "short_conv": 3, "qk_norm": True, "sinks": 1, "position": "alibi"},
     {"routing": "shared", "depth": 2},
+    {"router": "anchor:2", "cache_options": {"exact": 2}},
 ]
 EVERY = RULES + COMPRESSORS + CACHES + OTHERS
 IDS = [_named(keys) for keys in EVERY]

@@ -26,7 +26,7 @@ VALUES: dict[str, list[Any]] = {
     "segments": ["constant", "logarithmic", "content"],
     "start": ["restart", "carry"],
     "gate": ["softmax", "sigmoid"],
-    "router": ["mean", "subblock:2", "subblock:4", "subblock:x", "subblock:0"],
+    "router": ["mean", "subblock:2", "subblock:4", "subblock:x", "subblock:0", "anchor:2"],
     "evict": ["age", "use", "merge"],
     "checkpoint_dtype": ["float32", "bfloat16", "int8"],
     "position": ["rope", "alibi", "none"],

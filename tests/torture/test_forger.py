@@ -35,6 +35,7 @@ KINDS: list[dict[str, Any]] = [
     {"cache": "exact", "memory": "gated_delta", "pattern": "mwa", "depth": 3},
     {"segments": "content", "router": "subblock:4", "cut_at": "e"},
     {"max_checkpoints": 2, "evict": "use", "short_conv": 3},
+    {"router": "anchor:2", "cache_options": {"exact": 2}, "segments": "constant"},
     {"max_checkpoints": 2, "evict": "merge", "memory": "linear", "checkpoint_dtype": "bfloat16"},
 ]
 NASTY: list[Any] = [

@@ -16,7 +16,7 @@ from siltstone.errors import ConfigError
 from siltstone.eval.arms import build, configured
 from siltstone.ops.routing import in_steps
 from siltstone.text import ByteTokenizer
-from siltstone.train.aids import Aids, read_at
+from siltstone.train.aids import Aids, read_at, width_at
 from siltstone.train.corpus import Corpus, build_corpus, hashed_files
 from siltstone.train.lab import chosen_arms, smoke
 from siltstone.train.recipe import Recipe
@@ -118,7 +118,38 @@ def test_steps_without_a_window_are_drawn_by_seed() -> None:
     assert not keeps.windows
 
 
-@pytest.mark.parametrize("key, value", [("dense", 0.4), ("routing_loss", 1.0), ("window_dropout", 0.5)])
+@pytest.mark.parametrize("keys", [{}, {"position": "alibi"}, {"memory": "deep", "pattern": "mw"}])
+def test_a_step_with_a_narrow_window_is_that_of_a_model_with_it(keys: dict[str, Any]) -> None:
+    """Tokens are written at once here, so that the width alone differs; layers without a memory keep theirs."""
+    recipe = Recipe(steps=1, random_windows=1.0)
+    for number in range(3):
+        width = width_at(recipe, 0, number, 8)
+        assert width is not None and 1 <= width < 8
+        one = model(**keys, write_delay=0)
+        layers = {"1": {"window": 8}} if "pattern" in keys else {}
+        twin = model(**keys, write_delay=0, window=width, layers=layers)
+        twin.load_state_dict(one.state_dict())
+        aids = Aids(one, recipe, 0)
+        with torch.no_grad():
+            before = one(IDS)[0]
+            with aids.step(number, 0.0, 96):
+                found = one(IDS)[0]
+            assert torch.allclose(found, twin(IDS)[0], atol=1e-5)
+            assert not torch.allclose(found, before, atol=1e-3) and torch.equal(one(IDS)[0], before)
+
+
+def test_widths_are_drawn_by_seed_on_every_scale() -> None:
+    recipe = Recipe(steps=1, random_windows=0.5)
+    drawn = [width_at(recipe, 0, number, 64) for number in range(400)]
+    some = [x for x in drawn if x is not None]
+    assert drawn != [width_at(recipe, 1, number, 64) for number in range(400)] and 160 < len(some) < 240
+    assert min(some) == 1 and max(some) < 64
+    for scale in (1, 4, 16):  # a third each
+        assert 0.2 < sum(scale <= x < 4 * scale for x in some) / len(some) < 0.47
+    assert width_at(Recipe(steps=1), 0, 0, 64) is None and width_at(recipe, 0, 0, 1) is None
+
+
+@pytest.mark.parametrize("key, value", [("dense", 0.4), ("routing_loss", 1.0), ("window_dropout", 0.5), ("random_windows", 0.5)])
 def test_both_trainings_use_them(key: str, value: float, corpus: Corpus) -> None:
     lab = dataclasses.replace(
         smoke(), base=smoke().base | {"window": 4, "segment": 4, "cache": "sparse", "top_k": 2}, train=(32,)
@@ -140,7 +171,7 @@ def test_both_trainings_use_them(key: str, value: float, corpus: Corpus) -> None
 
 def test_settings_that_cannot_be() -> None:
     two: Any = 2
-    for key in ("dense", "window_dropout"):
+    for key in ("dense", "window_dropout", "random_windows"):
         with pytest.raises(ConfigError, match=f"{key}=2 must be a share"):
             dataclasses.replace(Recipe(steps=1), **{key: two})
     with pytest.raises(ConfigError, match="routing_loss=-1 must be at least 0"):

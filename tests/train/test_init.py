@@ -99,3 +99,13 @@ def test_progress_has_labels(capsys: pytest.CaptureFixture[str], monkeypatch: py
     Display(end=1000).show(0.25, {"step": 250, "loss": 2.0, "tokens_per_s": 1234.5, "state_bytes": 2000}, 1.5)
     said = " ".join(capsys.readouterr().err.split())
     assert said == "25% step 250 of 1,000 loss 2.000 nats a token train 1.500 bits/byte 1,234 tokens/s state 2.0 KB a row"
+
+
+def test_progress_says_that_no_text_was_read_yet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("siltstone.train.report._PAUSE", -1.0)
+    record = {"step": 3, "loss": 6.5, "bits_per_byte": 0.0, "bytes": 0, "tokens_per_s": 1234.5, "state_bytes": 0}
+    Display(end=10, name="gated, seed 1").show(0.3, record, 0.0)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said == "30% gated, seed 1 step 3 of 10 loss 6.500 nats a token of repeated strings, no text yet 1,234 tokens/s"
+    assert "train/bits_per_byte" not in figures(record) and figures(record)["train/loss"] == 6.5
+    assert figures(record | {"bytes": 9, "bits_per_byte": 2.0})["train/bits_per_byte"] == 2.0

@@ -147,6 +147,22 @@ def test_a_run_and_its_folder(texts: Path, tmp_path: Path, capsys: pytest.Captur
         assert words in capsys.readouterr().err
 
 
+def test_a_run_that_had_ended_says_so(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert here(texts, *QUICK, "--steps", "2", "--out", out, "--resume") == 0
+    first = capsys.readouterr()
+    assert "nothing was trained" not in first.err and "tokens/s" in first.out
+    assert here("--resume", "--out", out, "--steps", "2") == 0
+    again = capsys.readouterr()
+    assert "siltstone: the run had reached its end, step 2: nothing was trained; give more --steps" in again.err
+    assert "tokens/s" not in again.out
+    assert here("--resume", "--out", out, "--steps", "1") == 2 and "below step 2" in capsys.readouterr().err
+    assert here("--resume", "--out", out, "--steps", "3") == 0 and "nothing was trained" not in capsys.readouterr().err
+    strings = tmp_path / "strings"  # steps that read no text are steps too
+    assert here(texts, *QUICK, "--copying", "3", "--steps", "1", "--out", strings) == 0
+    assert here("--resume", "--out", strings, "--steps", "2") == 0 and "nothing was trained" not in capsys.readouterr().err
+
+
 def test_a_resumed_run_names_all_that_differs(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert here(texts, *QUICK, "--steps", "1", "--out", out, "--resume") == 0

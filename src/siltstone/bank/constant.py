@@ -83,7 +83,7 @@ class ConstantBank(Bank):
             sums, means = call.sealed_sums(), ()
             sealed = schedule.sealed0[:, None] + np.arange(call.width)
             if sums is not None and call.router is not None:
-                counts = schedule.segments.writes(sealed, call.router.block, call.router.blocks)
+                counts = call.router.writes(schedule.segments, sealed)
                 means = (sums / schedule.host(np.maximum(counts, 1)).unsqueeze(-1),)
             spans = schedule.segments.tokens(sealed) if store.in_pages else None
             store = shown = store.append((*pack(kind, new, call.memory.normalizer), *means), schedule.segment_chunks - 1, spans)
@@ -153,7 +153,7 @@ class ConstantBank(Bank):
 
     def _empty(self, segments: Segments, number: int, router: Router | None) -> Tensor | None:
         """bool [R, number, J], sub-blocks without a write; None: there are none, or another layer routes."""
-        found = segments.empty(number, router.block, router.blocks) if router is not None and router.leads else None
+        found = router.empty(segments, number) if router is not None and router.leads else None
         with torch.inference_mode(False):  # it is kept after the call
             return None if found is None else torch.from_numpy(found).to(self.store.device)
 

@@ -38,7 +38,7 @@ class Sealed:
         """From the numbers of the host."""
         writes = None
         if sums is not None and by.router is not None:
-            writes = by.host(by.segments.writes(number[:, None], by.router.block, by.router.blocks)[:, 0])
+            writes = by.host(by.router.writes(by.segments, number[:, None])[:, 0])
         return cls(by.host(number), by.host(now), state, sums, writes, (number, now))
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from ..config.registry import NoOptions
 from ..ops import routing
 from ..ops.alibi import slopes
 from ..ops.norm import l2
+from ..schedule.segments import Segments
 
 
 @dataclass
@@ -76,14 +78,18 @@ class Router(nn.Module):
     router = "mean": score_n = <u, s_n>, s_n the mean key of the checkpoint's writes. router = "subblock:m": score_n =
     log sum_j exp(b <u, s_nj>) / b over the mean keys s_nj of its sub-blocks of m tokens, b = 8 sqrt(writes of a sub-block): a
     smooth maximum. Heads share the scores. shares_routing: the scores are those of an earlier layer; no queries and keys here.
+
+    summed: the keys of a checkpoint are means over its writes; else they are read from its state (`cache/anchors.py`)
     """
+
+    summed: ClassVar[bool] = True
 
     def __init__(self, cfg: LayerConfig, shares_routing: bool = False):
         super().__init__()
         self.leads = not shares_routing
         if not shares_routing:
             self.query = nn.Linear(cfg.d_model, cfg.router_dim, bias=False)
-            self.key = nn.Linear(cfg.d_model, cfg.router_dim, bias=False)
+            self.key = nn.Linear(self.key_width(cfg), cfg.router_dim, bias=False)
         self.log_scale = nn.Parameter(torch.full((cfg.heads,), -math.log(cfg.temperature)))
         self.bias = nn.Parameter(torch.zeros(cfg.heads))
         self.online = nn.Parameter(torch.zeros(cfg.heads))
@@ -93,12 +99,25 @@ class Router(nn.Module):
         self.softmax = cfg.gate == "softmax"
         self.slopes = slopes(cfg.heads) if cfg.gate_distance == "alibi" else None
 
+    @classmethod
+    def key_width(cls, cfg: LayerConfig) -> int:
+        """The width of what W_r takes."""
+        return cfg.d_model
+
+    def writes(self, segments: Segments, number: np.ndarray) -> np.ndarray:
+        """int64 [R, ..., J], by how many writes the sums of sealed segments [R, ...] are divided."""
+        return segments.writes(number, self.block, self.blocks)
+
+    def empty(self, segments: Segments, number: int) -> np.ndarray | None:
+        """bool [R, number, J], which keys of the first segments stand for no write; None: there are none."""
+        return segments.empty(number, self.block, self.blocks)
+
     def queries(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., U]."""
         return l2(self.query(x))
 
     def keys(self, c: Tensor) -> Tensor:
-        """[..., D] -> [..., U]."""
+        """[..., D or key_width] -> [..., U]."""
         return l2(self.key(c))
 
     def scores(self, u: Tensor, summary: Tensor, empty: Tensor | None) -> Tensor:
@@ -128,6 +147,7 @@ class CachePolicy(nn.Module):
     blends   weights are blended and then read, instead of blending outputs
     sparse   `mix` selects checkpoints, and is called once for the whole call
     exact    there is no memory: the layer attends to blocks of tokens
+    pairs    the number of writes whose keys and values are kept beside the checkpoints (`layers/pairs.py`)
     reads    checkpoints that a token reads at most, where they are chosen: `top_k`, and more in some training (`train.aids`)
     """
 
@@ -142,7 +162,7 @@ class CachePolicy(nn.Module):
     def __init__(self, cfg: LayerConfig, options: Any):
         super().__init__()
         self.cfg, self.options = cfg, options
-        self.reads = cfg.top_k
+        self.pairs, self.reads = 0, cfg.top_k
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: Any) -> None:

@@ -53,11 +53,7 @@ class Exact(CachePolicy):
             raise ConfigError(
                 "cache='exact' requires window attention, and window=0; set a window of at least 1, or cache='none'"
             )
-        if registry.member("memory", cfg.memory).predicted is Memory.predicted:
-            raise ConfigError(
-                f"cache='exact' keeps what a memory predicts badly, and memory={cfg.memory!r} has no keys and values to predict; "
-                "choose memory='gated_delta', or cache='gated'"
-            )
+        check_predicts(cfg, "cache='exact'", "cache='gated'")
 
     def mix(self, router: Router, asked: RouterScores) -> ReadWeights:
         """Not used: there is nothing to route."""
@@ -71,6 +67,15 @@ class Exact(CachePolicy):
             torch.full((batch, n), -1, device=like.device),
             like.new_zeros(batch, n, cfg.rate, cfg.key_heads, cfg.key_dim),
             like.new_zeros(batch, n, cfg.rate, cfg.key_heads, cfg.val_dim),
+        )
+
+
+def check_predicts(cfg: LayerConfig, asked: str, instead: str) -> None:
+    """ConfigError unless the memory has keys and values."""
+    if registry.member("memory", cfg.memory).predicted is Memory.predicted:
+        raise ConfigError(
+            f"{asked} keeps what a memory predicts badly, and memory={cfg.memory!r} has no keys and values to predict; "
+            f"choose memory='gated_delta', or {instead}"
         )
 
 

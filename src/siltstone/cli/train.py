@@ -83,6 +83,10 @@ def train(
     window_dropout: Annotated[
         float | None, _number("Share of steps in which memory layers leave out their window. [default: 0]")
     ] = None,
+    random_windows: Annotated[
+        float | None,
+        _number("Share of steps in which memory layers see a part of their window, of a random width. [default: 0]"),
+    ] = None,
     far: Annotated[
         int | None,
         _whole("Tokens, beside the text in later steps, in rows that repeat strings from beyond the window. [default: 0]"),
@@ -153,6 +157,7 @@ def train(
     from siltstone.models.checkpoint import TOKENIZER
     from siltstone.train import Recipe, begin, can_resume, check_same, fit, take_up
     from siltstone.train.report import Display, receipt_lines
+    from siltstone.train.resume import reached
     from siltstone.train.sinks import check_sinks
 
     given: dict[str, Any] = {
@@ -160,7 +165,7 @@ def train(
         "lr": lr, "warmup": warmup, "decay": decay, "clip": clip, "save_every": save_every, "valid_every": valid_every,
         "valid_tokens": valid_tokens, "precision": precision, "recompute": recompute, "copying": copying, "copies": copies,
         "dense": dense, "routing_loss": routing_loss, "window_dropout": window_dropout,
-        "far": far, "grown_lr": grown_lr,
+        "random_windows": random_windows, "far": far, "grown_lr": grown_lr,
     }  # fmt: skip
     check_threads(threads)
     check_sinks(log or [])
@@ -210,12 +215,15 @@ def train(
         )  # fmt: skip
         hold(contextlib.closing(run))
     keep_freed_memory()
+    begun = reached(run.checkpoint)[0] if run.checkpoint.exists() else 0
     receipt = fit(run, Display(quiet), log or [])
     if as_json:
         print(json_line(receipt), flush=True)
     if receipt["interrupted"]:
         say(f"interrupted; step {receipt['steps']} is saved; resume with --resume --out {out}")
         raise SystemExit(128 + receipt["signal"])
+    if receipt["steps"] == begun:
+        say(f"the run had reached its end, step {receipt['steps']:,}: nothing was trained; give more --steps or --minutes")
     for line in receipt_lines(receipt, threads_said()) if not as_json else []:
         print(shown(line, sys.stdout))
 

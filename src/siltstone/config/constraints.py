@@ -145,6 +145,21 @@ LAYER: tuple[Constraint, ...] = (
         _subblock,
     ),
     Constraint(
+        ("router", "segments", "evict"),
+        "`router='anchor:m'` excludes `segments='logarithmic'` and `evict='merge'`",
+        lambda c: not c.anchors or c.segments != "logarithmic" and (not c.bounded or c.evict != "merge"),
+        "router={router!r} reads the routing keys of a checkpoint from the state of one segment, and segments={segments!r} with "
+        "evict={evict!r} merges checkpoints",
+        "set segments='constant' or 'content', and evict='age' or 'use', or choose router='mean'",
+    ),
+    Constraint(
+        ("router", "cache"),
+        "`router='anchor:m'` excludes `cache='blocks'`",
+        lambda c: not c.anchors or not c.members.cache.cls.exact,
+        "router={router!r} reads routing keys from states, and cache={cache!r} keeps none",
+        "choose router='subblock:2', or cache='sparse'",
+    ),
+    Constraint(
         (*BUDGETS, "cache"),
         "`max_checkpoints` and `max_bytes` require a cache that keeps checkpoints or blocks",
         lambda c: not c.bounded or c.members.cache.cls.keeps or c.members.cache.cls.exact,

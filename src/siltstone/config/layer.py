@@ -18,10 +18,14 @@ from .rotary import RopeScaling, base
 __all__ = ["LONGEST", "SEEN", "WIDEST", "LayerConfig", "divisors", "nearest", "whole"]
 
 
+ANCHORS = 256  # the most anchor tokens of a router
+
+
 def _router(value: Any) -> bool:
     name, colon, size = value.partition(":") if isinstance(value, str) else ("", "", "")
     digits = size.isascii() and size.isdecimal() and len(size) < 10
-    return value == "mean" or name == "subblock" and bool(colon) and digits and int(size) > 0
+    most = {"subblock": LONGEST, "anchor": ANCHORS}.get(name, 0)
+    return value == "mean" or bool(colon) and digits and 0 < int(size) <= most
 
 
 SHORT = Custom(
@@ -35,9 +39,10 @@ DELAY = Custom(
 )
 ROUTER = Custom(
     "string",
-    "`mean`, `subblock:m`",
+    "`mean`, `subblock:m`, `anchor:m`",
     _router,
-    "is not known; choose 'mean', or 'subblock:m', where m must be at least 1 token, for example 'subblock:8'",
+    "is not known; choose 'mean'; 'subblock:m', where m must be at least 1 token, for example 'subblock:8'; or 'anchor:m', with "
+    f"m from 1 to {ANCHORS} anchor tokens, for example 'anchor:4'",
 )
 QK_NORM = Custom(
     "boolean or string",
@@ -129,7 +134,8 @@ class LayerConfig(Parsed):
     router: str = option(
         "mean",
         ROUTER,
-        "`mean`: a segment's score is that of the mean of its routing keys; `subblock:m`: that of its best block of m tokens",
+        "`mean`: a segment's score is that of the mean of its routing keys; `subblock:m`: that of its best block of m tokens; "
+        "`anchor:m`: that of its best key of m, which learnt tokens read from its state",
     )
     router_dim: int = option(64, Whole(1, WIDEST), "U, the width of a routing key")
     routing: str = option(
@@ -228,7 +234,12 @@ class LayerConfig(Parsed):
     @property
     def subblock(self) -> int:
         """Tokens that one routing summary covers."""
-        return self.segment if self.router == "mean" else int(self.router.removeprefix("subblock:"))
+        return int(self.router.removeprefix("subblock:")) if self.router.startswith("subblock:") else self.segment
+
+    @property
+    def anchors(self) -> int:
+        """Anchor tokens that read routing keys from states; 0: keys are those of writes."""
+        return int(self.router.removeprefix("anchor:")) if self.router.startswith("anchor:") else 0
 
     @property
     def bounded(self) -> bool:

@@ -22,6 +22,11 @@ NAMES: dict[str, dict[str, tuple[str, str]]] = {
         "loglinear": ("cache='gated', segments='logarithmic'", f"logarithmic segments, {MC}"),
         "logarithmic": ("segments='logarithmic' beside a cache", f"logarithmic segments, {MC}"),
         "checkpoint": ("cache='gated'", "checkpoints of the memory"),
+        "hola": ("cache='gated', cache_options={'exact': 64}", "exact pairs beside a state, arXiv 2607.02303"),
+        "march": ("cache='sparse', router='anchor:4', start='carry'", "keys that anchors read from states, arXiv 2608.12435"),
+        "nsa": ("cache='blocks'", "exact blocks that are chosen, arXiv 2502.11089"),
+        "quest": ("cache='blocks'", "exact blocks that are chosen, arXiv 2406.10774"),
+        "infllm": ("cache='blocks'", "exact blocks that are chosen, arXiv 2402.04617"),
         "kv": ("cache='none', pattern='a'", "keys and values of all tokens: an ordinary transformer"),
     },
     "memory": {

@@ -79,7 +79,8 @@ def compare(
             seen.append(by_position(model, tokenizer, parts, length))
             cost = cost or costs(model.cfg, length)
             if len(seen) == 1:
-                routes = routing_map(model, torch.tensor(tokenizer.encode(parts[0]), device=model.like.device))
+                ids = torch.tensor(tokenizer.encode(parts[0]), device=model.like.device)
+                routes = routing_map(model, ids, text=tokenizer.decode)
         buckets = []
         for many in zip(*(one["buckets"] for one in seen), strict=True):
             each = np.mean([one["each"] for one in many], 0)

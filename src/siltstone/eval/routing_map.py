@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from ..cache.base import CachePolicy, ReadWeights, Router, RouterScores
 from ..models.lm import LM
 
 MOST = 24  # checkpoints of a map, so that it can be read on a phone
+EXCERPT = 64  # tokens of a text that is shown beside it
 
 
 def followed(model: nn.Module) -> list[tuple[CachePolicy, int]]:
@@ -20,9 +22,13 @@ def followed(model: nn.Module) -> list[tuple[CachePolicy, int]]:
     return [(x, x.cfg.segment) for x in found if x.cfg.segments == "constant" and not x.cfg.bounded]
 
 
-def routing_map(model: LM, ids: Tensor, samples: int = 4) -> dict[str, Any] | None:
+def routing_map(
+    model: LM, ids: Tensor, samples: int = 4, text: Callable[[list[int]], str] | None = None
+) -> dict[str, Any] | None:
     """`{"segment", "rows": [{"position", "shares": [share of each checkpoint]}]}` over a text ids [T]; None without routing.
 
+    text: ids -> text. With it, each row has under "read" the text before its position, and under "most" the checkpoint with the
+    largest share and the text with which it begins.
     At the end of every segment, the gates of `samples` single tokens are read: mean over heads, layers and these tokens, so that
     the shares of a row have the sum 1. At most 24 checkpoints are shown.
     """
@@ -65,4 +71,15 @@ def routing_map(model: LM, ids: Tensor, samples: int = 4) -> dict[str, Any] | No
                 del policy.mix
             else:
                 policy.mix = watched
+    if text is not None:
+        _tell(rows, ids.tolist(), segment, policies[0][0].cfg.sinks, text)
     return {"segment": segment, "rows": rows} if rows else None
+
+
+def _tell(rows: list[dict[str, Any]], ids: list[int], segment: int, sinks: int, text: Callable[[list[int]], str]) -> None:
+    """Adds to each row the text that was read, and that of the checkpoint that is read most."""
+    for row in rows:
+        end, most = row["position"], max(range(len(row["shares"])), key=row["shares"].__getitem__)
+        first = sinks + most * segment
+        row["read"] = text(ids[max(0, end - EXCERPT) : end])
+        row["most"] = {"checkpoint": most, "text": text(ids[first : first + min(EXCERPT, segment)])}

@@ -19,6 +19,7 @@ from ..schedule.call import Geometry
 from ..schedule.packed import RowPositions
 from ..state.paged import Pool, Pools
 from ..state.tree import State
+from .pairs import Pairs
 from .state import MixState
 from .window import WindowAttention, WindowState
 
@@ -27,7 +28,7 @@ from .window import WindowAttention, WindowState
 class LayerState(MixState):
     """window: rings; input [B, delay + rate - 1, D]: tokens not yet written; online: the memory; bank: sealed states;
     summary [B, J, U]: sums of the online segment's routing keys, one per sub-block; conv [B, width - 1, D]: the inputs that the
-    short convolution still needs; kept: writes that the window still sees."""
+    short convolution still needs; kept: writes that the window, or a read of their own, still sees."""
 
     narrow: ClassVar[tuple[str, ...]] = ("input", "conv")
     rings: ClassVar[tuple[str, ...]] = ("input",)
@@ -41,7 +42,7 @@ class LayerState(MixState):
     kept: Kept | None = None
 
     def parts(self) -> dict[str, int]:
-        """See MixState; `checkpoints` are the bank, or the kept writes of cache="exact"."""
+        """See MixState; `checkpoints` are the bank and the kept writes."""
         out = {"memory": self.online.nbytes, "routing": 0 if self.summary is None else self.summary.nbytes}
         out["checkpoints"] = sum(0 if x is None else x.nbytes for x in (self.bank, self.kept))
         return out | {"window": self.nbytes - sum(out.values())}
@@ -91,8 +92,8 @@ class LayerState(MixState):
 
     def fits(self, mixer: Any, positions: RowPositions) -> bool:
         """See MixState."""
-        if self.kept is not None:
-            return _ordered(self.kept, mixer.geo.written(positions.position) * mixer.cfg.group)
+        if self.kept is not None and not _ordered(self.kept, mixer.geo.written(positions.position) * mixer.cfg.group):
+            return False
         return self.bank is None or self.bank.fits(mixer.geo.sealed(positions), mixer.budget)
 
     def may_fit(self, mixer: Any, positions: RowPositions, cuts: int) -> bool:
@@ -119,4 +120,5 @@ class Parts(Protocol):
     cache: CachePolicy
     router: Router | None
     window: WindowAttention | None
+    pairs: Pairs | None
     budget: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,12 +18,17 @@ from ..schedule.segments import held
 @dataclass
 class Lead:
     """What later layers need to share a layer's routing: its router, queries u [R, T, U], keys [R, M, U], sums `before` the
-    call [R, J, U], and the views of its bank: one per segment chunk, or one for all."""
+    call [R, J, U], and the views of its bank: one per segment chunk, or one for all.
+
+    If keys are read from states, `keys` are those of the states after each segment chunk [R, S, J, U], and `online` computes
+    the scores of the online memory at each token [R, T].
+    """
 
     router: Router
     u: Tensor
     keys: Tensor
     before: Tensor
+    online: Callable[[], Tensor] | None = None
     views: list[View] = field(default_factory=list)
 
 
@@ -33,13 +39,17 @@ class Routing:
         router, before, segment_chunks = lead.router, lead.before, schedule.shape[1]
         self.lead = lead
         self.u = schedule.query_take(lead.u).unflatten(1, (segment_chunks, -1))
+        self.online: Tensor | None = None
+        if lead.online is not None:
+            self.sums = lead.keys
+            self.online = schedule.query_take(lead.online()).unflatten(1, (segment_chunks, -1)) if softmax else None
+            return
         keys = schedule.write_take(lead.keys).unflatten(1, (segment_chunks, schedule.slots)).to(before.dtype)
         if schedule.valid is not None:
             keys = keys * schedule.valid.unsqueeze(-1)
         goes_on = not schedule.dropped and bool(
             schedule.writes0.any()
         )  # the first segment chunk's segment holds writes of earlier calls
-        self.online: Tensor | None = None
         if router.blocks == 1:
             running = keys.cumsum(2) if softmax else None
             self.sums = (keys.sum(2) if running is None else running[:, :, -1]).unsqueeze(2)

@@ -15,10 +15,12 @@ from ..bank.base import Bank
 from ..bank.codec import unpack
 from ..bank.sealing import RowSealer, Sealed, Sealer
 from ..bank.view import View
+from ..cache.anchors import AnchorRouter
 from ..cache.base import ReadWeights, Router, RouterScores
+from ..memory.base import Inputs
 from ..ops import bank_read
 from ..schedule.step import StepSchedule, Turn, keep, kept
-from . import exact
+from . import exact, pairs
 from .context import StepContext, put
 from .parts import LayerState, Parts
 from .routing import Lead, share_routing
@@ -58,7 +60,7 @@ def step(
     if not turn.hints.reads:
         return None, None, after
     read, bank = _read(mixer, x, after, turn, context, empty)
-    further = None if after.kept is None else exact.now(geo, after.kept, context.position)
+    further = None if after.kept is None or mixer.pairs is not None else exact.now(geo, after.kept, context.position)
     if not turn.hints.read:
         read = read * turn.seen.view(-1, 1, 1, 1).to(read.dtype)
     return read, further, after if bank is after.bank else replace(after, bank=bank)
@@ -72,15 +74,18 @@ def _write(mixer: Parts, x: Tensor, state: LayerState, turn: Turn, context: Step
     made, online, bank, saved = rule.inputs(c), state.online, state.bank, state.kept
     for i in range(cfg.group):
         inputs, begins = {k: v[:, i] for k, v in made.items()}, turn.begins(rule.align(rule.options), cfg.group, i)
-        if saved is not None and mixer.window is not None:
-            surprise, number = exact.surprise(rule, inputs, online), turn.update * cfg.group + i
-            saved = kept(wrote, exact.one_more(mixer.window, saved, surprise, number, block[:, i]), saved)
+        if saved is not None:
+            weigh = mixer.pairs is not None
+            surprise, number = exact.surprise(rule, inputs, online, weigh), turn.update * cfg.group + i
+            saved = kept(wrote, exact.one_more(saved, surprise, number, _pair(mixer, inputs, block[:, i])), saved)
         online = kept(wrote, rule.step(inputs, begins, online), online)
         if bank is not None:
             bank = bank.step(rule, inputs, begins, wrote)
-    summary = state.summary
-    if mixer.router is not None and summary is not None:
-        key, blocks, size = mixer.router.keys(c), mixer.router.blocks, mixer.router.block
+    summary, router = state.summary, mixer.router
+    if isinstance(router, AnchorRouter) and summary is not None:
+        summary = keep(wrote, router.read(rule, rule.read_factors(online)), summary)
+    elif router is not None and summary is not None:
+        key, blocks, size = router.keys(c), router.blocks, router.block
         key = key if cfg.group == 1 else key.mean(1, keepdim=True)
         if blocks > 1:
             slot = torch.arange(blocks, device=x.device)
@@ -88,6 +93,15 @@ def _write(mixer: Parts, x: Tensor, state: LayerState, turn: Turn, context: Step
             key = key * here.unsqueeze(-1).to(key.dtype)
         summary = keep(wrote, summary + key, summary)
     return replace(state, online=online, bank=bank, summary=summary, kept=saved)
+
+
+def _pair(mixer: Parts, inputs: Inputs, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """What is kept of a write of tokens [B, rate, D]: key [B, rate, J, K] and value."""
+    if mixer.pairs is not None:
+        return pairs.pair(mixer.memory, inputs)
+    assert mixer.window is not None
+    key, value = mixer.window.written(tokens.unsqueeze(1))
+    return key.squeeze(1), value.squeeze(1)
 
 
 def _leaving(mixer: Parts, x: Tensor, state: LayerState, turn: Turn, context: StepContext) -> Tensor:
@@ -150,7 +164,9 @@ def _scores(router: Router, lead: Lead, view: View, turn: Turn) -> RouterScores:
     keys, online = lead.router, None
     if router.softmax:
         empty = None
-        if keys.blocks == 1:
+        if not keys.summed:
+            means = lead.before
+        elif keys.blocks == 1:
             means = lead.before / turn.held
         else:
             slot = torch.arange(keys.blocks, device=turn.place.device) * keys.block

@@ -56,6 +56,7 @@ class WindowAttention(Heads):
     def __init__(self, cfg: LayerConfig, geo: Geometry):
         super().__init__(cfg)
         self.geo, self.linear = geo, cfg.heads if cfg.position == "alibi" else 0
+        self.narrow: int | None = None  # tokens that are seen, fewer than the window: only in training (`train.aids`)
 
     def init(self, batch: int) -> WindowState:
         """Empty rings."""
@@ -113,7 +114,7 @@ class WindowAttention(Heads):
             asked = rope.rotate(asked, context.rotation(cfg.key_dim, cfg.base))
         q, k = asked.split([cfg.heads, cfg.key_heads], 2)
         position, after = context.position, WindowState(put(state.key, k, context), put(state.value, v, context))
-        bias = turn.once(("ring", geo.ring, self.linear, x.dtype), lambda: self._ring_biases(turn, x.dtype))
+        bias = turn.once(("ring", geo.ring, self.linear, self.narrow, x.dtype), lambda: self._ring_biases(turn, x.dtype))
         parts = [window.Part(q, after.key.to(x.dtype), after.value.to(x.dtype), bias)]
         if state.sink_key is not None and state.sink_value is not None:
             sink = torch.arange(geo.sinks, device=x.device)
@@ -141,6 +142,7 @@ class WindowAttention(Heads):
         token = position - (position - torch.arange(geo.ring, device=position.device)) % geo.ring
         distance = position - token
         sees = (token >= turn.low[:, None]) | ((distance == 0) & (token >= geo.sinks))
+        sees = sees if self.narrow is None else sees & (distance < self.narrow)
         return self._biases(sees, distance, dtype)
 
     def _biases(self, sees: Tensor, distance: Tensor, dtype: torch.dtype) -> Tensor:
@@ -171,4 +173,5 @@ class WindowAttention(Heads):
             far.append((key, value))
         beyond = None if further is None else schedule.further(further.seen, self.linear)
         asked = window.Far(far, q_sink if rope_on else None, beyond)
-        return window.blocked(q, keys, values, schedule.bands(self.linear), asked, schedule.block, self.cfg.scale)
+        bands = schedule.bands(self.linear, self.narrow)
+        return window.blocked(q, keys, values, bands, asked, schedule.block, self.cfg.scale)

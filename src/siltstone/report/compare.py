@@ -45,7 +45,7 @@ def routing_figure(name: str, routes: dict[str, Any] | None) -> str:
         return ""
 
     def drawn(size: Size) -> str:
-        rows = routes["rows"][-8:] if size == NARROW else routes["rows"]
+        rows = routes["rows"][-6:] if size == NARROW else routes["rows"]
         width = len(rows[-1]["shares"])
         first = max(0, width - 6) if size == NARROW else 0
         values = [[row["shares"][i] if i < len(row["shares"]) else None for i in range(first, width)] for row in rows]
@@ -57,7 +57,19 @@ def routing_figure(name: str, routes: dict[str, Any] | None) -> str:
         f"Rows: position in a text of the test. Columns: checkpoints, each of {routes['segment']:,} tokens, oldest first. Cells: "
         "share of the gates, over heads and layers. A phone shows the last rows and columns."
     )
-    return figure(drawn, caption, FULL)
+    return figure(drawn, caption, FULL) + _texts(routes["rows"])
+
+
+def _texts(rows: list[dict[str, Any]]) -> str:
+    """What was read, and the checkpoint that was read most; "" for a map without texts."""
+    told = [row for row in rows if "most" in row][-6:]
+    boxes = [
+        f"<h3>At token {row['position']:,}</h3><div class='text'>…{escape(row['read'])}</div>"
+        f"<h3>most read: checkpoint {row['most']['checkpoint']}, {max(row['shares']):.0%} of the gates; it begins with</h3>"
+        f"<div class='text'>{escape(row['most']['text'])}…</div>"
+        for row in told
+    ]
+    return "".join(f"<div class='box'>{box}</div>" for box in boxes)
 
 
 def compare_report(found: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ PAGE_STYLE = """
 body { margin: 0 auto; padding: 40px 24px 64px; max-width: 1060px; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 h1 { font-size: 29px; line-height: 1.25; margin: 0 0 8px; letter-spacing: -.01em; } h2 { font-size: 20px; margin: 44px 0 8px; }
+h1, h2, h3, code { overflow-wrap: anywhere; }
 p { margin: 0 0 12px; max-width: 74ch; } p.soft, figcaption, td.soft, span.soft, .card span { color: var(--soft); }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(180px, 1fr)); gap: 12px; margin: 26px 0; }
 .card, figure, .box { background: var(--card); border: 1px solid var(--edge); border-radius: 10px; }
@@ -29,7 +30,7 @@ p { margin: 0 0 12px; max-width: 74ch; } p.soft, figcaption, td.soft, span.soft,
 figure { margin: 14px 0 0; padding: 10px 12px 12px; } figure svg { width: 100%; height: auto; display: block; }
 .narrow { display: none; }
 figcaption { font-size: 14px; padding: 6px 6px 0; }
-.box { padding: 14px 18px; margin-top: 14px; } .box h3 { margin: 0 0 6px; font-size: 15px; }
+.box { padding: 14px 18px; margin-top: 14px; } .box h3 { margin: 0 0 6px; font-size: 15px; } .box .text + h3 { margin-top: 12px; }
 .box .text { white-space: pre-wrap; font-family: Georgia, "Times New Roman", serif; overflow-wrap: anywhere; }
 .box em { color: var(--soft); }
 table { border-collapse: collapse; margin: 10px 0; font-size: 14.5px; font-variant-numeric: tabular-nums; width: 100%; }

@@ -13,6 +13,8 @@ from html import escape
 
 Size = tuple[int, int]
 LEGIBLE = 11  # minimum pixels of text whose nominal size is 12
+NAMED = 0.42  # least share of a plot's width for its lines, beside their names
+TICK = 28  # least pixels between two numbers below the horizontal axis
 STYLE = """
 svg.plot, svg.picture { --paper: #ffffff; --ink: #1c2026; --soft: #6b7280; --grid: #e3e6ea;
   --a: #0b6e99; --b: #c2571a; --c: #6a7f1f;
@@ -152,7 +154,8 @@ def plot(
     size: Size = (640, 300),
     place: str = "",
 ) -> str:
-    """An `<svg>` element with `lines`, each with its name at the right end.
+    """An `<svg>` element with `lines`, each with its name at the right end, or below the title if names would take the place of
+    the lines.
 
     marks   vertical lines (x, name)
     place   further attributes of the element, for example `x="0" y="0"` inside a picture
@@ -161,18 +164,23 @@ def plot(
     lines = [line for line in lines if len(line.xs)]
     if not lines:
         return ""
-    left, right, top, bottom = 58.0, width - 16.0 - 7.4 * max(len(line.name) for line in lines), 40.0, height - 40.0
+    left, right, top = 58.0, width - 16.0 - 7.4 * max(len(line.name) for line in lines), 40.0
+    above = right - left < NAMED * width and not place
+    if above:
+        right, top, height = width - 16.0, top + 15.0 * len(lines), height + 15 * len(lines)
+    bottom = height - 40.0
     xs = [float(x) for line in lines for x in line.xs]
     x_low, x_high = (min(v for v in xs if v > 0), max(xs)) if log_x else (0.0 if min(xs) >= 0 else min(xs), max(xs))
     ys = [float(y) for line in lines for y in (*line.ys, *((line.dots or ()) if line.tags else _most(line.dots)))]
     y_low, y_high = _range(ys, log_y, from_zero)
     x_at, y_at = _scale(x_low, x_high, log_x, left, right), _scale(y_low, y_high, log_y, bottom, top)
 
-    out = head(title, size, place)
+    out = head(title, (width, height), place)
     for y in ticks(y_low, y_high, log_y):
         out.append(f'<line class="grid" x1="{left}" x2="{right:.1f}" y1="{y_at(y):.1f}" y2="{y_at(y):.1f}"/>')
         out.append(f'<text x="{left - 6}" y="{y_at(y) + 4:.1f}" text-anchor="end">{escape(y_format(y))}</text>')
-    for x in ticks(x_low, x_high, log_x):
+    found_x = ticks(x_low, x_high, log_x)
+    for x in found_x[:: 1 + int(len(found_x) * TICK / (right - left))]:
         out.append(f'<line class="axis" x1="{x_at(x):.1f}" x2="{x_at(x):.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
         out.append(f'<text x="{x_at(x):.1f}" y="{bottom + 17}" text-anchor="middle">{count(x)}</text>')
     for x, name in marks:
@@ -192,12 +200,13 @@ def plot(
         for x, y, tag in _tags([(x_at(x), y_at(y) - 6, tag) for x, y, tag in found if tag]):
             out.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{escape(tag)}</text>')
     heights = _spread([y_at(line.ys[-1]) for line in lines], 15.0, top, bottom)
-    for line, height_at in zip(lines, heights, strict=True):
+    for i, (line, height_at) in enumerate(zip(lines, heights, strict=True)):
         points = " L".join(f"{x_at(x):.1f} {y_at(y):.1f}" for x, y in zip(line.xs, line.ys, strict=True))
         end_x, end_y = x_at(line.xs[-1]), y_at(line.ys[-1])
         out.append(f'<path class="{line.colour}" d="M{points}"/>')
         out.append(f'<circle class="dot {line.colour}" cx="{end_x:.1f}" cy="{end_y:.1f}" r="3.2"/>')
-        out.append(f'<text class="{line.colour}" x="{end_x + 8:.1f}" y="{height_at + 4:.1f}">{escape(line.name)}</text>')
+        at = (8.0, 38.0 + 15 * i) if above else (end_x + 8, height_at + 4)
+        out.append(f'<text class="{line.colour}" x="{at[0]:.1f}" y="{at[1]:.1f}">{escape(line.name)}</text>')
     return "".join([*out, "</svg>"])
 
 

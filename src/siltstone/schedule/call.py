@@ -228,10 +228,24 @@ class CallSchedule:
         return Take(np.clip(m, 0, self.most - 1).reshape(len(m), -1), self)
 
     @cached_property
+    def write_back(self) -> np.ndarray:
+        """[R, M] the write slot of each write, of S*L; the last one stands for writes that a run does not make."""
+        m = (self.first[..., None] + np.arange(self.slots) - self.writes0[:, None, None]).reshape(len(self.first), -1)
+        row, slot = self._filled.reshape(m.shape).nonzero()
+        out = np.full((len(m), self.most), m.shape[1] - 1)
+        out[row, m[row, slot]] = slot
+        return out
+
+    @property
+    def _filled(self) -> np.ndarray:
+        """bool [R, S, L], which write slots hold a write."""
+        slot = np.arange(self.slots)
+        return (slot >= self.skip[..., None]) & (slot * self.geo.rate < self.fill[..., None])
+
+    @cached_property
     def valid(self) -> Tensor | None:
         """[R, S, L] which write slots hold a write (None: all)."""
-        slot = np.arange(self.slots)
-        ok = (slot >= self.skip[..., None]) & (slot * self.geo.rate < self.fill[..., None])
+        ok = self._filled
         return None if ok.all() else self.host(ok)
 
     @cached_property

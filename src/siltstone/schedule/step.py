@@ -68,10 +68,6 @@ class StepSchedule:
     def _wrote(self) -> np.ndarray:
         return self.active & (self.writes > self.before)
 
-    def empty(self, block: int, blocks: int) -> np.ndarray | None:
-        """See `Segments.empty`, of all checkpoints."""
-        return self.segments.empty(self.width, block, blocks)
-
     def tensors(self, device: torch.device) -> Tensor:
         """int64 [3, B]: number, opened, phase."""
         return torch.from_numpy(np.stack([self.number, self.opened, self.phase])).to(device, non_blocking=True)

@@ -64,7 +64,7 @@ class WindowSchedule:
         pos = packed.positions.position
         self.pos = pos[:1] if len(pos) and (pos == pos[0]).all() else pos
         self._angles: dict[tuple[int, rope.Base, bool], tuple[Tensor, Tensor]] = {}
-        self._bands: dict[int, list[tuple[int, int, Tensor]]] = {}
+        self._bands: dict[tuple[int, int | None], list[tuple[int, int, Tensor]]] = {}
 
     def angles(self, width: int, base: rope.Base, sink: bool = False) -> tuple[Tensor, Tensor]:
         """Rotation of this call's tokens; with `sink`, of the queries that attend to the sinks."""
@@ -105,18 +105,21 @@ class WindowSchedule:
         index = np.where(fresh, self.geo.sinks + i - pos, i) + np.arange(len(pos))[:, None] * wide
         return torch.from_numpy(index).to(self.device).reshape(-1)
 
-    def bands(self, linear: int = 0) -> list[tuple[int, int, Tensor]]:
-        """(first block, last block, bias [R or 1, blocks or 1, H or 1, block, sinks + E + block])."""
-        if linear not in self._bands:
+    def bands(self, linear: int = 0, narrow: int | None = None) -> list[tuple[int, int, Tensor]]:
+        """(first block, last block, bias [R or 1, blocks or 1, H or 1, block, sinks + E + block]).
+
+        narrow: besides the sinks, only the last so many tokens are visible.
+        """
+        if (linear, narrow) not in self._bands:
             early, pos = self.blocks, self.pos
             if len(pos) and self.block % self.geo.rate == 0 and (pos % self.geo.rate == pos[0] % self.geo.rate).all():
                 settled = max(self.geo.ring + self.geo.sinks, self.farthest) - int(pos.min())
                 early = min(self.blocks, max(0, -(-settled // self.block)))
-            parts = [(0, early, self._bias(pos, np.arange(early), linear))] if early else []
+            parts = [(0, early, self._bias(pos, np.arange(early), linear, narrow))] if early else []
             if early < self.blocks:  # from this block on, all blocks of all rows have the same mask
-                parts.append((early, self.blocks, self._bias(pos[:1], np.array([early]), linear)))
-            self._bands[linear] = parts
-        return self._bands[linear]
+                parts.append((early, self.blocks, self._bias(pos[:1], np.array([early]), linear, narrow)))
+            self._bands[linear, narrow] = parts
+        return self._bands[linear, narrow]
 
     def _linear(self, sees: np.ndarray, distance: np.ndarray, heads: int) -> Tensor:
         """bool and int64 [..., Q, N] -> [..., H, Q, N]."""
@@ -127,11 +130,12 @@ class WindowSchedule:
         bias = torch.zeros(sees.shape, dtype=self.dtype, device="cpu")
         return bias.masked_fill_(torch.from_numpy(~sees), float("-inf")).unsqueeze(-3).to(self.device)
 
-    def _bias(self, pos: np.ndarray, blocks: np.ndarray, linear: int) -> Tensor:
+    def _bias(self, pos: np.ndarray, blocks: np.ndarray, linear: int, narrow: int | None) -> Tensor:
         geo, base = self.geo, pos[:, None] + blocks[None] * self.block
         t = (base[..., None] + np.arange(self.block))[..., None]
         p = (base[..., None] - geo.ring + np.arange(geo.ring + self.block))[..., None, :]
         low = geo.sinks + geo.rate * geo.written(t + 1) if geo.delay else np.maximum(geo.sinks, t - geo.window + 1)
+        low = low if narrow is None else np.maximum(low, t - narrow + 1)
         sees = (p <= t) & ((p >= low) | (p == t) & (p >= geo.sinks))
         if geo.sinks:
             sees = np.concatenate([np.broadcast_to(np.arange(geo.sinks) <= t, (*sees.shape[:-1], geo.sinks)), sees], -1)

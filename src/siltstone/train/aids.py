@@ -3,8 +3,11 @@
     dense first      cache="sparse" reads every checkpoint, then fewer and fewer, so that routing learns before it must choose
     routing loss     -log sum over the chosen checkpoints of g_n / sum over all of g_n; g_n: the dense gate, mean over heads
     window dropout   memory layers leave out their window, so that what it could answer must come from the memory
+    random windows   memory layers see only the last w tokens of their window, w drawn anew: each scale is as likely. What is
+                     written, and when, stays the same: tokens between w and the window's end are seen again once they are written
 
-Source of the first: arXiv 2512.02556 (dense warm-up of a sparse choice); the loss makes the dense gates those of the choice.
+Source of the first: arXiv 2512.02556 (dense warm-up of a sparse choice); the loss makes the dense gates those of the choice. Of
+the last: arXiv 2509.24552 (windows of two widths, one drawn for each batch, so that a recurrent layer beside them learns).
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from ..models.lm import LM
 from ..ops.routing import in_steps, top
 from .recipe import Recipe
 
-SHUFFLE = 17  # of the numbers that choose the steps without a window
+SHUFFLE, WIDTHS = 17, 18  # of the numbers that choose the steps without a window, and the widths of windows
 
 
 def read_at(recipe: Recipe, fraction: float, top_k: int, most: int) -> int:
@@ -38,6 +41,14 @@ def read_at(recipe: Recipe, fraction: float, top_k: int, most: int) -> int:
     return round(most ** (1 - done) * top_k**done)
 
 
+def width_at(recipe: Recipe, seed: int, number: int, window: int) -> int | None:
+    """Tokens that a window of `window` tokens sees in step `number`, from 1 to `window - 1`; None: all of it."""
+    if not recipe.random_windows or window == 1:
+        return None
+    drawn, scale = np.random.default_rng([seed, WIDTHS, number]).random(2)
+    return int(window**scale) if drawn < recipe.random_windows else None
+
+
 class Aids:
     """The aids of a recipe for a model."""
 
@@ -46,6 +57,7 @@ class Aids:
         mixers = [x for x in model.modules() if isinstance(x, Mixer)]
         self.sparse = [x.cache for x in mixers if x.cache.sparse] if recipe.dense or recipe.routing_loss else []
         self.windows = [x for x in mixers if x.window is not None and not isinstance(x.cache, Exact)]
+        self.narrowed = [x.window for x in mixers if x.window is not None]
         self._left_out: list[Tensor] = []
 
     @contextmanager
@@ -60,6 +72,8 @@ class Aids:
                     policy.mix = self._noting(policy)  # type: ignore[method-assign]
             for mixer in self.windows:
                 mixer.blind = drawn < recipe.window_dropout
+            for window in self.narrowed:
+                window.narrow = width_at(recipe, self.seed, number, window.cfg.window)
             yield
         finally:
             for policy in self.sparse:
@@ -67,6 +81,8 @@ class Aids:
                 vars(policy).pop("mix", None)
             for mixer in self.windows:
                 mixer.blind = False
+            for window in self.narrowed:
+                window.narrow = None
 
     def loss(self) -> Tensor:
         """What the last step adds to its loss with `routing_loss`: a number."""

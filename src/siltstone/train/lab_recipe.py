@@ -119,7 +119,7 @@ class Lab:
         del keys["recipe"]["save_every"]
         if not self.stages:
             del keys["stages"]  # results of earlier versions stay valid, here and for settings of training
-        for name in ("dense", "routing_loss", "window_dropout"):
+        for name in ("dense", "routing_loss", "window_dropout", "random_windows"):
             if not keys["recipe"][name]:
                 del keys["recipe"][name]
         return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()

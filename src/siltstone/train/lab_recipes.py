@@ -71,8 +71,9 @@ def mqar256() -> Lab:
 def tricks() -> Lab:
     """What helps: sparse and gated caches with and without aids of training, on the task of `mqar256`."""
     lab = mqar256()
-    names = ("sparse", "sparse, dense first", "sparse, routing loss", "sparse, dense first, routing loss", "gated")
-    names += ("gated, window dropout", "gated, softmax", "gated, half the window", "gated, no convolution")
+    names = ("sparse", "sparse, dense first", "sparse, routing loss", "sparse, dense first, routing loss", "sparse, anchor keys")
+    names += ("gated", "gated, window dropout", "gated, random windows", "gated, softmax", "gated, half the window")
+    names += ("gated, no convolution", "gated, exact pairs")
     base, recipe = lab.base | {"checkpoint_dtype": "float32"}, replace(lab.recipe, dense=0.0)
     return replace(lab, question="Which ways of training help a model to recall?", base=base, recipe=recipe, arms=names)
 

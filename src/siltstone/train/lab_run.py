@@ -62,7 +62,8 @@ def train_and_try(
         if time.perf_counter() - said > PAUSE:
             said = time.perf_counter()
             end = f" of {recipe.steps:,}" if recipe.steps else ""
-            say(f"step {trainer.step:,}{end}, {done:.0%}, loss {loss:.3f} nats an answer")
+            stage = f", stage {trainer.rows.lesson + 1} of {len(trainer.lessons)}" if len(trainer.lessons) > 1 else ""
+            say(f"step {trainer.step:,}{end}, {done:.0%}{stage}, loss {loss:.3f} nats an answer")
     if trainer.step > kept:
         _keep(trainer, lab, checkpoint, spent, curve)
     model, task = trainer.model.eval(), trainer.task

@@ -31,6 +31,7 @@ class Recipe:
                      reads falls to `top_k` (`siltstone.train.aids`)
     routing_loss     weight of the cost of what a sparse choice leaves out: -log of the chosen checkpoints' share of all gates
     window_dropout   share of steps in which memory layers leave out what their window says
+    random_windows   share of steps in which memory layers see only the last tokens of their window; how many is drawn for a step
     far              tokens of rows, beside the text in each later step, whose strings come again only beyond the window; with
                      0.6 of the weight
     grown_lr         learning rate, as a multiple of `lr`, of the layers that the weights of `init` do not have
@@ -57,6 +58,7 @@ class Recipe:
     dense: float = 0.0
     routing_loss: float = 0.0
     window_dropout: float = 0.0
+    random_windows: float = 0.0
     far: int = 0
     grown_lr: float = 1.0
     recompute: str = "none"
@@ -80,7 +82,7 @@ class Recipe:
             raise ConfigError(f"lr={self.lr!r} must be more than 0; 3e-3 suits small models, 3e-4 large ones")
         if not 0 < self.grown_lr < math.inf:
             raise ConfigError(f"grown_lr={self.grown_lr!r} must be more than 0: 1 is the learning rate of all other layers")
-        for key in ("foreign", "warmup", "floor", "dense", "window_dropout"):
+        for key in ("foreign", "warmup", "floor", "dense", "window_dropout", "random_windows"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ConfigError(f"{key}={getattr(self, key)!r} must be a share between 0 and 1")
         if not 0 <= self.decay < math.inf or not 0 < self.clip:

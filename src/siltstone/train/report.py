@@ -110,10 +110,11 @@ class Display:
     """Progress on the screen: a live bar on a terminal, otherwise a line every ten seconds; nothing if quiet.
 
     end   the number of steps of the run; None: its end depends on the time
+    name  of the run, if several are trained one after the other
     """
 
-    def __init__(self, quiet: bool = False, end: int | None = None) -> None:
-        self.end = end
+    def __init__(self, quiet: bool = False, end: int | None = None, name: str = "") -> None:
+        self.end, self.name = end, name
         self._console = console(sys.stderr, quiet)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -138,12 +139,14 @@ class Display:
         self._console.print(escaped(text), markup=False, soft_wrap=True)
 
     def show(self, fraction: float, record: dict[str, Any], bits_per_byte: float) -> None:
-        """Shows the figures of a step."""
-        text = (
-            f"step {record['step']:,}{f' of {self.end:,}' if self.end else ''}  loss {record['loss']:.3f} nats a token  "
-            f"train {bits_per_byte:.3f} bits/byte  {record['tokens_per_s']:,.0f} tokens/s  "
-            f"state {size(record['state_bytes'])} a row"
-        )
+        """Shows the figures of a step. One that read no text (`Recipe.copying`) has no bits per byte."""
+        text = f"{self.name}  " if self.name else ""
+        text += f"step {record['step']:,}{f' of {self.end:,}' if self.end else ''}  loss {record['loss']:.3f} nats a token  "
+        if record.get("bytes") == 0:
+            text += f"of repeated strings, no text yet  {record['tokens_per_s']:,.0f} tokens/s"
+        else:
+            text += f"train {bits_per_byte:.3f} bits/byte  {record['tokens_per_s']:,.0f} tokens/s  "
+            text += f"state {size(record['state_bytes'])} a row"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=min(1.0, fraction), description=text)
         elif time.monotonic() - self._said > _PAUSE:
@@ -170,7 +173,8 @@ def receipt_lines(receipt: dict[str, Any], threads: str | None = None) -> list[s
     valid = receipt["valid_bits_per_byte"]
     lines = [
         f"steps           {receipt['steps']:,} ({receipt['epochs']:.2f} times through {size(receipt['train_bytes'])} of text)",
-        f"tokens          {receipt['tokens']:,} in {receipt['seconds']:,.0f} s: {receipt['tokens_per_s']:,.0f} tokens/s",
+        f"tokens          {receipt['tokens']:,} in {receipt['seconds']:,.0f} s"
+        + (f": {receipt['tokens_per_s']:,.0f} tokens/s" if receipt["tokens_per_s"] else ""),
         f"model           {receipt['parameters']:,} parameters, {receipt['precision']} on {receipt['device']}, "
         f"{counted(receipt['threads'], 'thread')}",
         f"bits per byte   {receipt['train_bits_per_byte']:.4f} over the last "

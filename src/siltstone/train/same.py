@@ -42,7 +42,9 @@ def train_same(
                     raise
             else:
                 run = begin(place, texts, configure, way, tokenizer, device=device)
-            if fit(run, display())["interrupted"]:
+            shown = display()
+            shown.name = f"{name}, seed {seed}"
+            if fit(run, shown)["interrupted"]:
                 raise KeyboardInterrupt
             out.setdefault(name, []).append(place)
     return out

@@ -25,9 +25,10 @@ class Sink(Protocol):
 
 
 def figures(record: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a record without its step, each under `train/` or `valid/`."""
+    """The numbers of a record without its step, each under `train/` or `valid/`; no bits per byte of a step that read no text."""
     kind = "train" if "loss" in record else "valid"
-    numbers = {key: x for key, x in record.items() if key != "step" and type(x) in (int, float)}
+    without = ("step", "bits_per_byte") if record.get("bytes") == 0 else ("step",)
+    numbers = {key: x for key, x in record.items() if key not in without and type(x) in (int, float)}
     return {f"{kind}/{key.removeprefix('valid_')}": float(x) for key, x in numbers.items()}
 
 
