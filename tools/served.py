@@ -6,12 +6,15 @@ import os
 import re
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 ROOT = Path(__file__).resolve().parent.parent
+LINES = 40  # of the server's standard error, that are shown after an error
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,15 @@ def serving(run: str | Path, *words: str, env: dict[str, str] | None = None, gra
             found = re.search(r"http://[\d.]+:\d+", said)
             if found is None:
                 raise RuntimeError(f"the server did not start: {said}{process.stderr.read()}")
-            yield Served(found[0], process)
+            last: deque[str] = deque(maxlen=LINES)
+            Thread(target=last.extend, args=(process.stderr,), daemon=True).start()
+            try:
+                yield Served(found[0], process)
+            except Exception:
+                state = process.poll()
+                told = "it runs still" if state is None else f"it ended with {state}"
+                print(f"the server said last ({told}):", *last, sep="\n", file=sys.stderr)
+                raise
             process.terminate()
             process.wait(grace)
         finally:

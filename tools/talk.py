@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,7 @@ def _counted(usage: dict[str, Any] | None, names: tuple[str, str, str], found: A
 
 def document(run: Path | str, tokens: int, of: int = 0) -> str:
     """A text of about as many tokens of the run's tokenizer; `of` makes another one, from its first words on."""
-    import siltstone as st
-
-    tok = _TOKENIZERS.setdefault(str(run), st.load(st.demo_run() if str(run) == "demo" else run)[1])
+    tok = _tokenizer(str(run))
     lines, count = [f"Document {of}."], 0
     while count < tokens:
         i = len(lines)
@@ -114,4 +113,8 @@ def document(run: Path | str, tokens: int, of: int = 0) -> str:
     return "\n".join(lines)
 
 
-_TOKENIZERS: dict[str, Any] = {}
+@cache
+def _tokenizer(run: str) -> Any:
+    import siltstone as st
+
+    return st.load(st.demo_run() if run == "demo" else run)[1]

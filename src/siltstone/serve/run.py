@@ -15,6 +15,7 @@ from .app import make_app
 from .house import House
 
 GRACE = 20  # seconds for requests that run when the server is stopped
+KEEP_ALIVE = 75  # seconds that an idle connection stays open; pools of clients close theirs earlier, and use none that is closing
 
 
 def is_public(host: str) -> bool:
@@ -51,8 +52,9 @@ def serve(house: House, host: str, port: int, ready: Callable[[str], None] = lam
     """Serve until a signal stops it. ready: is told the address. Raises ConfigError for an address that cannot be used."""
     check_public(host, bool(house.keys))
     try:
-        family, kind, _, _, where = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind)
+        family, kind, protocol, _, where = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        # With the protocol, or else asyncio does not set TCP_NODELAY, and an answer takes 40 ms more.
+        listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(where)
         listening.listen(2048)  # from now on clients wait, instead of being refused, until the server runs
@@ -62,6 +64,7 @@ def serve(house: House, host: str, port: int, ready: Callable[[str], None] = lam
         shown = f"[{host}]" if ":" in host and not host.startswith("[") else host
         ready(f"http://{shown}:{listening.getsockname()[1]}")
         config = uvicorn.Config(
-            make_app(house), log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE, server_header=False
-        )
+            make_app(house), log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE, server_header=False,
+            timeout_keep_alive=KEEP_ALIVE,
+        )  # fmt: skip
         _Server(config).run(sockets=[listening])

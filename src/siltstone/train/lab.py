@@ -90,7 +90,7 @@ def run_lab(lab: Lab, folder: str | Path, say: Say = lambda text: None, way: Way
     folder, way = make_folder(Path(folder)), way or Way()
     chosen = chosen_arms(lab)
     results(lab, folder)
-    todo = [(name, seed) for name in chosen for seed in lab.seeds if not _finished(_place(folder, name, seed))]
+    todo = [(name, seed) for seed in lab.seeds for name in chosen if not _finished(_place(folder, name, seed))]
     if way.jobs > 1 and len(todo) > 1:
         _in_processes(lab, folder, todo, replace(way, jobs=min(way.jobs, len(todo))))
     else:
