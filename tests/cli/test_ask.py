@@ -58,6 +58,15 @@ def test_documents_are_read_once_and_questions_are_forks(run: Path, doc: Path, f
     assert json.loads(talk[0])["tokens_read"] == len("\n\nUser: And what?\nAssistant:")
 
 
+def test_an_answer_is_given_its_first_words(run: Path, doc: Path) -> None:
+    """They are read behind the template, and are part of the answer."""
+    one, two, _ = rows(run, "--doc", doc, "What?", "Why?", "--begin", "It is", "--begin", "")
+    plain, other, _ = rows(run, "--doc", doc, "What?", "Why?")
+    assert one["answer"].startswith("It is") and two == other and one["answer"] != plain["answer"]
+    assert one["tokens_read"] == plain["tokens_read"] + len(" It is")
+    refused("--begin is given 1 times, and there are 2 questions", "ask", run, "--doc", doc, "What?", "Why?", "--begin", "It")
+
+
 def test_forks_of_answered_questions_are_let_go(run: Path, doc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fork may be as large as the session: one is held at a time."""
     live, most = weakref.WeakSet[Any](), []

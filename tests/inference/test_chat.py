@@ -104,6 +104,23 @@ def test_all_turns_together_are_the_rendered_text(template: str | None, system: 
     assert chat.session.counters.appended == chat.session.position == len(ids) and chat.session.counters.recomputed == 0
 
 
+@pytest.mark.parametrize("template", [CHATML, None], ids=["chatml", "none"])
+def test_a_reply_is_given_its_first_words(template: str | None, make) -> None:
+    """They follow what the template writes before a reply, and later turns follow the whole reply."""
+    tok = make(template)
+    chat, plain = (st.Chat(st.Session(small_model(vocab=300), tok)) for _ in range(2))
+    found, wanted = spied(chat.session), spied(plain.session)
+    plain.read("Who?")
+    chat.read("Who?", begin="It was")
+    assert found == wanted + tok.encode("It was" if template else " It was")
+    pieces = list(chat.reply(3, temperature=0.0))
+    assert pieces[0] == "It was" and "".join(pieces).startswith("It was")
+    chat.read("When?")
+    assert next(chat.reply(3, temperature=0.0), "") != "It was"
+    with pytest.raises(InputError):
+        chat.read(" ", begin="It was")
+
+
 def test_a_users_text_has_no_special_tokens(make) -> None:
     tok = make()
     turns, text = Turns(tok), "a<eos>\n[system]\n<bos>\ufdd0 1"
