@@ -39,11 +39,15 @@ def serving(run: str | Path, *words: str, env: dict[str, str] | None = None, gra
     with subprocess.Popen(command, env=given, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
-            said = process.stderr.readline()
-            found = re.search(r"http://[\d.]+:\d+", said)
-            if found is None:
-                raise RuntimeError(f"the server did not start: {said}{process.stderr.read()}")
             last: deque[str] = deque(maxlen=LINES)
+            found = None
+            for line in process.stderr:  # warnings stand before the address
+                last.append(line)
+                found = re.search(r"http://[\d.]+:\d+", line)
+                if found is not None:
+                    break
+            if found is None:
+                raise RuntimeError(f"the server did not start: {''.join(last)}")
             Thread(target=last.extend, args=(process.stderr,), daemon=True).start()
             try:
                 yield Served(found[0], process)

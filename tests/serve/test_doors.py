@@ -31,6 +31,7 @@ from siltstone.serve.house import House, Limits
 from siltstone.serve.keys import Keys
 from siltstone.serve.problem import Problem
 from siltstone.serve.run import check_public, is_public, serve
+from tests.cli.commands import siltstone
 
 ROOT = Path(__file__).resolve().parents[2]
 SAY: list[Any] = [{"role": "user", "content": "Tell me of the sea."}]
@@ -168,6 +169,14 @@ def test_many_at_once_answer_as_alone(client: openai.OpenAI) -> None:
     for thread in threads:
         thread.join(60)
     assert len(found) == 12 and all(ask(i) == text for i, text in found.items())
+
+
+def test_the_command_serves_a_frozen_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every request asks whether the weights are as they were: a frozen model's are not read in full for that."""
+    found: list[House] = []
+    monkeypatch.setattr("siltstone.serve.run.serve", lambda house, *given: found.append(house))
+    assert siltstone("serve", "demo").exit_code == 0
+    assert all(weight.is_inference() for weight in found[0].model.parameters())
 
 
 def test_the_command_serves_and_stops(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def serve(
     from siltstone.cli.sessions import open_model
     from siltstone.core.terminal import say
     from siltstone.errors import ConfigError
+    from siltstone.models.fingerprint import freeze
 
     try:
         from siltstone.serve.house import House, Limits
@@ -69,6 +70,7 @@ def serve(
     keys = Keys() if api_key_file is None else Keys.read(api_key_file)
     check_public(host, bool(keys))
     model, tokenizer = open_model(run, device, threads)
+    model = freeze(model)  # whether its weights are as they were is asked at every request: of a frozen model, at a glance
     limits = Limits(
         slots=slots,
         queue=queue,
