@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import siltstone as st
 from siltstone.errors import InputError
 from siltstone.models import lm
 from siltstone.models.stream_state import LMState
@@ -119,8 +120,10 @@ def test_no_more_questions(name: str) -> None:
 def test_some_rows_of_a_state() -> None:
     state = the_model("plain").init_state(3).asking([True, False, True])
     assert state.positions.from_here().tolist() == [True, False, True]
-    with pytest.raises(ValueError):
-        state.asking([True, False])
+    assert state.asking(torch.tensor([False, True, False])).positions.from_here().tolist() == [False, True, False]
+    for wrong in ([True, False], [0, 1, 2], "x", 1, None):
+        with pytest.raises(InputError, match="must be one bool, or one for each of 3 rows"):
+            state.asking(wrong)
 
 
 @pytest.mark.parametrize("wrong", [None, [-1], [1.5], [True], [0, 0], ["0"], 3])
@@ -128,3 +131,22 @@ def test_no_wrong_positions_of_a_file(wrong: object) -> None:
     model, state = the_model("plain"), begun("plain")
     with pytest.raises(InputError, match="asking must be a list of 1 whole numbers"):
         model.load_state(state.tensors(), state.meta() | {"asking": wrong})
+
+
+def test_no_file_asks_later_or_without_blocks() -> None:
+    model, state = the_model("plain"), begun("plain")
+    for wrong in ([FROM + 1], [10**6]):
+        with pytest.raises(InputError, match="asking must be at most the row's position"):
+            model.load_state(state.tensors(), state.meta() | {"asking": wrong})
+    other = st.LM(st.LMConfig.from_dict(CASES["plain"] | dict(pattern="w"))).eval()
+    _, plain = other(IDS[:1])
+    with pytest.raises(InputError, match='only rows of models with cache="blocks" ask'):
+        other.load_state(plain.tensors(), plain.meta() | {"asking": [0]})
+
+
+@pytest.mark.parametrize("flag", ["mask", "reset"])
+def test_flags_of_long_calls_are_checked_as_a_whole(flag: str) -> None:
+    ids = IDS[:1].repeat(1, 2)
+    for wrong in (torch.ones(1, 100, dtype=torch.bool), torch.ones(80, dtype=torch.bool), [True] * 80):
+        with pytest.raises(InputError, match=rf"{flag} must be a bool tensor of shape \(1, {ids.shape[1]}\)"):
+            the_model("plain")(ids, begun("plain"), **{flag: wrong})

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import siltstone as st
-from siltstone.errors import PositionError
+from siltstone.errors import InputError, PositionError
 from tests.inference.conftest import small_model
 
 KEYS: dict[str, Any] = dict(
@@ -85,6 +85,40 @@ def test_going_back(model: Any) -> None:
     late = s.snapshot()
     s.append("Why? No.")
     assert s.rollback(at + 5) == 5 and s.asking and torch.equal(s.logits, wanted)  # type: ignore[arg-type]
+
+
+def test_marks_at_one_position(model: Any) -> None:
+    """Of two marks at one position, `asking` may be set at one of them."""
+    s = told(model)
+    early = s.snapshot()
+    s.asking = True
+    late = s.snapshot()
+    wanted = after(s, "Why? No.").clone()
+    s.append("So.")
+    assert s.rollback(early.position + 8) == 8 and s.asking and torch.equal(s.logits, wanted)  # type: ignore[arg-type]
+    s.rollback(early)
+    with pytest.raises(PositionError, match="has gone back to before it"):
+        s.rollback(late)
+
+
+@pytest.mark.parametrize("wrong", ["no", 1, None, [True]])
+def test_asking_is_true_or_false(model: Any, wrong: Any) -> None:
+    s = told(model)
+    with pytest.raises(InputError, match="must be True or False"):
+        s.asking = wrong
+    assert not s.asking
+
+
+def test_members_of_a_batch(model: Any) -> None:
+    """Beside a session that does not ask; the flag is that of the row."""
+    asking, plain = told(model), told(model)
+    asking.asking = True
+    alone = [s.fork() for s in (asking, plain)]
+    batch = st.Batch(model, st.ByteTokenizer(), slots=2)
+    members = [batch.join(s) for s in (asking, plain)]
+    texts = ["".join(m.generate(12, temperature=0.0)) for m in members]
+    assert asking.asking and not plain.asking
+    assert texts == ["".join(s.generate(12, temperature=0.0)) for s in alone]
 
 
 def test_texts_longer_than_a_call(model: Any) -> None:

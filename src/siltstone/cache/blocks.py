@@ -2,7 +2,8 @@
 
 There is no compressed memory. A token attends, in one softmax, to sinks, chosen blocks, and the tokens since the last sealed
 block, at positions counted inside that buffer: no rotation is larger than the buffer, however long the text. A group of tokens
-begins at each multiple of `route_every`; the blocks of each key-value head are then chosen by
+begins at each multiple of `route_every`, and in rows that ask (`Session.asking`) also with every token. The blocks of each
+key-value head are then chosen by
 
     mass_b = sum over the `router_queries` queries before the group, the head's queries and the sub-blocks m of b of
              softmax_m(q . mean_m / sqrt(K))

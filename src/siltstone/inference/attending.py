@@ -39,4 +39,5 @@ def attends(model: Any) -> bool:
 
 def asks(state: Any) -> bool:
     """Whether the first row of a state chooses blocks before every token."""
-    return isinstance(state, LMState) and bool(state.positions.from_here()[0])
+    positions = getattr(state, "positions", None)
+    return positions is not None and bool(positions.from_here()[0])

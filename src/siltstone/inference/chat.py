@@ -165,6 +165,8 @@ class Chat:
 
         begin   the first words of the reply: small models often continue a text instead of answering
         """
+        if not isinstance(begin, str):
+            raise InputError(f"begin={begin!r:.40} must be a text: the first words of the reply")
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"the user's text is {f'a {type(text).__name__}' if text else 'empty'}; give some text")
         ids, mark = self._ids(text) + self._turns.begun(begin), self.session.snapshot()
@@ -199,11 +201,11 @@ class Chat:
         was given as its beginning is the first piece."""
         ends = [x for x in self._turns.stop if isinstance(x, int)]
         stops, before = StopStrings([x for x in self._turns.stop if isinstance(x, str)]), self._begun
+        pieces, end = self.session.generate(max_new_tokens, temperature, top_k, top_p, None, seed, ends), self.session.position
+        self.whole, end = False, end + max_new_tokens
         if before:
             self._begun = ""
             yield before
-        pieces, end = self.session.generate(max_new_tokens, temperature, top_k, top_p, None, seed, ends), self.session.position
-        self.whole, end = False, end + max_new_tokens
         for piece in pieces:
             shown, met = stops.push(piece)
             shown, before = (shown if before else shown.lstrip()), before + shown.strip()

@@ -124,8 +124,10 @@ def read(session: Session, document: Document) -> Iterator[int]:
     """Read a document, or the rest of it; yields the number of bytes of it that were read so far.
 
     It may be left at any piece, and continued later; the notes are right at every yield. Raises DataError for a file that changed
-    in between, InputError for a session that has read other text since.
+    in between, InputError for a session that has read other text since. Documents are read with blocks chosen once in
+    `route_every` tokens: `asking` is False afterwards.
     """
+    session.asking = False
     notes = session.notes.setdefault(NOTE, [])
     if document.read == 0:
         if notes:

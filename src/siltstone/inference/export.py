@@ -13,7 +13,8 @@ empty           for each layer bool [B, N, J], or None: sub-blocks of checkpoint
 number          int64 [B] for each layer that seals: segments sealed before; with cache="blocks": the row's position
 writes          for each such layer int64 [B, J], or None: writes of each sub-block of the segment that is sealed
 
-With cache="blocks" rows also choose their blocks when they seal: `now` says in which rows a group begins.
+With cache="blocks" rows also choose their blocks when they seal: `now` says in which rows a group begins or
+the next token asks.
 """
 
 from __future__ import annotations

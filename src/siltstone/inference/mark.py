@@ -110,7 +110,7 @@ class Trail:
                 f"cannot go back to position {to}: the session is at {position}, and {kept}; "
                 "take a snapshot() at or before the position to go back to"
             )
-        mark = max(before, key=lambda m: m.position)
+        mark = before[-1]  # of those at one position the latest
         turned = [turn for turn in self.turns if mark.position <= turn < to and not self._within(mark, turn)]
         if turned:
             raise PositionError(
@@ -127,7 +127,7 @@ class Trail:
         return turn < mark.position or turn == mark.position and asks(mark._state) == self.turns[turn]
 
     def _go(self, mark: Mark, marks: list[Mark]) -> None:
-        self._marks = [weakref.ref(m) for m in marks if m.position <= mark.position]
+        self._marks = [weakref.ref(m) for m in marks[: marks.index(mark) + 1]]
         del self._ids[mark.position - marks[0].position :]
         self.turns = {turn: now for turn, now in self.turns.items() if self._within(mark, turn)}
 

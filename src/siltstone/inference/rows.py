@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..models.lm import LM
 from ..models.stream_state import LMState
+from ..schedule.packed import RowPositions
 from ..state.paged import Pools
 from .runtime import Runtime
 
@@ -102,6 +103,12 @@ class Row:
         """int64 [1]"""
         assert self._rows.state is not None
         return self._rows.state.position[self._slot : self._slot + 1]
+
+    @property
+    def positions(self) -> RowPositions:
+        """Of the one row."""
+        assert self._rows.state is not None
+        return self._rows.state.positions.select([self._slot])
 
     def fork(self) -> LMState:
         """A copy outside the rows."""

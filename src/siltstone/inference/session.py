@@ -128,11 +128,13 @@ class Session(Generates[Pieces]):
 
     @asking.setter
     def asking(self, now: bool) -> None:
+        if not isinstance(now, bool):
+            raise InputError(f"asking={now!r:.40} must be True or False")
         with self._alone():
             self._whole()
             if attends(self.model) and now != self.asking:
                 assert isinstance(self._state, LMState)
-                self._state, self._trail.turns[self.position] = self._state.asking(bool(now)), bool(now)
+                self._state, self._trail.turns[self.position] = self._state.asking(now), now
 
     def append(self, text: str | Sequence[int] | Tensor) -> None:
         """Read text or ids. Raises InputError for ids out of range and for text that UTF-8 cannot encode; then nothing
@@ -225,7 +227,8 @@ class Session(Generates[Pieces]):
 
         weight: attention mass times the norm of the value, summed over layers, heads and tokens. Sinks and near tokens are left
         out. The tokens are those read or written since `watch` (of a longer call, its last ones; not those of a batch); without
-        `watch`, the last ones read. At most `router_queries` of them, since the last choice of blocks.
+        `watch`, the last ones read. At most `router_queries` of them, since the last choice of blocks. Right after `asking` is
+        set to False, earlier tokens of the group count with the choice of the last one.
         None if no layer of the model has cache="blocks".
         """
         with self._alone():
@@ -253,7 +256,8 @@ class Session(Generates[Pieces]):
 
         Returns the number of recomputed tokens (0 for a mark). A mark restores the sampler too; a position does not change
         the sampler. Later marks become invalid in this session. Raises PositionError for a position before the oldest live
-        mark or beyond the end, and for a mark that was released or belongs to another session.
+        mark or beyond the end, for one that is only reached from a mark before `asking` was set, and for a mark that was
+        released or belongs to another session.
         """
         with self._alone():
             again = self._go_back(to)

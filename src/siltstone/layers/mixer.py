@@ -88,8 +88,9 @@ class Mixer(Placed):
         online = self.memory.init(batch)
         factors, summary = self.memory.read_factors(online), None
         if routing is not None:
-            own = self.router
-            summary = own.read(self.memory, factors) if isinstance(own, AnchorRouter) else factors[0].new_zeros(batch, *routing)
+            own, summary = self.router, factors[0].new_zeros(batch, *routing)
+            if isinstance(own, AnchorRouter):
+                summary = own.read(self.memory, factors).detach()  # nothing reads it before the first write
         window = self.window.init(batch) if self.window is not None else None
         unwritten = like.new_zeros(batch, self.geo.ring_input, cfg.d_model)
         kept = self.cache.empty(batch, like) if isinstance(self.cache, Exact) else None

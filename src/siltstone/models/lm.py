@@ -127,6 +127,7 @@ class LM(Placed):
 
     def _asked(self, ids: Tensor, state: LMState, flags: tuple[Opt, Opt, Opt], inplace: bool) -> tuple[Tensor, LMState]:
         """`features` in short calls: each token has chosen blocks of its own, which need much memory."""
+        entry.enter(self.cfg, (ids.shape[0], ids.shape[1]), state, *flags)  # raises what the whole call would raise
         found = []
         for first in range(0, ids.shape[1], ASKED):
             part = slice(first, first + ASKED)

@@ -17,7 +17,7 @@ from ..core.given import row_numbers
 from ..errors import InputError
 from ..io.parse import is_count
 from ..layers.state import MixState
-from ..schedule.packed import RowPositions
+from ..schedule.packed import NEVER, RowPositions
 from ..schedule.segments import Cuts
 from ..state.entries import Entries
 from ..state.paged import Pool, Pools
@@ -115,9 +115,14 @@ class LMState:
 
     def asking(self, rows: Any = True) -> LMState:
         """With some rows choosing blocks before every token from their next token on; the others choose as always, at multiples
-        of `route_every`. rows: bool [B], or one bool for all. Only layers with cache="blocks" choose blocks."""
-        now = np.broadcast_to(np.asarray(rows, bool), self.position.shape)
-        return self._with(self.positions.asks(now), self.layers)
+        of `route_every`. Only layers with cache="blocks" choose blocks.
+
+        rows    bool [B], or one bool for all. Raises InputError for anything else.
+        """
+        now = np.asarray(rows.tolist() if isinstance(rows, Tensor) else rows)
+        if now.dtype != bool or now.shape not in ((), self.position.shape):
+            raise InputError(f"rows={rows!r:.80} must be one bool, or one for each of {len(self)} rows")
+        return self._with(self.positions.asks(np.broadcast_to(now, self.position.shape)), self.layers)
 
     def fork(self) -> LMState:
         """A copy that in-place updates of the original do not change; sealed states are shared."""
@@ -264,6 +269,10 @@ def restore(empty: LMState, tensors: dict[str, Tensor], meta: dict[str, Any], cf
         if not isinstance(values, list) or len(values) != rows or not all(map(is_count, values)):
             raise InputError(f"{key} must be a list of {rows} whole numbers")
         positions.append(np.array(values, np.int64))
+    if asking and ((positions[2] > positions[0]) & (positions[2] != NEVER)).any():
+        raise InputError("asking must be at most the row's position, or 2^62 - 1 in a row that does not ask")
+    if asking and (positions[2] != NEVER).any() and not any(hasattr(mixer, "renew") for mixer in mixers):
+        raise InputError('only rows of models with cache="blocks" ask')
     used: set[str] = set()
 
     def fill(name: str, like: Tensor, free: int | None) -> Tensor:
