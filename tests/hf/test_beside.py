@@ -15,7 +15,6 @@ from siltstone.eval import beside
 from siltstone.eval.retrieval import PASSAGE, RetrievalReader, Retrieved
 from siltstone.eval.tasks.reader import Reader
 from siltstone.hf import BLOCKS, import_run
-from siltstone.inference.attending import choice_every
 from tests.cli.commands import good, refused
 
 from .tiny import saved
@@ -103,7 +102,7 @@ def test_the_settled_law_of_blocks(source: Path, tmp_path: Path) -> None:
     model, _ = st.load(tmp_path / "run")
     layer = model.cfg.layer
     assert (layer.cache, layer.window, layer.segment, layer.top_k, layer.router) == ("blocks", 16, 32, 2, "subblock:2")
-    assert layer.cache_options == BLOCKS["cache_options"] and choice_every(model) == 8
+    assert layer.cache_options == BLOCKS["cache_options"] and layer.cache_options["route_every"] == 32
     from_python, _ = st.from_hf(source, **BLOCKS)
     assert from_python.cfg.replace(window=16, top_k=2) == model.cfg
 
