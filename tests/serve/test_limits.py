@@ -111,6 +111,16 @@ def test_a_session_in_use_does_not_expire(pair: Any) -> None:
     assert house.tidy() == 1
 
 
+def test_names_of_used_marks_do_not_grow(pair: Any, serving: Callable, connecting: Callable) -> None:
+    """Without a time to live nothing needs them."""
+    house = House(*pair, name="demo")
+    with serving(house) as url, connecting(url) as client:
+        first = client.responses.create(model="demo", input="One.", max_output_tokens=2)
+        client.responses.create(model="demo", input="Two.", previous_response_id=first.id, max_output_tokens=2)
+        assert house.marks._used
+        assert house.tidy() == 0 and not house.marks._used
+
+
 @pytest.mark.parametrize("stored", [False, True])
 def test_a_quota_of_sessions_and_bytes(pair: Any, serving: Callable, connecting: Callable, tmp_path: Path, stored: bool) -> None:
     probe = st.Session(*pair)

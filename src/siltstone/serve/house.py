@@ -96,8 +96,7 @@ class House:
         for one in found:
             if one.kind in self.endings:
                 self.endings[one.kind](one)
-        if self.limits.ttl is not None:
-            self.marks.age(self.limits.ttl)
+        self.marks.age(self.limits.ttl)
         self.figures.expired.inc(len(found))
         return len(found)
 

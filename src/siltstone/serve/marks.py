@@ -157,10 +157,12 @@ class Marks:
         for id in self.store.old_marks(owner, items[-1], NEWEST):
             self.drop(id)
 
-    def age(self, ttl: float) -> None:
-        """Forget what conversations have read if it was not used for so many seconds."""
+    def age(self, ttl: float | None) -> None:
+        """Forget what conversations have read if it was not used for so many seconds (None: nothing is forgotten)."""
         with self._lock:
             used, self._used = list(self._used), set()
+        if ttl is None:
+            return
         for id in self.store.stale(OWN, self.store.clock() - ttl, used):
             self.drop(id)
 
