@@ -65,3 +65,33 @@ def test_slow_and_vanishing_clients_leave_nothing_behind(pair: Any, serving: Cal
                 break
         for line in slow:
             line.close()
+
+
+def test_clients_that_stream_without_reading_hold_no_slot(pair: Any, serving: Callable) -> None:
+    """Their events wait for them; others are answered meanwhile, and a stream is whole when it is read at last."""
+    house = House(*pair, name="demo", limits=Limits(slots=2, queue=50))
+    body = {"model": "demo", "messages": [{"role": "user", "content": "Go on."}], "max_tokens": 300, "stream": True, "seed": 1}
+    whole = request("/v1/chat/completions", body | {"logprobs": True, "top_logprobs": 20})
+    with serving(house) as url, httpx2.Client(base_url=url, timeout=30) as client:
+        where, lines = ("127.0.0.1", urlsplit(url).port or 0), []
+        for _ in range(4):
+            line = socket.socket()
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            line.connect(where)
+            line.sendall(whole)
+            lines.append(line)
+        short = body | {"max_tokens": 3, "stream": False}
+        assert all(client.post("/v1/chat/completions", json=short).status_code == 200 for _ in range(3))
+        until = time.monotonic() + 30
+        while house.engine.gate.free < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert house.engine.gate.free == 2 and not len(house.engine.batch)  # nobody has read anything
+        lines[0].settimeout(20)
+        got = b""
+        while b"[DONE]" not in got:
+            part = lines[0].recv(1 << 16)
+            assert part
+            got += part
+        assert got.count(b"data: ") > 300
+        for line in lines:
+            line.close()
