@@ -28,7 +28,7 @@ LIMITS = """## What caching does not do
   all of the text and has learnt the task.
 - It does not pay where a plain state is large enough: with eight pairs, the plain recurrence above answers nearly as many
   questions as the gated cache, in a quarter of the bytes.
-- It is not always learnt. With up to 64 pairs in 256 tokens from the start, no gated, sparse or soup model above learnt to recall in
+- It is not always learnt. With up to 64 pairs in 256 tokens from the start, no gated, sparse or soup model learnt to recall in
   7.7 minutes on one core; the exact cache did in some seeds, and the transformer in most. With few pairs first they learnt it,
   and one larger state of the same bytes learnt it better (one seed).
 - A hard choice of few checkpoints is often not learnt ([recall](recall.md)). Compare "routing hits" with random routing, and
