@@ -93,8 +93,8 @@ def _asked(reader: Reader, sessions: dict[str, Session], fact: Fact, told: str) 
     tokens = reader.count(f" {fact.answer}")
     said, nats = {}, {}
     for way, session in sessions.items():
-        said[way] = reader.answer(session, fact.question, tokens)
         asked = reader.asking(session, fact.question)
         nats[way] = float(reader.nats(asked, f" {fact.answer}").sum())
+        said[way] = "".join(asked.generate(tokens, temperature=0.0))
     right = {way: words.strip().startswith(fact.answer) for way, words in said.items()}
     return asdict(fact) | {"distance": distance, "said": said, "right": right, "nats": nats}

@@ -99,5 +99,6 @@ class Facts(TextTask):
         ids = reader.tokenizer.encode(f" {fact.answer}")
         assert asked.logits is not None
         first = int(asked.logits[: reader.tokenizer.vocab_size].argmax()) == ids[0]
-        written = reader.answer(session, fact.question, len(ids) + 2)
-        return float(first), float(asked.score(ids).double().sum()), matched(written, [fact.answer])
+        likely = float(asked.score(ids).double().sum())
+        written = "".join(asked.generate(len(ids) + 2, temperature=0.0))
+        return float(first), likely, matched(written, [fact.answer])
