@@ -32,7 +32,7 @@ def renewed(mixer: Any, state: BlocksState, positions: RowPositions, active: np.
         return _over_budget(mixer, state, positions, rows)
     state, index = _sealed(mixer, state, position, rows), torch.from_numpy(rows).to(state.chosen.device)
     whole = len(rows) == len(position)
-    sealed = law.sealed(law.group(position[rows]))
+    sealed = law.ahead(position[rows])
     width = int(sealed.max())
     means = state.means.views(width)
     means = means if whole else tuple(x.index_select(0, index) for x in means)
@@ -49,7 +49,7 @@ def _sealed(mixer: Any, state: BlocksState, position: np.ndarray, rows: np.ndarr
     """With the blocks that the given rows seal."""
     law, before = mixer.law, state.kept.count
     added = np.zeros_like(before)
-    added[rows] = law.sealed(law.group(position[rows])) - before[rows]
+    added[rows] = law.ahead(position[rows]) - before[rows]
     new = int(added.max())
     if not new:
         return state
@@ -68,7 +68,7 @@ def renewed_where(mixer: Any, state: BlocksState, position: Tensor, now: Tensor)
     law = mixer.law
     before = law.offered(position)
     rows, most = torch.arange(len(now), device=now.device), -(-law.every // law.block)
-    sealed = law.sealed(law.group(position))
+    sealed = law.ahead(position)
     token = law.sinks + before[:, None] * law.block + torch.arange(most * law.block, device=now.device)
     blocks = (x[rows[:, None], token % law.near].unflatten(1, (most, law.block)) for x in state.near)
     kept, means = blocks_kept.stored(mixer.cfg, *blocks)
@@ -110,7 +110,7 @@ def _asking(mixer: Any, state: BlocksState, position: np.ndarray, index: Tensor,
     law, device = mixer.law, index.device
     turn = torch.from_numpy((position[:, None] + np.arange(law.queries)) % law.queries).to(device)
     made = law.sealed(position[:, None, None] + np.arange(-law.queries, 0))
-    sealed = torch.from_numpy(law.sealed(law.group(position))[:, None]).to(device)
+    sealed = torch.from_numpy(law.ahead(position)[:, None]).to(device)
     query = state.recent[index[:, None], turn].unsqueeze(1)
     return query, Groups(sealed, torch.from_numpy(made).to(device), number)
 
@@ -143,7 +143,7 @@ def buffer(mixer: Any, q: Tensor, state: BlocksState, context: StepContext) -> t
     [B, J, N, V], and which of them are seen, bool [B, 1, 1, N]. In order: sinks, chosen blocks, near tokens.
     """
     cfg, law, position, rows = mixer.cfg, mixer.law, context.position, context.rows
-    sealed = law.sealed(law.group(position))
+    sealed = law.ahead(position)
     chosen = law.held(sealed).clamp(max=law.most) * law.block
     start = law.sinks + sealed * law.block
     far, near = law.most * law.block, law.near

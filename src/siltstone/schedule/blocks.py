@@ -45,11 +45,15 @@ class Law:
     def chooses(self, positions: RowPositions) -> np.ndarray:
         """bool [B]: rows that choose blocks before their next token."""
         position = positions.position
-        return ((position % self.every == 0) | positions.from_here()) & (self.sealed(self.group(position)) > 0)
+        return ((position % self.every == 0) | positions.from_here()) & (self.ahead(position) > 0)
+
+    def ahead(self, position: Any) -> Any:
+        """Blocks that the group of a token at `position` can choose from, those that were dropped included."""
+        return self.sealed(self.group(position))
 
     def offered(self, tokens: Any) -> Any:
         """Blocks that the last group of a row that has read `tokens` tokens can choose from, those that were dropped included."""
-        return self.sealed(self.group((tokens - 1).clip(min=0)))
+        return self.ahead((tokens - 1).clip(min=0))
 
     def held(self, sealed: Any) -> Any:
         """How many of the sealed blocks are held."""
@@ -104,7 +108,7 @@ class BlockSchedule:
         self.begin = self.first
         if asking is not None:
             self.begin = np.where(self.first < asking[: len(self.position), None], law.group(self.first), self.first)
-        self.sealed = law.sealed(law.group(self.first))
+        self.sealed = law.ahead(self.first)
         self.start = law.sinks + self.sealed * law.block
         self.chosen = np.minimum(law.held(self.sealed), law.most)
         end = np.minimum(self.first + self.every, (self.position + packed.width)[:, None])
