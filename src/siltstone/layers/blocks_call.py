@@ -96,7 +96,7 @@ class BlockCall:
         offset = torch.arange(runs, device=both.device)[:, None, None] * both.shape[1]
         query = both.flatten(0, 1)[askers + offset]  # [R, n, queries, H, K]
         made = plan.host(law.sealed(plan.begin[..., None] + np.arange(-law.queries, 0)))
-        groups = Groups(plan.host(plan.sealed), made, number)
+        groups = Groups(plan.host(plan.sealed), made, number, plan.asking if plan.every < law.queries else None)
         if self.held is None:
             picked = choose(self.cfg, law, query, self.routing, groups, law.two_stages(plan.sealed))[..., :k]
         else:

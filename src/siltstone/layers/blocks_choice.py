@@ -24,15 +24,35 @@ class Groups:
     sealed   int64 [R, n], blocks that have been sealed for the group
     made     int64 [R, n, q], blocks that were sealed when each query was made
     number   int64 [R, N], the block in each place, in ascending order; NOBODY: none
+    place    int64 [R, n, q], equal numbers for equal queries; None: no query belongs to two groups
     """
 
     sealed: Tensor
     made: Tensor
     number: Tensor
+    place: np.ndarray | None = None
 
     def part(self, first: int, end: int) -> Groups:
         """Some of the groups."""
-        return replace(self, sealed=self.sealed[:, first:end], made=self.made[:, first:end])
+        place = None if self.place is None else self.place[:, first:end]
+        return replace(self, sealed=self.sealed[:, first:end], made=self.made[:, first:end], place=place)
+
+    def apart(self) -> tuple[Groups, Tensor, Tensor]:
+        """Groups of one query each, no two alike; the query of each among n * q, int64 [R, u], and the u of each query [R, n, q].
+
+        Queries are alike if they have the same place, and the same blocks were sealed for their groups.
+        """
+        assert self.place is not None
+        sealed = self.sealed.cpu().numpy()
+        rows, (n, q) = max(len(sealed), len(self.place)), self.place.shape[1:]
+        code = np.stack(np.broadcast_arrays(self.place, sealed[..., None]), -1).reshape(-1, n * q, 2)
+        found = [np.unique(x, axis=0, return_index=True, return_inverse=True)[1:] for x in code]
+        most = max(len(first) for first, _ in found)
+        first = torch.from_numpy(np.stack([np.resize(first, most) for first, _ in found])).to(self.sealed.device)
+        member = torch.from_numpy(np.stack([inverse.reshape(n, q) for _, inverse in found])).to(self.sealed.device)
+        made = self.made.flatten(1).expand(rows, -1).gather(1, first)
+        there = self.sealed[..., None].expand(rows, -1, q).flatten(1).gather(1, first)
+        return Groups(there, made[..., None], self.number), first, member
 
 
 @dataclass(frozen=True)
@@ -69,7 +89,7 @@ def _pieces(cfg: LayerConfig, law: Law, query: Tensor, means: Leaves, groups: Gr
     for first in range(0, query.shape[1], step):
         some, asked = groups.part(first, first + step), query[:, first : first + step]
         there = _there(law, some)
-        mass = _masses(cfg, asked, routing(means, two), some, there)
+        mass = _summed(cfg, law, asked, routing(means, two), some, there)
         if two:
             found.append(_compared(cfg, law, asked, means, some, _best(law.candidates, mass, there)))
         else:
@@ -90,8 +110,8 @@ def _compared(
     asked = query.unflatten(3, (cfg.key_heads, -1)).permute(0, 3, 1, 2, 4, 5)
     held = groups.number.expand(runs, -1)[:, None, None].expand(-1, heads, query.shape[1], -1).gather(-1, places.transpose(1, 2))
     seen = (held[..., None, :] < groups.made[:, None, :, :, None]) & there.transpose(1, 2)[..., None, :]  # [R, J, n, q, c]
-    product = scores(asked.flatten(3, 4), found).unflatten(3, asked.shape[3:5]) * cfg.scale
-    best, _ = _best(law.most, _shares(product, seen[..., None, :], count), there.transpose(1, 2), True)
+    product = scores(asked.flatten(3, 4) * cfg.scale, found).unflatten(3, asked.shape[3:5])
+    best, _ = _best(law.most, _steps(_shares(product, seen[..., None, :], count)), there.transpose(1, 2), True)
     return places.gather(-1, best)
 
 
@@ -136,20 +156,42 @@ def _there(law: Law, groups: Groups) -> Tensor:
     return there if law.budget is None else there & (number >= sealed - law.budget)
 
 
+def _summed(cfg: LayerConfig, law: Law, query: Tensor, means: Leaves, groups: Groups, there: Tensor) -> Tensor:
+    """`_masses`, each query's once if it belongs to several groups."""
+    if groups.place is None:
+        return _masses(cfg, query, means, groups, there)
+    one, first, member = groups.apart()
+    row = torch.arange(len(query), device=query.device)[:, None]
+    share = _shared(cfg, query.flatten(1, 2)[row, first.expand(len(query), -1)].unsqueeze(2), means, one, _there(law, one))
+    member = member.expand(len(query), -1, -1)
+    found = share.transpose(1, 2)[row, member.flatten(1)].unflatten(1, member.shape[1:])  # [R, n, q, J, N]
+    return _steps(found.sum(2).transpose(1, 2))
+
+
 def _masses(cfg: LayerConfig, query: Tensor, means: Leaves, groups: Groups, there: Tensor) -> Tensor:
     """The mass of each block in whole steps, int64 [R, J, n, N], over those that are there; query [R, n, q, H, K]."""
-    query = query.unflatten(3, (cfg.key_heads, -1)).permute(0, 3, 1, 2, 4, 5)  # [R, J, n, q, h, K]
+    return _steps(_shared(cfg, query, means, groups, there))
+
+
+def _shared(cfg: LayerConfig, query: Tensor, means: Leaves, groups: Groups, there: Tensor) -> Tensor:
+    """`_masses` before they are rounded."""
+    query = (query * cfg.scale).unflatten(3, (cfg.key_heads, -1)).permute(0, 3, 1, 2, 4, 5)  # [R, J, n, q, h, K]
     flat = tuple(x.flatten(2, 3) for x in means)
-    found = scores(query.flatten(2, 4), flat).unflatten(2, query.shape[2:5]) * cfg.scale
+    found = scores(query.flatten(2, 4), flat).unflatten(2, query.shape[2:5])
     seen = (groups.number[:, None, None] < groups.made[..., None]) & there[:, :, None]  # [R or 1, n, q, N]
     return _shares(found, seen[:, None, :, :, None], means[0].shape[2])
 
 
 def _shares(scores: Tensor, seen: Tensor, count: int) -> Tensor:
-    """scores [R, J, n, q, h, count * parts] of sub-blocks, seen bool [..., count] of blocks -> masses [R, J, n, count]."""
+    """scores [R, J, n, q, h, count * parts] of sub-blocks, given up; seen bool [..., count] of blocks -> masses [R, J, n, count]."""
     hidden = ~seen.repeat_interleave(scores.shape[-1] // max(1, count), -1)
-    share = scores.masked_fill(hidden, float("-inf")).softmax(-1).nan_to_num()
-    return (share.unflatten(-1, (count, -1)).sum((3, 4, 6)) * STEPS).round().to(torch.int64)
+    share = scores.masked_fill_(hidden, float("-inf")).softmax(-1).unflatten(-1, (count, -1)).sum((4, 6))
+    return share.masked_fill_(~seen[..., 0, :], 0.0).sum(3)  # queries that see no block have shares that are no numbers
+
+
+def _steps(mass: Tensor) -> Tensor:
+    """Masses in whole steps, int64."""
+    return (mass * STEPS).round().to(torch.int64)
 
 
 def _best(most: int, mass: Tensor, there: Tensor, apart: bool = False) -> tuple[Tensor, Tensor]:

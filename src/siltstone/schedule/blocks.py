@@ -182,10 +182,15 @@ class BlockSchedule:
         return self.host(np.where((i >= position) & (i < position + length), self.law.sinks + i - position, i))
 
     @cached_property
+    def asking(self) -> np.ndarray:
+        """int64 [R or 1, n, queries]: the choosing queries of each group, as places in the ring's history and the call; those of
+        groups outside the run may be outside both."""
+        return self.begin[..., None] - self.position[:, None, None] + np.arange(self.law.queries)
+
+    @cached_property
     def askers(self) -> Tensor:
-        """int64 [R or 1, n, queries]: the choosing queries of each group, as places in the ring's history and the call."""
-        place = self.begin[..., None] - self.position[:, None, None] + np.arange(self.law.queries)
-        return self.host(place.clip(0, self.law.queries + self.packed.width - 1))
+        """`asking`, with any places instead of those that are outside."""
+        return self.host(self.asking.clip(0, self.law.queries + self.packed.width - 1))
 
     @cached_property
     def mask(self) -> Tensor:
