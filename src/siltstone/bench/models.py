@@ -42,7 +42,7 @@ def at_position(model: LM, position: int, scale: float = 0.02) -> LMState:
         return torch.randn_like(x) * scale if x.is_floating_point() else x
 
     layers = tuple(layer.sized(mix, positions).map(noise) for layer, mix in zip(state.layers, mixers, strict=True))
-    return LMState(positions, layers, model.cfg)
+    return LMState(positions, layers, model.cfg).chunked()
 
 
 def prefill(threads: int, rounds: int, dtype: torch.dtype, tokens: int) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""Sessions whose blocks are in a page file."""
+"""Where a session keeps the blocks of cache="blocks": in chunks in memory, or in a page file."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def opened(spill: Spilling) -> Spill | None:
 
 
 def spilled(state: Any, spill: Spill | None) -> Any:
-    """The state with its blocks in page files, if there are any. Raises InputError for a state without blocks."""
+    """The state as sessions keep it: blocks in page files, or in chunks. Raises InputError if there is nothing to spill."""
     if spill is None:
-        return state
+        return state.chunked() if isinstance(state, LMState) else state
     if not isinstance(state, LMState):
         raise InputError(f"spill is for an LM with cache='blocks', and the state is a {type(state).__name__}; leave spill out")
     return state.spilled(spill)

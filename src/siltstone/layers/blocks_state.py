@@ -12,6 +12,7 @@ from torch import Tensor
 from ..config.layer import LayerConfig
 from ..schedule.blocks import Law, spans
 from ..schedule.packed import RowPositions
+from ..state.chunked import ChunkedStore
 from ..state.entries import Entries
 from ..state.paged import PagedStore, Pool, Pools
 from ..state.spilled import Spill, SpilledStore
@@ -79,6 +80,10 @@ class BlocksState(MixState):
         keys /= law.every * rows
         rest = (self.recent.nbytes + self.chosen.nbytes) / law.every + (0 if self.conv is None else self.conv.nbytes)
         return tokens + keys + rest, queries * (tokens + keys * law.queries) + rest
+
+    def chunked(self, cfg: LayerConfig) -> Self:
+        """See MixState. With a budget, blocks change their places, and stay in plain tensors."""
+        return self if cfg.bounded or self.kept.in_pages else replace(self, kept=ChunkedStore.of(self.kept))
 
     def spilled(self, spill: Spill) -> Self:
         """See MixState."""

@@ -59,6 +59,10 @@ class MixState(State):
         """With the sealed states of rows at these positions as pages of pools."""
         return self
 
+    def chunked(self, cfg: LayerConfig) -> Self:
+        """With the blocks in chunks that grow without copies; the same object if it has none."""
+        return self
+
     def spilled(self, spill: Spill) -> Self:
         """With the blocks in a page file; the same object if it has none."""
         return self

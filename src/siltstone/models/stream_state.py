@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -148,16 +148,21 @@ class LMState:
         what was sealed before. Raises PoolFull, InputError if a pool is for checkpoints of another shape.
         """
         pools = Pools() if pools is None else pools
-        cfgs = (self.of,) if isinstance(self.of, LayerConfig) else self.of.layer_configs
-        layers = zip(self.layers, cfgs, strict=True)
 
         def picks(cfg: LayerConfig) -> bool:
             return cfg.members.cache.cls.sparse or cfg.members.cache.cls.exact
 
         return self._with(
             self.positions,
-            [x.paged(pools, cfg, self.positions) if picks(cfg) or not sparse else x for x, cfg in layers],
+            [x.paged(pools, cfg, self.positions) if picks(cfg) or not sparse else x for x, cfg in self._each()],
         )
+
+    def chunked(self) -> LMState:
+        """The same state for inference, with the blocks of cache="blocks" in chunks; calls keep it so.
+
+        It grows without copies of earlier blocks, and forks share all but the last chunk. Blocks under a budget stay as they are.
+        """
+        return self._with(self.positions, [x.chunked(cfg) for x, cfg in self._each()])
 
     def spilled(self, spill: Spill) -> LMState:
         """The same state for inference on the CPU, with the blocks of cache="blocks" in page files; calls keep them there.
@@ -174,6 +179,10 @@ class LMState:
     def flat(self) -> LMState:
         """The same state without pools: every checkpoint in plain tensors."""
         return self._with(self.positions, (x.flat() for x in self.layers))
+
+    def _each(self) -> Iterator[tuple[MixState, LayerConfig]]:
+        cfgs = (self.of,) if isinstance(self.of, LayerConfig) else self.of.layer_configs
+        return zip(self.layers, cfgs, strict=True)
 
     def _with(self, positions: RowPositions, layers: Iterable[MixState]) -> LMState:
         return LMState(positions, tuple(layers), self.of, self.inference or torch.is_inference_mode_enabled())

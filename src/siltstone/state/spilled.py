@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +15,8 @@ from ..core.given import row_numbers
 from ..errors import InputError
 from ..io.page_file import POOL, PageFile
 from .entries import Entries, Tensors
-from .tree import Store, moved
+from .scattered import Scattered, without_entries
+from .tree import Store
 
 
 class Spill:
@@ -46,15 +46,13 @@ class Spill:
         return sum(file.resident for file in list(self._files.values()))
 
 
-class SpilledStore(Entries):
+class SpilledStore(Scattered):
     """Entries [B, n, J, ...] of blocks in a page file, for inference. A value, as `Store` is; see Entries.
 
     like    leaves [1, 0, J, ...] without entries: shapes and dtypes
     table   int64 [n] for each row: the first of the J pages of each entry
     `select`, `cat` and copies of rows in one file move no entries. With gradients, what grows is a plain `Store`.
     """
-
-    in_pages: ClassVar[bool] = True
 
     def __init__(self, file: PageFile, like: Tensors, table: Sequence[np.ndarray]):
         self.file, self.like, self.table = file, like, tuple(table)
@@ -67,7 +65,7 @@ class SpilledStore(Entries):
         """The entries of a store in a page file. Raises InputError if it is not on the CPU, SpillFailed."""
         if store.device.type != "cpu":
             raise InputError(f"spill is for states on the CPU, and this one is on {store.device}; leave spill out")
-        like = tuple(x[:1] if len(x) else x.new_empty(1, *x.shape[1:]) for x in store.views(0))
+        like = without_entries(store)
         size = sum(math.prod(x.shape[3:]) * x.element_size() for x in like)
         return cls(spill.file(size), like, ())._here(store)
 
@@ -75,11 +73,6 @@ class SpilledStore(Entries):
     def heads(self) -> int:
         """J, the pages of an entry."""
         return self.like[0].shape[2]
-
-    @property
-    def device(self) -> torch.device:
-        """See Entries."""
-        return self.like[0].device
 
     @property
     def nbytes(self) -> int:
@@ -133,30 +126,6 @@ class SpilledStore(Entries):
                         x[b, : len(row)] = y.unflatten(0, (len(row), self.heads))
             return Store(tuple(leaves), self.axes, self.count)
 
-    def views(self, width: int | None = None) -> Tensors:
-        """See Entries: a copy."""
-        return tuple(x.expand(self.rows, *x.shape[1:]) for x in self.like) if width == 0 else self.flat().views(width)
-
-    def parts(self, width: int, first: int) -> Any:
-        """See Entries."""
-        return self.flat().parts(width, first)
-
-    def reserve(self, added: np.ndarray) -> Entries:
-        """See Entries; a plain store if anything is added."""
-        return self.flat().reserve(added) if added.any() else self
-
-    def put(self, rows: Tensor, place: Tensor, new: Tensors, where: Tensor | None, inplace: bool) -> Entries:
-        """See Entries; a plain store."""
-        return self.flat().put(rows, place, new, where, inplace)
-
-    def sized(self, count: np.ndarray) -> Entries:
-        """See Entries; a plain store."""
-        return self.flat().sized(count)
-
-    def map(self, f: Callable[[Tensor], Tensor]) -> Store:
-        """See Entries; a plain store."""
-        return self.flat().map(f)
-
     def select(self, rows: Any) -> SpilledStore:
         """See Entries."""
         return SpilledStore(self.file, self.like, [self.table[i] for i in row_numbers(rows, self.rows)])
@@ -174,37 +143,6 @@ class SpilledStore(Entries):
         empty = SpilledStore(self.file, self.like, [np.zeros(0, np.int64)] * entries.rows)
         return empty.extended(entries.views(), entries.count)
 
-    def detach(self) -> SpilledStore:
-        """See Entries."""
-        return self
-
     def normal(self) -> SpilledStore:
         """See Entries."""
         return self
-
-    def to(self, device: Any = None, dtype: torch.dtype | None = None, narrow: bool = False) -> Entries:
-        """See Entries: a plain store if anything changes."""
-        same = all(moved(x, device, dtype, narrow) is x for x in self.like)
-        return self if same else self.flat().to(device, dtype, narrow)
-
-    @property
-    def room(self) -> int:
-        """See Entries."""
-        return self.width
-
-    def roomy(self) -> Store:
-        """See Entries."""
-        return self.flat().roomy()
-
-    def __copy__(self) -> SpilledStore:
-        """The same value."""
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> SpilledStore:
-        """The same value."""
-        return self
-
-    def __reduce__(self) -> Any:
-        """Written down, it is a plain store."""
-        plain = self.flat()
-        return Store, (plain.leaves, plain.axes, plain.count)
