@@ -1,11 +1,12 @@
-"""Facts and meetings at all lengths, for a decoder with blocks and for its other forms: hours; the same command continues.
+"""Facts at all lengths, and meetings, for a decoder with blocks and for its other forms: hours; the same command continues.
 
-    python tools/facts_run.py RUN --text NOVEL.txt [--text ...] [--meetings FILE] [--folder build/facts] [--longest 131072]
+    python tools/facts_run.py RUN --text NOVEL.txt [--text ...] [--folder build/facts] [--lengths 8192,65536] [--seeds 5]
+        [--arms blocks,full,...] [--minutes 60] [--control] [--meetings FILE]
 
-RUN was imported with `cache="blocks"`. Each length is a run of `siltstone eval` with 40 facts a seed (eight in each of five
-texts, and the same texts without them), whose JSON stays in the folder. Five seeds up to 32K tokens, two at 64K, one at 128K.
-Beside it: full attention up to 16K (with yarn and dynamic scaling where they differ), sinks + window of equal bytes, and
-BM25. Writes table.md there, with 95 % intervals over texts.
+RUN was imported with `cache="blocks"`. A point is one text of one seed and length in one form, with eight facts; its figures are
+those of the task `facts` of `siltstone eval`, and stay in the folder. The seeds that are left out first are those of long texts:
+five of five texts each up to 32K tokens, two at 64K, one at 128K. Full attention, yarn and dynamic scaling end at 16K tokens.
+Writes table.md there, with 95 % intervals over texts.
 """
 
 from __future__ import annotations
@@ -14,48 +15,72 @@ import argparse
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import siltstone as st
+from siltstone.eval import beside
+from siltstone.eval.run import summary
+from siltstone.eval.tasks.base import Observation, random_numbers
+from siltstone.eval.tasks.facts import Facts, FactsOptions
+from siltstone.eval.tasks.reader import Reader
 from siltstone.io.atomic import write_text
+from siltstone.text import read_blocks
 
 TEXTS = 5  # of each seed and length
+SEEDS = {4096: 5, 8192: 5, 16384: 5, 32768: 5, 65536: 2, 131072: 1}
+FULL = 16384  # the longest text that full attention reads
 PART = ("first token", "said", "log-probability")
 
 
 @dataclass(frozen=True)
-class Step:
-    """One run of the command."""
+class Point:
+    """One text in one form."""
 
     length: int
-    seeds: int
-    beside: str
+    arm: str
+    seed: int
+    text: int
+
+    @property
+    def name(self) -> str:
+        """Its key among the results."""
+        return f"{self.length} {self.arm} {self.seed} {self.text}"
 
 
-PLAN = [
-    Step(4096, 5, "full,window,bm25"),
-    Step(8192, 5, "full,yarn,dynamic,window,bm25"),
-    Step(16384, 5, "full,yarn,dynamic,window,bm25"),
-    Step(32768, 5, "window,bm25"),
-    Step(65536, 2, "window,bm25"),
-    Step(131072, 1, "bm25"),
-]
+def points(lengths: list[int], arms: list[str], seeds: int) -> Iterator[Point]:
+    """All points, those of the first seed first; of a seed and length, blocks first: other arms need the bytes of their state."""
+    for seed in range(seeds):
+        for length in lengths:
+            for arm in arms:
+                if seed < SEEDS.get(length, 1) and not (arm in ("full", "yarn", "dynamic") and length > FULL):
+                    yield from (Point(length, arm, seed, text) for text in range(TEXTS))
 
 
-def made(step: Step, run: Path, texts: list[Path], folder: Path, more: list[str]) -> dict[str, Any]:
-    """What the command found; it is not run again if its result is there."""
-    path = folder / f"facts-{step.length}.json"
-    if not path.exists():
-        words = ["eval", run, "--tasks", "facts", "--lengths", step.length, "--seeds", step.seeds, "--items", TEXTS]
-        words += [word for text in texts for word in ("--text", text)] + ["--beside", step.beside, "--json", *more]
-        write_text(path, _said(words))
-    return json.loads(path.read_text("utf-8"))
+def observed(task: Facts, own: Reader, folder: Path, point: Point, held: int) -> dict[str, Any]:
+    """What is found at a point. held: bytes of the blocks' state after a text of this length."""
+    reader = own
+    if point.arm != "blocks":
+        own.largest = held
+        reader = beside.reader(own, beside.origin(folder), point.arm, point.length)
+    by = random_numbers(task.name, "test", point.seed, point.length, point.text)
+    clock, reader.largest = time.perf_counter(), 0
+    found = task.observe(reader, point.length, point.text, by)
+    took = time.perf_counter() - clock
+    return vars(point) | {"scores": {one.score: one.value for one in found}, "bytes": reader.largest, "seconds": round(took, 1)}
 
 
-def _said(words: list[Any]) -> str:
-    command = [sys.executable, "-W", "ignore", "-m", "siltstone", *map(str, words)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+def rows(task: Facts, found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means and intervals over texts, as `siltstone eval` has them."""
+    each = [
+        (one["seed"], Observation(score, value, {"length": one["length"], "arm": one["arm"]}))
+        for one in found.values()
+        for score, value in one["scores"].items()
+    ]
+    return summary(task, sorted({seed for seed, _ in each}), each)
 
 
 def table(rows: list[dict[str, Any]], scores: tuple[str, ...] = PART) -> str:
@@ -75,29 +100,47 @@ def _cell(row: dict[str, Any]) -> str:
     return f"{row['mean']:.2f}{reach}"
 
 
+def asked_about_meetings(run: Path, file: Path, device: str) -> list[dict[str, Any]]:
+    """The rows of the task `meetings`."""
+    words = ["eval", run, "--tasks", "meetings", "--meetings", file, "--lengths", "8192", "--seeds", "1", "--items", "40"]
+    command = [sys.executable, "-W", "ignore", "-m", "siltstone", *map(str, words), "--json", "--device", device]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)["rows"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--text", type=Path, action="append", required=True)
     parser.add_argument("--meetings", type=Path, help="a file of QMSum")
     parser.add_argument("--folder", type=Path, default=Path("build/facts"))
-    parser.add_argument("--longest", type=int, default=PLAN[-1].length)
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--lengths", default=",".join(map(str, SEEDS)))
+    parser.add_argument("--arms", default="blocks,full,yarn,dynamic,window,bm25")
+    parser.add_argument("--seeds", type=int, default=max(SEEDS.values()))
+    parser.add_argument("--control", action="store_true", help="also read each text without the facts")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no point after this time")
+    parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    for step in PLAN:
-        if step.length <= given.longest:
-            rows += made(step, given.run, given.text, given.folder, ["--device", given.device])["rows"]
-            write_text(given.folder / "table.md", table(rows))
+    model, tokenizer = st.load(given.run)[:2]
+    model = model.eval().requires_grad_(False).to(given.device)
+    own, task = (
+        Reader(model, tokenizer, ["".join(read_blocks(path)) for path in given.text]),
+        Facts(FactsOptions(8, given.control)),
+    )
+    path, end = given.folder / "points.json", time.monotonic() + 60 * given.minutes
+    found: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    for point in points([int(x) for x in given.lengths.split(",")], given.arms.split(","), given.seeds):
+        if point.name in found or time.monotonic() > end:
+            continue
+        held = max((one["bytes"] for one in found.values() if (one["length"], one["arm"]) == (point.length, "blocks")), default=0)
+        found[point.name] = observed(task, own, given.run, point, held)
+        write_text(path, json.dumps(found, indent=1))
+        write_text(given.folder / "table.md", table(rows(task, found)))
+        print(f"{point.name}: {found[point.name]['scores']} in {found[point.name]['seconds']} s", flush=True)
     if given.meetings is not None:
-        path = given.folder / "meetings.json"
-        if not path.exists():
-            words = ["eval", given.run, "--tasks", "meetings", "--meetings", given.meetings, "--lengths", "8192", "--seeds", "1"]
-            write_text(path, _said([*words, "--items", "40", "--json", "--device", given.device]))
-        found = json.loads(path.read_text("utf-8"))["rows"]
-        write_text(given.folder / "meetings.md", table(found, tuple(dict.fromkeys(row["score"] for row in found))))
-    print((given.folder / "table.md").read_text("utf-8"))
+        meetings = asked_about_meetings(given.run, given.meetings, given.device)
+        write_text(given.folder / "meetings.md", table(meetings, tuple(dict.fromkeys(row["score"] for row in meetings))))
+    print(table(rows(task, found)))
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ def _shared(cfg: LayerConfig, query: Tensor, means: Leaves, groups: Groups, ther
 
 
 def _shares(scores: Tensor, seen: Tensor, count: int) -> Tensor:
-    """scores [R, J, n, q, h, count * parts] of sub-blocks, given up; seen bool [..., count] of blocks -> masses [R, J, n, count]."""
+    """scores [R, J, n, q, h, count * parts] of sub-blocks, given up; seen bool [..., count] of blocks -> [R, J, n, count]."""
     hidden = ~seen.repeat_interleave(scores.shape[-1] // max(1, count), -1)
     share = scores.masked_fill_(hidden, float("-inf")).softmax(-1).unflatten(-1, (count, -1)).sum((4, 6))
     return share.masked_fill_(~seen[..., 0, :], 0.0).sum(3)  # queries that see no block have shares that are no numbers

@@ -60,9 +60,10 @@ def facts(count: int, by: np.random.Generator) -> list[Fact]:
 
 @dataclass(frozen=True)
 class FactsOptions:
-    """facts: in each text."""
+    """facts: in each text. control: the text is also read without them."""
 
     facts: int = 8
+    control: bool = True
 
 
 class Facts(TextTask):
@@ -87,7 +88,7 @@ class Facts(TextTask):
     def observe(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Observation]:
         told, control, made = self.item(reader, length, by)
         out, at = [], {"length": length}
-        for text, without in ((told, ""), (control, ", facts removed")):
+        for text, without in ((told, ""), (control, ", facts removed"))[: 1 + self.options.control]:
             session = reader.read(text)
             scores = np.array([self._scores(reader, session, fact) for fact in made]).mean(0)
             named = zip(("first token", "log-probability", "said"), scores, strict=True)
