@@ -118,7 +118,26 @@ def test_members_of_a_batch(model: Any) -> None:
     members = [batch.join(s) for s in (asking, plain)]
     texts = ["".join(m.generate(12, temperature=0.0)) for m in members]
     assert asking.asking and not plain.asking
+    assert [m.asking for m in members] == [True, False]
     assert texts == ["".join(s.generate(12, temperature=0.0)) for s in alone]
+
+
+def test_a_member_asks_after_what_is_queued(model: Any) -> None:
+    """It is set between two turns, also after steps of all rows."""
+    one, other = told(model), told(model)
+    alone = one.fork()
+    batch = st.Batch(model, st.ByteTokenizer(), slots=2)
+    mine, beside = batch.join(one), batch.join(other)
+    beside.generate(40, temperature=0.0)
+    mine.feed(ASKED[:9])
+    mine.asking = True
+    text = mine.feed(ASKED[9:]), mine.generate(12, temperature=0.0)
+    alone.append(ASKED[:9])
+    alone.asking = True
+    alone.append(ASKED[9:])
+    assert "".join(text[1]) == "".join(alone.generate(12, temperature=0.0)) and not beside.asking
+    with pytest.raises(InputError, match="must be True or False"):
+        mine.asking = 1  # type: ignore[assignment]
 
 
 def test_texts_longer_than_a_call(model: Any) -> None:

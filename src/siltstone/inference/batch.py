@@ -209,6 +209,18 @@ class Member(Generates[Writing]):
         with self._batch._turnstile.inside():
             return self._session().nbytes
 
+    @property
+    def asking(self) -> bool:
+        """See `Session.asking`; set it after queued work: the setter waits for that."""
+        with self._batch._turnstile.inside():
+            return self._session().asking
+
+    @asking.setter
+    def asking(self, now: bool) -> None:
+        with self._settled() as session:
+            self._seat.apart()
+            session._ask(now)
+
     def feed(self, text: str | Sequence[int] | Tensor, scored: bool = False, likely: Likely | None = None) -> Reading:
         """Queue text or ids to read. scored: the result has the tokens' probabilities; likely: keeps them, and those of other
         ids. Raises InputError as `Session.append`."""

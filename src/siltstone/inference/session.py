@@ -128,13 +128,16 @@ class Session(Generates[Pieces]):
 
     @asking.setter
     def asking(self, now: bool) -> None:
+        with self._alone():
+            self._ask(now)
+
+    def _ask(self, now: bool) -> None:
         if not isinstance(now, bool):
             raise InputError(f"asking={now!r:.40} must be True or False")
-        with self._alone():
-            self._whole()
-            if attends(self.model) and now != self.asking:
-                assert isinstance(self._state, LMState)
-                self._state, self._trail.turns[self.position] = self._state.asking(now), now
+        self._whole()
+        if attends(self.model) and now != self.asking:
+            assert isinstance(self._state, LMState)
+            self._state, self._trail.turns[self.position] = self._state.asking(now), now
 
     def append(self, text: str | Sequence[int] | Tensor) -> None:
         """Read text or ids. Raises InputError for ids out of range and for text that UTF-8 cannot encode; then nothing

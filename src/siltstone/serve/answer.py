@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..inference.attending import attends
 from ..inference.batch import Member
 from ..inference.likely import Likely
 from ..inference.session import Session
@@ -17,6 +18,8 @@ from .journal import Counts
 from .logprobs import Spelling
 from .marks import Marks
 from .template import Template
+
+ASKED = 256  # tokens at the end of what is read before a text: they choose blocks before every token, as the text does
 
 
 @dataclass(frozen=True)
@@ -202,5 +205,9 @@ class Answer:
         return await asyncio.to_thread(self.tools.marks.keep, self.owner, item, text, session, durable)
 
     async def _feed(self, member: Member, ids: Sequence[int]) -> None:
-        if ids:
-            await self.tools.engine.done(member.feed(ids, likely=self.prompt.likely))
+        asks = attends(self.tools.marks.model)
+        for part, now in ((ids[:-ASKED], False), (ids[-ASKED:], True)) if asks else ((ids, False),):
+            if part and asks:
+                await asyncio.to_thread(setattr, member, "asking", now)
+            if part:
+                await self.tools.engine.done(member.feed(part, likely=self.prompt.likely))
