@@ -14,7 +14,7 @@ from siltstone.errors import CheckpointError, InputError
 from siltstone.eval import beside
 from siltstone.eval.retrieval import PASSAGE, RetrievalReader, Retrieved
 from siltstone.eval.tasks.reader import Reader
-from siltstone.hf import BLOCKS, import_run
+from siltstone.hf import BLOCKS, blocks, import_run
 from tests.cli.commands import good, refused
 
 from .tiny import saved
@@ -105,6 +105,24 @@ def test_the_settled_law_of_blocks(source: Path, tmp_path: Path) -> None:
     assert layer.cache_options == BLOCKS["cache_options"] and layer.cache_options["route_every"] == 32
     from_python, _ = st.from_hf(source, **BLOCKS)
     assert from_python.cfg.replace(window=16, top_k=2) == model.cfg
+
+
+@pytest.mark.parametrize(
+    ("keys", "coarse"),
+    [
+        (dict(), 16),
+        (dict(segment=64, top_k=4), 16),
+        (dict(segment=8), 0),
+        (dict(router="subblock:32"), 0),
+        (dict(router="mean"), 0),
+        (dict(max_checkpoints=64, evict="use"), 0),
+        (dict(max_checkpoints=64), 16),
+        (dict(cache_options={"route_every": 8}), 0),
+    ],
+)
+def test_coarse_routing_keys_fit_the_other_keys(keys: dict[str, Any], coarse: int, source: Path) -> None:
+    model, _ = st.from_hf(source, **blocks(**keys))
+    assert model.cfg.layer.members.cache.options.coarse == coarse
 
 
 def test_a_record_that_says_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

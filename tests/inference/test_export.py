@@ -26,6 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
     "hybrid": dict(segments="constant", pattern="ma", sinks=2, short_conv=3),
     "rule without decay": dict(memory="delta"),
     "blocks": dict(BLOCKS, route_every=3),
+    "blocks, too few for two stages": dict(BLOCKS, cache_options=dict(router_queries=4, route_every=3, coarse=4)),
     "blocks, rounded, two in a group": dict(BLOCKS, segment=4, route_every=6, checkpoint_dtype="int8", kv_heads=1, sinks=2),
 }
 
@@ -62,9 +63,12 @@ def test_step_and_seal_with_the_state_in_and_out(case: str) -> None:
         assert seals > 3
 
 
-@pytest.mark.parametrize("keys", [dict(max_bytes=4096), dict(max_checkpoints=3)])
+STAGES = dict(router_queries=4, route_every=3, coarse=4, coarse_from=500)
+
+
+@pytest.mark.parametrize("keys", [dict(max_bytes=4096), dict(max_checkpoints=3), dict(cache_options=STAGES)])
 def test_blocks_that_only_the_host_can_choose_are_refused(keys: dict[str, Any]) -> None:
-    model = model_of("nano", **BLOCKS, route_every=3, **keys)
+    model = model_of("nano", **BLOCKS, **keys)
     with pytest.raises(InputError, match="cannot be exported"):
         exported(model, model.init_state(1))
 

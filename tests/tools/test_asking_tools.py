@@ -65,6 +65,46 @@ def test_the_table_of_facts(tool: Any) -> None:
     assert lines[2].count("0.50 (0.25 to 0.75)") == 4 and lines[2].endswith("| 25 |")
 
 
+def test_facts_point_by_point(
+    tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same figures as those of `siltstone eval`, in parts: a stopped command continues where it was."""
+    run, folder = tool("facts_run"), tmp_path / "facts"
+    keys = dict(cache="blocks", window=16, segment=8, top_k=2, router="subblock:2", position="rope")
+    model = st.LM(st.presets.nano(259, depth=1, d_model=16, heads=1, pattern="m", **keys)).eval()
+    decoder, text = st.save(model, st.ByteTokenizer(), tmp_path / "run"), novel(tmp_path)
+    monkeypatch.setattr(run, "TEXTS", 2)
+    given = [
+        "facts",
+        decoder,
+        "--text",
+        text,
+        "--folder",
+        folder,
+        "--lengths",
+        1200,
+        "--arms",
+        "blocks",
+        "--seeds",
+        1,
+        "--control",
+    ]
+    for more in (["--minutes", 0], []):
+        monkeypatch.setattr(sys, "argv", [*map(str, [*given, *more])])
+        run.main()
+        assert (folder / "points.json").exists() == (not more)
+    want = json.loads(good("eval", decoder, "--tasks", "facts", "--lengths", 1200, "--seeds", 1, "--items", 2, "--text", text,
+                           "--json").stdout)["rows"]  # fmt: skip
+    found = run.rows(run.Facts(), json.loads((folder / "points.json").read_text("utf-8")))
+    assert {(row["score"], round(row["mean"], 4)) for row in found} == {(row["score"], round(row["mean"], 4)) for row in want}
+    assert len(found) == 6 and "| 1,200 | blocks |" in capsys.readouterr().out
+    monkeypatch.setattr(run, "observed", lambda *given: pytest.fail("a point that is there is measured again"))
+    run.main()
+    assert [(p.length, p.arm) for p in run.points([16384, 131072], ["full", "blocks"], 2) if p.text == p.seed == 0] == [
+        (16384, "full"), (16384, "blocks"), (131072, "blocks")
+    ]  # fmt: skip
+
+
 def test_the_page_of_questions(tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers", reason="an optional package: the extra hf", minversion="5.24")
     from tests.hf.tiny import saved

@@ -46,12 +46,14 @@ def import_(
     from siltstone.core.plain import json_line
     from siltstone.core.terminal import shown
     from siltstone.errors import CheckpointError
-    from siltstone.hf import BLOCKS, import_run
+    from siltstone.hf import blocks as with_blocks
+    from siltstone.hf import import_run
     from siltstone.models.checkpoint import WEIGHTS, opened
 
     if (out / WEIGHTS).exists() and not overwrite:
         raise CheckpointError(f"{out} has a model already; choose another --out, or give --overwrite to replace it")
-    changes = (BLOCKS if blocks else {}) | dict(map(parse_setting, settings or []))
+    given = dict(map(parse_setting, settings or []))
+    changes = with_blocks(**given) if blocks else given
     run = import_run(model, out, tokenizer, **changes)
     with opened(run / WEIGHTS) as file:
         entries = file.entries.values()

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .exporting import export
-from .importing import BLOCKS, from_hf, import_run
+from .importing import BLOCKS, blocks, from_hf, import_run
 from .registration import register_on_import
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _HOMES = {
 
 __all__ = [
     "BLOCKS",
+    "blocks",
     "SiltstoneCache",
     "SiltstoneConfig",
     "SiltstoneForCausalLM",

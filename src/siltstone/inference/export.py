@@ -119,11 +119,11 @@ class Call:
         layers = zip(state.layers, self.mixers, strict=True)
         self.layers = [_roomy(layer.flat().roomy(mixer)) for layer, mixer in layers]
         self.keeps = [x.checkpoints() is not None or hasattr(m, "renew") for x, m in zip(self.layers, self.mixers, strict=True)]
-        for mixer in self.mixers:
-            if hasattr(mixer, "renew") and (mixer.law.budget is not None or mixer.law.coarse):
+        for mixer, layer in zip(self.mixers, self.layers, strict=True):
+            if hasattr(mixer, "renew") and (mixer.law.budget is not None or mixer.law.two_stages(np.int64(layer.means.room))):
                 raise InputError(
                     "blocks over a budget, and those that are chosen in two stages, cannot be exported: their choice is made on "
-                    "the host; leave max_checkpoints, max_bytes and cache_options coarse out"
+                    "the host; leave max_checkpoints and max_bytes out, and set cache_options coarse=0, or a larger coarse_from"
                 )
         self.trees = [layer.map(Place) for layer in self.layers]
         self.names = [name for i, layer in enumerate(self.layers) for name in _names(i, layer)]

@@ -64,7 +64,7 @@ def _sealed(mixer: Any, state: BlocksState, position: np.ndarray, rows: np.ndarr
 @torch.no_grad()
 def renewed_where(mixer: Any, state: BlocksState, position: Tensor, now: Tensor) -> BlocksState:
     """`renewed` in tensors alone, in the rows `now` bool [B]: their next tokens, at position int64 [B], begin groups. The stores
-    have room; there is no budget, and there are no coarse routing keys."""
+    have room; there is no budget, and one stage of choice."""
     law = mixer.law
     before = law.offered(position)
     rows, most = torch.arange(len(now), device=now.device), -(-law.every // law.block)
