@@ -33,6 +33,33 @@ def likely(house: House, parts: list[tuple[str, bool]]) -> list[float]:
     return found
 
 
+@pytest.mark.parametrize("progress", [None, lambda share: None])
+def test_sessions_ask_where_they_are_told_to(progress: Any) -> None:
+    """As a session of this process: its logits, and what its question attends to."""
+    house = House(small_model(depth=2, **KEYS), st.ByteTokenizer(), name="blocks")
+    own, question = st.Session(house.model, house.tokenizer), "Which gate is green?"
+    own.append(TEXT)
+    plain = own.fork()
+    own.asking = True
+    fork = own.fork()
+    fork.append(question)
+    with served(house) as url:
+        session = st.connect(url).session()
+        session.append(TEXT, progress)
+        found = [(x["first"], x["end"]) for x in session.attended(question)]
+        assert found == [x[:2] for x in fork.attended()][: len(found)] and found
+        session.append(question, progress, asking=True)
+        got = session.score(" The gate")
+        session.append(TEXT, asking=False)
+        last = session.score("!")
+    assert got == pytest.approx(fork.score(" The gate").tolist(), abs=1e-5)
+    plain.append(question)
+    assert got != pytest.approx(plain.score(" The gate").tolist(), abs=1e-5)
+    fork.asking = False
+    fork.append(TEXT)
+    assert last == pytest.approx(fork.score("!").tolist(), abs=1e-5)
+
+
 def test_answers_choose_before_every_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answer, "ASKED", 40)
     model: Any = small_model(depth=2, **KEYS)

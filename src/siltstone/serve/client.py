@@ -111,12 +111,16 @@ class RemoteSession:
         """Other tags, another time to live in seconds; None: as before."""
         self._body = self._server.call("POST", f"/sessions/{self.id}", {"tags": tags, "ttl": ttl})
 
-    def append(self, text: str | Sequence[int], progress: Callable[[float], object] | None = None) -> None:
-        """See `Session.append`. progress: is called with the share of the text that was read, from 0 to 1."""
+    def append(
+        self, text: str | Sequence[int], progress: Callable[[float], object] | None = None, asking: bool | None = None
+    ) -> None:
+        """See `Session.append`. progress: is called with the share of the text that was read, from 0 to 1. asking: what
+        `Session.asking` is set to before, for models with cache="blocks"; None: it stays."""
+        body = _text(text) | ({} if asking is None else {"asking": asking})
         if progress is None:
-            self._body = self._do("append", _text(text))
+            self._body = self._do("append", body)
         else:
-            content = json.dumps(_text(text) | {"stream": True}).encode()
+            content = json.dumps(body | {"stream": True}).encode()
             self._read("append", content, "application/json", progress)
 
     def append_file(self, path: str | os.PathLike[str], progress: Callable[[float], object] | None = None) -> None:

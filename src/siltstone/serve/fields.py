@@ -155,6 +155,7 @@ class Append(Fields):
     text: str | None = None
     ids: list[Id] | None = None
     stream: bool | None = None
+    asking: bool | None = None
 
 
 class Score(Fields):

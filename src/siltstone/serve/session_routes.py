@@ -93,7 +93,7 @@ def routes(house: House) -> APIRouter:
         async def whole(one: Try) -> Any:
             visit = Visit(sessions, request, id)
             try:
-                await visit.begin()
+                await visit.begin(asking=text.asking)
                 async for _ in (reading := Reading(visit, text)).shares():
                     pass
                 return await visit.end(reading.ids, one, lambda new: shown(new) | {"read": len(reading.ids)})
@@ -115,7 +115,7 @@ def routes(house: House) -> APIRouter:
                 text.close()
                 await visit.close()
 
-            return await begun(house, request, visit.begin(), events(visit, one), close)
+            return await begun(house, request, visit.begin(asking=text.asking), events(visit, one), close)
 
         if text.stream:
             return await streamed(house, request, text.name, run)
@@ -150,7 +150,7 @@ def routes(house: House) -> APIRouter:
 
         async def attended(visit: Visit) -> Any:
             try:
-                await visit.begin(written=True)
+                await visit.begin(written=True, asking=True)
                 await visit.fed(await given_ids(house, given.question, None))
                 return (await asyncio.to_thread(visit.member.copy)).attended()
             finally:

@@ -194,8 +194,8 @@ class Visit:
         """The session in the batch."""
         return self.members[0]
 
-    async def begin(self, written: bool = False) -> None:
-        """Wait for a slot. written: a text is going to be; Problem if the session has read nothing."""
+    async def begin(self, written: bool = False, asking: bool | None = None) -> None:
+        """Wait for a slot. written: a text is going to be; Problem if the session has read nothing. asking: see `Text`."""
         if written and self.body["head"] is None:
             raise bad(None, "The session has read nothing; append a text first.")
         waited = await self.engine.slot(1)
@@ -205,6 +205,8 @@ class Visit:
         head = self.body["head"]
         session = await asyncio.to_thread(self.sessions.fork, self.who, head)
         await asyncio.to_thread(self.sessions.house.marks.check, self.who, session, head)  # before work that would be lost
+        if asking is not None:
+            await asyncio.to_thread(setattr, session, "asking", asking)
         self.members.append(await self.engine.join(session, self._joined))
 
     async def end(self, ids: Sequence[int], one: Try, answer: Told) -> Any:

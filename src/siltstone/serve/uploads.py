@@ -33,13 +33,17 @@ RAW, FORM = "application/octet-stream", "multipart/form-data"
 
 @dataclass
 class Text:
-    """What is appended. name: equal for equal contents; parts of ids, each with the share of the whole that is then read."""
+    """What is appended. name: equal for equal contents; parts of ids, each with the share of the whole that is then read.
+
+    asking   what `Session.asking` is set to before; None: it stays
+    """
 
     name: Any
     stream: bool
     ids: Sequence[int] | None = None
     file: BinaryIO | None = None
     size: int = 0
+    asking: bool | None = None
 
     async def parts(self, tokenizer: Tokenizer) -> AsyncIterator[tuple[list[int], float]]:
         """Raises Problem for a file that is not UTF-8."""
@@ -66,7 +70,7 @@ async def appended(house: House, request: Request) -> Text:
     if kind(request) not in (RAW, FORM):
         body = await read_json(request)
         given = parsed(Append, body)
-        return Text(body, bool(given.stream), ids=await given_ids(house, given.text, given.ids))
+        return Text(body, bool(given.stream), ids=await given_ids(house, given.text, given.ids), asking=given.asking)
     stream = request.query_params.get("stream", "false")
     if stream not in ("true", "false"):
         raise bad("stream", "stream must be true or false.")
