@@ -40,7 +40,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "sinks + window": dict(pattern="w", window=WINDOW, sinks=SINKS),
     "full attention, cut": dict(pattern="a"),
 }
-NO_BLOCKS: dict[str, Any] = dict(cache="gated", cache_options={}, router="mean", segment=256, top_k=4, sinks=0)
+NO_BLOCKS: dict[str, Any] = dict(
+    cache="gated", cache_options={}, router="mean", segment=256, top_k=4, sinks=0, checkpoint_dtype="float32"
+)
 OURS = "blocks"
 
 

@@ -35,7 +35,7 @@ from siltstone.io.atomic import write_text
 from siltstone.models.lm import LM
 from siltstone.text import read_blocks
 
-BASE = {key: value for key, value in BLOCKS.items() if key != "cache_options"}
+BASE = {key: value for key, value in BLOCKS.items() if key not in ("cache_options", "checkpoint_dtype")}
 OPTIONS = {field.name for field in fields(BlocksOptions)}
 PLAIN = {"full": dict(pattern="a"), "window": dict(pattern="w", window=512, sinks=4)}
 

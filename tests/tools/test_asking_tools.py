@@ -116,7 +116,11 @@ def test_the_page_of_questions(tool: Any, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(ask, "speeches_folder", lambda: tmp_path / "texts")
     monkeypatch.setattr(ask, "siltstone", lambda *words: good(*words).stdout)
     monkeypatch.setattr(ask, "WINDOW", 64)
-    monkeypatch.setattr(ask, "IMPORT", ["--blocks", "--set", "window=64", "--set", "segment=8", "--set", "top_k=4"])
+    monkeypatch.setattr(
+        ask,
+        "IMPORT",
+        ["--blocks", "--set", "window=64", "--set", "segment=8", "--set", "top_k=4", "--set", "checkpoint_dtype=float32"],
+    )
     monkeypatch.setattr(
         ask, "ARMS", {name: keys | ({"window": 64} if "window" in keys else {}) for name, keys in ask.ARMS.items()}
     )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 RECORD, VERSION = "pretrained.json", 1
 # The settled law of blocks for decoders without training; docs/decisions/0043 and 0044 have the figures.
 BLOCKS: dict[str, Any] = dict(
-    pattern="m", cache="blocks", window=512, sinks=4, segment=32, top_k=16, router="subblock:2",
+    pattern="m", cache="blocks", window=512, sinks=4, segment=32, top_k=16, router="subblock:2", checkpoint_dtype="int8",
     cache_options={"router_queries": 8, "route_every": 32, "coarse": 16, "coarse_from": 16384, "candidates": 128},
 )  # fmt: skip
 COARSE = BLOCKS["cache_options"]["coarse"]
