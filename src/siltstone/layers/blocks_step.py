@@ -156,10 +156,11 @@ def buffer(mixer: Any, q: Tensor, state: BlocksState, context: StepContext) -> t
     keys, values = (x[rows[:, None], token % law.near].to(q.dtype) for x in state.near)
     first = [x.to(q.dtype) for x in state.sinks]
     if cfg.position == "rope":
-        keys = rope.rotate(keys, rope.turned(begin + token - start[:, None], cfg.key_dim, q.dtype, cfg.base))
-        q = rope.rotate(q, rope.turned(begin + position[:, None] - start[:, None], cfg.key_dim, q.dtype, cfg.base))
+        places = begin + token - start[:, None], begin + (position - start)[:, None], sink
+        by = [context.turned((law, i), at, cfg.key_dim, q.dtype, cfg.base) for i, at in enumerate(places)]
+        keys, q = rope.rotate(keys, by[0]), rope.rotate(q, by[1])
         if law.sinks:
-            first[0] = rope.rotate(first[0], rope.turned(sink, cfg.key_dim, q.dtype, cfg.base))
+            first[0] = rope.rotate(first[0], by[2])
     sees = [token <= position[:, None]]
     parts: list[tuple[Tensor, ...]] = [(keys.transpose(1, 2), values.transpose(1, 2))]
     if far:

@@ -42,6 +42,13 @@ class StepContext:
             self._slots[ring] = self.position % ring
         return self._slots[ring]
 
+    def turned(self, name: Any, places: Tensor, width: int, dtype: torch.dtype, base: rope.Base) -> tuple[Tensor, Tensor]:
+        """`rope.turned`, computed once for all layers that call their places by the same name."""
+        key = (name, width, dtype, base)
+        if key not in self._rotations:
+            self._rotations[key] = rope.turned(places, width, dtype, base)
+        return self._rotations[key]
+
     def rotation(self, width: int, base: rope.Base, limit: int | None = None, rest: bool = False) -> tuple[Tensor, Tensor]:
         """Rotation [B, 1, width] of the tokens' positions, of these up to `limit`, or of the `rest` beyond it."""
         key = (width, base, limit, rest)
