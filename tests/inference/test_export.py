@@ -73,6 +73,13 @@ def test_blocks_that_only_the_host_can_choose_are_refused(keys: dict[str, Any]) 
         exported(model, model.init_state(1))
 
 
+def test_rows_that_ask_and_compare_keys_are_refused() -> None:
+    model = model_of("nano", **BLOCKS, cache_options=dict(router_queries=4, route_every=3, exact=3))
+    exported(model, model.init_state(1))
+    with pytest.raises(InputError, match="set asking to False, or set cache_options exact=0"):
+        exported(model, model.init_state(1).asking())
+
+
 @pytest.mark.parametrize("preset", [*st.presets.names(), "blocks"])
 def test_every_preset_is_exported_without_wider_numbers(preset: str) -> None:
     """In float32 there is no float64, and no number is read back. "blocks" is a model of them."""

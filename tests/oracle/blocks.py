@@ -10,6 +10,7 @@ a renewal first drops blocks, then chooses among those that are left: the oldest
 a query, over the queries that were made when they were sealed and that took part in a choice. Blocks without such a query stay.
 With `asking`, the choice is also renewed with every token from that position on, among the same blocks; nothing is offered or
 dropped then.
+With `exact`, and `asking`, the best `exact` blocks are then compared by their keys themselves, each a routing key.
 With `coarse`, and more than `coarse_from` tokens in blocks, means of `coarse` keys first choose `candidates` blocks alike.
 """
 
@@ -67,11 +68,18 @@ class BlocksRow(Row):
             some = blocks
             if options.get("coarse", 0) and len(blocks) * self.cfg["segment"] > options["coarse_from"]:
                 some = self.best(j, some, self.coarse, options["candidates"])
+            if options.get("exact", 0) and self.t >= self.asking:
+                some = self.best(j, self.best(j, some, self.means, options["exact"]), self.keys, self.cfg["top_k"])
             self.chosen[j] = self.best(j, some, self.means, self.cfg["top_k"])
             for b, share in zip(blocks, self.total(j, blocks, self.means), strict=True):
                 self.used[b] += round(4096 * float(share))
         for b in blocks:
             self.asked[b] += sum(b < made for _, made in self.queries)
+
+    @property
+    def keys(self) -> dict[int, list[list[Tensor]]]:
+        """The keys of the blocks themselves, as they are kept: [J] [tokens]."""
+        return {b: [[k_JK[j] for k_JK, _ in block] for j in range(self.J)] for b, block in self.held.items()}
 
     def total(self, j: int, blocks: list[int], means: dict[int, list[list[Tensor]]]) -> list[float]:
         """The mass of each block from the last queries, over these blocks alone."""

@@ -10,8 +10,8 @@ key-value head are then chosen by
 
 over the blocks that were sealed when the query was made, in steps of 2^-12 (ties go to the latest block). mean_m is the mean of
 the keys of sub-block m, not rotated (`router="subblock:m"`). With `coarse`, and more than `coarse_from` tokens in blocks, the
-same sum with means of `coarse` keys first chooses `candidates` blocks, and only these are compared. The choice carries no
-gradient; the keys do.
+same sum with means of `coarse` keys first chooses `candidates` blocks, and only these are compared. With `exact`, rows that ask
+compare the best `exact` blocks by the same sum over their keys themselves. The choice carries no gradient; the keys do.
 Source: arXiv 2502.13189 and 2406.10774 (blocks chosen by summaries of their keys), 2402.04617 (positions inside the buffer).
 State: J (K + V) for every token, and J K for every sub-block.
 Cost: `top_k * segment` more keys for the window, and the scores of all sub-blocks once in `route_every` tokens.
@@ -35,13 +35,14 @@ from .base import CachePolicy, ReadWeights, Router, RouterScores
 class BlocksOptions:
     """router_queries: the last queries that choose. route_every: tokens between two choices. coarse: tokens of a coarse routing
     key; 0: there are none. coarse_from: tokens in blocks from which coarse keys choose candidates. candidates: blocks a head that
-    are then compared exactly."""
+    are then compared by their routing keys. exact: blocks a head that rows which ask then compare by their keys; 0: none."""
 
     router_queries: int = 8
     route_every: int = 32
     coarse: int = 0
     coarse_from: int = 16_384
     candidates: int = 128
+    exact: int = 0
 
 
 class Blocks(CachePolicy):
@@ -66,11 +67,16 @@ class Blocks(CachePolicy):
                 f"cache_options coarse={options.coarse} must divide segment={cfg.segment} and be a multiple of {cfg.subblock}, "
                 f"the tokens of a routing key; choose for example coarse={cfg.segment}, or 0 for none"
             )
-        if options.coarse and cfg.bounded and cfg.evict == "use":
-            raise ConfigError(
-                f"cache_options coarse={options.coarse} leaves blocks uncompared, and evict='use' adds up what all of them get; "
-                "set coarse=0, or evict='age'"
-            )
+        whole("cache_options exact", options.exact, 0)
+        if options.exact and not cfg.top_k <= options.exact <= (options.candidates if options.coarse else options.exact):
+            most = f" to candidates={options.candidates}" if options.coarse else " on"
+            raise ConfigError(f"cache_options exact={options.exact} must be 0, or from top_k={cfg.top_k}{most}")
+        for key in ("coarse", "exact"):
+            if getattr(options, key) and cfg.bounded and cfg.evict == "use":
+                raise ConfigError(
+                    f"cache_options {key}={getattr(options, key)} leaves blocks uncompared, and evict='use' adds up what all of "
+                    f"them get; set {key}=0, or evict='age'"
+                )
         for key, held, wanted in (
             ("position", cfg.position != "alibi", "'rope' or 'none'"),
             ("window", cfg.window >= 1, "at least 1"),

@@ -40,6 +40,7 @@ class BlockAttention(Placed):
             window=cfg.window, sinks=cfg.sinks, block=cfg.segment, most=cfg.top_k, queries=options.router_queries,
             every=options.route_every, part=cfg.subblock, budget=budget(cfg),
             coarse=options.coarse, coarse_from=options.coarse_from, candidates=options.candidates,
+            exact=options.exact,
         )  # fmt: skip
         self.conv = ShortConv(cfg)
         self.window = Heads(cfg)

@@ -13,7 +13,7 @@ from ..ops.transforms import at_work
 from ..schedule.blocks import BlockSchedule
 from ..state.tree import Store
 from . import blocks_kept
-from .blocks_choice import NOBODY, Groups, Held, choose, choose_and_count
+from .blocks_choice import NOBODY, Asking, Groups, Held, choose, choose_and_count
 from .blocks_kept import PLACES, Leaves, joined, some
 from .blocks_state import BlocksState
 
@@ -98,7 +98,8 @@ class BlockCall:
         made = plan.host(law.sealed(plan.begin[..., None] + np.arange(-law.queries, 0)))
         groups = Groups(plan.host(plan.sealed), made, number, plan.asking if plan.every < law.queries else None)
         if self.held is None:
-            picked = choose(self.cfg, law, query, self.routing, groups, law.two_stages(plan.sealed))[..., :k]
+            asking = Asking(plan.asks, self.entries)
+            picked = choose(self.cfg, law, query, self.routing, groups, law.two_stages(plan.sealed), asking)[..., :k]
         else:
             since = plan.host(plan.before)[:, None], plan.begins
             found, self.held = choose_and_count(self.cfg, law, query, self.routing, groups, self.held, since)

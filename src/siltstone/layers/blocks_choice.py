@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..config.layer import LayerConfig
 from ..schedule.blocks import Law
-from .blocks_kept import Leaves, routing, scores
+from ..state.entries import Entries
+from .blocks_kept import Leaves, routing, scores, taken
 
 STEPS = 1 << 12  # masses are compared in steps of 1 / STEPS, so that rounding seldom decides; ties go to the latest block
 SCORES = 1 << 24  # scores of sub-blocks that are computed at a time
@@ -64,55 +65,99 @@ class Held:
     asked: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Asking:
+    """Groups that ask, bool `here` [R or 1, n], the blocks with their keys, and the rows of these (None: all)."""
+
+    here: np.ndarray
+    kept: Entries
+    rows: Tensor | None = None
+
+
 @torch.no_grad()
-def choose(cfg: LayerConfig, law: Law, query: Tensor, means: Leaves, groups: Groups, stages: np.ndarray | None = None) -> Tensor:
+def choose(
+    cfg: LayerConfig,
+    law: Law,
+    query: Tensor,
+    means: Leaves,
+    groups: Groups,
+    stages: np.ndarray | None = None,
+    asking: Asking | None = None,
+) -> Tensor:
     """The places [R, n, J, most] of the blocks with the most mass, in order; those without a block are 0.
 
-    query [R, n, q, H, K], means as in `blocks_kept`; stages bool [R or 1, n], groups with candidates (None: none has).
-    Over budget the latest blocks are held.
+    query [R, n, q, H, K], means as in `blocks_kept`; stages bool [R or 1, n], groups with candidates (None: none has). With
+    `law.exact`, groups that ask compare that many blocks by their keys. Over budget the latest blocks are held.
     """
-    one = _pieces(cfg, law, query, means, groups, False) if stages is None or not stages.all() else None
+    exact = None if asking is None or not law.exact else asking
+    plain = None if exact is not None and exact.here.all() else _staged(cfg, law, query, means, groups, stages, None)
+    if exact is None or not exact.here.any():
+        assert plain is not None
+        return plain
+    return _either(exact.here, _staged(cfg, law, query, means, groups, stages, exact), plain)
+
+
+def _staged(
+    cfg: LayerConfig, law: Law, query: Tensor, means: Leaves, groups: Groups, stages: np.ndarray | None, asking: Asking | None
+) -> Tensor:
+    """`choose` with one law about keys for all groups."""
+    one = _pieces(cfg, law, query, means, groups, False, asking) if stages is None or not stages.all() else None
     if stages is None or not stages.any():
         assert one is not None
         return one
-    two = _pieces(cfg, law, query, means, groups, True)
-    return two if one is None else torch.where(torch.from_numpy(stages.copy()).to(two.device)[..., None, None], two, one)
+    return _either(stages, _pieces(cfg, law, query, means, groups, True, asking), one)
 
 
-def _pieces(cfg: LayerConfig, law: Law, query: Tensor, means: Leaves, groups: Groups, two: bool) -> Tensor:
+def _either(where: np.ndarray, this: Tensor, that: Tensor | None) -> Tensor:
+    return this if that is None else torch.where(torch.from_numpy(where.copy()).to(this.device)[..., None, None], this, that)
+
+
+def _pieces(cfg: LayerConfig, law: Law, query: Tensor, means: Leaves, groups: Groups, two: bool, asking: Asking | None) -> Tensor:
     """`choose` with one law for all groups, a limited number of scores at a time."""
     parts, places = law.block // law.part, means[0].shape[2]
     size = law.queries * cfg.heads * places * (law.block // law.coarse if two else parts)
-    if two:
-        size += law.candidates * parts * (law.queries * cfg.heads + cfg.key_heads * cfg.key_dim)
+    each = law.queries * cfg.heads + cfg.key_heads * cfg.key_dim
+    size += law.candidates * parts * each if two else 0
+    size += law.exact * law.block * each if asking is not None else 0
     step, found = max(1, SCORES // max(1, query.shape[0] * size)), []
+    most = law.most if asking is None else law.exact
     for first in range(0, query.shape[1], step):
         some, asked = groups.part(first, first + step), query[:, first : first + step]
         there = _there(law, some)
-        mass = _summed(cfg, law, asked, routing(means, two), some, there)
+        best = _best(law.candidates if two else most, _summed(cfg, law, asked, routing(means, two), some, there), there)
         if two:
-            found.append(_compared(cfg, law, asked, means, some, _best(law.candidates, mass, there)))
-        else:
-            found.append(_best(law.most, mass, there)[0])
+            best = _compared(cfg, most, asked, _means_at(routing(means, False), best[0]), some, best)
+        if asking is not None:
+            keys, _ = taken(asking.kept, best[0], query.dtype, asking.rows)
+            best = _compared(cfg, law.most, asked, (keys.transpose(1, 2),), some, best)
+        found.append(best[0])
     return torch.cat(found, 1)
 
 
+def _means_at(means: Leaves, places: Tensor) -> Leaves:
+    """Routing keys of some places [R, n, J, c] -> leaves [R, J, n, c * parts, ...]."""
+    runs, _, heads, _ = places.shape
+    row = torch.arange(runs, device=places.device).view(-1, 1, 1, 1) * heads
+    index = ((row + torch.arange(heads, device=places.device)[:, None]) * means[0].shape[2] + places).transpose(1, 2)
+    return tuple(x.flatten(0, 2)[index].flatten(3, 4) for x in means)
+
+
 def _compared(
-    cfg: LayerConfig, law: Law, query: Tensor, means: Leaves, groups: Groups, candidates: tuple[Tensor, Tensor]
-) -> Tensor:
-    """The best of the candidates: their places [R, n, J, c], and how many there are [R, n, J]."""
+    cfg: LayerConfig, most: int, query: Tensor, keys: Leaves, groups: Groups, candidates: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The best `most` of the candidates (places [R, n, J, c], and how many there are [R, n, J]) in the same form.
+
+    keys: of the candidates, leaves [R, J, n, c * parts, ...]
+    """
     places, number = candidates
     there = torch.arange(places.shape[-1], device=places.device) < number[..., None]
     runs, _, heads, count = places.shape
-    row = torch.arange(runs, device=places.device).view(-1, 1, 1, 1) * heads
-    index = ((row + torch.arange(heads, device=places.device)[:, None]) * means[0].shape[2] + places).transpose(1, 2)
-    found = tuple(x.flatten(0, 2)[index].flatten(3, 4) for x in routing(means, False))  # [R, J, n, c * parts, K]
     asked = query.unflatten(3, (cfg.key_heads, -1)).permute(0, 3, 1, 2, 4, 5)
     held = groups.number.expand(runs, -1)[:, None, None].expand(-1, heads, query.shape[1], -1).gather(-1, places.transpose(1, 2))
     seen = (held[..., None, :] < groups.made[:, None, :, :, None]) & there.transpose(1, 2)[..., None, :]  # [R, J, n, q, c]
-    product = scores(asked.flatten(3, 4) * cfg.scale, found).unflatten(3, asked.shape[3:5])
-    best, _ = _best(law.most, _steps(_shares(product, seen[..., None, :], count)), there.transpose(1, 2), True)
-    return places.gather(-1, best)
+    product = scores(asked.flatten(3, 4) * cfg.scale, keys).unflatten(3, asked.shape[3:5])
+    best, some = _best(most, _steps(_shares(product, seen[..., None, :], count)), there.transpose(1, 2), True)
+    return places.gather(-1, best), some
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from ..schedule.packed import PackedBatch, RowPositions
 from ..schedule.window import Ring
 from . import blocks_kept
 from .blocks_call import BlockCall
-from .blocks_choice import Groups, choose
+from .blocks_choice import Asking, Groups, choose
 from .blocks_state import BlocksState
 from .context import StepContext, put
 
@@ -37,7 +37,8 @@ def renewed(mixer: Any, state: BlocksState, positions: RowPositions, active: np.
     means = state.means.views(width)
     means = means if whole else tuple(x.index_select(0, index) for x in means)
     query, groups = _asking(mixer, state, position[rows], index, torch.arange(width, device=index.device)[None])
-    best = choose(mixer.cfg, law, query, means, groups, law.two_stages(sealed[:, None]))
+    asking = Asking(positions.from_here()[rows][:, None], state.kept, index)
+    best = choose(mixer.cfg, law, query, means, groups, law.two_stages(sealed[:, None]), asking)
     far = mixer.turned_far(*(x[:, 0] for x in blocks_kept.taken(state.kept, best, query.dtype, index)))
     if whole:
         return replace(state, chosen=best[:, 0], far=far)

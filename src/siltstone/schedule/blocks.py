@@ -17,7 +17,8 @@ from .packed import PackedBatch, RowPositions
 class Law:
     """window, sinks, and `block` tokens a block; `most` blocks are chosen a head, by the last `queries` queries, once in `every`
     tokens (a group); a routing key covers `part` tokens. At most `budget` blocks are held (None: all). With
-    `coarse` and more than `coarse_from` tokens in blocks, coarse routing keys choose `candidates` blocks to choose from.
+    `coarse` and more than `coarse_from` tokens in blocks, coarse routing keys choose `candidates` blocks to choose from. Where a
+    row asks, the best `exact` blocks are then compared by their keys themselves (0: they are not).
 
     The functions take the position of a group's first token: numpy or tensors, int64.
     """
@@ -33,6 +34,7 @@ class Law:
     coarse: int = 0
     coarse_from: int = 0
     candidates: int = 0
+    exact: int = 0
 
     def group(self, position: Any) -> Any:
         """The position of the first token of a token's group."""
@@ -87,6 +89,7 @@ class BlockSchedule:
     first    position of the first token of each group; runs may begin inside their first group
     begin    position before whose token the group's blocks are chosen: `first`, or an earlier one
     sealed   blocks that have been sealed for each group
+    asks     bool, groups that choose before every token
     start    position of the first near token
     chosen   number of blocks that it attends to
     before, after   [R] blocks that were sealed for the group before the call, and for the last of each run
@@ -105,8 +108,9 @@ class BlockSchedule:
         self.lead = self.position % self.every
         self.groups = int(((self.lead + packed.width - 1) // self.every).max(initial=0)) + 1
         self.first = (self.position - self.lead)[:, None] + np.arange(self.groups) * self.every
-        self.begin = self.first
+        self.begin, self.asks = self.first, np.zeros(self.first.shape, bool)
         if asking is not None:
+            self.asks = self.first >= asking[: len(self.position), None]
             self.begin = np.where(self.first < asking[: len(self.position), None], law.group(self.first), self.first)
         self.sealed = law.ahead(self.first)
         self.start = law.sinks + self.sealed * law.block
