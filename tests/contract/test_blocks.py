@@ -27,7 +27,7 @@ EDGES = ([0, 9, 9, 10], [15, 16, 17], [1, 2, 3, 21, 33], range(1, LENGTH))
 AGES = (0, 1, 4, 9, 14, 23, 30)
 
 
-STAGES = ("coarse", "coarse_from", "candidates", "exact")
+STAGES = ("coarse", "coarse_from", "candidates", "exact", "votes")
 
 
 def config(router_queries: int = 2, route_every: int = 3, **keys: Any) -> dict[str, Any]:
@@ -71,7 +71,10 @@ CASES: dict[str, dict[str, Any]] = {
     "two-stages-from-the-first": config(2, 4, sinks=1, top_k=1, **coarse(4, 0, 2)),
     "in-int8-two-stages-held": config(2, 5, router="subblock:1", max_checkpoints=6, checkpoint_dtype="int8", **coarse(2, 16, 3)),
     "by-keys": config(2, 3, router="mean", heads=4, head_dim=2, kv_heads=2, exact=3),
-    "by-keys-after-two-stages": config(2, 4, router="subblock:2", top_k=1, exact=2, **coarse(4, 8, 2)),
+    "by-keys-but-for-two-stages": config(2, 4, router="subblock:2", top_k=1, exact=2, **coarse(4, 8, 2)),
+    "votes": config(2, 3, depth=3, votes=2, heads=4, head_dim=2, kv_heads=2),
+    "votes-of-two-layers": config(3, 4, depth=3, pattern="mwm", votes=1, router="mean", max_checkpoints=6),
+    "votes-by-keys-but-for-two-stages": config(2, 3, depth=2, votes=1, top_k=1, exact=2, **coarse(4, 8, 2)),
     "in-int8-by-keys-held": config(2, 5, router="mean", max_checkpoints=6, checkpoint_dtype="int8", top_k=1, exact=3),
     "in-bfloat16": config(2, 4, sinks=1, checkpoint_dtype="bfloat16"),
     "in-int8": config(4, 3, heads=4, head_dim=2, kv_heads=2, value_dim=3, checkpoint_dtype="int8"),

@@ -41,11 +41,11 @@ def test_the_cases_have_another_choice() -> None:
         close(asked(name)[:FROM], truth(name)[0, :FROM])
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "exact" in CASES[name]["cache_options"]])
-def test_keys_choose_other_blocks_than_their_means(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in CASES if {"exact", "votes"} & {*CASES[name]["cache_options"]}])
+def test_keys_and_votes_choose_other_blocks(name: str) -> None:
     """Where a row asks, and nowhere else."""
     options = CASES[name]["cache_options"]
-    means = CASES[name] | dict(cache_options=options | dict(exact=0))
+    means = CASES[name] | dict(cache_options=options | dict(exact=0, votes=0))
     assert differ(oracles(means | dict(asking=FROM), the_model(name), IDS[0])[FROM:], asked(name)[FROM:])
     close(oracles(means, the_model(name), IDS[0]), truth(name)[0])
 

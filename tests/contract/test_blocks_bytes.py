@@ -31,8 +31,8 @@ def test_stages_that_do_not_fit() -> None:
         (dict(coarse=4, candidates=1), "candidates=1 must be a whole number of at least 2"),
         (dict(coarse=4, candidates=4, max_checkpoints=9, evict="use"), "set coarse=0, or evict='age'"),
         (dict(exact=4, max_checkpoints=9, evict="use"), "set exact=0, or evict='age'"),
-        (dict(exact=1), "exact=1 must be 0, or from top_k=2 on"),
-        (dict(exact=9, coarse=4, candidates=4), "exact=9 must be 0, or from top_k=2 to candidates=4"),
+        (dict(votes=1, max_checkpoints=9, evict="use"), "set votes=0, or evict='age'"),
+        (dict(exact=1), "exact=1 must be 0, or at least top_k=2"),
     ]
     for keys, said in wrong:
         with pytest.raises(st.errors.ConfigError, match=said):

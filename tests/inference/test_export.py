@@ -73,10 +73,11 @@ def test_blocks_that_only_the_host_can_choose_are_refused(keys: dict[str, Any]) 
         exported(model, model.init_state(1))
 
 
-def test_rows_that_ask_and_compare_keys_are_refused() -> None:
-    model = model_of("nano", **BLOCKS, cache_options=dict(router_queries=4, route_every=3, exact=3))
+@pytest.mark.parametrize("more", [dict(exact=3), dict(votes=3)])
+def test_rows_that_ask_with_more_than_their_means_are_refused(more: dict[str, int]) -> None:
+    model = model_of("nano", **BLOCKS, cache_options=dict(router_queries=4, route_every=3) | more)
     exported(model, model.init_state(1))
-    with pytest.raises(InputError, match="set asking to False, or set cache_options exact=0"):
+    with pytest.raises(InputError, match="set asking to False, or set cache_options exact=0 and votes=0"):
         exported(model, model.init_state(1).asking())
 
 

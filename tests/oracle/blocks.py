@@ -11,7 +11,9 @@ a query, over the queries that were made when they were sealed and that took par
 With `asking`, the choice is also renewed with every token from that position on, among the same blocks; nothing is offered or
 dropped then.
 With `exact`, and `asking`, the best `exact` blocks are then compared by their keys themselves, each a routing key.
-With `coarse`, and more than `coarse_from` tokens in blocks, means of `coarse` keys first choose `candidates` blocks alike.
+With `votes`, and `asking`, blocks are compared by `votes` times their mass and the masses in all heads of the layers below.
+With `coarse`, without `asking`, and more than `coarse_from` tokens in blocks, means of `coarse` keys first choose `candidates`
+blocks alike.
 """
 
 from __future__ import annotations
@@ -50,6 +52,8 @@ class BlocksRow(Row):
         self.used: dict[int, int] = {}  # mass of each in steps of 1/4096, over all heads and choices
         self.asked: dict[int, int] = {}  # the queries that gave it
         self.chosen: list[list[int]] = [[] for _ in range(self.J)]
+        self.under: BlocksRow | None = None  # the next layer below with the same law
+        self.votes: dict[int, int] = {}  # masses in all heads of this layer and those below, in steps, at the last renewal
         self.queries: list[tuple[Tensor, int]] = []  # the last queries, and the blocks that were sealed when they were made
 
     def offer(self) -> None:
@@ -64,17 +68,26 @@ class BlocksRow(Row):
     def renew(self) -> None:
         """Choose the `top_k` blocks with the most mass from the last `router_queries` queries, compared as in `kept`."""
         options, blocks = self.cfg["cache_options"], sorted(b for b in self.held if b < self.offered)
+        two = options.get("coarse", 0) and self.t < self.asking and len(blocks) * self.cfg["segment"] > options["coarse_from"]
+        votes = dict.fromkeys(blocks, 0) | self.lower
         for j in range(self.J):
             some = blocks
-            if options.get("coarse", 0) and len(blocks) * self.cfg["segment"] > options["coarse_from"]:
+            if two:
                 some = self.best(j, some, self.coarse, options["candidates"])
             if options.get("exact", 0) and self.t >= self.asking:
                 some = self.best(j, self.best(j, some, self.means, options["exact"]), self.keys, self.cfg["top_k"])
             self.chosen[j] = self.best(j, some, self.means, self.cfg["top_k"])
             for b, share in zip(blocks, self.total(j, blocks, self.means), strict=True):
                 self.used[b] += round(4096 * float(share))
+                votes[b] += round(4096 * float(share))
+        self.votes = votes
         for b in blocks:
             self.asked[b] += sum(b < made for _, made in self.queries)
+
+    @property
+    def lower(self) -> dict[int, int]:
+        """The masses of the blocks in all heads of the layers below, in steps, at this token."""
+        return {} if self.under is None else self.under.votes
 
     @property
     def keys(self) -> dict[int, list[list[Tensor]]]:
@@ -88,7 +101,10 @@ class BlocksRow(Row):
 
     def best(self, j: int, blocks: list[int], means: dict[int, list[list[Tensor]]], most: int) -> list[int]:
         """Those with the most mass, in their order."""
-        total = [torch.tensor(float(share), dtype=torch.float64) for share in self.total(j, blocks, means)]
+        shares, weight = self.total(j, blocks, means), self.cfg["cache_options"].get("votes", 0)
+        if weight and self.t >= self.asking:
+            shares = [(weight * round(4096 * x) + self.lower.get(b, 0)) / 4096 for b, x in zip(blocks, shares, strict=True)]
+        total = [torch.tensor(float(share), dtype=torch.float64) for share in shares]
         return [blocks[i] for i in kept(total, most)]
 
     def worth(self, number: int) -> tuple[float, int]:

@@ -62,6 +62,10 @@ class Reader:
         self.blocks = [below(w, f"blocks.{i}.") for i in range(cfg["depth"])]
         made = zip(block_configs(cfg), self.blocks, kinds, strict=True)
         self.rows = [new_row(layer, below(b, "mix."), phase, kind) for layer, b, kind in made]
+        for i, row in enumerate(self.rows):
+            others = [x for x in self.rows[:i] if isinstance(x, BlocksRow) and x.cfg == row.cfg]
+            if isinstance(row, BlocksRow) and others:
+                row.under = others[-1]
         lead = None
         for row in self.rows:
             if row.kind == "memory" and row.cfg["cache"] in ("gated", "soup", "sparse"):

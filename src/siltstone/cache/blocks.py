@@ -10,8 +10,13 @@ key-value head are then chosen by
 
 over the blocks that were sealed when the query was made, in steps of 2^-12 (ties go to the latest block). mean_m is the mean of
 the keys of sub-block m, not rotated (`router="subblock:m"`). With `coarse`, and more than `coarse_from` tokens in blocks, the
-same sum with means of `coarse` keys first chooses `candidates` blocks, and only these are compared. With `exact`, rows that ask
-compare the best `exact` blocks by the same sum over their keys themselves. The choice carries no gradient; the keys do.
+same sum with means of `coarse` keys first chooses `candidates` blocks, and only these are compared, except in rows that ask.
+These compare all blocks; with `exact` the best `exact` of them again, by the same sum over the keys themselves; and with `votes` by
+
+    votes * mass_b + sum over the heads of the layers below of mass_b
+
+with the masses of a first stage, of layers with the same options, window and segment: what a layer has found, those above see
+too. The choice carries no gradient; the keys do.
 Source: arXiv 2502.13189 and 2406.10774 (blocks chosen by summaries of their keys), 2402.04617 (positions inside the buffer).
 State: J (K + V) for every token, and J K for every sub-block.
 Cost: `top_k * segment` more keys for the window, and the scores of all sub-blocks once in `route_every` tokens.
@@ -35,7 +40,8 @@ from .base import CachePolicy, ReadWeights, Router, RouterScores
 class BlocksOptions:
     """router_queries: the last queries that choose. route_every: tokens between two choices. coarse: tokens of a coarse routing
     key; 0: there are none. coarse_from: tokens in blocks from which coarse keys choose candidates. candidates: blocks a head that
-    are then compared by their routing keys. exact: blocks a head that rows which ask then compare by their keys; 0: none."""
+    are then compared by their routing keys. exact: blocks a head that rows which ask then compare by their keys; 0: none. votes:
+    the weight of a mass, in rows that ask, against those of the layers below; 0: they do not count."""
 
     router_queries: int = 8
     route_every: int = 32
@@ -43,6 +49,7 @@ class BlocksOptions:
     coarse_from: int = 16_384
     candidates: int = 128
     exact: int = 0
+    votes: int = 0
 
 
 class Blocks(CachePolicy):
@@ -68,10 +75,10 @@ class Blocks(CachePolicy):
                 f"the tokens of a routing key; choose for example coarse={cfg.segment}, or 0 for none"
             )
         whole("cache_options exact", options.exact, 0)
-        if options.exact and not cfg.top_k <= options.exact <= (options.candidates if options.coarse else options.exact):
-            most = f" to candidates={options.candidates}" if options.coarse else " on"
-            raise ConfigError(f"cache_options exact={options.exact} must be 0, or from top_k={cfg.top_k}{most}")
-        for key in ("coarse", "exact"):
+        if 0 < options.exact < cfg.top_k:
+            raise ConfigError(f"cache_options exact={options.exact} must be 0, or at least top_k={cfg.top_k}")
+        whole("cache_options votes", options.votes, 0)
+        for key in ("coarse", "exact", "votes"):
             if getattr(options, key) and cfg.bounded and cfg.evict == "use":
                 raise ConfigError(
                     f"cache_options {key}={getattr(options, key)} leaves blocks uncompared, and evict='use' adds up what all of "

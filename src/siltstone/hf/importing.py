@@ -28,20 +28,22 @@ RECORD, VERSION = "pretrained.json", 1
 # The settled law of blocks for decoders without training; docs/decisions/0043 and 0044 have the figures.
 BLOCKS: dict[str, Any] = dict(
     pattern="m", cache="blocks", window=512, sinks=4, segment=32, top_k=16, router="subblock:2", checkpoint_dtype="int8",
-    cache_options={"router_queries": 8, "route_every": 32, "coarse": 16, "coarse_from": 16384, "candidates": 128},
+    cache_options={"router_queries": 8, "route_every": 32, "coarse": 16, "coarse_from": 16384, "candidates": 128, "votes": 10},
 )  # fmt: skip
 COARSE = BLOCKS["cache_options"]["coarse"]
 BUFFERS = ("rotary_emb.inv_freq", "self_attn.bias", "masked_bias")  # constants that older files have; they are computed here
 
 
 def blocks(**changes: Any) -> dict[str, Any]:
-    """BLOCKS with changes. Where its coarse routing keys do not fit the changed keys, blocks are chosen in one stage."""
+    """BLOCKS with changes. Blocks are chosen in one stage where coarse routing keys do not fit, and without votes over a budget by
+    use."""
     keys = BLOCKS | changes
     router, segment = keys["router"], keys["segment"]
     part = int(router.partition(":")[2] or 1) if isinstance(router, str) and router.partition(":")[2].isdecimal() else segment
     fits = isinstance(segment, int) and isinstance(part, int) and part > 0 and not segment % COARSE and not COARSE % part
-    if "cache_options" not in changes and (not fits or keys.get("evict") == "use"):
-        keys["cache_options"] = BLOCKS["cache_options"] | {"coarse": 0}
+    counted = keys.get("evict") == "use"
+    if "cache_options" not in changes and (not fits or counted):
+        keys["cache_options"] = BLOCKS["cache_options"] | {"coarse": 0} | ({"votes": 0} if counted else {})
     return keys
 
 

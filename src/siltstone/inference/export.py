@@ -125,10 +125,10 @@ class Call:
                     "blocks over a budget, and those that are chosen in two stages, cannot be exported: their choice is made on "
                     "the host; leave max_checkpoints and max_bytes out, and set cache_options coarse=0, or a larger coarse_from"
                 )
-            if hasattr(mixer, "renew") and mixer.law.exact and state.positions.from_here().any():
+            if hasattr(mixer, "renew") and (mixer.law.exact or mixer.law.votes) and state.positions.from_here().any():
                 raise InputError(
-                    "rows that ask compare blocks by their keys, and this choice cannot be exported; set asking to False, or set "
-                    "cache_options exact=0"
+                    "the choice of rows that ask by keys, or with votes, cannot be exported; set asking to False, or set "
+                    "cache_options exact=0 and votes=0"
                 )
         self.trees = [layer.map(Place) for layer in self.layers]
         self.names = [name for i, layer in enumerate(self.layers) for name in _names(i, layer)]

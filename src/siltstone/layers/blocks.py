@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from ..schedule.packed import RowPositions
 from ..schedule.window import Ring
 from . import blocks_kept, blocks_step
 from .blocks_call import BlockCall
+from .blocks_choice import Votes
 from .blocks_state import BlocksState
 from .context import StepContext
 from .heads import Heads
@@ -40,7 +42,7 @@ class BlockAttention(Placed):
             window=cfg.window, sinks=cfg.sinks, block=cfg.segment, most=cfg.top_k, queries=options.router_queries,
             every=options.route_every, part=cfg.subblock, budget=budget(cfg),
             coarse=options.coarse, coarse_from=options.coarse_from, candidates=options.candidates,
-            exact=options.exact,
+            exact=options.exact, votes=options.votes,
         )  # fmt: skip
         self.conv = ShortConv(cfg)
         self.window = Heads(cfg)
@@ -89,9 +91,12 @@ class BlockAttention(Placed):
             norm.fill_(STANDS_OUT)
             self.window.k_norm.fill_(STANDS_OUT)
 
-    def renew(self, state: BlocksState, positions: RowPositions, active: np.ndarray) -> BlocksState:
-        """The blocks of the active rows whose group begins with the next token: sealed, dropped over budget, and chosen."""
-        return blocks_step.renewed(self, state, positions, active)
+    def renew(self, state: BlocksState, positions: RowPositions, active: np.ndarray, shared: dict[Any, Any]) -> BlocksState:
+        """The blocks of the active rows whose group begins with the next token: sealed, dropped over budget, and chosen.
+
+        shared: what the layers leave for those above
+        """
+        return blocks_step.renewed(self, state, positions, active, shared.setdefault(self.law, Votes()))
 
     def step(self, x: Tensor, state: BlocksState, context: StepContext, empty: Tensor | None) -> tuple[Tensor, BlocksState]:
         """One token of each row, x [B, 1, D]."""
@@ -115,7 +120,7 @@ class BlockAttention(Placed):
         keys, values = (near.extend(*old_new) for old_new in zip(state.near, (k, v), strict=True))
         call = BlockCall(self, state, plan)
         call.seal(keys, values)
-        picked = call.choose(both)
+        picked = call.choose(both, context.made(("votes", self.law), Votes))
         first = zip(state.sinks, (k, v), strict=True)
         sinks = tuple(_taken(torch.cat([old, new.to(old.dtype)], 1), plan.sinks) for old, new in first)
         far = None if picked is None else self.turned_far(*call.taken(picked, q.dtype))

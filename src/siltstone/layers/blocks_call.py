@@ -13,7 +13,7 @@ from ..ops.transforms import at_work
 from ..schedule.blocks import BlockSchedule
 from ..state.tree import Store
 from . import blocks_kept
-from .blocks_choice import NOBODY, Asking, Groups, Held, choose, choose_and_count
+from .blocks_choice import NOBODY, Asking, Groups, Held, Votes, choose, choose_and_count
 from .blocks_kept import PLACES, Leaves, joined, some
 from .blocks_state import BlocksState
 
@@ -80,7 +80,7 @@ class BlockCall:
         return torch.cat([early, late], 1)
 
     @torch.no_grad()
-    def choose(self, both: Tensor) -> Tensor | None:
+    def choose(self, both: Tensor, votes: Votes) -> Tensor | None:
         """The places [R or 1, n, J, k] of each group's blocks; None: there are none. both: the queries before and in the call."""
         plan, law, runs, state = self.plan, self.law, len(both), self.state
         number = self.number = self._number()
@@ -98,8 +98,8 @@ class BlockCall:
         made = plan.host(law.sealed(plan.begin[..., None] + np.arange(-law.queries, 0)))
         groups = Groups(plan.host(plan.sealed), made, number, plan.asking if plan.every < law.queries else None)
         if self.held is None:
-            asking = Asking(plan.asks, self.entries)
-            picked = choose(self.cfg, law, query, self.routing, groups, law.two_stages(plan.sealed), asking)[..., :k]
+            asking = Asking(plan.asks, self.entries, votes)
+            picked = choose(self.cfg, law, query, self.routing, groups, law.two_stages(plan.sealed) & ~plan.asks, asking)[..., :k]
         else:
             since = plan.host(plan.before)[:, None], plan.begins
             found, self.held = choose_and_count(self.cfg, law, query, self.routing, groups, self.held, since)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,12 +66,26 @@ class Held:
     asked: Tensor | None = None
 
 
+class Votes:
+    """Sums of the masses that the layers below gave in groups that ask, int64 [R, n, N]; None: there are none yet."""
+
+    below: Tensor | None = None
+
+    def add(self, mass: Tensor) -> None:
+        """The layers above have one more below."""
+        self.below = mass if self.below is None else self.below + mass
+
+
 @dataclass(frozen=True)
 class Asking:
-    """Groups that ask, bool `here` [R or 1, n], the blocks with their keys, and the rows of these (None: all)."""
+    """Groups that ask, bool `here` [R or 1, n], the blocks with their keys, and the rows of these (None: all).
+
+    votes   of the layers below that have the same law
+    """
 
     here: np.ndarray
     kept: Entries
+    votes: Votes
     rows: Tensor | None = None
 
 
@@ -86,52 +101,71 @@ def choose(
 ) -> Tensor:
     """The places [R, n, J, most] of the blocks with the most mass, in order; those without a block are 0.
 
-    query [R, n, q, H, K], means as in `blocks_kept`; stages bool [R or 1, n], groups with candidates (None: none has). With
-    `law.exact`, groups that ask compare that many blocks by their keys. Over budget the latest blocks are held.
+    query [R, n, q, H, K], means as in `blocks_kept`; stages bool [R or 1, n], groups with candidates (None: none has); none of
+    them asks. In groups that ask, with `law.exact` that many blocks are compared by their keys, and with `law.votes` masses of
+    the layers below count. Over budget the latest blocks are held.
     """
-    exact = None if asking is None or not law.exact else asking
-    plain = None if exact is not None and exact.here.all() else _staged(cfg, law, query, means, groups, stages, None)
-    if exact is None or not exact.here.any():
-        assert plain is not None
-        return plain
-    return _either(exact.here, _staged(cfg, law, query, means, groups, stages, exact), plain)
+    if asking is None or not (law.exact or law.votes) or not asking.here.any():
+        return _staged(cfg, law, query, means, groups, stages)
+    found, mass = _pieces(cfg, law, query, means, groups, False, asking)
+    asking.votes.add(mass)
+    return found if asking.here.all() else _either(asking.here, found, _staged(cfg, law, query, means, groups, stages))
 
 
-def _staged(
-    cfg: LayerConfig, law: Law, query: Tensor, means: Leaves, groups: Groups, stages: np.ndarray | None, asking: Asking | None
-) -> Tensor:
-    """`choose` with one law about keys for all groups."""
-    one = _pieces(cfg, law, query, means, groups, False, asking) if stages is None or not stages.all() else None
-    if stages is None or not stages.any():
-        assert one is not None
+def _staged(cfg: LayerConfig, law: Law, query: Tensor, means: Leaves, groups: Groups, stages: np.ndarray | None) -> Tensor:
+    """`choose` with the law of groups that do not ask."""
+    one = None if stages is not None and stages.all() else _pieces(cfg, law, query, means, groups, False)[0]
+    if one is not None and (stages is None or not stages.any()):
         return one
-    return _either(stages, _pieces(cfg, law, query, means, groups, True, asking), one)
+    two = _pieces(cfg, law, query, means, groups, True)[0]
+    return two if one is None else _either(stages, two, one)
 
 
-def _either(where: np.ndarray, this: Tensor, that: Tensor | None) -> Tensor:
-    return this if that is None else torch.where(torch.from_numpy(where.copy()).to(this.device)[..., None, None], this, that)
+def _either(where: Any, this: Tensor, that: Tensor) -> Tensor:
+    """Of each group this or that, bool [R or 1, n]."""
+    return torch.where(torch.from_numpy(where.copy()).to(this.device)[..., None, None], this, that)
 
 
-def _pieces(cfg: LayerConfig, law: Law, query: Tensor, means: Leaves, groups: Groups, two: bool, asking: Asking | None) -> Tensor:
-    """`choose` with one law for all groups, a limited number of scores at a time."""
+def _pieces(
+    cfg: LayerConfig, law: Law, query: Tensor, means: Leaves, groups: Groups, two: bool, asking: Asking | None = None
+) -> tuple[Tensor, Tensor]:
+    """`choose` with one law for all groups, a limited number of scores at a time, and the masses of all blocks that a first stage
+    compared, summed over heads [R, n, N]."""
     parts, places = law.block // law.part, means[0].shape[2]
+    exact = 0 if asking is None else law.exact
     size = law.queries * cfg.heads * places * (law.block // law.coarse if two else parts)
     each = law.queries * cfg.heads + cfg.key_heads * cfg.key_dim
-    size += law.candidates * parts * each if two else 0
-    size += law.exact * law.block * each if asking is not None else 0
-    step, found = max(1, SCORES // max(1, query.shape[0] * size)), []
-    most = law.most if asking is None else law.exact
+    size += (law.candidates * parts * each if two else 0) + exact * law.block * each
+    step, found, masses = max(1, SCORES // max(1, query.shape[0] * size)), [], []
     for first in range(0, query.shape[1], step):
         some, asked = groups.part(first, first + step), query[:, first : first + step]
         there = _there(law, some)
-        best = _best(law.candidates if two else most, _summed(cfg, law, asked, routing(means, two), some, there), there)
+        votes = _Worth(law.votes if asking is not None else 0, None if asking is None else asking.votes.below, first, step)
+        mass = _summed(cfg, law, asked, routing(means, two), some, there)
+        best = _best(law.candidates if two else exact or law.most, votes.of(mass), there)
         if two:
-            best = _compared(cfg, most, asked, _means_at(routing(means, False), best[0]), some, best)
-        if asking is not None:
+            best = _compared(cfg, exact or law.most, asked, _means_at(routing(means, False), best[0]), some, best, votes)
+        if exact:
+            assert asking is not None
             keys, _ = taken(asking.kept, best[0], query.dtype, asking.rows)
-            best = _compared(cfg, law.most, asked, (keys.transpose(1, 2),), some, best)
+            best = _compared(cfg, law.most, asked, (keys.transpose(1, 2),), some, best, votes)
         found.append(best[0])
-    return torch.cat(found, 1)
+        masses.append(mass.sum(1))
+    return torch.cat(found, 1), torch.cat(masses, 1)
+
+
+class _Worth:
+    """What blocks are compared by in some groups: their mass, or weight * mass + the votes of the layers below."""
+
+    def __init__(self, weight: int, below: Tensor | None, first: int, step: int):
+        self.weight, self.below = weight, None if below is None else below[:, None, first : first + step]  # [R, 1, n, N]
+
+    def of(self, mass: Tensor, places: Tensor | None = None) -> Tensor:
+        """mass [R, J, n, N], or of some places [R, J, n, c]."""
+        if not self.weight or self.below is None:
+            return mass
+        votes = self.below if places is None else self.below.expand(-1, places.shape[1], -1, -1).gather(-1, places)
+        return self.weight * mass + votes
 
 
 def _means_at(means: Leaves, places: Tensor) -> Leaves:
@@ -143,7 +177,7 @@ def _means_at(means: Leaves, places: Tensor) -> Leaves:
 
 
 def _compared(
-    cfg: LayerConfig, most: int, query: Tensor, keys: Leaves, groups: Groups, candidates: tuple[Tensor, Tensor]
+    cfg: LayerConfig, most: int, query: Tensor, keys: Leaves, groups: Groups, candidates: tuple[Tensor, Tensor], votes: _Worth
 ) -> tuple[Tensor, Tensor]:
     """The best `most` of the candidates (places [R, n, J, c], and how many there are [R, n, J]) in the same form.
 
@@ -156,7 +190,8 @@ def _compared(
     held = groups.number.expand(runs, -1)[:, None, None].expand(-1, heads, query.shape[1], -1).gather(-1, places.transpose(1, 2))
     seen = (held[..., None, :] < groups.made[:, None, :, :, None]) & there.transpose(1, 2)[..., None, :]  # [R, J, n, q, c]
     product = scores(asked.flatten(3, 4) * cfg.scale, keys).unflatten(3, asked.shape[3:5])
-    best, some = _best(most, _steps(_shares(product, seen[..., None, :], count)), there.transpose(1, 2), True)
+    worth = votes.of(_steps(_shares(product, seen[..., None, :], count)), places.transpose(1, 2))
+    best, some = _best(most, worth, there.transpose(1, 2), True)
     return places.gather(-1, best), some
 
 

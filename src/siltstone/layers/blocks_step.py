@@ -16,20 +16,20 @@ from ..schedule.packed import PackedBatch, RowPositions
 from ..schedule.window import Ring
 from . import blocks_kept
 from .blocks_call import BlockCall
-from .blocks_choice import Asking, Groups, choose
+from .blocks_choice import Asking, Groups, Votes, choose
 from .blocks_state import BlocksState
 from .context import StepContext, put
 
 
 @torch.no_grad()
-def renewed(mixer: Any, state: BlocksState, positions: RowPositions, active: np.ndarray) -> BlocksState:
+def renewed(mixer: Any, state: BlocksState, positions: RowPositions, active: np.ndarray, votes: Votes) -> BlocksState:
     """With the blocks of the group that begins at the next token, in the active rows where one begins."""
     law, position = mixer.law, positions.position
     rows = np.flatnonzero(active & law.chooses(positions))
     if not len(rows):
         return state
     if law.budget is not None:
-        return _over_budget(mixer, state, positions, rows)
+        return _over_budget(mixer, state, positions, rows, votes)
     state, index = _sealed(mixer, state, position, rows), torch.from_numpy(rows).to(state.chosen.device)
     whole = len(rows) == len(position)
     sealed = law.ahead(position[rows])
@@ -37,8 +37,8 @@ def renewed(mixer: Any, state: BlocksState, positions: RowPositions, active: np.
     means = state.means.views(width)
     means = means if whole else tuple(x.index_select(0, index) for x in means)
     query, groups = _asking(mixer, state, position[rows], index, torch.arange(width, device=index.device)[None])
-    asking = Asking(positions.from_here()[rows][:, None], state.kept, index)
-    best = choose(mixer.cfg, law, query, means, groups, law.two_stages(sealed[:, None]), asking)
+    asking = Asking(positions.from_here()[rows][:, None], state.kept, votes, index)
+    best = choose(mixer.cfg, law, query, means, groups, law.two_stages(sealed[:, None]) & ~asking.here, asking)
     far = mixer.turned_far(*(x[:, 0] for x in blocks_kept.taken(state.kept, best, query.dtype, index)))
     if whole:
         return replace(state, chosen=best[:, 0], far=far)
@@ -92,7 +92,7 @@ def renewed_where(mixer: Any, state: BlocksState, position: Tensor, now: Tensor)
     return replace(state, chosen=torch.where(now[:, None, None], best[:, 0], state.chosen), far=kept_far)
 
 
-def _over_budget(mixer: Any, state: BlocksState, positions: RowPositions, rows: np.ndarray) -> BlocksState:
+def _over_budget(mixer: Any, state: BlocksState, positions: RowPositions, rows: np.ndarray, votes: Votes) -> BlocksState:
     """As a call of one token, which nothing depends on, in the given rows."""
     batch, length = len(positions.position), np.zeros(len(positions.position), np.int64)
     length[rows] = 1
@@ -101,7 +101,7 @@ def _over_budget(mixer: Any, state: BlocksState, positions: RowPositions, rows: 
     call = BlockCall(mixer, state, BlockSchedule(packed, mixer.law, state.chosen.device))
     call.seal(*(Ring(packed, mixer.law.near, x.device).extend(x, torch.zeros_like(x[:, :1])) for x in state.near))
     recent = state.recent
-    picked = call.choose(Ring(packed, mixer.law.queries, recent.device).extend(recent, torch.zeros_like(recent[:, :1])))
+    picked = call.choose(Ring(packed, mixer.law.queries, recent.device).extend(recent, torch.zeros_like(recent[:, :1])), votes)
     far = None if picked is None else mixer.turned_far(*call.taken(picked, recent.dtype))
     return call.after(picked, far)
 

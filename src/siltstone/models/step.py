@@ -91,10 +91,11 @@ def prepare(mixers: Sequence[Any], state: LMState, given: Given, device: torch.d
     at = longest - 1 if mask is None and (positions.position == longest - 1).all() else None
     ready = Prepared(layers, position, mask, positions.moved(there), plain, longest, at)
     schedules: dict[Timing, StepSchedule] = {}
+    shared: dict[Any, Any] = {}
     for i, mixer in enumerate(mixers):
         layers[i] = layers[i].reserved(there)
         if hasattr(mixer, "renew"):
-            layers[i] = mixer.renew(layers[i], positions, there)
+            layers[i] = mixer.renew(layers[i], positions, there, shared)
         none, geo = None, getattr(mixer, "geo", None)
         if geo is not None:
             if geo.timing not in schedules:

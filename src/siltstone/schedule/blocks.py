@@ -16,9 +16,10 @@ from .packed import PackedBatch, RowPositions
 @dataclass(frozen=True)
 class Law:
     """window, sinks, and `block` tokens a block; `most` blocks are chosen a head, by the last `queries` queries, once in `every`
-    tokens (a group); a routing key covers `part` tokens. At most `budget` blocks are held (None: all). With
-    `coarse` and more than `coarse_from` tokens in blocks, coarse routing keys choose `candidates` blocks to choose from. Where a
-    row asks, the best `exact` blocks are then compared by their keys themselves (0: they are not).
+    tokens (a group); a routing key covers `part` tokens. At most `budget` blocks are held (None: all). With `coarse` and more
+    than `coarse_from` tokens in blocks, coarse routing keys choose `candidates` blocks to choose from, except where a row asks.
+    Where it does, the best `exact` blocks are then compared by their keys themselves (0: they are not), and a block's worth is
+    `votes` times its mass and the masses of the layers below (0: its mass).
 
     The functions take the position of a group's first token: numpy or tensors, int64.
     """
@@ -35,6 +36,7 @@ class Law:
     coarse_from: int = 0
     candidates: int = 0
     exact: int = 0
+    votes: int = 0
 
     def group(self, position: Any) -> Any:
         """The position of the first token of a token's group."""
