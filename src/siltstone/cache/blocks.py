@@ -11,7 +11,7 @@ key-value head are then chosen by
 over the blocks that were sealed when the query was made, in steps of 2^-12 (ties go to the latest block). mean_m is the mean of
 the keys of sub-block m, not rotated (`router="subblock:m"`). With `coarse`, and more than `coarse_from` tokens in blocks, the
 same sum with means of `coarse` keys first chooses `candidates` blocks, and only these are compared, except in rows that ask.
-These compare all blocks; with `exact` the best `exact` of them again, by the same sum over the keys themselves; and with `votes` by
+These compare all blocks; with `exact` the best `exact` of them again, by the same sum over the keys themselves; with `votes` by
 
     votes * mass_b + sum over the heads of the layers below of mass_b
 

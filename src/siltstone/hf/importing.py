@@ -35,8 +35,7 @@ BUFFERS = ("rotary_emb.inv_freq", "self_attn.bias", "masked_bias")  # constants 
 
 
 def blocks(**changes: Any) -> dict[str, Any]:
-    """BLOCKS with changes. Blocks are chosen in one stage where coarse routing keys do not fit, and without votes over a budget by
-    use."""
+    """BLOCKS with changes. One stage where coarse routing keys do not fit; no votes with evict="use"."""
     keys = BLOCKS | changes
     router, segment = keys["router"], keys["segment"]
     part = int(router.partition(":")[2] or 1) if isinstance(router, str) and router.partition(":")[2].isdecimal() else segment
