@@ -119,7 +119,8 @@ class Call:
         layers = zip(state.layers, self.mixers, strict=True)
         self.layers = [_roomy(layer.flat().roomy(mixer)) for layer, mixer in layers]
         self.keeps = [x.checkpoints() is not None or hasattr(m, "renew") for x, m in zip(self.layers, self.mixers, strict=True)]
-        for mixer, layer in zip(self.mixers, self.layers, strict=True):
+        each: Any = zip(self.mixers, self.layers, strict=True)
+        for mixer, layer in each:
             if hasattr(mixer, "renew") and (mixer.law.budget is not None or mixer.law.two_stages(np.int64(layer.means.room))):
                 raise InputError(
                     "blocks over a budget, and those that are chosen in two stages, cannot be exported: their choice is made on "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -22,6 +23,10 @@ class Scattered(Entries):
     in_pages: ClassVar[bool] = True
 
     like: Tensors
+
+    @abstractmethod
+    def flat(self) -> Store:
+        """See Entries: a copy of all of them."""
 
     @property
     def device(self) -> torch.device:
