@@ -95,12 +95,13 @@ def test_the_text_follows_the_session(server: Any, stored: House) -> None:
 
 
 def test_what_a_question_attends_to(pair: Any, serving: Callable) -> None:
-    """Places are those of `Session.attended`, with the text that stands there."""
+    """Places are those of `Session.attended` after a question that chooses its blocks, with the text that stands there."""
     tok = st.ByteTokenizer()
     model = st.LM(st.LMConfig.from_dict(KEYS))
     text, question = "The ship sailed to the island, and the crew was glad. " * 3, "Where to?"
     near = st.Session(model, tok)
     near.append(text)
+    near.asking = True
     near.append(question)
     wanted = near.attended()
     assert wanted
