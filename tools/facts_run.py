@@ -4,8 +4,8 @@
         [--arms blocks,full,...] [--minutes 60] [--control] [--meetings FILE]
 
 RUN was imported with `cache="blocks"`. A point is one text of one seed and length in one form, with eight facts; its figures are
-those of the task `facts` of `siltstone eval`, and stay in the folder. The seeds that are left out first are those of long texts:
-five of five texts each up to 32K tokens, two at 64K, one at 128K. Full attention, yarn and dynamic scaling end at 16K tokens.
+those of the task `facts` of `siltstone eval`, and stay in the folder. Five seeds of five texts each up to 32K tokens, two at 64K,
+one at 128K. Full attention, yarn and dynamic scaling end at 16K tokens.
 Writes table.md there, with 95 % intervals over texts.
 """
 
@@ -138,7 +138,10 @@ def main() -> None:
         write_text(given.folder / "table.md", table(rows(task, found)))
         print(f"{point.name}: {found[point.name]['scores']} in {found[point.name]['seconds']} s", flush=True)
     if given.meetings is not None:
-        meetings = asked_about_meetings(given.run, given.meetings, given.device)
+        kept = given.folder / "meetings.json"
+        if not kept.exists():
+            write_text(kept, json.dumps(asked_about_meetings(given.run, given.meetings, given.device)))
+        meetings = json.loads(kept.read_text("utf-8"))
         write_text(given.folder / "meetings.md", table(meetings, tuple(dict.fromkeys(row["score"] for row in meetings))))
     print(table(rows(task, found)))
 

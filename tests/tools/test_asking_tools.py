@@ -63,6 +63,7 @@ def test_the_table_of_facts(tool: Any) -> None:
         ["| 4,096", "blocks"], ["| 4,096", "full"], ["| 8,192", "blocks"], ["| 8,192", "full"]
     ]  # fmt: skip
     assert lines[2].count("0.50 (0.25 to 0.75)") == 4 and lines[2].endswith("| 25 |")
+    assert [*run.SEEDS.values()] == [5, 5, 5, 5, 2, 1] and [*run.SEEDS][-1] == 131072
 
 
 def test_facts_point_by_point(
