@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from siltstone.state.chunked import ChunkedStore
 
 from ..inference.test_batch_pages import Copied
 from .models import same_bits
-from .test_blocks import IDS, LENGTH, config, make
-from .test_blocks_pages import AGES, KINDS, every_kind
+from .test_blocks import IDS, config, make
+from .test_blocks_pages import AGES, KINDS, every_kind, same_turns
 
 
 @pytest.fixture(autouse=True)
@@ -32,26 +31,11 @@ def stores(state: LMState) -> list[Any]:
 @every_kind
 @torch.no_grad()
 def test_calls_and_steps_of_ragged_rows(kind: str) -> None:
-    model, draw = make(KINDS[kind]), random.Random(0)
+    model = make(KINDS[kind])
     rows = [model(IDS[b % 3 : b % 3 + 1, :age])[1] for b, age in enumerate(AGES)]
     plain, other = LMState.cat(rows), LMState.cat([row.chunked() for row in rows])
     assert stores(other) and not stores(plain)
-    for turn in range(12):
-        at = plain.position.tolist()
-        ids = torch.stack([IDS[b % 3, min(p, LENGTH - 1)] for b, p in enumerate(at)])
-        active, out = torch.tensor([draw.random() < 0.8 for _ in at]), []
-        for state in (plain, other):
-            if turn % 4 == 3:
-                y, state = model(ids[:, None], state, mask=active[:, None])
-                out.append((y[active, 0], state))
-            else:
-                y, state = model.step(ids, state, active, inplace=turn % 2 == 0)
-                out.append((y[active], state))
-        (x, plain), (y, other) = out
-        assert torch.equal(x, y)
-        if turn == 4:
-            order = [3, 0, 5, 3, 4, 2]
-            plain, other = plain.select(order), other.fork().select(order)
+    plain, other = same_turns(model, plain, other, 12)
     assert stores(other) and max(store.width for store in stores(other)) > 6
     assert plain.nbytes == other.nbytes
     same_bits(plain, other)

@@ -46,12 +46,8 @@ class ChunkedStore(Scattered):
         """See Entries: shared chunks count once a row."""
         return sum(chunk.nbytes for row in self.held for chunk in row)
 
-    def append(self, new: Tensors, added: np.ndarray, spans: np.ndarray | None = None) -> Entries:
-        """See Entries."""
-        if torch.is_grad_enabled() and any(x.requires_grad for x in new):
-            return self.flat().append(new, added)
-        if not added.any():
-            return self
+    def extended(self, new: Tensors, added: np.ndarray) -> ChunkedStore:
+        """See Scattered."""
         rows = list(self.held)
         for b in np.flatnonzero(added):
             rows[b] = self._longer(rows[b], [x[b : b + 1, : int(added[b])].detach() for x in new])

@@ -28,6 +28,16 @@ class Scattered(Entries):
     def flat(self) -> Store:
         """See Entries: a copy of all of them."""
 
+    @abstractmethod
+    def extended(self, new: Tensors, added: np.ndarray) -> Entries:
+        """See `append`: some entries are added, and there are no gradients."""
+
+    def append(self, new: Tensors, added: np.ndarray, spans: np.ndarray | None = None) -> Entries:
+        """See Entries; a plain store with gradients. If it raises, nothing has changed."""
+        if torch.is_grad_enabled() and any(x.requires_grad for x in new):
+            return self.flat().append(new, added)
+        return self.extended(new, added) if added.any() else self
+
     @property
     def device(self) -> torch.device:
         """See Entries."""

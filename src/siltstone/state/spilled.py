@@ -90,12 +90,6 @@ class SpilledStore(Scattered):
             table[b] = np.concatenate([table[b], pages[:: self.heads]])
         return SpilledStore(self.file, self.like, table)
 
-    def append(self, new: Tensors, added: np.ndarray, spans: np.ndarray | None = None) -> Entries:
-        """See Entries. Raises SpillFailed; then nothing has changed."""
-        if torch.is_grad_enabled() and any(x.requires_grad for x in new):
-            return self.flat().append(new, added)
-        return self.extended(new, added) if added.any() else self
-
     def taken(self, places: Tensor, rows: Tensor) -> Tensors:
         """Some heads of some entries: places [R, n, J, k] of the rows int64 [R] -> leaves [R * n * J * k, ...].
 
