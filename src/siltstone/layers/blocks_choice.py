@@ -107,8 +107,8 @@ def choose(
     """
     if asking is None or not (law.exact or law.votes) or not asking.here.any():
         return _staged(cfg, law, query, means, groups, stages)
-    found, mass = _pieces(cfg, law, query, means, groups, False, asking)
-    asking.votes.add(mass)
+    found, masses = _pieces(cfg, law, query, means, groups, False, asking)
+    asking.votes.add(torch.cat(masses, 1))
     return found if asking.here.all() else _either(asking.here, found, _staged(cfg, law, query, means, groups, stages))
 
 
@@ -128,9 +128,9 @@ def _either(where: Any, this: Tensor, that: Tensor) -> Tensor:
 
 def _pieces(
     cfg: LayerConfig, law: Law, query: Tensor, means: Leaves, groups: Groups, two: bool, asking: Asking | None = None
-) -> tuple[Tensor, Tensor]:
-    """`choose` with one law for all groups, a limited number of scores at a time, and the masses of all blocks that a first stage
-    compared, summed over heads [R, n, N]."""
+) -> tuple[Tensor, list[Tensor]]:
+    """`choose` with one law for all groups, some scores at a time; of groups that ask also the masses of all blocks,
+    summed over heads, in parts of [R, n, N]."""
     parts, places = law.block // law.part, means[0].shape[2]
     exact = 0 if asking is None else law.exact
     size = law.queries * cfg.heads * places * (law.block // law.coarse if two else parts)
@@ -144,14 +144,15 @@ def _pieces(
         mass = _summed(cfg, law, asked, routing(means, two), some, there)
         best = _best(law.candidates if two else exact or law.most, votes.of(mass), there)
         if two:
-            best = _compared(cfg, exact or law.most, asked, _means_at(routing(means, False), best[0]), some, best, votes)
+            best = _compared(cfg, law.most, asked, _means_at(routing(means, False), best[0]), some, best, votes)
         if exact:
             assert asking is not None
             keys, _ = taken(asking.kept, best[0], query.dtype, asking.rows)
             best = _compared(cfg, law.most, asked, (keys.transpose(1, 2),), some, best, votes)
         found.append(best[0])
-        masses.append(mass.sum(1))
-    return torch.cat(found, 1), torch.cat(masses, 1)
+        if asking is not None:
+            masses.append(mass.sum(1))
+    return torch.cat(found, 1), masses
 
 
 class _Worth:
