@@ -1,12 +1,13 @@
-"""Facts at all lengths, and meetings, for a decoder with blocks and for its other forms: hours; the same command continues.
+"""Facts at all lengths, and meetings, for a decoder with blocks and for its other forms: hours on two cores, minutes on a GPU.
 
     python tools/facts_run.py RUN --text NOVEL.txt [--text ...] [--folder build/facts] [--lengths 8192,65536] [--seeds 5]
-        [--arms blocks,full,...] [--minutes 60] [--control] [--meetings FILE]
+        [--arms blocks,full,...] [--minutes 60] [--control blocks,full,...] [--meetings FILE] [--device cuda]
 
 RUN was imported with `cache="blocks"`. A point is one text of one seed and length in one form, with eight facts; its figures are
 those of the task `facts` of `siltstone eval`, and stay in the folder. Five seeds of five texts each up to 32K tokens, two at 64K,
 one at 128K. Full attention, yarn and dynamic scaling end at 16K tokens.
-Writes table.md there, with 95 % intervals over texts.
+The same command continues, and several at the same time share the points of a folder. Writes table.md there, with 95 % intervals
+over texts.
 """
 
 from __future__ import annotations
@@ -17,22 +18,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import siltstone as st
+from siltstone.errors import InUse
 from siltstone.eval import beside
+from siltstone.eval.retrieval import RereadReader
 from siltstone.eval.run import summary
 from siltstone.eval.tasks.base import Observation, random_numbers
 from siltstone.eval.tasks.facts import Facts, FactsOptions
 from siltstone.eval.tasks.reader import Reader
-from siltstone.io.atomic import write_text
+from siltstone.inference.session import Session
+from siltstone.io import claim, write_json
+from siltstone.io.atomic import make_folder, write_text
 from siltstone.text import read_blocks
 
 TEXTS = 5  # of each seed and length
 SEEDS = {4096: 5, 8192: 5, 16384: 5, 32768: 5, 65536: 2, 131072: 1}
 FULL = 16384  # the longest text that full attention reads
+RESULT = "result.json"
 PART = ("first token", "said", "log-probability")
 
 
@@ -47,23 +53,40 @@ class Point:
 
     @property
     def name(self) -> str:
-        """Its key among the results."""
-        return f"{self.length} {self.arm} {self.seed} {self.text}"
+        """Of its folder among the results."""
+        return f"{self.length}-{self.arm}-{self.seed}-{self.text}"
 
 
 def points(lengths: list[int], arms: list[str], seeds: int) -> Iterator[Point]:
-    """All points, those of the first seed first; of a seed and length, blocks first: other arms need the bytes of their state."""
+    """All points, those of the first seed first; of a text, blocks first: other arms need the bytes of their state."""
     for seed in range(seeds):
-        for length in lengths:
-            for arm in arms:
-                if seed < SEEDS.get(length, 1) and not (arm in ("full", "yarn", "dynamic") and length > FULL):
-                    yield from (Point(length, arm, seed, text) for text in range(TEXTS))
+        for length in (length for length in lengths if seed < SEEDS.get(length, 1)):
+            able = [arm for arm in arms if arm not in ("full", "yarn", "dynamic") or length <= FULL]
+            yield from (Point(length, arm, seed, text) for text in range(TEXTS) for arm in able)
 
 
-def observed(task: Facts, own: Reader, folder: Path, point: Point, held: int) -> dict[str, Any]:
+class Once(RereadReader):
+    """A reader that remembers the last text which it has read: that of blocks, and then of reread."""
+
+    again = False
+    last: tuple[str, Session] | None = None
+
+    def read(self, text: str) -> Session:
+        """As Reader."""
+        if self.last is None or self.last[0] != text:
+            self.last = (text, super().read(text))
+        self.largest = max(self.largest, self.last[1].nbytes)
+        return self.last[1]
+
+    def asking(self, session: Session, question: str) -> Session:
+        """As RereadReader if `again` is set, as Reader if not."""
+        return super().asking(session, question) if self.again else Reader.asking(self, session, question)
+
+
+def observed(task: Facts, own: Once, folder: Path, point: Point, held: int) -> dict[str, Any]:
     """What is found at a point. held: bytes of the blocks' state after a text of this length."""
-    reader = own
-    if point.arm != "blocks":
+    reader, own.again = own, point.arm == "reread"
+    if point.arm not in ("blocks", "reread"):
         own.largest = held
         reader = beside.reader(own, beside.origin(folder), point.arm, point.length)
     by = random_numbers(task.name, "test", point.seed, point.length, point.text)
@@ -73,11 +96,17 @@ def observed(task: Facts, own: Reader, folder: Path, point: Point, held: int) ->
     return vars(point) | {"scores": {one.score: one.value for one in found}, "bytes": reader.largest, "seconds": round(took, 1)}
 
 
-def rows(task: Facts, found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def kept(folder: Path) -> list[dict[str, Any]]:
+    """The points of a folder, the shortest texts first."""
+    found = [json.loads(path.read_text("utf-8")) for path in folder.glob(f"points/*/{RESULT}")]
+    return sorted(found, key=lambda one: (one["length"], one["arm"], one["seed"], one["text"]))
+
+
+def rows(task: Facts, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means and intervals over texts, as `siltstone eval` has them."""
     each = [
         (one["seed"], Observation(score, value, {"length": one["length"], "arm": one["arm"]}))
-        for one in found.values()
+        for one in found
         for score, value in one["scores"].items()
     ]
     return summary(task, sorted({seed for seed, _ in each}), each)
@@ -114,36 +143,45 @@ def main() -> None:
     parser.add_argument("--meetings", type=Path, help="a file of QMSum")
     parser.add_argument("--folder", type=Path, default=Path("build/facts"))
     parser.add_argument("--lengths", default=",".join(map(str, SEEDS)))
-    parser.add_argument("--arms", default="blocks,full,yarn,dynamic,window,bm25")
+    parser.add_argument("--arms", default="blocks,reread,full,yarn,dynamic,window,bm25")
     parser.add_argument("--seeds", type=int, default=max(SEEDS.values()))
-    parser.add_argument("--control", action="store_true", help="also read each text without the facts")
+    parser.add_argument("--control", default="", help="arms that also read each text without the facts")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no point after this time")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(given.folder)
     model, tokenizer = st.load(given.run)[:2]
     model = model.eval().requires_grad_(False).to(given.device)
-    own, task = (
-        Reader(model, tokenizer, ["".join(read_blocks(path)) for path in given.text]),
-        Facts(FactsOptions(8, given.control)),
-    )
-    path, end = given.folder / "points.json", time.monotonic() + 60 * given.minutes
-    found: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    for point in points([int(x) for x in given.lengths.split(",")], given.arms.split(","), given.seeds):
-        if point.name in found or time.monotonic() > end:
+    own = Once(model, tokenizer, ["".join(read_blocks(path)) for path in given.text])
+    end = time.monotonic() + 60 * given.minutes
+    todo = list(points([int(x) for x in given.lengths.split(",")], given.arms.split(","), given.seeds))
+    for point in [*todo, *todo]:  # the second time those that waited for the bytes of blocks, or that another process gave up
+        place = given.folder / "points" / point.name
+        first = given.folder / "points" / replace(point, arm="blocks").name / RESULT
+        held = json.loads(first.read_text("utf-8"))["bytes"] if first.exists() else 0
+        waits = point.arm in ("reread", "window") and not held
+        if (place / RESULT).exists() or time.monotonic() > end or waits:
             continue
-        held = max((one["bytes"] for one in found.values() if (one["length"], one["arm"]) == (point.length, "blocks")), default=0)
-        found[point.name] = observed(task, own, given.run, point, held)
-        write_text(path, json.dumps(found, indent=1))
-        write_text(given.folder / "table.md", table(rows(task, found)))
-        print(f"{point.name}: {found[point.name]['scores']} in {found[point.name]['seconds']} s", flush=True)
+        try:
+            claimed = claim(make_folder(place))
+        except InUse:
+            continue
+        with claimed:
+            if (place / RESULT).exists():
+                continue
+            task = Facts(FactsOptions(8, point.arm in given.control.split(",")))
+            found = observed(task, own, given.run, point, held)
+            write_json(place / RESULT, found)
+        print(f"{point.name}: {found['scores']} in {found['seconds']} s", flush=True)
+    everything = table(rows(Facts(), kept(given.folder)))
+    write_text(given.folder / "table.md", everything)
     if given.meetings is not None:
-        kept = given.folder / "meetings.json"
-        if not kept.exists():
-            write_text(kept, json.dumps(asked_about_meetings(given.run, given.meetings, given.device)))
-        meetings = json.loads(kept.read_text("utf-8"))
+        path = given.folder / "meetings.json"
+        if not path.exists():
+            write_text(path, json.dumps(asked_about_meetings(given.run, given.meetings, given.device)))
+        meetings = json.loads(path.read_text("utf-8"))
         write_text(given.folder / "meetings.md", table(meetings, tuple(dict.fromkeys(row["score"] for row in meetings))))
-    print(table(rows(task, found)))
+    print(everything)
 
 
 if __name__ == "__main__":

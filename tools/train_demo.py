@@ -8,8 +8,9 @@ Every model is trained in two stages. `base`: rows of repeated strings alone, th
 only beyond the window. All three have the same steps, tokens and, by the width of their MLPs, numbers of parameters. `--minutes`
 is the time of the slowest: its steps are timed once, and the plan is kept in the folder, so that the rest depends on no clock.
 
-The same command again continues. With `--slice` it stops after so many minutes with exit code 75, and Ctrl-C loses nothing. The
-finished models are in FOLDER/models, in bfloat16, and their figures in FOLDER/result.json.
+The same command again continues, and several with different `--model` may share a folder. With `--slice` it stops after so many
+minutes with exit code 75, and Ctrl-C loses nothing. The finished models are in FOLDER/models, in bfloat16, and their figures in
+FOLDER/result.json.
 """
 
 from __future__ import annotations
@@ -36,11 +37,12 @@ from siltstone.io.atomic import make_folder
 from siltstone.models.checkpoint import TOKENIZER, load, save
 from siltstone.models.lm import LM
 from siltstone.text import Tokenizer, find_files, load_tokenizer
-from siltstone.train import Recipe, Trainer, begin, can_resume, fit, take_up
+from siltstone.train import Recipe, Trainer
 from siltstone.train.corpus import Corpus, build_corpus, hashed_files
 from siltstone.train.precision import chosen_device
 from siltstone.train.recall_text import write_documents
 from siltstone.train.report import Display
+from siltstone.train.same import train_one
 from siltstone.train.setup import RECEIPT
 
 MODELS, STAGES = ("lookup", "recurrence", "window"), ("base", "tuned")
@@ -104,14 +106,14 @@ def recipe(size: Size, stage: str, steps: int, device: str, seed: int) -> Recipe
     return Recipe(**shared, lr=3e-4, grown_lr=20 / 3, decay=0.05, warmup=0.02, copies=1, far=size.far)
 
 
-def texts(size: Size, folder: Path, given: list[str], seed: int) -> tuple[list[Path], Tokenizer]:
-    """The given files and those made from them, and the tokenizer. They are made once."""
+def texts(vocabulary: int, folder: Path, given: list[str], seed: int) -> tuple[list[Path], Tokenizer]:
+    """The given files and those made from them, and the tokenizer, with so many ids. They are made once."""
     files, tokenizer = list(find_files(given)), folder / TOKENIZER
     made = sorted((folder / "text").glob("*.txt"))
     if not tokenizer.is_file():  # it is written last
         shutil.rmtree(folder / "text", ignore_errors=True)
         made = write_documents(files, 0.5, folder / "text", seed)
-        write_text(tokenizer, load_tokenizer(f"bpe:{size.vocabulary}", files).to_json())
+        write_text(tokenizer, load_tokenizer(f"bpe:{vocabulary}", files).to_json())
     return files + made, load_tokenizer(tokenizer)
 
 
@@ -186,6 +188,7 @@ def main(given: list[str] | None = None) -> int:
     parse.add_argument("--steps", type=int, nargs=2, metavar=("BASE", "TUNED"), help="instead of minutes")
     parse.add_argument("--slice", type=float, help="minutes after which the command stops with exit code 75")
     parse.add_argument("--size", choices=SIZES, default="full")
+    parse.add_argument("--model", choices=MODELS, help="only this model; the command without it writes result.json")
     parse.add_argument("--seed", type=int, default=0)
     parse.add_argument("--threads", type=int)
     args = parse.parse_args(given)
@@ -195,11 +198,11 @@ def main(given: list[str] | None = None) -> int:
     if args.minutes <= 0 or steps and min(steps.values()) < 1:
         raise ConfigError(f"minutes={args.minutes:g} and steps={args.steps} must be above 0")
     use_threads(args.threads, parameters(configured(size, "lookup", "tuned", size.vocabulary)))
-    files, tokenizer = texts(size, folder, args.text, args.seed)
+    files, tokenizer = texts(size.vocabulary, folder, args.text, args.seed)
     corpus = build_corpus(hashed_files(files), tokenizer, folder / "data")
     asked = {"size": args.size, "seed": args.seed, "minutes": None if steps else args.minutes, "steps": steps, "key": corpus.key}
     plan, receipts = planned(folder, asked, size, corpus, tokenizer, args.device), {}
-    for name in MODELS:
+    for name in MODELS if args.model is None else (args.model,):
         for stage in STAGES:
             place = folder / name / stage
             receipt = finished(place, plan[stage])
@@ -208,21 +211,19 @@ def main(given: list[str] | None = None) -> int:
                     return UNFINISHED
                 print(f"{name}, {stage}: {plan[stage]:,} steps", flush=True)
                 shared_corpus(folder, place)
-                if can_resume(place):
-                    run = take_up(place, {}, device=args.device)
-                else:
-                    init = folder / name / "base" if stage == "tuned" else None
-                    run = begin(
-                        place, files, lambda vocab, name=name, stage=stage: configured(size, name, stage, vocab),
-                        recipe(size, stage, plan[stage], args.device, args.seed), folder / TOKENIZER, device=args.device,
-                        init=init, grow=stage == "tuned" and name == "lookup",
-                    )  # fmt: skip
-                receipt = fit(run, Display(), deadline=deadline)
+                receipt = train_one(
+                    lambda vocab, name=name, stage=stage: configured(size, name, stage, vocab), files,
+                    recipe(size, stage, plan[stage], args.device, args.seed), place, folder / TOKENIZER, args.device,
+                    Display(), deadline, init=folder / name / "base" if stage == "tuned" else None,
+                    grow=stage == "tuned" and name == "lookup",
+                )  # fmt: skip
                 if receipt["interrupted"]:
                     print(f"{name}, {stage}: step {receipt['steps']:,} is kept", flush=True)
                     return 128 + receipt["signal"] if receipt["signal"] else UNFINISHED
             receipts[name, stage] = receipt
         export(folder, name)
+    if args.model is not None:
+        return 0
     write_json(folder / "result.json", {"plan": plan, "models": {name: told(receipts, name) for name in MODELS}})
     print(f"the models are in {folder / 'models'}", flush=True)
     return 0

@@ -12,9 +12,10 @@ import torch
 import siltstone as st
 from siltstone.errors import CheckpointError, InputError
 from siltstone.eval import beside
-from siltstone.eval.retrieval import PASSAGE, RetrievalReader, Retrieved
+from siltstone.eval.retrieval import PASSAGE, RereadReader, RetrievalReader, Retrieved
 from siltstone.eval.tasks.reader import Reader
 from siltstone.hf import BLOCKS, blocks, import_run
+from siltstone.inference.asking import attended
 from tests.cli.commands import good, refused
 
 from .tiny import saved
@@ -82,6 +83,27 @@ def test_retrieval_reads_passages_and_the_question_alone(run: Path) -> None:
     assert "".join(asked.generate(4, temperature=0.0)) == "".join(plain.fork().generate(4, temperature=0.0))
     with pytest.raises(InputError, match="chosen by a question"):
         Retrieved(reader, ["a"]).score("b")
+
+
+def test_passages_that_a_question_attends_to_are_read_again(run: Path) -> None:
+    model, tokenizer = st.load(run)
+    assert tokenizer is not None
+    own = Reader(model, tokenizer)
+    again, question = beside.reader(own, beside.origin(run), "reread", 0), "\nQuestion: what is Number 7?\nAnswer:"
+    assert isinstance(again, RereadReader)
+    session, ids = again.read(TEXT), tokenizer.encode(TEXT)
+    before = session.position
+    asked = again.asking(session, question)
+    spans = sorted(attended(own.asking(session, question)) or [])
+    plain = session.fork()
+    plain.append("".join(f"\n{tokenizer.decode(ids[first:end])}" for first, end in spans))
+    plain.asking = True
+    plain.append(question)
+    assert spans and asked.logits is not None and torch.equal(asked.logits, plain.logits)  # type: ignore[arg-type]
+    assert session.position == before == len(ids) and asked.position > before + len(tokenizer.encode(question)) + 8
+    other = RereadReader(beside.reader(own, beside.origin(run), "full", 0).model, tokenizer)
+    with pytest.raises(InputError, match="leave out the arm reread"):
+        other.asking(other.read(TEXT), question)
 
 
 def test_the_command(run: Path, tmp_path: Path) -> None:

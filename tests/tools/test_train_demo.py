@@ -86,6 +86,6 @@ def test_the_steps_that_fit_in_the_minutes_are_planned_once(
 
 @pytest.mark.parametrize("stage", ["base", "tuned"])
 def test_a_step_is_timed(train_demo: Any, tmp_path: Path, stage: str) -> None:
-    files, tokenizer = train_demo.texts(train_demo.SIZES["toy"], tmp_path, [str(write_texts(tmp_path / "texts", (900,)))], 0)
+    files, tokenizer = train_demo.texts(300, tmp_path, [str(write_texts(tmp_path / "texts", (900,)))], 0)
     corpus = train_demo.build_corpus(train_demo.hashed_files(files), tokenizer, tmp_path / "data")
     assert 0 < train_demo.seconds_of(train_demo.SIZES["toy"], stage, corpus, tokenizer, "cpu") < 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import pytest
 import torch
 
 import siltstone as st
-from siltstone.cache.base import Router
 from siltstone.errors import ConfigError
 from siltstone.eval.arms import build, configured
-from siltstone.ops.routing import in_steps
+from siltstone.layers import reading
+from siltstone.ops.bank_read import by_segment_chunk
 from siltstone.text import ByteTokenizer
 from siltstone.train.aids import Aids, read_at, width_at
 from siltstone.train.corpus import Corpus, build_corpus, hashed_files
@@ -61,34 +62,52 @@ def test_a_dense_step_is_that_of_the_gated_cache(keys: dict[str, Any]) -> None:
     assert torch.equal(late, before) and torch.equal(after, before)
 
 
-@pytest.mark.parametrize("keys", [{}, {"gate": "softmax"}, {"router": "subblock:2"}])
-def test_the_routing_loss_is_what_a_choice_leaves_out(keys: dict[str, Any]) -> None:
-    """Single tokens, one after the other, and their gates by hand."""
-    one = model(**keys, depth=1)
-    aids = Aids(one, Recipe(steps=1, routing_loss=0.5), 0)
+@pytest.mark.parametrize("keys", [{}, {"gate": "softmax"}, {"router": "subblock:2"}, {"memory": "gated_delta"}])
+def test_the_routing_loss_ranks_checkpoints_by_what_is_read_of_them(
+    keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each query, head and checkpoint by itself, from the queries, matrices and gates of the read."""
+    one, read = model(**keys, depth=1), []
+
+    def noted(z: torch.Tensor, matrices: torch.Tensor, gates: torch.Tensor, widths: list[int]) -> torch.Tensor:
+        read.append([x.detach() for x in (z, matrices, gates)])
+        return by_segment_chunk(z, matrices, gates, widths)
+
+    monkeypatch.setattr(reading, "by_segment_chunk", noted)
+    aids = Aids(one, Recipe(steps=1, dense=0.5, routing_loss=0.5), 0)
     with aids.step(0, 0.0, 96):
         one(IDS)
     found = aids.loss()
-    assert isinstance(found, torch.Tensor) and found.requires_grad
-    value = float(found.detach())
-    policy, costs = one.blocks[0].mix.cache, []
-
-    def noted(router: Router, asked: Any) -> Any:
-        number = asked.scores.shape[-1]
-        for row in range(len(asked.scores)):
-            gates = router.gates(asked)[1][row, 0].mean(0)
-            best = sorted(range(number), key=lambda n: (int(in_steps(asked.scores)[row, 0, n]), n))[-2:]
-            costs.append(-math.log(sum(float(gates[n]) for n in best) / float(gates.sum())))
-        return type(policy).mix(policy, router, asked)
-
-    policy.mix, state = noted, None
-    with torch.no_grad():
-        for each in IDS.split(1, 1):
-            _, state = one(each, state)
-    assert value == pytest.approx(0.5 * sum(costs) / len(costs), rel=1e-3)
+    ((z, matrices, gates),) = read
+    runs, chunks, heads, queries, number = gates.shape
+    costs = []
+    for r, c, q in itertools.product(range(runs), range(chunks), range(queries)):
+        seen = [n for n in range(number) if gates[r, c, :, q, n].sum() > 0]
+        if seen:
+            energy = {n: sum(float((z[r, c, h, q] @ matrices[r, h, n]).square().sum()) for h in range(heads)) for n in seen}
+            weight = {n: float(gates[r, c, :, q, n].sum()) for n in seen}
+            shares = {n: energy[n] / sum(energy.values()) for n in seen}
+            costs.append(-sum(shares[n] * math.log(weight[n] / sum(weight.values())) for n in seen))
+    assert len(costs) > 100 and float(found.detach()) == pytest.approx(0.5 * sum(costs) / len(costs), rel=1e-3)
     found.backward()
     router = one.blocks[0].mix.router
     assert router.key.weight.grad.abs().sum() > 0 and router.query.weight.grad.abs().sum() > 0
+    assert all(p.grad is None or not p.grad.any() for name, p in one.named_parameters() if ".qkv" in name or ".memory." in name)
+
+
+def test_steps_that_teach_read_every_checkpoint() -> None:
+    one, plain = model(), model()
+    policy, recipe = one.blocks[0].mix.cache, Recipe(steps=1, dense=0.25, routing_loss=1.0)
+    aids, taught = Aids(one, recipe, 0), []
+    for number in range(8):
+        with aids.step(number, 0.9, 96):
+            taught.append((policy.reads, policy.observer is not None))
+        assert policy.reads == 2 and policy.observer is None and not float(aids.loss())
+    assert taught == [(12, True), (2, False), (2, False), (2, False)] * 2
+    with torch.no_grad(), aids.step(1, 0.9, 96):
+        assert torch.equal(one(IDS)[0], plain(IDS)[0])
+    with pytest.raises(ConfigError, match="routing_loss needs a memory that is read by one matrix"):
+        Aids(model(memory="titans"), recipe, 0)
 
 
 def test_a_step_without_a_window_is_that_of_a_window_that_says_nothing() -> None:
@@ -166,7 +185,8 @@ def test_both_trainings_use_them(key: str, value: float, corpus: Corpus) -> None
 
     recipe = Recipe(steps=6, batch=4, length=64)
     for trained in (tokens, texts):
-        assert trained(recipe) != trained(dataclasses.replace(recipe, **{key: value}))
+        more = {key: value} | ({"dense": 0.4} if key == "routing_loss" else {})
+        assert trained(dataclasses.replace(recipe, **(more | {key: 0.0}))) != trained(dataclasses.replace(recipe, **more))
 
 
 def test_settings_that_cannot_be() -> None:
@@ -176,7 +196,9 @@ def test_settings_that_cannot_be() -> None:
             dataclasses.replace(Recipe(steps=1), **{key: two})
     with pytest.raises(ConfigError, match="routing_loss=-1 must be at least 0"):
         Recipe(steps=1, routing_loss=-1)
+    with pytest.raises(ConfigError, match="dense=0 has none"):
+        Recipe(steps=1, routing_loss=1)
     with pytest.raises(ConfigError, match="routing_loss needs the activations of all segments"):
-        Recipe(steps=1, routing_loss=1, recompute="segment")
+        Recipe(steps=1, dense=0.4, routing_loss=1, recompute="segment")
     assert dataclasses.replace(smoke(), recipe=Recipe(steps=4, batch=4, save_every=2)).key == smoke().key
     assert dataclasses.replace(smoke(), recipe=Recipe(steps=4, batch=4, save_every=2, dense=0.1)).key != smoke().key

@@ -149,6 +149,7 @@ class CachePolicy(nn.Module):
     exact    there is no memory: the layer attends to blocks of tokens
     pairs    the number of writes whose keys and values are kept beside the checkpoints (`layers/pairs.py`)
     reads    checkpoints that a token reads at most, where they are chosen: `top_k`, and more in some training (`train.aids`)
+    observer in some training: gets queries, matrices and gates of reads of all checkpoints
     """
 
     name: ClassVar[str]
@@ -163,6 +164,7 @@ class CachePolicy(nn.Module):
         super().__init__()
         self.cfg, self.options = cfg, options
         self.pairs, self.reads = 0, cfg.top_k
+        self.observer: Callable[[Tensor, Tensor, Tensor], None] | None = None
 
     @classmethod
     def check(cls, cfg: LayerConfig, options: Any) -> None:

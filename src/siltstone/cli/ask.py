@@ -40,8 +40,12 @@ def ask(
         bool, typer.Option("--check", help="Answer again without each passage, and say which ones change the answer (slow).")
     ] = False,
     reread: Annotated[
-        bool, typer.Option("--reread", help="Read the passages that a question attends to again, before it.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            help="Read the passages that a question attends to again, before it. [default: where the model says what they are]",
+            show_default=False,
+        ),
+    ] = None,
     begin: Annotated[
         list[str] | None,
         typer.Option(help="The first words of the answer; give one for each question.", show_default=False, metavar="TEXT"),
@@ -88,7 +92,8 @@ def ask(
             given = [surveyed(file) for file in doc or []]
             s = open_session(run, session, device, threads, runtime, spill)
             Turns(s.tokenizer, template)
-            if (check or reread) and attended(s) is None:
+            says = attended(s) is not None
+            if (check or reread) and not says:
                 raise InputError(
                     f"this model does not say which passages it attends to; leave out --{'check' if check else 'reread'}, "
                     'or give a model with cache="blocks"'
@@ -107,10 +112,13 @@ def ask(
         if session is not None and usage.read:
             s.save(session)
         fresh = _quotable(documents(s))
+        if (check or reread) and questions and not fresh:
+            raise InputError("--check and --reread need the documents as they were read; leave these options out")
+        wanted = Wanted(max_new_tokens, check, says and fresh and reread is not False, as_json, fresh)
         try:
             for text, first in zip(questions, begin or [""] * len(questions), strict=True):
                 # one after the other: the fork of each may be as large as the session
-                _answer(Question(s, text, template, first), usage, stop, Wanted(max_new_tokens, check, reread, as_json, fresh))
+                _answer(Question(s, text, template, first), usage, stop, wanted)
         except KeyboardInterrupt as stopped:
             say("interrupted" + (f"; {session} has what was read" if session is not None else ""))
             raise SystemExit(exit_code(stopped)) from None
@@ -119,7 +127,11 @@ def ask(
 
 @dataclass(frozen=True)
 class Wanted:
-    """Options of every answer. fresh: whether the documents are as they were read, so that passages can be quoted."""
+    """Options of every answer.
+
+    reread  the passages that a question attends to are read again
+    fresh   the documents are as they were read, so that passages can be quoted
+    """
 
     max_new_tokens: int
     check: bool
@@ -183,15 +195,13 @@ def _answer(one: Question, usage: Usage, stop: Interrupts, wanted: Wanted) -> No
     """Answers a question and prints the answer and its passages."""
     from siltstone.core.plain import json_line
     from siltstone.core.terminal import shown
-    from siltstone.errors import InputError
+    from siltstone.inference.asking import merged
 
     def show(text: str, end: str = "\n") -> None:
         if not wanted.as_json:
             with stop.waiting(check=False):
                 print(shown(text, sys.stdout), end=end, flush=True)
 
-    if (wanted.check or wanted.reread) and not wanted.fresh:
-        raise InputError("--check and --reread need the documents as they were read; leave these options out")
     with stop.waiting():
         again = one.attended_by_question() if wanted.reread else []
     show(f"? {one.text}")
@@ -208,10 +218,11 @@ def _answer(one: Question, usage: Usage, stop: Interrupts, wanted: Wanted) -> No
     answer, written = "".join(said), usage.written - before
     show("")
     found = one.passages() if wanted.fresh else None
+    found = None if found is None else merged(again, found)
     checks: list[Any] = []
     if wanted.check and found is not None:
         with stop.waiting():
-            checks = list(one.check(found, answer, wanted.max_new_tokens))
+            checks = list(one.check(found, answer, wanted.max_new_tokens, wanted.reread))
     for i, passage in enumerate(found or []):
         show(_line(i, passage) + ("" if not checks else f"\n     without it: {checks[i].answer}" if checks[i].changes else ""))
     if wanted.as_json:

@@ -27,7 +27,7 @@ def eval(
     beside: Annotated[
         str | None,
         unset(
-            "Other forms of an imported decoder on the same texts: full, yarn, dynamic, window (of equal bytes), bm25.",
+            "Other forms of an imported decoder on the same texts: full, yarn, dynamic, window (of equal bytes), bm25, reread.",
             str,
             "A,B,…",
         ),

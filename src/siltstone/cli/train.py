@@ -79,7 +79,10 @@ def train(
         float | None,
         _number("Share of the run in which cache=sparse reads every checkpoint; then, in as long again, fewer. [default: 0]"),
     ] = None,
-    routing_loss: Annotated[float | None, _number("Weight of the cost of what a sparse choice leaves out. [default: 0]")] = None,
+    routing_loss: Annotated[
+        float | None,
+        _number("Weight of the cost by which a sparse choice learns what is in checkpoints; needs --dense. [default: 0]"),
+    ] = None,
     window_dropout: Annotated[
         float | None, _number("Share of steps in which memory layers leave out their window. [default: 0]")
     ] = None,

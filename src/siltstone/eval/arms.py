@@ -78,8 +78,7 @@ def tricks(base: LMConfig, length: int) -> list[Arm]:
     sparse, gated, half = known["sparse"].keys, known["gated"].keys, max(1, base.layer.window // 2)
     return [
         Arm("sparse, dense first", sparse, recipe={"dense": 0.3}),
-        Arm("sparse, routing loss", sparse, recipe={"routing_loss": 0.01}),
-        Arm("sparse, dense first, routing loss", sparse, recipe={"dense": 0.3, "routing_loss": 0.01}),
+        Arm("sparse, dense first, routing loss", sparse, recipe={"dense": 0.3, "routing_loss": 1.0}),
         Arm("gated, window dropout", gated, recipe={"window_dropout": 0.1}),
         Arm("gated, random windows", gated, recipe={"random_windows": 0.5}),
         Arm("sparse, anchor keys", sparse | {"router": "anchor:4"}),

@@ -5,6 +5,7 @@ yarn      full attention with rotations scaled to the length of the text (arXiv 
 dynamic   full attention with the base of rotations theta * s^(K / (K - 2)), s the length over the trained one
 window    sinks and a window, as large as fits into the bytes of the run's state after the same text
 bm25      full attention to five passages of 64 tokens that BM25 chose, and to the question
+reread    the run itself, which reads the passages that a question attends to once more before the question
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from ..errors import CheckpointError, InputError
 from ..io.parse import is_count, parse_object
 from ..models.checkpoint import read_beside
 from ..models.lm import LM
-from .retrieval import LACKING, RetrievalReader, bm25
+from .retrieval import LACKING, RereadReader, RetrievalReader, bm25
 from .tasks.reader import Reader
 
-ARMS = ("full", "yarn", "dynamic", "window", "bm25")
+ARMS = ("full", "yarn", "dynamic", "window", "bm25", "reread")
 SINKS = 4
 ROOM = 64  # tokens behind a text: a question and its answer
 
@@ -82,6 +83,8 @@ def check(arms: list[str]) -> None:
 def reader(own: Reader, given: Origin, arm: str, length: int) -> Reader:
     """The reader of an arm. own: the run's, which has read the texts of this length."""
     assert isinstance(own.model, LM)
+    if arm == "reread":
+        return RereadReader(own.model, own.tokenizer, own.books)
     with torch.device("meta"):
         twin = LM(given.cfg.replace(**given.keys(arm, length, own.largest)))
     twin.load_state_dict(own.model.state_dict(), assign=True)

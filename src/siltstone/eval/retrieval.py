@@ -1,15 +1,16 @@
-"""Plain retrieval, beside a memory: BM25 chooses passages of a text, and they alone are read before a question."""
+"""Passages before a question: those that BM25 chose, without the rest of the text, or those that the question attends to."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
 from ..errors import InputError
-from ..inference.asking import MOST
+from ..inference.asking import MOST, attended
 from ..inference.session import Session
 from .tasks.reader import Reader
 
@@ -28,7 +29,7 @@ def bm25(texts: Sequence[str], question: str) -> list[int] | None:
     if not any(words.ids) or not any(asked.ids):
         return []
     index.index(words, **quiet)
-    places, _ = index.retrieve(asked, k=min(MOST, len(texts)), **quiet)
+    places, _ = index.retrieve(asked, k=min(MOST, len(texts)), backend_selection="numpy", **quiet)
     return [int(place) for place in places[0]]
 
 
@@ -78,3 +79,26 @@ class RetrievalReader(Reader):
         """The passages; nothing is read."""
         ids = self.tokenizer.encode(text)
         return Retrieved(self, [self.tokenizer.decode(ids[i : i + PASSAGE]) for i in range(0, len(ids), PASSAGE)] or ["\n"])
+
+
+class RereadReader(Reader):
+    """A reader that reads the passages which a question attends to once more, in their order, before the question."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._ids: WeakKeyDictionary[Session, Sequence[int]] = WeakKeyDictionary()
+
+    def read(self, text: str) -> Session:
+        """As Reader."""
+        session = super().read(text)
+        self._ids[session] = self.tokenizer.encode(text)
+        return session
+
+    def asking(self, session: Session, question: str) -> Session:
+        """A fork that has read the passages and the question. Raises InputError if the model does not say what it attends to."""
+        found = attended(super().asking(session, question))
+        if found is None:
+            raise InputError("this model does not say what it attends to; leave out the arm reread")
+        fork, ids = session.fork(), self._ids[session]
+        fork.append("".join(f"\n{self.tokenizer.decode(ids[first:end])}" for first, end in sorted(found)))
+        return super().asking(fork, question)

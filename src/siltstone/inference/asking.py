@@ -79,12 +79,17 @@ class Question:
         self.fork = session.fork()
 
     def read(self, again: Sequence[Passage] = ()) -> int:
-        """Read the question on a fork, after these passages; returns the number of tokens."""
+        """Read the question on a fork, after these passages in their order; returns the number of tokens.
+
+        The passages are read as a document is: blocks are chosen before every token of the question alone.
+        """
         self.fork = self.session.fork()
+        for passage in sorted(again, key=lambda one: one.tokens):
+            self.fork.append(f"{BETWEEN}{passage.text.strip()}")
         self.fork.watch()
         self._chat = Chat(self.fork, template=self.template)
-        quoted = [f"{passage.text.strip()}{BETWEEN}" for passage in again]
-        return self._chat.read("".join([*quoted, self.text]), self.begin)
+        self._chat.read(self.text, self.begin)
+        return self.fork.position - self.session.position
 
     def write(self, max_new_tokens: int) -> Iterator[str]:
         """The answer in pieces: always the most probable tokens."""
@@ -103,13 +108,22 @@ class Question:
             raise InputError("this model does not say which passages it attends to, so that they cannot be read again")
         return found
 
-    def check(self, found: Sequence[Passage], answer: str, max_new_tokens: int) -> Iterator[Check]:
-        """The answer without each of these passages: read by a session that has read everything else."""
+    def check(self, found: Sequence[Passage], answer: str, max_new_tokens: int, reread: bool = False) -> Iterator[Check]:
+        """The answer without each of these passages: read by a session that has read everything else.
+
+        reread   whether it reads the passages that the question attends to again, as it did for `answer`
+        """
         for passage in found:
             other = Question(without(self.session, passage, self.template), self.text, self.template, self.begin)
-            other.read()
+            other.read(other.attended_by_question() if reread else ())
             said = "".join(other.write(max_new_tokens))
             yield Check(said, said != answer)
+
+
+def merged(again: Sequence[Passage], found: Sequence[Passage]) -> list[Passage]:
+    """The passages that were read again, then those of `found` which overlap none of them; at most five."""
+    apart = [one for one in found if all(one.tokens[1] <= x.tokens[0] or one.tokens[0] >= x.tokens[1] for x in again)]
+    return [*again, *apart][:MOST]
 
 
 def without(session: Session, passage: Passage, template: str | None = None) -> Session:

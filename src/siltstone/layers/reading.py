@@ -160,6 +160,8 @@ def _gated(mixer: Parts, own: Tensor, z: Tensor, view: View, route: Routing) -> 
             mix = _mix(mixer, view, route, segment_chunk)
             assert mix is not None and mix.gates is not None
             gates = mix.gates.unflatten(0, out.shape[:2]).transpose(2, 3)
+            if mixer.cache.observer is not None:
+                mixer.cache.observer(z[:, segment_chunk], view.factors[0][:, :, : gates.shape[-1]], gates)
             out = _added(by_segment_chunk(z[:, segment_chunk], view.factors[0], gates, widths[segment_chunk]), mix.online, out)
         parts.append(out)
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

@@ -1,32 +1,34 @@
 """Aids of training: they change how a model reads in a step of training, and leave it as it was.
 
     dense first      cache="sparse" reads every checkpoint, then fewer and fewer, so that routing learns before it must choose
-    routing loss     -log sum over the chosen checkpoints of g_n / sum over all of g_n; g_n: the dense gate, mean over heads
+    routing loss     -sum_n e_n log(g_n / sum g) / sum_n e_n, mean over queries: e_n = |M_n(z)|^2 is what the query z reads of
+                     checkpoint n, g_n its gate, both means over heads. Only gates have a gradient, so that scores learn to rank
+                     checkpoints by what is in them. In steps that read every checkpoint: those of "dense first", then each fourth
     window dropout   memory layers leave out their window, so that what it could answer must come from the memory
     random windows   memory layers see only the last w tokens of their window, w drawn anew: each scale is as likely. What is
                      written, and when, stays the same: tokens between w and the window's end are seen again once they are written
 
-Source of the first: arXiv 2512.02556 (dense warm-up of a sparse choice); the loss makes the dense gates those of the choice. Of
-the last: arXiv 2509.24552 (windows of two widths, one drawn for each batch, so that a recurrent layer beside them learns).
+Source of the first two: arXiv 2512.02556 (dense warm-up of a sparse choice, and an indexer that learns the distribution of dense
+attention; a memory has no attention weights, hence the energies). Of the last: arXiv 2509.24552 (windows of two widths, one drawn
+for each batch, so that a recurrent layer beside them learns).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..cache.base import CachePolicy, ReadWeights, Router, RouterScores
 from ..cache.exact import Exact
+from ..errors import ConfigError
 from ..layers.mixer import Mixer
 from ..models.lm import LM
-from ..ops.routing import in_steps, top
 from .recipe import Recipe
 
+TEACHING = 4  # of so many steps after "dense first" one reads every checkpoint, if there is a routing loss
 SHUFFLE, WIDTHS = 17, 18  # of the numbers that choose the steps without a window, and the widths of windows
 
 
@@ -55,21 +57,26 @@ class Aids:
     def __init__(self, model: LM, recipe: Recipe, seed: int) -> None:
         self.recipe, self.seed = recipe, seed
         mixers = [x for x in model.modules() if isinstance(x, Mixer)]
+        if recipe.routing_loss and not all(x.memory.read_is_linear for x in mixers if x.cache.sparse):
+            raise ConfigError(
+                "routing_loss needs a memory that is read by one matrix; leave it out, or take memory='gated_delta'"
+            )
         self.sparse = [x.cache for x in mixers if x.cache.sparse] if recipe.dense or recipe.routing_loss else []
         self.windows = [x for x in mixers if x.window is not None and not isinstance(x.cache, Exact)]
         self.narrowed = [x.window for x in mixers if x.window is not None]
-        self._left_out: list[Tensor] = []
+        self._costs: list[Tensor] = []
 
     @contextmanager
     def step(self, number: int, fraction: float, tokens: int) -> Iterator[None]:
         """Around step `number`, at a share of the run. tokens: of the longest text, with what was read of it before."""
-        recipe, self._left_out = self.recipe, []
+        recipe, self._costs = self.recipe, []
+        teaches = bool(recipe.routing_loss) and (fraction < recipe.dense or number % TEACHING == 0)
         drawn = np.random.default_rng([self.seed, SHUFFLE, number]).random() if recipe.window_dropout else 1.0
         try:
             for policy in self.sparse:
-                policy.reads = read_at(recipe, fraction, policy.cfg.top_k, tokens // policy.cfg.segment)
-                if recipe.routing_loss:
-                    policy.mix = self._noting(policy)  # type: ignore[method-assign]
+                most = tokens // policy.cfg.segment
+                policy.reads = max(most, policy.cfg.top_k) if teaches else read_at(recipe, fraction, policy.cfg.top_k, most)
+                policy.observer = self._observe if teaches else None
             for mixer in self.windows:
                 mixer.blind = drawn < recipe.window_dropout
             for window in self.narrowed:
@@ -77,8 +84,7 @@ class Aids:
             yield
         finally:
             for policy in self.sparse:
-                policy.reads = policy.cfg.top_k
-                vars(policy).pop("mix", None)
+                policy.reads, policy.observer = policy.cfg.top_k, None
             for mixer in self.windows:
                 mixer.blind = False
             for window in self.narrowed:
@@ -86,30 +92,24 @@ class Aids:
 
     def loss(self) -> Tensor:
         """What the last step adds to its loss with `routing_loss`: a number."""
-        left_out = torch.stack(self._left_out).mean() if self._left_out else torch.zeros((), dtype=torch.float32, device="cpu")
-        return self.recipe.routing_loss * left_out
+        costs = torch.stack(self._costs).mean() if self._costs else torch.zeros((), dtype=torch.float32, device="cpu")
+        return self.recipe.routing_loss * costs
 
-    def _noting(self, policy: CachePolicy) -> Any:
-        mix = policy.mix
-
-        def noted(router: Router, asked: RouterScores) -> ReadWeights:
-            if asked.scores.shape[-1] > policy.cfg.top_k:
-                self._left_out.append(left_out(router, asked, policy.cfg.top_k))
-            return mix(router, asked)
-
-        return noted
+    def _observe(self, z: Tensor, matrices: Tensor, gates: Tensor) -> None:
+        self._costs.append(routing_cost(z, matrices, gates))
 
 
-def left_out(router: Router, asked: RouterScores, top_k: int) -> Tensor:
-    """-log of the share of the `top_k` best checkpoints in all gates: mean over queries, those included that fill the last chunk
-    of a call."""
-    gates = router.gates(asked)[1].float().mean(2)  # [R, Q, N]
-    index = top(in_steps(asked.scores), asked.hidden, top_k, asked.newest_last)
-    share = gates.gather(-1, index).sum(-1) / gates.sum(-1).clamp(min=1e-9)
-    return -share.clamp(min=1e-9).log().mean() if asked.hidden is None else _seen(share, gates)
+def routing_cost(z: Tensor, matrices: Tensor, gates: Tensor) -> Tensor:
+    """The routing loss of queries z [R, S, H, Q, in] that read all of the matrices [R, H, N, in, V] with gates [R, S, H, Q, N].
 
-
-def _seen(share: Tensor, gates: Tensor) -> Tensor:
-    """The mean over queries that see a checkpoint."""
-    seen = gates.sum(-1) > 0
-    return -(share.clamp(min=1e-9).log() * seen).sum() / seen.sum().clamp(min=1)
+    Gates are 0 where a checkpoint is not seen. It is the mean over queries that see one.
+    """
+    with torch.no_grad():
+        squares = matrices.float() @ matrices.float().transpose(-1, -2)  # [R, H, N, in, in]
+        energy = torch.stack([((q.float().unsqueeze(2) @ squares) * q.float().unsqueeze(2)).sum(-1) for q in z.unbind(1)], 1)
+        energy = energy.transpose(3, 4).clamp(min=0) * (gates > 0)  # [R, S, H, Q, N]
+        shares = energy.mean(2) / energy.mean(2).sum(-1, keepdim=True).clamp(min=1e-12)
+    mean = gates.float().mean(2)
+    found = mean / mean.sum(-1, keepdim=True).clamp(min=1e-9)
+    seen = mean.detach().sum(-1) > 0
+    return -((shares * found.clamp(min=1e-9).log()).sum(-1) * seen).sum() / seen.sum().clamp(min=1)

@@ -71,7 +71,7 @@ def mqar256() -> Lab:
 def tricks() -> Lab:
     """What helps: sparse and gated caches with and without aids of training, on the task of `mqar256`."""
     lab = mqar256()
-    names = ("sparse", "sparse, dense first", "sparse, routing loss", "sparse, dense first, routing loss", "sparse, anchor keys")
+    names = ("sparse", "sparse, dense first", "sparse, dense first, routing loss", "sparse, anchor keys")
     names += ("gated", "gated, window dropout", "gated, random windows", "gated, softmax", "gated, half the window")
     names += ("gated, no convolution", "gated, exact pairs")
     base, recipe = lab.base | {"checkpoint_dtype": "float32"}, replace(lab.recipe, dense=0.0)

@@ -29,7 +29,8 @@ class Recipe:
     copies           rows of repeated strings beside the text in each later step, with a quarter of the weight
     dense            share of the run in which cache="sparse" reads every checkpoint; in as long a time again, the number that it
                      reads falls to `top_k` (`siltstone.train.aids`)
-    routing_loss     weight of the cost of what a sparse choice leaves out: -log of the chosen checkpoints' share of all gates
+    routing_loss     weight of the cost by which a sparse choice learns to rank checkpoints by what is read of them
+                     (`siltstone.train.aids`), in steps that read all of them; needs `dense`
     window_dropout   share of steps in which memory layers leave out what their window says
     random_windows   share of steps in which memory layers see only the last tokens of their window; how many is drawn for a step
     far              tokens of rows, beside the text in each later step, whose strings come again only beyond the window; with
@@ -88,7 +89,11 @@ class Recipe:
         if not 0 <= self.decay < math.inf or not 0 < self.clip:
             raise ConfigError(f"decay={self.decay!r} must be at least 0 and clip={self.clip!r} more than 0")
         if not 0 <= self.routing_loss < math.inf:
-            raise ConfigError(f"routing_loss={self.routing_loss!r} must be at least 0; 0.01 is a beginning")
+            raise ConfigError(f"routing_loss={self.routing_loss!r} must be at least 0; 1 is a beginning")
+        if self.routing_loss and not self.dense:
+            raise ConfigError(
+                "routing_loss needs steps that read all checkpoints, and dense=0 has none; give dense=0.4, or leave it out"
+            )
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ConfigError(f"precision={self.precision!r} is not known; choose 'auto', 'fp32' or 'bf16'")
         if self.recompute not in ("none", "segment"):

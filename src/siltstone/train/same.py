@@ -1,10 +1,11 @@
-"""Trains several configurations the same way: same text, same recipe, same seeds. It resumes where it stopped."""
+"""Trains several configurations the same way: same text, same recipe, same seeds. A run resumes where it stopped."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..config.model import LMConfig
 from .loop import fit
@@ -32,19 +33,39 @@ def train_same(
     for seed in range(seeds):  # all configurations have the same number of seeds at any time
         for name, configure in configs.items():
             place, way = folder / name / str(seed), dataclasses.replace(recipe, seed=seed)
-            if can_resume(place):
-                ends = {"steps": way.steps, "minutes": way.minutes}
-                run = take_up(place, {key: x for key, x in ends.items() if x is not None}, device=device)
-                try:
-                    check_same(run, texts, None, tokenizer, configure)
-                except BaseException:
-                    run.close()
-                    raise
-            else:
-                run = begin(place, texts, configure, way, tokenizer, device=device)
             shown = display()
             shown.name = f"{name}, seed {seed}"
-            if fit(run, shown)["interrupted"]:
+            if train_one(configure, texts, way, place, tokenizer, device, shown)["interrupted"]:
                 raise KeyboardInterrupt
             out.setdefault(name, []).append(place)
     return out
+
+
+def train_one(
+    configure: Callable[[int], LMConfig],
+    texts: Sequence[str | Path],
+    recipe: Recipe,
+    place: Path,
+    tokenizer: str | Path = "bytes",
+    device: str = "auto",
+    display: Display | None = None,
+    deadline: float | None = None,
+    **given: Any,
+) -> dict[str, Any]:
+    """The receipt of the run in `place`, which is begun or taken up, and trained to the end of the recipe or to the deadline.
+
+    configure   number of token ids -> the configuration
+    given       further arguments of `begin`
+    Raises as `begin`, `take_up`, `check_same` and `fit`.
+    """
+    if can_resume(place):
+        ends = {"steps": recipe.steps, "minutes": recipe.minutes}
+        run = take_up(place, {key: x for key, x in ends.items() if x is not None}, device=device)
+        try:
+            check_same(run, texts, None, tokenizer, configure)
+        except BaseException:
+            run.close()
+            raise
+    else:
+        run = begin(place, texts, configure, recipe, tokenizer, device=device, **given)
+    return fit(run, display, deadline=deadline)
