@@ -3,7 +3,7 @@
     until python tools/gpu_arms.py TEXT... --test HELD_OUT... --folder build/arms --slice 9; do :; done
 
 The arms are those of `siltstone lab`. Half of the text is made from the books so that it needs memory. The held-out books are
-then read by position, and the tasks `told_20` and `repeats` are asked. The same command again continues, and several with different
+then read by position, and the tasks `told_20` and `repeats` are asked. The same command again continues, and several with other
 `--arm` may share a folder. With `--slice` it stops after so many minutes with exit code 75, and Ctrl-C loses nothing.
 Figures are in FOLDER/result.json, and pictures in FOLDER/report.html.
 """

@@ -1,9 +1,11 @@
 """Aids of training: they change how a model reads in a step of training, and leave it as it was.
 
     dense first      cache="sparse" reads every checkpoint, then fewer and fewer, so that routing learns before it must choose
-    routing loss     -sum_n e_n log(g_n / sum g) / sum_n e_n, mean over queries: e_n = |M_n(z)|^2 is what the query z reads of
-                     checkpoint n, g_n its gate, both means over heads. Only gates have a gradient, so that scores learn to rank
-                     checkpoints by what is in them. In steps that read every checkpoint: those of "dense first", then each fourth
+    routing loss     -sum_q w_q sum_n t_qn log p_qn / sum_q w_q for queries q and checkpoints n: t is the share of n in the
+                     energies |M_n(z_q)|^2, p = softmax_n of the gates' logits, and w_q = 1 - entropy(t_q) / log N, so that
+                     queries count which read of few checkpoints. t and w have no gradient. Scores so learn to rank
+                     checkpoints by what is read of them. In steps that read every checkpoint: those of "dense first", then
+                     each second
     window dropout   memory layers leave out their window, so that what it could answer must come from the memory
     random windows   memory layers see only the last w tokens of their window, w drawn anew: each scale is as likely. What is
                      written, and when, stays the same: tokens between w and the window's end are seen again once they are written
@@ -15,6 +17,7 @@ for each batch, so that a recurrent layer beside them learns).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,7 +31,8 @@ from ..layers.mixer import Mixer
 from ..models.lm import LM
 from .recipe import Recipe
 
-TEACHING = 4  # of so many steps after "dense first" one reads every checkpoint, if there is a routing loss
+TEACHING = 2  # of so many steps after "dense first" one reads every checkpoint, if there is a routing loss
+TINY = 1e-6
 SHUFFLE, WIDTHS = 17, 18  # of the numbers that choose the steps without a window, and the widths of windows
 
 
@@ -76,7 +80,8 @@ class Aids:
             for policy in self.sparse:
                 most = tokens // policy.cfg.segment
                 policy.reads = max(most, policy.cfg.top_k) if teaches else read_at(recipe, fraction, policy.cfg.top_k, most)
-                policy.observer = self._observe if teaches else None
+                policy.observer = self._observe_softmax if policy.cfg.gate == "softmax" else self._observe
+                policy.observer = policy.observer if teaches else None
             for mixer in self.windows:
                 mixer.blind = drawn < recipe.window_dropout
             for window in self.narrowed:
@@ -96,20 +101,26 @@ class Aids:
         return self.recipe.routing_loss * costs
 
     def _observe(self, z: Tensor, matrices: Tensor, gates: Tensor) -> None:
-        self._costs.append(routing_cost(z, matrices, gates))
+        self._costs.append(routing_cost(z, matrices, gates, torch.logit(gates.float(), TINY)))
+
+    def _observe_softmax(self, z: Tensor, matrices: Tensor, gates: Tensor) -> None:
+        self._costs.append(routing_cost(z, matrices, gates, gates.float().clamp(min=TINY).log()))
 
 
-def routing_cost(z: Tensor, matrices: Tensor, gates: Tensor) -> Tensor:
+def routing_cost(z: Tensor, matrices: Tensor, gates: Tensor, logits: Tensor) -> Tensor:
     """The routing loss of queries z [R, S, H, Q, in] that read all of the matrices [R, H, N, in, V] with gates [R, S, H, Q, N].
 
-    Gates are 0 where a checkpoint is not seen. It is the mean over queries that see one.
+    logits are those of the gates, which are 0 where a checkpoint is not seen. Shares and logits are means over heads.
     """
+    hidden = (gates > 0).sum(2) == 0  # [R, S, Q, N]
     with torch.no_grad():
         squares = matrices.float() @ matrices.float().transpose(-1, -2)  # [R, H, N, in, in]
-        energy = torch.stack([((q.float().unsqueeze(2) @ squares) * q.float().unsqueeze(2)).sum(-1) for q in z.unbind(1)], 1)
-        energy = energy.transpose(3, 4).clamp(min=0) * (gates > 0)  # [R, S, H, Q, N]
-        shares = energy.mean(2) / energy.mean(2).sum(-1, keepdim=True).clamp(min=1e-12)
-    mean = gates.float().mean(2)
-    found = mean / mean.sum(-1, keepdim=True).clamp(min=1e-9)
-    seen = mean.detach().sum(-1) > 0
-    return -((shares * found.clamp(min=1e-9).log()).sum(-1) * seen).sum() / seen.sum().clamp(min=1)
+        energy = torch.stack(
+            [((q.float().unsqueeze(2) @ squares) * q.float().unsqueeze(2)).sum(-1).mean(1) for q in z.unbind(1)], 1
+        )
+        energy = energy.transpose(2, 3).clamp(min=0).masked_fill(hidden, 0.0)
+        shares = energy / energy.sum(-1, keepdim=True).clamp(min=TINY)
+        most = (~hidden).sum(-1).clamp(min=2).log()
+        weight = (1 + torch.xlogy(shares, shares).sum(-1) / most).clamp(min=0) * ((~hidden).sum(-1) > 1)
+    found = logits.mean(2).masked_fill(hidden, -math.inf).masked_fill(hidden.all(-1, keepdim=True), 0.0).log_softmax(-1)
+    return -((shares * found.masked_fill(hidden, 0.0)).sum(-1) * weight).sum() / weight.sum().clamp(min=TINY)
