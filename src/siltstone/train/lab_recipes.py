@@ -85,11 +85,11 @@ def needles() -> Lab:
     options = dict(symbols=256, fillers=64, loads=(4, 8, 16), asked=4)
     few = dict(symbols=64, fillers=16, asked=8)
     stages = (
-        Stage((64,), few | dict(loads=(4, 8)), 32, until=0.3),
-        Stage((128,), dict(loads=(4, 8), asked=8), 32, until=0.45),
-        Stage((256,), dict(loads=(4, 8, 16), asked=8), 16, until=0.6),
+        Stage((64,), few | dict(loads=(4, 8)), 32, until=0.2),
+        Stage((128,), dict(loads=(4, 8), asked=8), 32, until=0.3),
+        Stage((256,), dict(loads=(4, 8, 16), asked=8), 16, until=0.4),
     )
-    recipe = Recipe(steps=1500, batch=8, lr=5e-3, dense=0.35, routing_loss=0.01, save_every=50)
+    recipe = Recipe(steps=1500, batch=8, lr=5e-3, dense=0.48, routing_loss=1.0, save_every=50)
     names = ("sparse", "sparse, oracle routing", "sparse, random routing", "gated", "one state of equal bytes", "transformer")
     question = "Does a choice of four checkpoints find needles as the oracle's does?"
     return Lab(
@@ -111,8 +111,8 @@ def far() -> Lab:
     """Trained on needles in up to 1,024 tokens, tried in 65,536; some minutes a run on a core."""
     base = dict(needles().base, segment=64)
     options = dict(symbols=256, fillers=64, loads=(1, 4), asked=4)
-    stages = (*needles().stages[:2], Stage((256, 512), dict(loads=(4, 8), asked=8), 8, until=0.6))
-    recipe = Recipe(steps=1500, batch=4, lr=5e-3, dense=0.35, routing_loss=0.01, save_every=50)
+    stages = (*needles().stages[:2], Stage((256, 512), dict(loads=(4, 8), asked=8), 8, until=0.4))
+    recipe = Recipe(steps=1500, batch=4, lr=5e-3, dense=0.48, routing_loss=1.0, save_every=50)
     names = ("sparse", "gated", "exact", "blocks", "plain recurrence", "window only")
     question, tests = "Trained at 1,024 tokens, which arms find a needle in 65,536?", (1024, 4096, 16384, 65536)
     return Lab(
