@@ -94,7 +94,7 @@ def test_passages_that_a_question_attends_to_are_read_again(run: Path) -> None:
     session, ids = again.read(TEXT), tokenizer.encode(TEXT)
     before = session.position
     asked = again.asking(session, question)
-    spans = sorted(attended(own.asking(session, question)) or [])
+    spans = [*reversed(attended(own.asking(session, question)) or [])]
     plain = session.fork()
     plain.append("".join(f"\n{tokenizer.decode(ids[first:end])}" for first, end in spans))
     plain.asking = True

@@ -66,6 +66,13 @@ def test_the_table_of_facts(tool: Any) -> None:
     assert [*run.SEEDS.values()] == [5, 5, 5, 5, 2, 1] and [*run.SEEDS][-1] == 131072
 
 
+def test_the_page_has_the_facts(tool: Any) -> None:
+    run, docs = tool("facts_run"), Path(__file__).resolve().parents[2] / "docs"
+    points = json.loads((docs / "facts.json").read_text("utf-8"))
+    assert run.table(run.rows(run.Facts(), points)) in (docs / "pretrained.md").read_text("utf-8")
+    assert all(run.Point(point["length"], point["arm"], point["seed"], point["text"]).name for point in points)
+
+
 def test_facts_point_by_point(
     tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

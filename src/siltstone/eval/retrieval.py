@@ -82,7 +82,7 @@ class RetrievalReader(Reader):
 
 
 class RereadReader(Reader):
-    """A reader that reads the passages which a question attends to once more, in their order, before the question."""
+    """A reader that reads the passages which a question attends to once more before the question, the most attended one last."""
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -100,5 +100,5 @@ class RereadReader(Reader):
         if found is None:
             raise InputError("this model does not say what it attends to; leave out the arm reread")
         fork, ids = session.fork(), self._ids[session]
-        fork.append("".join(f"\n{self.tokenizer.decode(ids[first:end])}" for first, end in sorted(found)))
+        fork.append("".join(f"\n{self.tokenizer.decode(ids[first:end])}" for first, end in reversed(found)))
         return super().asking(fork, question)

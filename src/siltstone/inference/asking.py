@@ -79,12 +79,13 @@ class Question:
         self.fork = session.fork()
 
     def read(self, again: Sequence[Passage] = ()) -> int:
-        """Read the question on a fork, after these passages in their order; returns the number of tokens.
+        """Read the question on a fork, after these passages; returns the number of tokens.
 
+        again   the most important first; it is read last, so that it stands next to the question
         The passages are read as a document is: blocks are chosen before every token of the question alone.
         """
         self.fork = self.session.fork()
-        for passage in sorted(again, key=lambda one: one.tokens):
+        for passage in reversed(again):
             self.fork.append(f"{BETWEEN}{passage.text.strip()}")
         self.fork.watch()
         self._chat = Chat(self.fork, template=self.template)
