@@ -141,10 +141,10 @@ def test_meetings_with_and_without_a_model_that_says(reader: Reader, tmp_path: P
     found = scores(evaluate(reader.model, reader.tokenizer, [task], [5000], seeds=1, items=4))
     assert found.keys() == {"found, BM25", "covered, BM25"} and found["found, BM25"] == 1.0
     monkeypatch.setattr(meetings, "attends", lambda model: True)
-    monkeypatch.setattr(Session, "attended", lambda self: [(0, self.position)], raising=False)
+    monkeypatch.setattr(Session, "attended", lambda self: [(0, self.position, 1.0)])
     found = scores(evaluate(reader.model, reader.tokenizer, [task], [5000], seeds=1, items=2))
     assert found["found"] == found["covered"] == found["covered, BM25"] == 1.0  # of the same length
-    monkeypatch.setattr(Session, "attended", lambda self: [(0, 1), (0, 1)])
+    monkeypatch.setattr(Session, "attended", lambda self: [(0, 1, 1.0), (0, 1, 1.0)])
     assert scores(evaluate(reader.model, reader.tokenizer, [task], [5000], seeds=1, items=2))["found"] == 0.0
     monkeypatch.setattr(Session, "attended", lambda self: None)
     monkeypatch.setitem(sys.modules, "bm25s", None)

@@ -15,7 +15,7 @@ from siltstone.eval import beside
 from siltstone.eval.retrieval import PASSAGE, RereadReader, RetrievalReader, Retrieved
 from siltstone.eval.tasks.reader import Reader
 from siltstone.hf import BLOCKS, blocks, import_run
-from siltstone.inference.asking import attended
+from siltstone.inference.asking import decisive
 from tests.cli.commands import good, refused
 
 from .tiny import saved
@@ -94,7 +94,7 @@ def test_passages_that_a_question_attends_to_are_read_again(run: Path) -> None:
     session, ids = again.read(TEXT), tokenizer.encode(TEXT)
     before = session.position
     asked = again.asking(session, question)
-    spans = [*reversed(attended(own.asking(session, question)) or [])]
+    spans = [*reversed(decisive(own.asking(session, question)) or [])]
     plain = session.fork()
     plain.append("".join(f"\n{tokenizer.decode(ids[first:end])}" for first, end in spans))
     plain.asking = True

@@ -167,8 +167,8 @@ def test_notes_that_are_invalid(change: dict[str, Any], files: list[Path]) -> No
 class Attending(st.Session):
     """A session that says what it attended to: here, three fixed places."""
 
-    def attended(self) -> list[tuple[int, int]]:
-        return [(100, 140), (3000, 3040), (self.position - 3, self.position)]
+    def attended(self) -> list[tuple[int, int, float]]:
+        return [(100, 140, 3.0), (3000, 3040, 2.0), (self.position - 3, self.position, 1.0)]
 
 
 def test_an_answer_has_its_passages(files: list[Path], same: Any) -> None:
@@ -181,8 +181,16 @@ def test_an_answer_has_its_passages(files: list[Path], same: Any) -> None:
     assert found is not None and [x.bytes for x in found] == [(100, 140), (3000, 3040)]
     checks = [*one.check(found, answer, 8)]
     assert len(checks) == 2 and all(x.changes == (x.answer != answer) for x in checks)
-    more = one.read(one.attended_by_question()) - len(one.text)
+    again = one.attended_by_question()
+    assert [x.bytes for x in again] == [(100, 140), (3000, 3040)]
+    more = one.read(again) - len(one.text)
     assert more > 60 and same(s, before)
+    other = s.fork()
+    for passage in reversed(again):  # the most important one last, as a document is read
+        other.append("\n\n" + passage.text.strip())
+    st.Chat(other).read(one.text)
+    assert torch.equal(one.fork.logits, other.logits)  # type: ignore[arg-type]
+    assert asking.merged(again, found) == again and asking.merged(again[1:], found) == again[::-1]
     plain = Question(told(st.Session(s.model, s.tokenizer), files[0]), "What?")
     plain.read()
     assert plain.passages() is None and asking.attended(plain.fork) is None
@@ -235,4 +243,8 @@ def test_passages_that_touch_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(st.Session, "attended", lambda self: spans)
     assert asking.attended(s) == [(32, 160), (0, 8), (300, 308), (400, 408), (500, 508)]  # four blocks at most are one
     monkeypatch.setattr(st.Session, "attended", lambda self: [(10 * i, 10 * i + 5, 1.0) for i in range(9)])
-    assert asking.attended(s) == [(0, 5), (10, 15), (20, 25), (30, 35), (40, 45)]
+    assert asking.attended(s) == [(0, 5), (10, 15), (20, 25), (30, 35), (40, 45)] == asking.decisive(s)
+    blocks = [(64, 96, 6.0), (0, 32, 5.0), (96, 128, 3.0), (200, 232, 4.5), (300, 332, 4.0)]
+    monkeypatch.setattr(st.Session, "attended", lambda self: blocks)
+    assert asking.weighed(s) == [((64, 128), 9.0), ((0, 32), 5.0), ((200, 232), 4.5), ((300, 332), 4.0)]
+    assert asking.decisive(s) == [(64, 128), (0, 32), (200, 232)]  # half of the largest sum, and more

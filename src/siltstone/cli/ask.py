@@ -42,7 +42,7 @@ def ask(
     reread: Annotated[
         bool | None,
         typer.Option(
-            help="Read the passages that a question attends to again, before it. [default: where the model says what they are]",
+            help="Read the passages that a question attends to most again, before it. [default: where the model says what they are]",
             show_default=False,
         ),
     ] = None,
@@ -202,12 +202,12 @@ def _answer(one: Question, usage: Usage, stop: Interrupts, wanted: Wanted) -> No
             with stop.waiting(check=False):
                 print(shown(text, sys.stdout), end=end, flush=True)
 
-    with stop.waiting():
-        again = one.attended_by_question() if wanted.reread else []
     show(f"? {one.text}")
     began, said = time.perf_counter(), []
     with stop.waiting():
-        read = one.read(again)
+        again = one.attended_by_question() if wanted.reread else []
+        read = one.fork.position - one.session.position  # the question, if it was read for its passages
+        read += one.read(again)
     usage.add(read, time.perf_counter() - began)
     before = usage.written
     with usage.measured(one.fork, writing=True):

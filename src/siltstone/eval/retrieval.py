@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from ..errors import InputError
-from ..inference.asking import MOST, attended
+from ..inference.asking import MOST, decisive
 from ..inference.session import Session
 from .tasks.reader import Reader
 
@@ -82,7 +82,7 @@ class RetrievalReader(Reader):
 
 
 class RereadReader(Reader):
-    """A reader that reads the passages which a question attends to once more before the question, the most attended one last."""
+    """A reader that reads the passages which a question attends to most once more before it, the most attended one last."""
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -96,7 +96,7 @@ class RereadReader(Reader):
 
     def asking(self, session: Session, question: str) -> Session:
         """A fork that has read the passages and the question. Raises InputError if the model does not say what it attends to."""
-        found = attended(super().asking(session, question))
+        found = decisive(super().asking(session, question))
         if found is None:
             raise InputError("this model does not say what it attends to; leave out the arm reread")
         fork, ids = session.fork(), self._ids[session]

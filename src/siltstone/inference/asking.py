@@ -31,21 +31,36 @@ def attended(session: Session) -> list[Span] | None:
 
     A span that touches one with more weight belongs to it, up to four spans: a sentence is often cut between two blocks.
     """
+    found = weighed(session)
+    return None if found is None else [span for span, _ in found]
+
+
+def decisive(session: Session) -> list[Span] | None:
+    """Those of `attended` with at least half of the weight of the one that has most; None if the model does not say."""
+    found = weighed(session)
+    if found is None:
+        return None
+    most = max((weight for _, weight in found), default=0.0)
+    return [span for span, weight in found if weight >= most / 2]
+
+
+def weighed(session: Session) -> list[tuple[Span, float]] | None:
+    """`attended`, with the sum of the weights of each span's blocks."""
     found = session.attended()
     if found is None:
         return None
-    spans: list[Span] = []
-    for first, end in ((int(span[0]), int(span[1])) for span in found):
-        near = [i for i, (a, b) in enumerate(spans) if first <= b and end >= a]
-        joined = min([first, *(spans[i][0] for i in near)]), max([end, *(spans[i][1] for i in near)])
+    spans: list[tuple[Span, float]] = []
+    for first, end, weight in found:
+        near = [i for i, ((a, b), _) in enumerate(spans) if first <= b and end >= a]
+        joined = min([first, *(spans[i][0][0] for i in near)]), max([end, *(spans[i][0][1] for i in near)])
         if near and joined[1] - joined[0] <= JOINED * (end - first):
-            spans[near[0]] = joined
+            spans[near[0]] = joined, weight + sum(spans[i][1] for i in near)
             for i in reversed(near[1:]):
                 del spans[i]
         elif len(spans) == MOST:
             break
         else:
-            spans.append((first, end))
+            spans.append(((first, end), weight))
     return spans
 
 
@@ -102,12 +117,12 @@ class Question:
         return None if spans is None else passages(self.session, spans)
 
     def attended_by_question(self) -> list[Passage]:
-        """The passages that the question attends to. Raises InputError if the model does not say."""
+        """The passages that the question attends to most (`decisive`). Raises InputError if the model does not say."""
         self.read()
-        found = self.passages()
-        if found is None:
+        spans = decisive(self.fork)
+        if spans is None:
             raise InputError("this model does not say which passages it attends to, so that they cannot be read again")
-        return found
+        return passages(self.session, spans)
 
     def check(self, found: Sequence[Passage], answer: str, max_new_tokens: int, reread: bool = False) -> Iterator[Check]:
         """The answer without each of these passages: read by a session that has read everything else.
