@@ -244,7 +244,9 @@ def test_passages_that_touch_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asking.attended(s) == [(32, 160), (0, 8), (300, 308), (400, 408), (500, 508)]  # four blocks at most are one
     monkeypatch.setattr(st.Session, "attended", lambda self: [(10 * i, 10 * i + 5, 1.0) for i in range(9)])
     assert asking.attended(s) == [(0, 5), (10, 15), (20, 25), (30, 35), (40, 45)] == asking.decisive(s)
-    blocks = [(64, 96, 6.0), (0, 32, 5.0), (96, 128, 3.0), (200, 232, 4.5), (300, 332, 4.0)]
+    blocks = [(64, 96, 6.0), (0, 32, 5.0), (200, 232, 4.5), (96, 128, 3.0), (300, 332, 2.9)]
     monkeypatch.setattr(st.Session, "attended", lambda self: blocks)
-    assert asking.weighed(s) == [((64, 128), 9.0), ((0, 32), 5.0), ((200, 232), 4.5), ((300, 332), 4.0)]
-    assert asking.decisive(s) == [(64, 128), (0, 32), (200, 232)]  # half of the largest sum, and more
+    assert asking.weighed(s) == [((64, 128), 6.0), ((0, 32), 5.0), ((200, 232), 4.5), ((300, 332), 2.9)]
+    assert asking.decisive(s) == [(64, 128), (0, 32), (200, 232)]  # half of the largest weight, and more
+    monkeypatch.setattr(st.Session, "attended", lambda self: [])
+    assert asking.decisive(s) == []

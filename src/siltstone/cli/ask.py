@@ -42,7 +42,7 @@ def ask(
     reread: Annotated[
         bool | None,
         typer.Option(
-            help="Read the passages that a question attends to most again, before it. [default: where the model says what they are]",
+            help="Read again, before a question, the passages that it attends to most. [default: if the model says which]",
             show_default=False,
         ),
     ] = None,

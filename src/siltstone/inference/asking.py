@@ -40,12 +40,11 @@ def decisive(session: Session) -> list[Span] | None:
     found = weighed(session)
     if found is None:
         return None
-    most = max((weight for _, weight in found), default=0.0)
-    return [span for span, weight in found if weight >= most / 2]
+    return [span for span, weight in found if weight >= found[0][1] / 2]
 
 
 def weighed(session: Session) -> list[tuple[Span, float]] | None:
-    """`attended`, with the sum of the weights of each span's blocks."""
+    """`attended`, with the largest weight of each span's blocks."""
     found = session.attended()
     if found is None:
         return None
@@ -54,7 +53,7 @@ def weighed(session: Session) -> list[tuple[Span, float]] | None:
         near = [i for i, ((a, b), _) in enumerate(spans) if first <= b and end >= a]
         joined = min([first, *(spans[i][0][0] for i in near)]), max([end, *(spans[i][0][1] for i in near)])
         if near and joined[1] - joined[0] <= JOINED * (end - first):
-            spans[near[0]] = joined, weight + sum(spans[i][1] for i in near)
+            spans[near[0]] = joined, spans[near[0]][1]  # blocks come in the order of their weights
             for i in reversed(near[1:]):
                 del spans[i]
         elif len(spans) == MOST:
