@@ -62,7 +62,7 @@ def train_one(
         ends = {"steps": recipe.steps, "minutes": recipe.minutes}
         run = take_up(place, {key: x for key, x in ends.items() if x is not None}, device=device)
         try:
-            check_same(run, texts, None, tokenizer, configure)
+            check_same(run, texts, None, str(tokenizer), configure)
         except BaseException:
             run.close()
             raise
