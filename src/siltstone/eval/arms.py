@@ -113,18 +113,11 @@ def configured(base: LMConfig, arm: Arm, length: int, match: bool = True) -> LMC
 
 
 def matched(cfg: LMConfig, wanted: int) -> LMConfig:
-    """The configuration with the `mlp_dim` whose number of parameters is nearest to `wanted`, by bisection."""
-
-    def count(width: int) -> int:
-        return parameters(cfg.replace(mlp_dim=width))
-
-    low, high = 1, WIDEST_MLP
-    if count(low) > wanted:
-        raise ConfigError(f"mlp_dim=1 gives {count(low):,} parameters, more than {wanted:,}; give the base a larger mlp_dim")
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if count(middle) <= wanted else (low, middle)
-    return cfg.replace(mlp_dim=min((low, high), key=lambda width: abs(count(width) - wanted)))
+    """The configuration with the `mlp_dim` whose number of parameters is nearest to `wanted`: the number is affine in it."""
+    least, more = (parameters(cfg.replace(mlp_dim=width)) for width in (1, 2))
+    if least > wanted:
+        raise ConfigError(f"mlp_dim=1 gives {least:,} parameters, more than {wanted:,}; give the base a larger mlp_dim")
+    return cfg.replace(mlp_dim=min(1 + round((wanted - least) / (more - least)), WIDEST_MLP))
 
 
 def _with_bytes(cfg: LMConfig, wanted: int, length: int) -> LMConfig:
