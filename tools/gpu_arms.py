@@ -59,10 +59,10 @@ class Size:
 
 SIZES = {
     "30m": Size(
-        KEYS | dict(d_model=512, heads=8, depth=8, mlp_dim=1408, window=128, segment=128, top_k=4), 8192, 700, 16, 1024, 8192
+        KEYS | dict(d_model=512, heads=8, depth=8, mlp_dim=1408, window=128, segment=128, top_k=4), 8192, 300, 16, 1024, 8192
     ),
     "130m": Size(
-        KEYS | dict(d_model=768, heads=12, depth=12, mlp_dim=2816, window=128, segment=128, top_k=4), 16384, 900, 16, 1024, 8192
+        KEYS | dict(d_model=768, heads=12, depth=12, mlp_dim=2816, window=128, segment=128, top_k=4), 16384, 150, 16, 1024, 8192
     ),
     "toy": Size(
         KEYS | dict(d_model=32, heads=2, depth=2, mlp_dim=96, window=8, segment=8, top_k=2), 300, 3, 2, 32, 64, ((0,), 1)
