@@ -3,9 +3,9 @@
     until python tools/gpu_arms.py TEXT... --test HELD_OUT... --folder build/arms --slice 9; do :; done
 
 The arms are those of `siltstone lab`. Half of the text is made from the books so that it needs memory. The held-out books are
-then read by position, and the tasks `told_20` and `repeats` are asked. The same command again continues, and several with other
-`--arm` may share a folder. With `--slice` it stops after so many minutes with exit code 75, and Ctrl-C loses nothing.
-Figures are in FOLDER/result.json, and pictures in FOLDER/report.html.
+then read by position, and the tasks `told_20` and `repeats` are asked. The same command again continues. Once the first has made
+the texts, several with other `--arm` may share the folder. With `--slice` it stops after so many minutes with exit code 75, and
+Ctrl-C loses nothing. Figures are in FOLDER/result.json, and pictures in FOLDER/report.html.
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ def main(given: list[str] | None = None) -> int:
         place = folder / name.replace(" ", "-") / str(args.seed)
         receipt = finished(place, steps)
         if receipt is None:
+            (place / "asked.json").unlink(missing_ok=True)
             if deadline is not None and time.time() >= deadline:
                 return UNFINISHED
             shared_corpus(folder, place)

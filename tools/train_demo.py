@@ -8,9 +8,9 @@ Every model is trained in two stages. `base`: rows of repeated strings alone, th
 only beyond the window. All three have the same steps, tokens and, by the width of their MLPs, numbers of parameters. `--minutes`
 is the time of the slowest: its steps are timed once, and the plan is kept in the folder, so that the rest depends on no clock.
 
-The same command again continues, and several with different `--model` may share a folder. With `--slice` it stops after so many
-minutes with exit code 75, and Ctrl-C loses nothing. The finished models are in FOLDER/models, in bfloat16, and their figures in
-FOLDER/result.json.
+The same command again continues. Once the first has made its plan, several with different `--model` may share the folder. With
+`--slice` it stops after so many minutes with exit code 75, and Ctrl-C loses nothing. The finished models are in FOLDER/models, in
+bfloat16, and their figures in FOLDER/result.json.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ class Attending(st.Session):
         return [(100, 140, 3.0), (3000, 3040, 2.0), (self.position - 3, self.position, 1.0)]
 
 
-def test_an_answer_has_its_passages(files: list[Path], same: Any) -> None:
+def test_an_answer_has_its_passages(files: list[Path], same: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     s = told(Attending(flat(), st.ByteTokenizer()), files[0])
     before, one = s.fork(), Question(s, "What is the price?")
     one.read()
@@ -190,6 +190,11 @@ def test_an_answer_has_its_passages(files: list[Path], same: Any) -> None:
         other.append("\n\n" + passage.text.strip())
     st.Chat(other).read(one.text)
     assert torch.equal(one.fork.logits, other.logits)  # type: ignore[arg-type]
+    texts: list[list[str]] = []
+    read = Question.read
+    monkeypatch.setattr(Question, "read", lambda self, more=(): texts.append([x.text for x in more]) or read(self, more))
+    assert len([*one.check(found, answer, 8, again)]) == 2
+    assert texts == [[again[1].text], [again[0].text]]  # what is left out is not read again either
     assert asking.merged(again, found) == again and asking.merged(again[1:], found) == again[::-1]
     plain = Question(told(st.Session(s.model, s.tokenizer), files[0]), "What?")
     plain.read()

@@ -110,6 +110,10 @@ def test_steps_that_teach_read_every_checkpoint() -> None:
     assert taught == [(12, True), (2, False)] * 4
     with torch.no_grad(), aids.step(1, 0.9, 96):
         assert torch.equal(one(IDS)[0], plain(IDS)[0])
+    for keys in ({"segments": "logarithmic"}, {"max_checkpoints": 3}):
+        with pytest.raises(ConfigError, match="routing_loss needs segments='constant' without a budget"):
+            Aids(model(**keys), recipe, 0)
+    assert not Aids(model(cache="gated", top_k=4), recipe, 0).sparse  # an arm beside sparse ones
     with pytest.raises(ConfigError, match="routing_loss needs a memory that is read by one matrix"):
         Aids(model(memory="titans"), recipe, 0)
 

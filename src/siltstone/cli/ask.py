@@ -222,7 +222,7 @@ def _answer(one: Question, usage: Usage, stop: Interrupts, wanted: Wanted) -> No
     checks: list[Any] = []
     if wanted.check and found is not None:
         with stop.waiting():
-            checks = list(one.check(found, answer, wanted.max_new_tokens, wanted.reread))
+            checks = list(one.check(found, answer, wanted.max_new_tokens, again))
     for i, passage in enumerate(found or []):
         show(_line(i, passage) + ("" if not checks else f"\n     without it: {checks[i].answer}" if checks[i].changes else ""))
     if wanted.as_json:

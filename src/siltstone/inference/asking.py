@@ -123,14 +123,14 @@ class Question:
             raise InputError("this model does not say which passages it attends to, so that they cannot be read again")
         return passages(self.session, spans)
 
-    def check(self, found: Sequence[Passage], answer: str, max_new_tokens: int, reread: bool = False) -> Iterator[Check]:
+    def check(self, found: Sequence[Passage], answer: str, max_new_tokens: int, again: Sequence[Passage] = ()) -> Iterator[Check]:
         """The answer without each of these passages: read by a session that has read everything else.
 
-        reread   whether it reads the passages that the question attends to again, as it did for `answer`
+        again   the passages that were read again for `answer`; all but the one that is left out are read again here too
         """
         for passage in found:
             other = Question(without(self.session, passage, self.template), self.text, self.template, self.begin)
-            other.read(other.attended_by_question() if reread else ())
+            other.read([one for one in again if one != passage])
             said = "".join(other.write(max_new_tokens))
             yield Check(said, said != answer)
 

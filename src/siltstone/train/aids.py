@@ -61,7 +61,10 @@ class Aids:
     def __init__(self, model: LM, recipe: Recipe, seed: int) -> None:
         self.recipe, self.seed = recipe, seed
         mixers = [x for x in model.modules() if isinstance(x, Mixer)]
-        if recipe.routing_loss and not all(x.memory.read_is_linear for x in mixers if x.cache.sparse):
+        sparse = [x for x in mixers if x.cache.sparse]
+        if recipe.routing_loss and not all(x.cfg.segments == "constant" and not x.cfg.bounded for x in sparse):
+            raise ConfigError("routing_loss needs segments='constant' without a budget; leave it out")
+        if recipe.routing_loss and not all(x.memory.read_is_linear for x in sparse):
             raise ConfigError(
                 "routing_loss needs a memory that is read by one matrix; leave it out, or take memory='gated_delta'"
             )
@@ -113,14 +116,15 @@ def routing_cost(z: Tensor, matrices: Tensor, gates: Tensor, logits: Tensor) -> 
     logits are those of the gates, which are 0 where a checkpoint is not seen. Shares and logits are means over heads.
     """
     hidden = (gates > 0).sum(2) == 0  # [R, S, Q, N]
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
         squares = matrices.float() @ matrices.float().transpose(-1, -2)  # [R, H, N, in, in]
         energy = torch.stack(
             [((q.float().unsqueeze(2) @ squares) * q.float().unsqueeze(2)).sum(-1).mean(1) for q in z.unbind(1)], 1
         )
         energy = energy.transpose(2, 3).clamp(min=0).masked_fill(hidden, 0.0)
-        shares = energy / energy.sum(-1, keepdim=True).clamp(min=TINY)
+        total = energy.sum(-1, keepdim=True)
+        shares = energy / total.clamp(min=1e-30)
         most = (~hidden).sum(-1).clamp(min=2).log()
-        weight = (1 + torch.xlogy(shares, shares).sum(-1) / most).clamp(min=0) * ((~hidden).sum(-1) > 1)
+        weight = (1 + torch.xlogy(shares, shares).sum(-1) / most).clamp(min=0) * ((~hidden).sum(-1) > 1) * (total.squeeze(-1) > 0)
     found = logits.mean(2).masked_fill(hidden, -math.inf).masked_fill(hidden.all(-1, keepdim=True), 0.0).log_softmax(-1)
     return -((shares * found.masked_fill(hidden, 0.0)).sum(-1) * weight).sum() / weight.sum().clamp(min=TINY)

@@ -55,6 +55,7 @@ def train_one(
     """The receipt of the run in `place`, which is begun or taken up, and trained to the end of the recipe or to the deadline.
 
     configure   number of token ids -> the configuration
+    tokenizer   see `begin`; the path of a file is not compared with that of the run
     given       further arguments of `begin`
     Raises as `begin`, `take_up`, `check_same` and `fit`.
     """
@@ -62,7 +63,7 @@ def train_one(
         ends = {"steps": recipe.steps, "minutes": recipe.minutes}
         run = take_up(place, {key: x for key, x in ends.items() if x is not None}, device=device)
         try:
-            check_same(run, texts, None, str(tokenizer), configure)
+            check_same(run, texts, None, tokenizer if isinstance(tokenizer, str) else None, configure)
         except BaseException:
             run.close()
             raise
