@@ -178,7 +178,7 @@ def main() -> None:
     if given.meetings is not None:
         path = given.folder / "meetings.json"
         if not path.exists():
-            write_text(path, json.dumps(asked_about_meetings(given.run, given.meetings, given.device)))
+            write_json(path, asked_about_meetings(given.run, given.meetings, given.device))
         meetings = json.loads(path.read_text("utf-8"))
         write_text(given.folder / "meetings.md", table(meetings, tuple(dict.fromkeys(row["score"] for row in meetings))))
     print(everything)

@@ -110,9 +110,10 @@ def main(given: list[str] | None = None) -> int:
         copies=2, save_every=max(1, min(200, steps // 2)),
     )  # fmt: skip
     books = ["".join(read_blocks(path)) for path in find_files([str(path) for path in args.test])]
+    places = {name: folder / name.replace(" ", "-") / str(args.seed) for name in NAMES}
     receipts: dict[str, dict[str, Any]] = {}
     for name in args.arm or NAMES:
-        place = folder / name.replace(" ", "-") / str(args.seed)
+        place = places[name]
         receipt = finished(place, steps)
         if receipt is None:
             (place / "asked.json").unlink(missing_ok=True)
@@ -132,7 +133,6 @@ def main(given: list[str] | None = None) -> int:
         asked(size, place, args.device, books)
     if args.arm:
         return 0
-    places = {name: folder / name.replace(" ", "-") / str(args.seed) for name in NAMES}
     found = compare({name: [place] for name, place in places.items()}, books, size.far, chosen_device(args.device))
     keys = ("steps", "tokens", "seconds", "parameters", "device", "train_bits_per_byte")
     for entry in found["entries"]:

@@ -68,7 +68,7 @@ class Aids:
             raise ConfigError(
                 "routing_loss needs a memory that is read by one matrix; leave it out, or take memory='gated_delta'"
             )
-        self.sparse = [x.cache for x in mixers if x.cache.sparse] if recipe.dense or recipe.routing_loss else []
+        self.sparse = [x.cache for x in sparse] if recipe.dense or recipe.routing_loss else []
         self.windows = [x for x in mixers if x.window is not None and not isinstance(x.cache, Exact)]
         self.narrowed = [x.window for x in mixers if x.window is not None]
         self._costs: list[Tensor] = []
@@ -83,8 +83,8 @@ class Aids:
             for policy in self.sparse:
                 most = tokens // policy.cfg.segment
                 policy.reads = max(most, policy.cfg.top_k) if teaches else read_at(recipe, fraction, policy.cfg.top_k, most)
-                policy.observer = self._observe_softmax if policy.cfg.gate == "softmax" else self._observe
-                policy.observer = policy.observer if teaches else None
+                if teaches:
+                    policy.observer = self._observe_softmax if policy.cfg.gate == "softmax" else self._observe
             for mixer in self.windows:
                 mixer.blind = drawn < recipe.window_dropout
             for window in self.narrowed:
