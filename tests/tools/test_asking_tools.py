@@ -100,6 +100,17 @@ def test_facts_point_by_point(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("option", ["--arms", "--control"])
+def test_arms_of_facts_are_checked_before_anything_is_read(
+    tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["facts", str(tmp_path / "no run"), "--text", "none.txt", option, "blocks,ful",
+                                      "--folder", str(tmp_path / "facts")])  # fmt: skip
+    with pytest.raises(st.errors.InputError, match="'ful' is not known; choose of full, yarn"):
+        tool("facts_run").main()
+    assert not (tmp_path / "facts").exists()
+
+
 def test_the_page_of_questions(tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers", reason="an optional package: the extra hf", minversion="5.24")
     from tests.hf.tiny import saved
