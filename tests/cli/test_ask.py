@@ -90,9 +90,17 @@ def test_an_answer_ends_with_its_passages(run: Path, doc: Path, attends: None) -
     assert [x["bytes"] for x in answer["reread"]] == [[26, 52], [200, 208]]  # those with half of the weight of the first
     assert answer["passages"][0]["lines"] == [2, 2] and answer["passages"][0]["document"] == 0
     assert [x["changes"] for x in answer["without"]] == [x["answer"] != answer["answer"] for x in answer["without"]]
+    checked = good("ask", run, "--doc", doc, "What?", "--check", *SHORT).stdout
+    said = [x["answer"] if x["changes"] else "the same answer" for x in answer["without"]]
+    assert [line.partition("without it: ")[2] for line in checked.splitlines() if "without it" in line] == [
+        line.splitlines()[0] if line else "" for line in said
+    ]
     plain, _ = rows(run, "--doc", doc, "What?", "--no-reread")
     assert answer["tokens_read"] > plain["tokens_read"] + 26 and "reread" not in plain
-    assert rows(run, "--doc", doc, "What?")[0] | {"without": answer["without"]} == answer
+    bare, receipt = rows(run, "--doc", doc, "What?")
+    assert bare | {"without": answer["without"]} == answer
+    more = rows(run, "--doc", doc, "What?", "--check")[-1]
+    assert more["tokens_read"] - receipt["tokens_read"] == sum(x["tokens"] for x in answer["without"]) > 3 * 1000
 
 
 def test_a_document_that_changed(run: Path, tmp_path: Path, attends: None) -> None:
@@ -105,6 +113,51 @@ def test_a_document_that_changed(run: Path, tmp_path: Path, attends: None) -> No
     assert "doc.txt changed after it was read" in result.stderr and json.loads(result.stdout.splitlines()[0])["passages"] is None
     refused_too = siltstone("ask", run, "--session", out, "What?", "--check", *SHORT)
     assert refused_too.exit_code == 2 and "--check and --reread need the documents" in refused_too.stderr
+
+
+@pytest.mark.parametrize("how", ["gone", "changed", "broken"])
+def test_a_document_that_changes_while_others_are_read(
+    how: str, run: Path, doc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The documents before it are saved, and nothing of it."""
+    out, other, read = tmp_path / "a.silt", tmp_path / "b.txt", documents.read
+    other.write_text("one two three. " * 200, "utf-8")
+
+    def reading(session: st.Session, document: documents.Document) -> Any:
+        if document.path == str(other):
+            {
+                "gone": other.unlink,
+                "changed": lambda: other.write_text("o" * 3000),
+                "broken": lambda: other.write_bytes(b"\xff" * 3000),
+            }[how]()
+        return read(session, document)
+
+    monkeypatch.setattr(documents, "read", reading)
+    refused("b.txt", "ask", run, "--doc", doc, "--doc", other, "--session", out, "What?")
+    kept = st.Session.load(out, *st.load(run))
+    assert [x.path for x in documents.documents(kept)] == [str(doc)] and kept.position == doc.stat().st_size
+    monkeypatch.setattr(documents, "read", read)
+    assert rows(run, "--session", out, "What?")[0] == rows(run, "--doc", doc, "What?")[0]
+
+
+def test_long_readings_are_saved_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every 30 seconds, and for at most a tenth of the time."""
+    from siltstone.cli import sessions
+
+    now, took, made = [0.0], [1.0], []
+
+    def save() -> None:
+        made.append(now[0])
+        now[0] += took[0]
+
+    monkeypatch.setattr(sessions.time, "monotonic", lambda: now[0])
+    saves = sessions.Saves(save)
+    for _ in range(300):
+        now[0] += 1
+        took[0] = 12.0 if now[0] > 60 else 1.0
+        saves.if_due()
+    assert made == [30.0, 61.0, 193.0, 325.0]
+    sessions.Saves(None).now()
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ import typer
 from siltstone.cli.arguments import THREADS, RunFolder, RuntimeName, SpillFolder, at_least, integer, output, path, unset
 
 if TYPE_CHECKING:
+    from siltstone.cli.sessions import Saves
     from siltstone.core.interrupt import Interrupts
     from siltstone.inference import Session
     from siltstone.inference.asking import Question
@@ -65,7 +67,7 @@ def ask(
     bytes and a quotation. With --session, documents that were read are not read again, and an interrupted reading continues.
     Ctrl-C, SIGTERM, SIGHUP and a closed output keep what was read. A receipt is printed at the end on standard error.
     """
-    from siltstone.cli.sessions import open_session
+    from siltstone.cli.sessions import Saves, open_session
     from siltstone.core.interrupt import Interrupts, exit_code
     from siltstone.core.terminal import say
     from siltstone.errors import InputError
@@ -98,19 +100,19 @@ def ask(
                     f"this model does not say which passages it attends to; leave out --{'check' if check else 'reread'}, "
                     'or give a model with cache="blocks"'
                 )
-        usage = Usage()
+        usage, saves = Usage(), Saves(None if session is None else lambda: s.save(session))
         try:
-            _read(s, usage, stop, given, template, None if session is None else lambda: s.save(session))
+            _read(s, usage, stop, given, template, saves)
         except KeyboardInterrupt as stopped:
-            if session is not None and s.position:
-                s.save(session)
+            if s.position:
+                saves.now()
             kept = (
                 f"saved in {session}; the same command continues" if session is not None else "nothing is saved without --session"
             )
             say(f"interrupted after {s.position:,} tokens; {kept}")
             raise SystemExit(exit_code(stopped)) from None
-        if session is not None and usage.read:
-            s.save(session)
+        if usage.read:
+            saves.now()
         fresh = _quotable(documents(s))
         if (check or reread) and questions and not fresh:
             raise InputError("--check and --reread need the documents as they were read; leave these options out")
@@ -140,28 +142,42 @@ class Wanted:
     fresh: bool
 
 
-def _read(
-    s: Session, usage: Usage, stop: Interrupts, given: list[Document], template: str | None, save: Callable[[], Any] | None
-) -> None:
-    """Read the documents that the session lacks, with a progress bar."""
-    from siltstone.cli.sessions import kept_if_spilling_fails
+def _read(s: Session, usage: Usage, stop: Interrupts, given: list[Document], template: str | None, saves: Saves) -> None:
+    """Read the documents that the session lacks, with a progress bar. If one cannot be read, the earlier ones are saved."""
+    from siltstone.errors import DataError
     from siltstone.inference.asking import begin
-    from siltstone.inference.documents import lacking, read
+    from siltstone.inference.documents import lacking
 
     left = lacking(s, given)
     with _bar(sum(one.size - one.read for one in left)) as advance:
         if left:
             begin(s, template)
         for one in left:
-            source, at = read(s, one), one.read
-            while True:
-                with usage.measured(s), kept_if_spilling_fails(s, save):
-                    done = next(source, None)
-                if done is None:
-                    break
-                advance(done - at)
-                at = done
-                stop.check()
+            mark, notes = s.snapshot(), deepcopy(s.notes)
+            try:
+                _read_one(s, usage, stop, one, saves, advance)
+            except DataError:
+                s.rollback(mark)
+                s.notes = notes
+                if s.position:
+                    saves.now()
+                raise
+
+
+def _read_one(s: Session, usage: Usage, stop: Interrupts, one: Document, saves: Saves, advance: Callable[[int], Any]) -> None:
+    from siltstone.cli.sessions import kept_if_spilling_fails
+    from siltstone.inference.documents import read
+
+    source, at = read(s, one), one.read
+    while True:
+        with usage.measured(s), kept_if_spilling_fails(s, saves.save):
+            done = next(source, None)
+        if done is None:
+            return
+        advance(done - at)
+        at = done
+        saves.if_due()
+        stop.check()
 
 
 @contextmanager
@@ -220,11 +236,15 @@ def _answer(one: Question, usage: Usage, stop: Interrupts, wanted: Wanted) -> No
     found = one.passages() if wanted.fresh else None
     found = None if found is None else merged(again, found)
     checks: list[Any] = []
-    if wanted.check and found is not None:
-        with stop.waiting():
-            checks = list(one.check(found, answer, wanted.max_new_tokens, again))
+    more = one.check(found or [], answer, wanted.max_new_tokens, again)
     for i, passage in enumerate(found or []):
-        show(_line(i, passage) + ("" if not checks else f"\n     without it: {checks[i].answer}" if checks[i].changes else ""))
+        show(_line(i, passage))
+        if wanted.check:
+            began = time.perf_counter()
+            with stop.waiting():
+                checks.append(next(more))
+            usage.add(checks[i].tokens, time.perf_counter() - began)
+            show(f"     without it: {checks[i].answer if checks[i].changes else 'the same answer'}")
     if wanted.as_json:
         about: dict[str, Any] = {"question": one.text, "answer": answer, "tokens_read": read, "tokens_written": written}
         about["passages"] = None if found is None else [asdict(passage) for passage in found]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from siltstone.inference.chat import Chat
     from siltstone.inference.usage import Usage
 
-SECONDS = 30.0  # time between two saves
 LONGEST = 1 << 20  # bytes of a line
 
 
@@ -65,7 +63,7 @@ def chat(
     error.
     """
     from siltstone.cli.progress import print_usage
-    from siltstone.cli.sessions import kept_if_spilling_fails, open_session
+    from siltstone.cli.sessions import Saves, kept_if_spilling_fails, open_session
     from siltstone.core.interrupt import Interrupts, exit_code
     from siltstone.core.terminal import say
     from siltstone.errors import OutputError, SiltstoneError, StorageError
@@ -74,28 +72,26 @@ def chat(
 
     s = open_session(run, session, device, threads, runtime, spill)
     talk, usage = Chat(s, system, "" if plain else None), Usage()
+    saves = Saves(None if session is None else lambda: s.save(session))
     if talk.turns:
         say(f"{s.position:,} tokens restored, after {talk.turns:,} turns")
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_new_tokens": max_new_tokens}
     with Interrupts() as stop:
         failure: Exception | None = None
         try:
-            saved = time.monotonic()
             for line in _lines(stop):
-                with kept_if_spilling_fails(s, None if session is None else lambda: s.save(session)):
+                with kept_if_spilling_fails(s, saves.save):
                     _turn(talk, usage, stop, line, options | {"seed": seed}, as_json)
                 seed = None
-                if session is not None and time.monotonic() - saved >= SECONDS:
-                    s.save(session)
-                    saved = time.monotonic()
+                saves.if_due()
         except KeyboardInterrupt:
             pass
         except StorageError:
             raise
         except SiltstoneError as error:
             failure = error
-        if session is not None and s.position:
-            s.save(session)
+        if s.position:
+            saves.now()
         shown = as_json and not isinstance(failure, OutputError)
         rows = [("turns", f"{talk.turns:,}"), *usage.rows(s)]
         print_usage(rows, {"turns": talk.turns} | usage.to_dict(s) if shown else None)

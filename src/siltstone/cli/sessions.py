@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,33 @@ def open_sessions(
         Session(model, tokenizer, runtime, spill) if file is None else Session.load(file, model, tokenizer, runtime, spill)
         for file in there
     ]
+
+
+SECONDS = 30.0  # time between two saves
+
+
+class Saves:
+    """Saves a session now and then while a command uses it: every 30 seconds, but for at most about a tenth of the time.
+
+    save    writes the session's file; None: nothing is saved
+    """
+
+    def __init__(self, save: Callable[[], Any] | None) -> None:
+        self.save = save
+        self._at, self._took = time.monotonic(), 0.0
+
+    def now(self) -> None:
+        """Save."""
+        if self.save is not None:
+            began = time.monotonic()
+            self.save()
+            self._at = time.monotonic()
+            self._took = self._at - began
+
+    def if_due(self) -> None:
+        """Save if it is time."""
+        if time.monotonic() - self._at >= max(SECONDS, 10 * self._took):
+            self.now()
 
 
 @contextlib.contextmanager

@@ -20,36 +20,41 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Check:
-    """The answer without a passage. changes: whether it is another one."""
+    """The answer without a passage. changes: whether it is another one; tokens: read and written for it."""
 
     answer: str
     changes: bool
+    tokens: int
 
 
-def attended(session: Session) -> list[Span] | None:
+def attended(session: Session, among: Sequence[Span] | None = None) -> list[Span] | None:
     """The spans that a session attended to most, at most five; None if its model does not say.
 
     A span that touches one with more weight belongs to it, up to four spans: a sentence is often cut between two blocks.
+
+    among   spans of the text: blocks outside of all of them do not count (None: all blocks count)
     """
-    found = weighed(session)
+    found = weighed(session, among)
     return None if found is None else [span for span, _ in found]
 
 
-def decisive(session: Session) -> list[Span] | None:
+def decisive(session: Session, among: Sequence[Span] | None = None) -> list[Span] | None:
     """Those of `attended` with at least half of the weight of the one that has most; None if the model does not say."""
-    found = weighed(session)
+    found = weighed(session, among)
     if found is None:
         return None
     return [span for span, weight in found if weight >= found[0][1] / 2]
 
 
-def weighed(session: Session) -> list[tuple[Span, float]] | None:
+def weighed(session: Session, among: Sequence[Span] | None = None) -> list[tuple[Span, float]] | None:
     """`attended`, with the largest weight of each span's blocks."""
     found = session.attended()
     if found is None:
         return None
     spans: list[tuple[Span, float]] = []
     for first, end, weight in found:
+        if among is not None and not any(first < b and end > a for a, b in among):
+            continue
         near = [i for i, ((a, b), _) in enumerate(spans) if first <= b and end >= a]
         joined = min([first, *(spans[i][0][0] for i in near)]), max([end, *(spans[i][0][1] for i in near)])
         if near and joined[1] - joined[0] <= JOINED * (end - first):
@@ -112,16 +117,20 @@ class Question:
 
     def passages(self) -> list[Passage] | None:
         """The passages that the answer attended to; None if the model does not say. Raises DataError for a file that changed."""
-        spans = attended(self.fork)
+        spans = attended(self.fork, self._told())
         return None if spans is None else passages(self.session, spans)
 
     def attended_by_question(self) -> list[Passage]:
         """The passages that the question attends to most (`decisive`). Raises InputError if the model does not say."""
         self.read()
-        spans = decisive(self.fork)
+        spans = decisive(self.fork, self._told())
         if spans is None:
             raise InputError("this model does not say which passages it attends to, so that they cannot be read again")
         return passages(self.session, spans)
+
+    def _told(self) -> list[Span]:
+        """The tokens of the documents."""
+        return [(one.first, one.first + one.tokens) for one in documents(self.session)]
 
     def check(self, found: Sequence[Passage], answer: str, max_new_tokens: int, again: Sequence[Passage] = ()) -> Iterator[Check]:
         """The answer without each of these passages: read by a session that has read everything else.
@@ -132,7 +141,7 @@ class Question:
             other = Question(without(self.session, passage, self.template), self.text, self.template, self.begin)
             other.read([one for one in again if one != passage])
             said = "".join(other.write(max_new_tokens))
-            yield Check(said, said != answer)
+            yield Check(said, said != answer, other.fork.position)
 
 
 def merged(again: Sequence[Passage], found: Sequence[Passage]) -> list[Passage]:
@@ -142,18 +151,38 @@ def merged(again: Sequence[Passage], found: Sequence[Passage]) -> list[Passage]:
 
 
 def without(session: Session, passage: Passage, template: str | None = None) -> Session:
-    """A session that has read the documents of another one without a passage. It reads them again: as many tokens."""
-    twin = Session(session.model, session.tokenizer, session.runtime)
+    """A session that has read the documents of another one without a passage. It reads them again: as many tokens.
+
+    A character that the passage has a part of is left out too.
+    """
+    twin = session.fresh()
     begin(twin, template)
     twin.notes = {key: value for key, value in session.notes.items() if key == "documents"}
     for number, one in enumerate(documents(session)):
         if number:
             twin.append(BETWEEN)
         with open_regular(one.path) as (file, _):
-            source = _Without(file, *passage.bytes) if number == passage.document else file
+            source = _Without(file, *_whole(file, *passage.bytes)) if number == passage.document else file
             for piece in pieces(source, tokenizer=twin.tokenizer):
                 twin.append(piece.decode("utf-8"))
     return twin
+
+
+def _whole(file: Any, first: int, end: int) -> Span:
+    """The bytes of an open file from `first` to `end`, with those of the characters that are cut there. The file is at its
+    beginning afterwards."""
+
+    def inside(at: int) -> bool:
+        """Whether a character of UTF-8 goes on at this byte."""
+        file.seek(at)
+        return any(byte & 0xC0 == 0x80 for byte in file.read(1))
+
+    while inside(first):
+        first -= 1
+    while inside(end):
+        end += 1
+    file.seek(0)
+    return first, end
 
 
 class _Without:

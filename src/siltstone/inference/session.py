@@ -220,6 +220,10 @@ class Session(Generates[Pieces]):
         twin.counters, twin.notes = copy.copy(self.counters), copy.deepcopy(self.notes)
         return twin
 
+    def fresh(self) -> Session:
+        """A session of the same model and runtime that has read nothing; its blocks are in the same page file."""
+        return type(self)(self.model, self.tokenizer, self.runtime, self._spill)
+
     def watch(self) -> None:
         """Record what the tokens from now on attend to, for `attended`; forks do not record. A step takes a little longer."""
         with self._alone():
