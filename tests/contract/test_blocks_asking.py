@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -133,6 +135,27 @@ def test_some_rows_of_a_state() -> None:
     for wrong in ([True, False], [0, 1, 2], "x", 1, None):
         with pytest.raises(InputError, match="must be one bool, or one for each of 3 rows"):
             state.asking(wrong)
+
+
+@pytest.mark.parametrize("cuts", [(), (9,), (3, 20), (29,), (30,), (31, 44)])
+def test_rows_that_ask_later(cuts: tuple[int, ...]) -> None:
+    """A position in the future gives what setting it there gives, in any split and in steps; each row has its own."""
+    model, ids = the_model("plain"), torch.randint(11, (2, 60), generator=torch.Generator().manual_seed(3))
+    since, state, got = np.array([30, 55]), model.init_state(2), []
+    state = state.asking(since=torch.from_numpy(since))
+    for first, end in itertools.pairwise([0, *cuts, 50]):
+        logits, state = model(ids[:, first:end], state)
+        got.append(logits)
+    for i in range(50, 60):
+        logits, state = model.step(ids[:, i], state)
+        got.append(logits[:, None])
+    for row in range(2):
+        before, other = model(ids[row : row + 1, : since[row]])
+        after, _ = model(ids[row : row + 1, since[row] :], other.asking())
+        close(torch.cat(got, 1)[row : row + 1], torch.cat([before, after], 1))
+    for wrong in ([1], [1.5, 2.0], "x", [True, False]):
+        with pytest.raises(InputError, match="since=.* must be a position for each of 2 rows"):
+            state.asking(since=wrong)
 
 
 @pytest.mark.parametrize("wrong", [None, [-1], [1.5], [True], [0, 0], ["0"], 3])

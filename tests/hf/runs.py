@@ -23,6 +23,16 @@ KINDS: dict[str, dict[str, Any]] = {
     "conv, budget": dict(memory="gated", compress="mean", rate=2, max_checkpoints=3, short_conv=3),
     "titans": dict(memory="titans"),
     "attention": dict(pattern="a", tie=False),
+    "blocks": dict(
+        cache="blocks",
+        position="rope",
+        segment=4,
+        sinks=1,
+        router="subblock:2",
+        top_k=2,
+        checkpoint_dtype="int8",
+        cache_options=dict(router_queries=2, route_every=4),
+    ),
 }
 
 
@@ -53,10 +63,11 @@ def tokenizer(path: Path) -> Any:
 
 
 @torch.no_grad()
-def full(lm: st.LM, ids: Tensor, cuts: Tensor | None = None) -> Tensor:
-    """Logits of the token after ids [T], by one call that reads all of them."""
+def full(lm: st.LM, ids: Tensor, cuts: Tensor | None = None, asks: int = 1 << 40) -> Tensor:
+    """Logits of the token after ids [T], by one call that reads all of them. asks: from this token on, blocks are chosen before
+    every token."""
     cut = {} if cuts is None else {"cut": cuts[ids][None]}
-    return lm(ids[None], **cut)[0][0, -1]
+    return lm(ids[None], lm.init_state(1).asking(since=torch.tensor([asks])), **cut)[0][0, -1]
 
 
 PROMPTS = ["the cat and the dog went out into the rain", "a rat"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import siltstone as st
+from siltstone.inference.attending import ASKED
 from siltstone.text import cut_table
 
 from . import runs
@@ -38,7 +39,7 @@ class Open:
         for row, ids in enumerate(out.sequences):
             skip = int((given["attention_mask"][row] == 0).sum())
             for step, scores in enumerate(out.logits):
-                want = full(self.lm, ids[skip : start + step], self.cuts)
+                want = full(self.lm, ids[skip : start + step], self.cuts, start - skip - ASKED)
                 assert float((scores[row] - want).abs().max()) <= bound * max(1, float(want.abs().max())), (row, step)
 
 
@@ -66,7 +67,7 @@ def test_every_step_is_a_full_pass(kind: str, how: dict[str, Any], tmp_path: Pat
             alone = opened.model.generate(**opened.padded([text]), max_new_tokens=14, do_sample=False, eos_token_id=None)
             assert torch.equal(alone[0, -14:], out.sequences[row, -14:])
         slow = opened.model.generate(**given, max_new_tokens=14, use_cache=False, **how, **RAW)
-        assert torch.equal(slow.sequences, out.sequences)
+        assert torch.equal(slow.sequences, out.sequences) == (kind != "blocks")  # only a cache can choose before every token
 
 
 @pytest.mark.parametrize("kind", ["gated delta", "logarithmic", "content", "exact writes"])
@@ -79,6 +80,47 @@ def test_beams_are_those_of_a_model_without_a_cache(kind: str, tmp_path: Path) -
     assert torch.equal(fast.sequences, slow.sequences)
     assert torch.allclose(fast.sequences_scores, slow.sequences_scores, atol=1e-5)
     assert fast.beam_indices.max() > 0 and not torch.equal(fast.sequences[0], fast.sequences[1])
+
+
+def test_beams_of_blocks_have_the_scores_of_full_passes(tmp_path: Path) -> None:
+    opened = Open(tmp_path, "blocks")
+    given = opened.padded()
+    how = dict(num_beams=3, max_new_tokens=8, num_return_sequences=2, return_dict_in_generate=True, output_scores=True)
+    out = opened.model.generate(**given, **how, eos_token_id=None, length_penalty=1.0)
+    start = given["input_ids"].shape[1]
+    for i, ids in enumerate(out.sequences):
+        skip = int((given["attention_mask"][i // 2] == 0).sum())
+        steps = [full(opened.lm, ids[skip : start + n], None, start - skip - ASKED).log_softmax(-1) for n in range(8)]
+        likely = sum(float(step[ids[start + n]]) for n, step in enumerate(steps)) / 8
+        assert likely == pytest.approx(float(out.sequences_scores[i]), abs=1e-4)
+    assert out.beam_indices.max() > 0
+
+
+@pytest.mark.parametrize("chunk", [None, 50])
+def test_the_end_of_a_long_prompt_chooses_before_every_token(chunk: int | None, tmp_path: Path) -> None:
+    """In calls of any size, and when a conversation goes on; what is before it is read as a document."""
+    opened = Open(tmp_path, "blocks")
+    given = opened.padded([PROMPTS[0] * 9, PROMPTS[1]])
+    columns = given["input_ids"].shape[1]
+    assert columns > ASKED + 90
+    out = opened.model.generate(**given, max_new_tokens=4, do_sample=False, prefill_chunk_size=chunk, **RAW)
+    opened.check(out, given)
+    assert not torch.allclose(out.logits[0][0], full(opened.lm, given["input_ids"][0]))  # it is not read as a document
+
+
+def test_a_conversation_on_blocks_goes_on(tmp_path: Path) -> None:
+    """With the whole text or with what the cache has not read."""
+    opened = Open(tmp_path, "blocks")
+    first = opened.model.generate(**opened.padded([PROMPTS[0] * 9]), max_new_tokens=4, do_sample=False, **RAW)
+    ids = torch.cat([first.sequences, opened.tok([" and then?" * 40], return_tensors="pt").input_ids], 1)
+    read, caches = first.cache.columns, [copy.deepcopy(first.cache) for _ in range(3)]
+    mask = torch.ones_like(ids)
+    given = [dict(input_ids=ids), dict(input_ids=ids[:, read:], attention_mask=mask), dict(input_ids=ids, attention_mask=mask)]
+    out = [opened.model.generate(**one, cache=c, max_new_tokens=4, do_sample=False, **RAW)
+           for one, c in zip(given, caches, strict=True)]  # fmt: skip
+    for one in out:
+        assert torch.equal(one.sequences[0, -4:], out[0].sequences[0, -4:])
+        assert one.cache.state.positions.asking.tolist() == [ids.shape[1] - ASKED]
 
 
 def test_each_token_is_read_once(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ import torch
 
 import siltstone as st
 from siltstone.errors import InputError, PositionError
+from siltstone.inference.asking import read_prompt
+from siltstone.inference.reader import Reader
 from tests.inference.conftest import small_model
 
 KEYS: dict[str, Any] = dict(
@@ -48,6 +50,20 @@ def test_it_changes_the_choice_from_there_on(model: Any) -> None:
     torch.testing.assert_close(stepped.logits, asking.logits)
     asking.asking = False
     assert not asking.asking and twin.asking
+
+
+@pytest.mark.parametrize("length", [1, 20, 256, 300, 600])
+def test_the_end_of_a_prompt_chooses_before_every_token(model: Any, length: int) -> None:
+    """The last 256 tokens, also of a session that asked before; what is streamed then does not."""
+    text, s, want = (TEXT * 6)[:length], told(model), told(model)
+    s.asking = True
+    read_prompt(s, text)
+    want.append(text[:-256])
+    want.asking = True
+    want.append(text[-256:])
+    assert s.asking and torch.equal(s.logits, want.logits)  # type: ignore[arg-type]
+    Reader(s)
+    assert not s.asking
 
 
 def test_files_keep_it(model: Any, tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def generate(
     from siltstone.core.interrupt import Interrupts, exit_code
     from siltstone.core.terminal import say, shown
     from siltstone.errors import InputError, OutputError, SpillFailed
+    from siltstone.inference.asking import read_prompt
 
     s = open_session(run, session, device, threads, runtime, spill)
     if not prompt and not s.position:
@@ -60,7 +61,7 @@ def generate(
         try:
             with stop_asked.waiting():
                 with kept_if_spilling_fails(s, None if session is None else lambda: s.save(session)):
-                    s.append(prompt)
+                    read_prompt(s, prompt)
         except KeyboardInterrupt as stopped:
             kept = f"; {session} is unchanged" if session is not None else ""
             say(f"interrupted while the prompt was read{kept}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..io.regular import open_regular
+from .attending import ASKED, attends
 from .chat import Chat, Turns
 from .documents import BETWEEN, Passage, documents, passages
 from .pieces import pieces
@@ -66,6 +67,18 @@ def weighed(session: Session, among: Sequence[Span] | None = None) -> list[tuple
         else:
             spans.append(((first, end), weight))
     return spans
+
+
+def read_prompt(session: Session, text: str) -> None:
+    """Read a text that the session continues: its last 256 tokens, and what is written, choose blocks before every token."""
+    if not attends(session.model):
+        session.append(text)
+        return
+    ids = session.tokenizer.encode(text)
+    session.asking = False
+    session.append(ids[:-ASKED])
+    session.asking = True
+    session.append(ids[-ASKED:])
 
 
 def begin(session: Session, template: str | None = None) -> None:

@@ -32,6 +32,9 @@ class Watch:
         return [(*span, weight) for span, weight in sorted(self.spans.items(), key=lambda item: (-item[1], item[0]))]
 
 
+ASKED = 256  # tokens at the end of a prompt that choose blocks before every token, as the text that is written after them does
+
+
 def attends(model: Any) -> bool:
     """Whether a layer of the model has blocks."""
     return isinstance(model, LM) and any(isinstance(block.mix, BlockAttention) for block in model.blocks)

@@ -80,11 +80,13 @@ class Reader:
     errors      "strict": bytes that are not UTF-8 text, and zero bytes, raise DataError; "replace": they are read as U+FFFD, and
                 each costs 8 more bits, which encode its value: bits per byte remain those of a lossless code
 
-    `save` stores offset and cost in the session's notes, so that `Reader(Session.load(...))` resumes there.
+    `save` stores offset and cost in the session's notes, so that `Reader(Session.load(...))` resumes there. What is read chooses
+    blocks once in `route_every` tokens: `asking` is set to False.
     """
 
     def __init__(self, session: Session | Member, errors: str = "strict") -> None:
         self.session, self.errors = session, errors
+        session.asking = False
         self.timeline = Timeline()
         self.offset, self.cost, self._tail, self._known = 0, Cost(), b"", ("", 0)
         note = session.notes.get(NOTE)

@@ -113,16 +113,23 @@ class LMState:
                 ) from error
         return self._with(self.positions, (x.to(device, dtype) for x in self.layers))
 
-    def asking(self, rows: Any = True) -> LMState:
-        """With some rows choosing blocks before every token from their next token on; the others choose as always, at multiples
-        of `route_every`. Only layers with cache="blocks" choose blocks.
+    def asking(self, rows: Any = True, since: Any = None) -> LMState:
+        """With some rows choosing blocks before every token; the others choose as always, at multiples of `route_every`. Only
+        layers with cache="blocks" choose blocks.
 
-        rows    bool [B], or one bool for all. Raises InputError for anything else.
+        rows    bool [B], or one bool for all
+        since   int64 [B], the position from which each row does; None, or a position before the row's: from its next token on.
+                A state with a later one cannot be saved
+        Raises InputError for anything else.
         """
         now = np.asarray(rows.tolist() if isinstance(rows, Tensor) else rows)
         if now.dtype != bool or now.shape not in ((), self.position.shape):
             raise InputError(f"rows={rows!r:.80} must be one bool, or one for each of {len(self)} rows")
-        return self._with(self.positions.asks(np.broadcast_to(now, self.position.shape)), self.layers)
+        if since is not None:
+            since = np.asarray(since.tolist() if isinstance(since, Tensor) else since)
+            if since.dtype != np.int64 or since.shape != self.position.shape:
+                raise InputError(f"since={since!r:.80} must be a position for each of {len(self)} rows")
+        return self._with(self.positions.asks(np.broadcast_to(now, self.position.shape), since), self.layers)
 
     def fork(self) -> LMState:
         """A copy that in-place updates of the original do not change; sealed states are shared."""

@@ -60,9 +60,13 @@ class RowPositions:
         asking = None if self.asking is None else np.where(rows, NEVER, self.asking)
         return RowPositions(np.where(rows, 0, self.position), self.phase, cuts, asking)
 
-    def asks(self, rows: np.ndarray) -> RowPositions:
-        """With the rows bool [B] choosing blocks before every token from their next token on, and the others as always."""
-        return replace(self, asking=np.where(rows, self.position, NEVER) if rows.any() else None)
+    def asks(self, rows: np.ndarray, since: np.ndarray | None = None) -> RowPositions:
+        """With the rows bool [B] choosing blocks before every token, and the others as always.
+
+        since   int64 [B], the position from which they do (None, or one before the row's: from their next token on)
+        """
+        begin = self.position if since is None else np.maximum(self.position, since)
+        return replace(self, asking=np.where(rows, begin, NEVER) if rows.any() else None)
 
     def from_here(self) -> np.ndarray:
         """bool [B]: the rows that choose blocks before every token, their next one included."""

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..inference.attending import attends
+from ..inference.attending import ASKED, attends
 from ..inference.batch import Member
 from ..inference.likely import Likely
 from ..inference.session import Session
@@ -18,8 +18,6 @@ from .journal import Counts
 from .logprobs import Spelling
 from .marks import Marks
 from .template import Template
-
-ASKED = 256  # tokens at the end of what is read before a text: they choose blocks before every token, as the text does
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import Cache
 
 from ...errors import InputError
+from ...models.lm import LM
 from ...models.stream_state import LMState
 
 
@@ -29,6 +30,11 @@ class SiltstoneCache(Cache):
     def advance(self, state: LMState, columns: int) -> None:
         """Sets the state after `columns` more columns."""
         self.state, self.columns = state, self.columns + columns
+
+    def asks(self, lm: LM, since: Tensor) -> None:
+        """Lets each row choose blocks before every token from a position on, int64 [B] without padding; before it at multiples of
+        `route_every`."""
+        self.state = (lm.init_state(len(since)) if self.state is None else self.state).asking(since=since.long())
 
     def mark(self) -> int:
         """Remembers this place, and returns its number of columns; sealed checkpoints are shared, not copied."""

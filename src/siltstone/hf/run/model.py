@@ -11,6 +11,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from ...errors import CheckpointError, InputError
+from ...inference.attending import ASKED, attends
 from ...models.lm import LM
 from .cache import SiltstoneCache
 from .config import SiltstoneConfig
@@ -139,6 +140,15 @@ class SiltstoneForCausalLM(PreTrainedModel, GenerationMixin):
             )
         if model_kwargs.get("cache") is None and generation_config.use_cache:
             model_kwargs["cache"] = SiltstoneCache()
+
+    def _prefill(self, input_ids: Tensor, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **more: Any) -> Any:
+        """As in transformers; the last tokens of the prompt, and those that are written, choose blocks before every token."""
+        cache, mask = (model_kwargs.get(name) for name in ("cache", "attention_mask"))
+        if isinstance(cache, SiltstoneCache) and attends(self.lm):
+            columns = getattr(generation_config, "_mask_length", input_ids.shape[1])  # a mask without padding is dropped
+            read = input_ids.new_full((len(input_ids),), columns) if mask is None else mask.sum(1)
+            cache.asks(self.lm, read - ASKED)
+        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **more)
 
     def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
         """Weights that a folder lacks are never drawn at random: CheckpointError."""
