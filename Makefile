@@ -6,12 +6,13 @@
 # make clients   other people's clients, and a browser, against a server     make fuzz   5,000 malformed requests
 # make load   many clients, many sessions, and memory over time, into docs/serving.md
 # make ask       a pretrained decoder reads speeches once and answers questions about them, in a page: build/ask/ask.html
+# make decoders  the tests of SmolLM2, and of stories260K with STORIES260K=FOLDER, against transformers
 # make mixin     transformers' own tests of a model, from its source distribution
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo ask test lint bench soak docs opinions mixin torture clients fuzz load clean
+.PHONY: demo ask decoders test lint bench soak docs opinions mixin torture clients fuzz load clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo.stamp
@@ -19,6 +20,9 @@ demo: .venv/demo.stamp
 
 ask: .venv/ask.stamp
 	$(BIN)/python tools/ask_page.py build/ask/model $(ARGS)
+
+decoders: .venv/ask.stamp .venv/dev.stamp
+	$(BIN)/python -m pytest -q tests/hf/test_given.py tests/hf/test_blocks.py
 
 test: .venv/dev.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q

