@@ -141,6 +141,8 @@ def test_keys_that_were_changed_are_exported(tmp_path: Path) -> None:
     back = export(run, tmp_path / "back")
     made = transformers.AutoModelForCausalLM.from_pretrained(back)
     assert made.config.model_type == "mistral" and made.config.sliding_window == 20
+    assert made.config.max_position_embeddings == tiny.SIZES["max_position_embeddings"]  # what it was trained for
+    assert texts(back).get("generation_config.json") == texts(tmp_path / "hf").get("generation_config.json") is not None
     with torch.no_grad():
         close(st.load(run)[0](IDS)[0], theirs(made))
     same_bits(stored(tmp_path / "hf"), stored(back))

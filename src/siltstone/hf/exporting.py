@@ -52,8 +52,9 @@ def export(run: str | Path, folder: str | Path, overwrite: bool = False) -> Path
         theirs = {name: theirs[name].to(DTYPES[dtype]) for name, dtype in dtypes.items()}
         checkpoint.check_finite(theirs, f"{run} in the dtypes of the imported model", "its weights have grown beyond their range")
     if record.get("keys") != cfg.fingerprint:  # a model of Siltstone's own, or one whose keys were changed
-        kept = {name: text for name, text in files.items() if name in tokens.FILES}
-        files = kept | {source.CONFIG: json.dumps(config | _ids(tokenizer, theirs), indent=2) + "\n"}
+        kept = {name: text for name, text in files.items() if name != source.CONFIG}
+        config |= _ids(tokenizer, theirs) | _trained(run, files)
+        files = kept | {source.CONFIG: json.dumps(config, indent=2) + "\n"}
     files = _tokenizer(tokenizer) | files
     last = files.pop(source.CONFIG)
     with claim(make_folder(folder)):
@@ -85,6 +86,17 @@ def _record(run: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{run / RECORD} cannot be used: {str(error)[:200]}; import the model again") from None
     return record
+
+
+def _trained(run: Path, files: dict[str, str]) -> dict[str, Any]:
+    """The context that a pretrained decoder says it was trained for; {} for a model of Siltstone's own."""
+    if source.CONFIG not in files:
+        return {}
+    try:
+        config = parse_object(files[source.CONFIG])
+    except ValueError as error:
+        raise CheckpointError(f"{run / RECORD} cannot be used: its {source.CONFIG} {error}; import the model again") from None
+    return {key: config[key] for key in ("max_position_embeddings",) if key in config}
 
 
 def _ids(tokenizer: Tokenizer, theirs: dict[str, Tensor]) -> dict[str, Any]:

@@ -148,7 +148,8 @@ class SiltstoneForCausalLM(PreTrainedModel, GenerationMixin):
             columns = getattr(generation_config, "_mask_length", input_ids.shape[1])  # a mask without padding is dropped
             read = input_ids.new_full((len(input_ids),), columns) if mask is None else mask.sum(1)
             cache.asks(self.lm, read - ASKED)
-        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **more)
+        base: Any = super()
+        return base._prefill(input_ids, generation_config, model_kwargs, *args, **more)
 
     def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
         """Weights that a folder lacks are never drawn at random: CheckpointError."""
