@@ -15,6 +15,7 @@ from siltstone.doctor import told
 from siltstone.doctor.answered import answered, heard
 from siltstone.doctor.findings_of_parts import part_findings, told_findings
 from siltstone.eval.tasks.reader import Reader
+from siltstone.layers import step
 from tests.cli.commands import good, refused
 
 from .conftest import IDS, make
@@ -55,20 +56,67 @@ def test_shares_are_of_one() -> None:
     assert short["parts"] == ["sinks", "window"] and warnings([short]) == ["no token had a block to attend to"]
 
 
-@pytest.mark.parametrize("part", ["memory", "window"])
+@pytest.mark.parametrize("part", ["memory", "window", "bank"])
 def test_a_part_of_a_memory_layer_that_is_silent(part: str) -> None:
     model = make()
     both = answered(model, IDS[None, :80])
-    assert [row["parts"] for row in both] == [["window", "memory"]] * 2 and both[0]["mass"] is None and not warnings(both)
+    assert [row["parts"] for row in both] == [["window", "memory", "bank"]] * 2
+    assert both[0]["mass"] is None and not warnings(both)
     with torch.no_grad():
         for block in model.blocks:
             if part == "memory":
                 block.mix.norm.zero_()  # type: ignore[operator]
+            elif part == "bank":
+                block.mix.router.bias.fill_(-1e4)  # type: ignore[operator, union-attr]
             else:
                 block.mix.window.qkv.weight[-block.mix.cfg.key_heads * block.mix.cfg.val_dim :] = 0  # type: ignore
     rows = answered(model, IDS[None, :80])
-    (text,) = warnings(rows)
-    assert text.startswith(f"{part} never speaks") and rows[0]["output"][rows[0]["parts"].index(part)] == 0
+    text, *more = warnings(rows)
+    assert [x.split()[0] for x in more] == (["bank"] if part == "memory" else [])
+    assert text.startswith(f"{part} never speaks") and rows[0]["output"][rows[0]["parts"].index(part)] < 1e-6
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [dict(cache="gated"), dict(cache="residual"), dict(cache="sparse", top_k=1), dict(cache="gated", gate="softmax"),
+     dict(cache="soup"), dict(cache="gated", segments="logarithmic"), dict(cache="gated", memory="deep"),
+     dict(cache="gated", cache_options={"exact": 4}, memory="gated_delta")],
+    ids=str,
+)  # fmt: skip
+def test_parts_of_a_memory_layer_are_its_output(keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their sum is the output of the heads, and without checkpoints what is left of it is that of a layer without the bank."""
+    model = make(sinks=2, depth=1, **keys)
+    (block,) = model.blocks
+    read, bank, heads, mixer = [], [], [], block.mix
+    cached, reading = step._cached, step._read
+
+    def without(*given: Any) -> torch.Tensor:
+        bank.append(cached(*given))
+        return torch.zeros_like(bank[-1])
+
+    monkeypatch.setattr(module.Tensor, "norm", lambda self, dim: self.clone(), raising=False)
+    found: list[dict[str, Any]] = []
+    mixer.out.register_forward_pre_hook(lambda _, given: heads.append(given[0][0, 0].unflatten(-1, mixer.norm.shape)))  # type: ignore
+    _, state = model.features(IDS[None, :90])
+    with torch.no_grad(), heard(model, lambda layer, sums: found.append(sums), lambda: 91):
+        model.features(IDS[None, 90:91], state.fork())
+    parts = {name: x for name, (_, x) in found[0].items()}
+    assert [*parts] == ["window", "sinks", "bank", "memory"]
+    torch.testing.assert_close(sum(parts.values()), heads[-1])
+    monkeypatch.setattr(step, "_cached", without)
+    monkeypatch.setattr(step, "_read", lambda *given: read.append(reading(*given)) or read[-1])
+    with torch.no_grad():
+        model.features(IDS[None, 90:91], state.fork())
+    alone, told = read[0][0][0, 0], bank[0][0, :, 0]
+    scale = mixer.norm / ((alone + told).square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    torch.testing.assert_close(parts["bank"], told * scale)
+
+
+def test_blended_checkpoints_are_no_part_of_their_own() -> None:
+    (row,) = answered(make(depth=1, cache="soup", memory="deep"), IDS[None, :80])
+    assert row["parts"] == ["window", "memory"]
+    (row,) = answered(make(depth=1, cache="exact", memory="gated_delta"), IDS[None, :80])
+    assert row["parts"] == ["window", "pairs", "memory"]
 
 
 def test_blocks_that_are_silent() -> None:

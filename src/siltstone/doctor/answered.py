@@ -1,7 +1,9 @@
 """Who answered: which parts of a layer its output comes from, at the last tokens of a text.
 
-In layers with blocks: sinks, blocks and window (all tokens since the last block). In memory layers: window (with its sinks) and
-memory (with its checkpoints).
+In layers with blocks: sinks, blocks and window (all tokens since the last block). In memory layers: sinks, window, pairs of key
+and value that the window attends to besides (cache="exact"), memory (with the pairs of `cache_options` exact) and bank, which is
+all checkpoints. Where checkpoints are blended before they are read (cache="soup" and a memory that is not linear), the bank is
+part of memory.
 
 mass      share of (attention mass * norm of the value), mean over tokens; None in memory layers, which have no common softmax
 output    share of the norm of what each part adds to the output of a head, mean over tokens
@@ -16,9 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..layers import step
 from ..layers.blocks import BlockAttention
 from ..layers.mixer import Mixer
 from ..models.lm import LM
+from ..ops import window
 from ..ops.attention import masses
 
 LAST = 64  # tokens that are looked at
@@ -43,17 +47,17 @@ def parts_of_blocks(mixer: BlockAttention, seen: int, q: Tensor, key: Tensor, va
 @contextmanager
 def heard(model: LM, look: Callable[[int, Sums], None], seen: Callable[[], int]) -> Iterator[None]:
     """Inside the block, `look(layer, sums)` is called for every token of one row; nothing else changes."""
-    undo: list[Callable[[], Any]] = []
+    held: dict[str, Any] = {}  # of the memory layer that is computed
+    undo = [_wrap(window, "one", lambda made, given: held.update(parts=given))]
+    undo.append(_wrap(step, "_cached", lambda made, given: held.update(bank=made[0, :, 0])))
+    undo.append(_wrap(step, "_read", lambda made, given: held.update(read=made[0][0, 0])))
     try:
         for number, block in enumerate(model.blocks):
             mixer: Any = block.mix
             if isinstance(mixer, BlockAttention):
                 undo.append(_wrap(mixer.window, "attend", _of_blocks(number, mixer, look, seen)))
             elif isinstance(mixer, Mixer) and mixer.window is not None:
-                held: list[Tensor] = []
-                undo.append(_wrap(mixer.window, "step", lambda made, _, held=held: held.append(made[0])))
-                hook = mixer.out.register_forward_pre_hook(_of_memory(number, mixer, look, held))
-                undo.append(hook.remove)
+                undo.append(mixer.out.register_forward_pre_hook(_of_memory(number, mixer, look, held)).remove)
         yield
     finally:
         for each in undo:
@@ -64,11 +68,19 @@ def _of_blocks(number: int, mixer: BlockAttention, look: Callable[[int, Sums], N
     return lambda made, given: look(number, parts_of_blocks(mixer, seen(), *given[:4]))
 
 
-def _of_memory(number: int, mixer: Mixer, look: Callable[[int, Sums], None], held: list[Tensor]) -> Any:
+def _of_memory(number: int, mixer: Mixer, look: Callable[[int, Sums], None], held: dict[str, Any]) -> Any:
+    names = ["window", *["sinks"] * bool(mixer.geo.sinks), "pairs"]
+
     def hook(module: Any, given: tuple[Tensor, ...]) -> None:
-        window = held.pop()[0, 0]  # [H, V]
-        memory = given[0][0, 0].unflatten(-1, window.shape) - window
-        look(number, {name: (x.new_zeros(0), x.norm(dim=-1)) for name, x in (("window", window), ("memory", memory))})
+        parts = window.each(*held.pop("parts"))
+        found = {name: out[0].flatten(0, 1) for name, (_, out) in zip(names, parts, strict=False)}  # [H, V]
+        rest = given[0][0, 0].unflatten(-1, found["window"].shape) - sum(found.values())
+        bank, read = held.pop("bank", None), held.pop("read", None)
+        if bank is not None and read is not None:  # the norm scales what is read of a head by one number, and each of its columns
+            bank = bank * mixer.norm * (read.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+            found, rest = found | {"bank": bank}, rest - bank
+        found["memory"] = rest
+        look(number, {name: (x.new_zeros(0), x.norm(dim=-1)) for name, x in found.items()})
 
     return hook
 
@@ -102,7 +114,7 @@ def answered(model: LM, ids: Tensor, tick: Callable[[], None] = lambda: None) ->
 
 
 def _summary(model: LM, layer: int, found: list[Sums]) -> dict[str, Any]:
-    parts = [name for name in ("sinks", "blocks", "window", "memory") if any(name in sums for sums in found)]
+    parts = [name for name in ("sinks", "blocks", "window", "pairs", "memory", "bank") if any(name in sums for sums in found)]
     blocks = isinstance(model.blocks[layer].mix, BlockAttention)
     none = tuple(torch.zeros_like(x) for x in found[0]["window"])
     mass, output = (torch.stack([torch.stack([sums.get(name, none)[i] for name in parts]) for sums in found]) for i in (0, 1))

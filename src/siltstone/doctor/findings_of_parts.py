@@ -14,6 +14,9 @@ _SILENT = {
     "pattern=w, which costs less",
     "memory": "the text beyond the window has no effect: train with a shorter window, so that the memory is needed, or use "
     "pattern=w, which costs less",
+    "bank": "checkpoints have no effect: cache=none costs less; look at the gates, or train with texts that need what a memory "
+    "has forgotten",
+    "pairs": "kept pairs have no effect: another cache costs less",
     "window": "near tokens have no effect: the weights do not fit the configuration, or training failed",
 }
 _FORGOTTEN = "what was said so far back is not found: shipped and small models recall no names; ask nearer, or use cache=blocks"
@@ -38,7 +41,9 @@ def part_findings(answered: Sequence[dict[str, Any]]) -> Iterator[Finding]:
         for i, part in enumerate(parts):
             most = max(layer["most"][i] for layer in mine)
             if most < SILENT:
-                text = f"{part} never speak{'s' * (part in ('window', 'memory'))}: at most {most:.2%} in any head of {count}"
+                text = (
+                    f"{part} never speak{'s' * (part in ('window', 'memory', 'bank'))}: at most {most:.2%} in any head of {count}"
+                )
                 yield Finding("warning", "parts", text, _SILENT[part])
 
 

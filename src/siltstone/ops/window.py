@@ -73,19 +73,23 @@ class Part(NamedTuple):
 
 def one(parts: list[Part], scale: float) -> Tensor:
     """One softmax over the keys of all parts: [B, 1, H, V]."""
-    first = parts[0]
     if len(parts) == 1:
+        (first,) = parts
         key, value = first.key.transpose(1, 2), first.value.transpose(1, 2)
         return attend(first.q.transpose(1, 2), key, value, first.bias, False, scale).transpose(1, 2)
-    heads, shared = first.q.shape[2], first.key.shape[2]
+    return torch.stack([out for _, out in each(parts, scale)]).sum(0).flatten(1, 2).unsqueeze(1)
+
+
+def each(parts: list[Part], scale: float) -> list[tuple[Tensor, Tensor]]:
+    """What one softmax over the keys of all parts gives each part: shares [B, H, 1, N] and outputs [B, J, H / J, V]."""
+    heads, shared = parts[0].q.shape[2], parts[0].key.shape[2]
     scores = []
     for part in parts:
         q = part.q[:, 0].unflatten(1, (shared, heads // shared))  # [B, J, H / J, K]
-        each = (q @ part.key.permute(0, 2, 3, 1)) * scale
-        scores.append(each.flatten(1, 2).unsqueeze(2) + part.bias)
+        found = (q @ part.key.permute(0, 2, 3, 1)) * scale
+        scores.append(found.flatten(1, 2).unsqueeze(2) + part.bias)
     shares = torch.cat(scores, -1).softmax(-1).split([part.key.shape[1] for part in parts], -1)
-    out = [
-        share[:, :, 0].unflatten(1, (shared, heads // shared)) @ part.value.transpose(1, 2)
+    return [
+        (share, share[:, :, 0].unflatten(1, (shared, heads // shared)) @ part.value.transpose(1, 2))
         for share, part in zip(shares, parts, strict=True)
     ]
-    return torch.stack(out).sum(0).flatten(1, 2).unsqueeze(1)
