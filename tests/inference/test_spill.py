@@ -19,6 +19,7 @@ from siltstone.inference.program import CompiledStep
 from siltstone.io import system
 from siltstone.models.stream_state import LMState
 from siltstone.state import Spill
+from siltstone.state import spilled as spilled_module
 from siltstone.state.spilled import SpilledStore
 from siltstone.text import ByteTokenizer
 from tests.inference.test_attended import KEYS
@@ -148,6 +149,17 @@ def test_a_page_that_is_lost_changes_nothing(text: str, tmp_path: Path) -> None:
     with pytest.raises(SpillFailed, match="cannot be read back"):
         other.save(tmp_path / "lost.silt")
     assert os.listdir(tmp_path) == []
+
+
+def test_freed_memory_is_given_back_as_the_file_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    spill = Spill(tmp_path, pool=1000)
+    session = st.Session(make(), st.ByteTokenizer(), spill=spill)
+    monkeypatch.setattr(spilled_module, "give_back_freed_memory", lambda: given.append(session.position))
+    for _ in range(40):
+        session.append(TEXT[:50])
+    assert 3 < len(given) < 30 and sorted({*given}) == given  # once for each eighth
+    assert spill.resident <= 1000 + 500
 
 
 def test_what_has_no_page_file(tmp_path: Path) -> None:

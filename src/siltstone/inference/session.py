@@ -358,6 +358,8 @@ class Session(Generates[Pieces]):
         self.counters.add(len(ids), again)
         if self._watch is not None:
             self._watch.add(self.model, state, len(ids))
+        if self._spill is not None:
+            self._spill.settle()
 
     def _whole(self) -> None:
         if self._torn:

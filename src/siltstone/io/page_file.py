@@ -12,6 +12,7 @@ import secrets
 import threading
 import weakref
 import zlib
+from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ class PageFile:
     def __init__(self, folder: Path, size: int, pool: int = POOL):
         self.folder, self.size, self.count = folder, size, 0
         self._most, self._pool = max(1, pool // max(1, size)), OrderedDict[int, np.ndarray]()
-        self._sums: list[int] = []
+        self._sums = array("I")  # CRC-32 of each page
         self._lock, self._owner = threading.Lock(), os.getpid()
         path = folder / f".pages.{secrets.token_hex(6)}.tmp"
         try:
@@ -50,6 +51,11 @@ class PageFile:
     def resident(self) -> int:
         """Bytes of pages in memory."""
         return len(self._pool) * self.size
+
+    @property
+    def written(self) -> int:
+        """Bytes of pages in the file."""
+        return self.count * self.size
 
     def add(self, pages: np.ndarray) -> np.ndarray:
         """Write pages uint8 [n, size] -> their numbers int64 [n]. Raises SpillFailed; then no page was added."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.given import row_numbers
+from ..core.machine import give_back_freed_memory
 from ..errors import InputError
 from ..io.page_file import POOL, PageFile
 from .entries import Entries, Tensors
@@ -31,6 +32,7 @@ class Spill:
             raise InputError(f"pool={pool!r} must be a whole number of bytes of at least 1, for example {POOL}")
         self.folder, self.pool = Path(folder), pool
         self._files: dict[int, PageFile] = {}
+        self._settled = 0
         self._lock = threading.Lock()
         PageFile(self.folder, 1)  # a folder that cannot be written is an error now
 
@@ -45,6 +47,16 @@ class Spill:
     def resident(self) -> int:
         """Bytes of pages in memory."""
         return sum(file.resident for file in list(self._files.values()))
+
+    def settle(self) -> None:
+        """Gives freed memory back to the system if the files have grown by an eighth since it last did.
+
+        Routing keys are copied as they grow, and the C library keeps what was freed: after 124,516 tokens of SmolLM2-135M 400 MB.
+        """
+        written = sum(file.written for file in list(self._files.values()))
+        if written - self._settled > max(self.pool, self._settled // 8):
+            self._settled = written
+            give_back_freed_memory()
 
 
 class SpilledStore(Scattered):
