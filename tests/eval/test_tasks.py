@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,6 +168,17 @@ def test_needles_are_there(name: str, reader: Reader) -> None:
         if depth >= 0:
             assert abs(document.index(wanted[0]) / len(document) - depth / 100) < 0.12
     assert needles.matched("It is AB and 7.", ["ab", "9"]) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("niah_multikey_2", r"[a-z]+-[a-z]+-\d{1,4}"), ("niah_multikey_3", r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")],
+)
+def test_the_asked_needle_has_the_form_of_the_others(name: str, form: str, reader: Reader) -> None:
+    document, question, _, _ = make(name).item(reader, 1500, 0, random_numbers(name, "test", 3))  # type: ignore
+    keys = re.findall(r"secret code of (\S+) is", document)
+    assert len(keys) > 8 and len({*keys}) == len(keys) and all(re.fullmatch(form, key) for key in keys)
+    assert sum(key in question for key in keys) == 1
 
 
 def test_stories_follow_from_their_facts() -> None:

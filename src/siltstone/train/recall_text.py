@@ -32,7 +32,7 @@ The ship was called
 Her brother is
 The key lies under the
 The word for the gate is
-The number of the house is
+You will find it at number
 The colour of the door was
 His sister's name was
 We met at
@@ -42,7 +42,7 @@ The answer to the riddle is
 The train leaves from
 The secret sign is
 The village is called
-The captain of the guard was
+He who led the guard was
 In the box there was a
 The address is
 Her favourite flower was the

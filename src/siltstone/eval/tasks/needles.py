@@ -45,8 +45,8 @@ class Needles(TextTask):
     def item(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> tuple[str, str, list[str], int]:
         """The document, the question, the wanted values, and the depth (per cent; -1: needles are spread at random)."""
         known, used = pick(labels("test"), self.keys, by), set()
-        if self.ids[0]:
-            known = [unique(by) for _ in known]
+        if self.ids[0] or self.hay == "needles":  # keys of the same form as those of the other needles
+            known = [self._key(by, [key], used) for key in known]
         told = [[self._value(by, used) for _ in range(self.values)] for _ in known]
         facts = [FACT.format(key, value) for key, values in zip(known, told, strict=True) for value in values]
         facts = [facts[i] for i in by.permutation(len(facts))]
@@ -69,6 +69,14 @@ class Needles(TextTask):
             at["depth"] = depth
         return [Observation("string match", matched(answer, wanted), at)]
 
+    def _key(self, by: np.random.Generator, words: Sequence[str], used: set[str]) -> str:
+        """A key that is not used: a UUID, or one of the labels and a number, of which there are more than a text has needles."""
+        while True:
+            key = unique(by) if self.ids[0] else f"{words[int(by.integers(len(words)))]}-{by.integers(10**4)}"
+            if key not in used:
+                used.add(key)
+                return key
+
     def _value(self, by: np.random.Generator, used: set[str]) -> str:
         while True:
             value = unique(by) if self.ids[1] else str(by.integers(10**6, 10**7))
@@ -80,14 +88,13 @@ class Needles(TextTask):
         """Sentences of at most `tokens` tokens. Needles among them have keys and values of their own."""
         if self.hay == "prose":
             return reader.filler(tokens, by)
-        others = [x for x in labels("test") if x not in known]
+        others = [x for x in labels("test") if not any(key.startswith(x) for key in known)]
         out, total = [], 0
         while True:
             if self.hay == "noise":
                 sentence = NOISE[len(out) % len(NOISE)]
             else:
-                key = unique(by) if self.ids[0] else f"{others[int(by.integers(len(others)))]}-{len(out)}"
-                sentence = FACT.format(key, self._value(by, used)) + " "
+                sentence = FACT.format(self._key(by, others, used), self._value(by, used)) + " "
             total += reader.count(sentence)
             if total > tokens:
                 return out
