@@ -14,12 +14,14 @@ from typing import Any
 
 import generated_page
 
+from siltstone.eval.intervals import spoken
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, RESULTS = ROOT / "docs" / "evidence.md", ROOT / "docs" / "evidence"
 KEPT = ("right", "routing_hits", "costs", "arm", "seed", "steps", "tokens", "seconds", "device")
 OPTIONAL = ("loads", "source")  # source: where figures of a run come from, if not from its result file
 COSTS = ("parameters", "state_bytes", "bytes_read", "flops")
-HEADS = ("parameters", "state bytes", "bytes read a token", "FLOPs a token")
+HEADS = ("training tokens", "parameters", "state bytes", "bytes read a token", "FLOPs a token")
 LIMITS = """## What caching does not do
 
 - It does not by itself make a small model recall. What a model recalls in text depends on the text it was trained on; figures
@@ -71,10 +73,10 @@ def _by_arm(arms: dict[str, list[dict[str, Any]]]) -> str:
         cells = [arm]
         for length in lengths:
             each = [run["right"][length] for run in some]
-            cells.append(f"{sum(each) / len(each):.3f} ({', '.join(f'{x:.3f}' for x in each)})")
+            cells.append(spoken(each))
         hits = [f"{n}: {sum(r['routing_hits'][n] for r in some) / len(some):.3f}" for n in some[0]["routing_hits"]]
         rows.append([*cells, "; ".join(hits) or "-", *_costs(some[0])])
-    heads = ["arm", *(f"right at {n} tokens: mean (each seed)" for n in lengths), "routing hits"]
+    heads = ["arm", *(f"right at {n} tokens: mean ± 95 % interval over seeds (each seed)" for n in lengths), "routing hits"]
     return _table([*heads, *HEADS], rows)
 
 
@@ -97,7 +99,7 @@ def _right(run: dict[str, Any]) -> str:
 
 
 def _costs(run: dict[str, Any]) -> list[str]:
-    return [f"{run['costs'][key]:,}" for key in COSTS]
+    return ["-" if run["tokens"] is None else f"{run['tokens']:,}", *(f"{run['costs'][key]:,}" for key in COSTS)]
 
 
 def _compare(found: dict[str, Any]) -> str:

@@ -2,8 +2,8 @@
 
     python tools/far_blocks.py RUN TEXT [--tokens 131072] [--spill DIR] [--out FILE.json]
 
-RUN was imported with `siltstone import --blocks`. At 8,192 tokens and each doubling: anonymous memory of the process above what it
-had before the text, pages of the pool among it, all resident memory (/proc/self/smaps_rollup, so Linux alone), and a float32
+RUN was imported with `siltstone import --blocks`. At 8,192 tokens and each doubling: anonymous memory of the process above what
+it had before the text, pages of the pool among it, all resident memory (/proc/self/smaps_rollup, so Linux alone), and a float32
 key-value cache of as many tokens. Where blocks are chosen in two stages, also the share of the blocks that one stage would choose
 which are chosen, and their share of its mass, over all layers, heads and groups of the last call.
 """
@@ -89,12 +89,23 @@ def measured(session: Session, spill: Spill, ids: list[int]) -> list[dict[str, f
 
 def table(rows: list[dict[str, float]]) -> str:
     """Markdown."""
-    heads = ["tokens", "anonymous", "of it pages", "all resident", "float32 cache", "share of it", "blocks as in one stage", "mass"]
+    heads = [
+        "tokens",
+        "anonymous",
+        "of it pages",
+        "all resident",
+        "float32 cache",
+        "share of it",
+        "blocks as in one stage",
+        "mass",
+    ]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for row in rows:
         sizes = [f"{row[key] / 1e6:,.0f} MB" for key in ("anonymous", "pool", "resident", "cache")]
         shares = [f"{row[key]:.1%}" if key in row else "all" for key in ("blocks", "mass")]
-        lines.append(f"| {row['tokens']:,} | {' | '.join(sizes)} | {row['anonymous'] / row['cache']:.3f} | {' | '.join(shares)} |")
+        lines.append(
+            f"| {row['tokens']:,} | {' | '.join(sizes)} | {row['anonymous'] / row['cache']:.3f} | {' | '.join(shares)} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -58,6 +58,8 @@ def test_differences_are_paired(runs: Path) -> None:
     assert two["costs"]["state_bytes"] == one["costs"]["state_bytes"] > 0
     page = compare_report(found | {"command": "siltstone compare"})
     assert "<svg" in page and "Difference to one" in page and "http-equiv" not in page
+    tokens = json.loads((runs / "two/0/receipt.json").read_text())["tokens"]
+    assert two["tokens"] == tokens > 0 and f"<td>{tokens:,}</td>" in page
 
 
 def test_what_cannot_be_compared(runs: Path, tmp_path: Path) -> None:
@@ -82,6 +84,11 @@ def test_the_command_compares_and_trains(runs: Path, tmp_path: Path) -> None:
     assert [len(entry["seeds"]) for entry in found["entries"]] == [1, 2, 2]
     assert "--seeds 2" in found["command"] and (tmp_path / "out/report.html").is_file()
     assert json.loads(good(*words).stdout) == found  # nothing is trained again
+    sizes = [entry["costs"]["parameters"] for entry in found["entries"][1:]]
+    matched = json.loads(good(*words, "--match", "--folder", tmp_path / "matched").stdout)
+    same = [entry["costs"]["parameters"] for entry in matched["entries"][1:]]
+    assert same[0] == sizes[0] != sizes[1] and abs(same[1] - same[0]) < abs(sizes[1] - sizes[0])
+    assert "--match" in matched["command"] and all(entry["tokens"] > 0 for entry in matched["entries"])
     lines = good("compare", runs / "two", runs / "one", texts, "--length", "96", "--folder", tmp_path / "out").stdout
     assert lines.count("bits per byte; from token 64 on") == 2
     refused("no text was given", "compare", runs / "one", "--folder", tmp_path)

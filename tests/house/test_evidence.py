@@ -51,7 +51,7 @@ def test_tables_of_results(tool: Callable[[str], ModuleType], tmp_path: Path, mo
     page.add(tmp_path / "two.json", "two")
     assert "curve" not in json.loads((tmp_path / "evidence/one.json").read_text())["runs"][0]
     text = page.page()
-    assert "| gated | 0.500 (0.500) | - | 1 | 2,000 | 3 | 4 |" in text and "One seed" in text
+    assert "| gated | 0.500 (0.500) | - | 10 | 1 | 2,000 | 3 | 4 |" in text and "One seed" in text
     assert "| 0 to 64 | 2.0000 | 2.0000 | -0.5000 (-0.6000 to -0.4000) |" in text
 
 
@@ -65,9 +65,11 @@ def test_results_of_one_load_a_seed_have_no_means(
     (tmp_path / "lab.json").write_text(json.dumps({"command": "c", "lab": lab, "notes": ["Said plainly."], "runs": runs}))
     page.add(tmp_path / "lab.json", "one")
     text = page.page()
-    assert "4 steps or 0.5 minutes of 2 rows; 2 test streams a length and seed, of one load" in text and "mean" not in text
+    assert "4 steps or 0.5 minutes of 2 rows; 2 test streams a length and seed, of one load" in text and "mean ±" not in text
     assert "| arm | seed 0: 8 pairs | seed 1: 16 pairs |" in text and "Said plainly." in text
-    assert "| gated | 0.500 (4) | - |" in text and "| none | - | 0.250 (4) |" in text and "| none | 1 | 2,000 | 3 | 4 |" in text
+    assert (
+        "| gated | 0.500 (4) | - |" in text and "| none | - | 0.250 (4) |" in text and "| none | 10 | 1 | 2,000 | 3 | 4 |" in text
+    )
 
 
 def test_the_recipe_of_committed_results_is_theirs(tool: Callable[[str], ModuleType]) -> None:

@@ -221,6 +221,14 @@ def test_a_model_whose_blocks_differ(texts: Path, tmp_path: Path) -> None:
     assert max(json.loads(meta["meta"])["state"]["phase"]) < 4
 
 
+def test_a_number_of_parameters(texts: Path, tmp_path: Path) -> None:
+    small = [word for key, value in SMALL.items() if key != "mlp_dim" for word in ("--set", f"{key}={value}")]
+    given = [texts, *QUICK[len(SETTINGS) :], *small, "--out", tmp_path / "run", "--parameters", "20000"]
+    assert here(*given, "--steps", "2") == 0
+    assert abs(load(tmp_path / "run")[0].parameters_count - 20_000) < 200
+    assert here(*given, "--resume", "--steps", "3") == 0
+
+
 def test_minutes(texts: Path, tmp_path: Path) -> None:
     assert here(texts, *QUICK, "--minutes", "0.01", "--out", tmp_path / "run") == 0
     receipt = json.loads((tmp_path / "run" / "receipt.json").read_text())
@@ -242,6 +250,8 @@ def test_minutes(texts: Path, tmp_path: Path) -> None:
         ("{texts}/0.txt --set windw=3", "did you mean 'window'"),
         ("{texts}/0.txt --set window", "key=value"),
         ("{texts}/0.txt --set vocab_size=100", "less than the tokenizer's 259"),
+        ("{texts}/0.txt --parameters 100", "more than 100; ask for more"),
+        ("{texts}/0.txt --parameters 9000 --set mlp_dim=4", "--parameters chooses mlp_dim, which is given too"),
         ("{texts}/0.txt --set window=0", "write_delay='window' requires window >= 1"),
         ("{texts}/0.txt --set segments=constant --set max_bytes=1000", "max_bytes=1000 holds no checkpoint"),
         ("{texts}/0.txt --set window=99999999999999", "window=99999999999999 must be a whole number of at most"),

@@ -28,6 +28,9 @@ def compare(
     train: Annotated[list[Path] | None, unset("Text on which configurations are trained; may be repeated.", path, "PATH")] = None,
     steps: Annotated[int | None, unset("Steps of training of each; default: 1000 without --minutes.", at_least(1), "N")] = None,
     minutes: Annotated[float | None, unset("Minutes of training of each.", number, "MINUTES")] = None,
+    match: Annotated[
+        bool, typer.Option("--match", help="Choose mlp_dim of configurations so that all have as many parameters as the first.")
+    ] = False,
     tokenizer: Annotated[str, typer.Option(metavar="NAME", help="Of configurations: bytes, or a tokenizer.json.")] = "bytes",
     folder: Annotated[Path, typer.Option(metavar="DIR", help="Folder of trained runs and of the report.", parser=path)] = Path(
         "compare"
@@ -57,13 +60,13 @@ def compare(
     make_folder(page.parent)
     check_place(page)
     if configs:
-        trained = _trained(configs, train or [], (steps, minutes, seeds), (folder, tokenizer, device))
+        trained = _trained(configs, train or [], (steps, minutes, seeds), (folder, tokenizer, device), match)
         models = {name: trained.get(name, runs) for name, runs in models.items()}
     books = ["".join(read_blocks(file)) for file in texts]
     found = compared(models, books, length, chosen_device(device), lambda said: print(said, file=sys.stderr, flush=True))
     words = ["siltstone", "compare", *map(str, things), "--length", str(length)]
     if configs:
-        words += ["--seeds", str(seeds), *(x for file in train or [] for x in ("--train", str(file)))]
+        words += ["--match"] * match + ["--seeds", str(seeds), *(x for file in train or [] for x in ("--train", str(file)))]
         words += [x for key, value in (("--steps", steps), ("--minutes", minutes)) if value for x in (key, str(value))]
         words += ["--tokenizer", tokenizer, "--folder", str(folder)]
     found["command"] = shlex.join(words)
@@ -116,10 +119,13 @@ def _trained(
     texts: list[Path],
     amount: tuple[int | None, float | None, int],
     way: tuple[Path, str, str],
+    match: bool,
 ) -> dict[str, list[Path]]:
     from siltstone.cli.train import _config_file, _configure
     from siltstone.core.machine import use_threads
     from siltstone.errors import InputError
+    from siltstone.eval.arms import matched
+    from siltstone.eval.costs import parameters
     from siltstone.train import Recipe
     from siltstone.train.report import Display
     from siltstone.train.same import train_same
@@ -130,8 +136,13 @@ def _trained(
         raise InputError(f"{next(iter(configs.values()))} is a configuration; name the text to train on with --train")
     keys = {name: _config_file(file) for name, file in configs.items()}
 
+    def sized(name: str, vocab: int) -> Any:
+        return _configure(None, {"vocab_size": vocab, **keys[name]}, True).sized(vocab)
+
     def of(name: str) -> Any:
-        return lambda vocab: _configure(None, {"vocab_size": vocab, **keys[name]}, True).sized(vocab)
+        if not match:
+            return lambda vocab: sized(name, vocab)
+        return lambda vocab: matched(sized(name, vocab), parameters(sized(next(iter(configs)), vocab)))
 
     recipe = Recipe(steps=1000 if steps is None and minutes is None else steps, minutes=minutes)
     use_threads(None)

@@ -9,6 +9,8 @@ import typer
 
 from siltstone.cli.arguments import THREADS, RunFolder, at_least, integer, output, path, unset, whole_numbers
 
+COSTED = 1024  # tokens after which bytes and FLOPs are counted: a model of this shape reads them
+
 
 def eval(
     run: RunFolder,
@@ -79,6 +81,7 @@ def _evaluate(
     from siltstone.errors import InputError
     from siltstone.eval.arms import route_at_random
     from siltstone.eval.beside import check, origin
+    from siltstone.eval.costs import costs, trained_tokens
     from siltstone.eval.run import evaluate, make, trained_on
     from siltstone.io.atomic import check_place, make_folder, write_text
     from siltstone.models.checkpoint import load
@@ -128,6 +131,7 @@ def _evaluate(
     words += [word for file in books for word in ("--text", str(file))] + (["--meetings", str(meetings)] if meetings else [])
     words += ["--beside", others] if others is not None else []
     found |= {"model": str(run), "command": shlex.join(words), "threads": threads_said()}
+    found["costs"] = {"length": COSTED, "tokens": trained_tokens(folder), **costs(model.cfg, COSTED)}
     if out is not None:
         write_text(out, task_report(found))
     if as_json:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from siltstone.cli import arguments
-from siltstone.cli.arguments import THREADS, integer, number, path, text
+from siltstone.cli.arguments import THREADS, at_least, integer, number, path, text
 
 
 def _option(text: str, *names: str, **more: Any) -> Any:
@@ -46,6 +46,9 @@ def train(
     ] = None,
     settings: Annotated[
         list[str] | None, _option("One key of the configuration; may be repeated.", "--set", metavar="KEY=VALUE")
+    ] = None,
+    parameters: Annotated[
+        int | None, _option("Choose mlp_dim so that the model has about as many parameters.", metavar="N", parser=at_least(1))
     ] = None,
     tokenizer: Annotated[
         str | None, _option("bytes, bpe:8192 (trained on the text) or a tokenizer.json. [default: bytes]", parser=text)
@@ -157,10 +160,12 @@ def train(
     from siltstone.core.terminal import say, shown
     from siltstone.demo import run_folder
     from siltstone.errors import ConfigError
+    from siltstone.eval.arms import matched
     from siltstone.models.checkpoint import TOKENIZER
     from siltstone.train import Recipe, begin, can_resume, check_same, fit, take_up
     from siltstone.train.report import Display, receipt_lines
     from siltstone.train.resume import reached
+    from siltstone.train.setup import UNKNOWN
     from siltstone.train.sinks import check_sinks
 
     given: dict[str, Any] = {
@@ -179,6 +184,8 @@ def train(
     if grow and init is None:
         raise ConfigError("--grow adds layers to the model of --init, and --init is missing; name its run folder")
 
+    if parameters is not None and "mlp_dim" in keys:
+        raise ConfigError("--parameters chooses mlp_dim, which is given too; leave one of them out")
     built: list[Any] = []
 
     def configure(vocab: int) -> Any:
@@ -186,7 +193,8 @@ def train(
         if not built:
             whole = _configuration_of(init) if init and preset is None and not config else {}
             built.append(_configure(preset, {"vocab_size": vocab, **whole, **keys}, bool(config or whole)))
-        return built[0] if "vocab_size" in keys else built[0].sized(vocab)
+        cfg = built[0] if "vocab_size" in keys else built[0].sized(vocab)
+        return cfg if parameters is None or vocab == UNKNOWN else matched(cfg, parameters)
 
     def sized(vocab: int) -> Any:
         """The configuration; also sets the number of threads for a model of this size."""

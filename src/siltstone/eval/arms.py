@@ -101,7 +101,7 @@ def keys_of_blocks(layer: LayerConfig) -> dict[str, Any]:
 def configured(base: LMConfig, arm: Arm, length: int, match: bool = True) -> LMConfig:
     """The configuration of an arm.
 
-    match   choose `mlp_dim` by bisection so that the number of parameters is as near as possible to that of `base`
+    match   choose the `mlp_dim` whose number of parameters is nearest to that of `base`
     Raises ConfigError if the arm cannot be as small as the base.
     """
     given = {key: value for key, value in base.to_dict().items() if key in SHARED}
@@ -116,7 +116,7 @@ def matched(cfg: LMConfig, wanted: int) -> LMConfig:
     """The configuration with the `mlp_dim` whose number of parameters is nearest to `wanted`: the number is affine in it."""
     least, more = (parameters(cfg.replace(mlp_dim=width)) for width in (1, 2))
     if least > wanted:
-        raise ConfigError(f"mlp_dim=1 gives {least:,} parameters, more than {wanted:,}; give the base a larger mlp_dim")
+        raise ConfigError(f"mlp_dim=1 gives {least:,} parameters, more than {wanted:,}; ask for more, or make the model smaller")
     return cfg.replace(mlp_dim=min(1 + round((wanted - least) / (more - least)), WIDEST_MLP))
 
 

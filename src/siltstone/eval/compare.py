@@ -12,7 +12,7 @@ import torch
 from ..errors import DataError, InputError
 from ..models.checkpoint import load
 from ..text import Tokenizer, encode_sized
-from .costs import costs
+from .costs import costs, trained_tokens
 from .intervals import bootstrap
 from .position import by_position
 from .routing_map import routing_map
@@ -50,8 +50,9 @@ def compare(
     entries  name -> run folders that differ in their seed alone
 
     Returns, ready for JSON: `{"length", "parts", "entries": [{"name", "runs", "bits_per_byte", "seeds": [bits per byte of each
-    run], "buckets": [{"from", "to", "bits_per_byte", "difference", "low", "high"}], "costs", "routes"}]}`. "routes" is the
-    `routing_map` of the first run on the first part. Differences are to the first
+    run], "buckets": [{"from", "to", "bits_per_byte", "difference", "low", "high"}], "costs", "tokens", "routes"}]}`.
+    "tokens": training tokens of the first run, null if its folder has no receipt; "routes": the `routing_map` of the first run on
+    the first part. Differences are to the first
     entry, of the same parts: their 95 % interval is a bootstrap over parts, after the mean over runs; null with one part. It
     covers the choice of text, not the seeds: these are listed. Raises InputError if there is no entry or tokenizers differ,
     DataError if no text is long enough.
@@ -92,5 +93,6 @@ def compare(
             buckets.append(facts | {"low": low, "high": high})
         seeds = [one["bits_per_byte"] for one in seen]
         facts = {"name": name, "runs": [str(folder) for folder in folders], "bits_per_byte": float(np.mean(seeds))}
-        found.append(facts | {"seeds": seeds, "buckets": buckets, "costs": cost, "routes": routes})
+        facts |= {"tokens": trained_tokens(Path(folders[0])), "costs": cost}
+        found.append(facts | {"seeds": seeds, "buckets": buckets, "routes": routes})
     return {"length": length, "parts": len(parts), "entries": found}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from ..config.model import LMConfig
+from ..io.parse import is_count, parse_object
 from ..models.lm import LM
 from ..models.stream_state import LMState
 
@@ -29,6 +32,15 @@ def state_bytes(cfg: LMConfig, length: int) -> int:
     """Bytes of the state after a text of `length` tokens, measured, in float32."""
     _, state = _read(cfg, length)
     return 0 if state is None else sum(state.parts().values())
+
+
+def trained_tokens(folder: Path) -> int | None:
+    """Tokens that the model of a run folder was trained on, by its receipt; None: it has none."""
+    try:
+        count = parse_object((folder / "receipt.json").read_bytes())["tokens"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return count if is_count(count) else None
 
 
 def costs(cfg: LMConfig, length: int) -> dict[str, int]:

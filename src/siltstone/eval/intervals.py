@@ -35,3 +35,21 @@ def interval(values: Sequence[float]) -> tuple[str, float, float]:
     if all(x in (0.0, 1.0) for x in values):
         return ("wilson", *wilson(sum(values), len(values)))
     return ("bootstrap", *bootstrap(values))
+
+
+# 97.5 % quantiles of Student's t with n - 1 degrees of freedom, for n = 3 to 10 values
+STUDENT = (4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157)
+
+
+def over_seeds(values: Sequence[float]) -> float | None:
+    """Half the 95 % interval of the mean over 3 to 10 seeds, by Student's t; None for other numbers of them."""
+    if not 3 <= len(values) <= 2 + len(STUDENT):
+        return None
+    return STUDENT[len(values) - 3] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+
+
+def spoken(values: Sequence[float]) -> str:
+    """A mean over seeds, its interval, and each seed."""
+    half = over_seeds(values)
+    reach = "" if half is None else f" ± {half:.3f}"
+    return f"{float(np.mean(values)):.3f}{reach} ({', '.join(f'{x:.3f}' for x in values)})"

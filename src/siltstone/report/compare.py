@@ -79,7 +79,8 @@ def compare_report(found: dict[str, Any]) -> str:
     places = [f"{b['from']:,} to {b['to']:,}" for b in entries[0]["buckets"]]
     whole = [[e["name"], f"{e['bits_per_byte']:.4f}", ", ".join(f"{x:.4f}" for x in e["seeds"])] for e in entries]
     for row, entry in zip(whole, entries, strict=True):
-        row += [f"{entry['costs'][key]:,}" for key in COSTS]
+        tokens = entry.get("tokens")
+        row += ["-" if tokens is None else f"{tokens:,}", *(f"{entry['costs'][key]:,}" for key in COSTS)]
     apart = [[place, *(_apart(e["buckets"][i]) for e in others)] for i, place in enumerate(places)]
     parts = [
         f"<h1>{escape(' · '.join(e['name'] for e in entries))}</h1>",
@@ -88,7 +89,7 @@ def compare_report(found: dict[str, Any]) -> str:
         "FLOPs are estimates for the next token.</p>",
         cards([(f"{len(entries)}", "models"), (f"{found['parts']}", "parts of text"), (f"{found['length']:,}", "tokens a part")]),
         "<h2>Bits per byte</h2>",
-        _rows(["model", "bits per byte", "each seed", *COSTS.values()], whole),
+        _rows(["model", "bits per byte", "each seed", "training tokens", *COSTS.values()], whole),
         _plots(entries, "bits_per_byte", "Bits per byte by position", "Mean over parts and seeds; less is better."),
     ]
     if others:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from .compare import routing_figure
+from ..eval.intervals import spoken
+from .compare import COSTS, routing_figure
 from .grids import heat
 from .page import FULL, NARROW, cards, figure, page, pair, table
 from .svg import Line, Size, plot
-
-COSTS = {"parameters": "parameters", "state_bytes": "state bytes", "bytes_read": "bytes read a token", "flops": "FLOPs a token"}
 
 
 def _average(values: list[float]) -> float | None:
@@ -106,13 +105,14 @@ def _arms(runs: dict[str, list[dict[str, Any]]]) -> str:
 def _table(runs: dict[str, list[dict[str, Any]]]) -> str:
     """A row for each arm."""
     lengths = [*next(iter(runs.values()))[0]["right"]]
-    heads = ["arm", *(f"right at {n}: mean, each seed" for n in lengths), "training tokens", *COSTS.values()]
+    right = (f"right at {n}: mean ± 95 % interval over seeds, each seed" for n in lengths)
+    heads = ["arm", *right, "training tokens", *COSTS.values()]
     out = ["<tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
     for arm, some in runs.items():
         cells = [arm]
         for length in lengths:
             each = [run["right"][length] for run in some]
-            cells.append(f"{sum(each) / len(each):.3f} ({', '.join(f'{x:.3f}' for x in each)})")
+            cells.append(spoken(each))
         cells += [f"{some[0]['tokens']:,}", *(f"{some[0]['costs'][key]:,}" for key in COSTS)]
         out.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
     return table("".join(out), "num")
@@ -172,7 +172,7 @@ def lab_report(found: dict[str, Any]) -> str:
     parts = [
         f"<h1>{escape(lab['question'])}</h1>",
         f"<p class='soft'>Task {escape(lab['task'])}. Repeat with <code>{escape(found['command'])}</code>. Each arm has about "
-        "the same number of parameters; the width of its MLP is chosen by bisection. State bytes are measured in float32 at the "
+        "the same number of parameters; the width of its MLP is chosen for that. State bytes are measured in float32 at the "
         "longest trained length; bytes read and FLOPs are estimates for the next token. Each seed is shown: with few seeds, "
         "differences below their spread mean nothing.</p>",
         cards(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from .compare import COSTS
 from .grids import heat
 from .page import HALF, NARROW, cards, figure, page, pair, table
 from .svg import Line, Size, plot
@@ -77,6 +78,10 @@ def task_report(found: dict[str, Any]) -> str:
             ]
         ),
     ]
+    if cost := found.get("costs"):
+        told = [f"{cost[key]:,} {words}" for key, words in COSTS.items()]
+        told += [f"trained on {cost['tokens']:,} tokens"] if cost["tokens"] is not None else []
+        parts.append(f"<p class='soft'>The model: {escape(', '.join(told))}; after {cost['length']:,} tokens, in float32.</p>")
     for task in found["tasks"]:
         rows = [row for row in found["rows"] if row["task"] == task["name"]]
         chance = f" Chance: {escape(task['chance'])}." if task["chance"] else ""

@@ -31,6 +31,7 @@ from .report import last_step
 from .resume import reached
 from .starting import starting_weights
 
+UNKNOWN = 1 << 16  # token ids with which a configuration is checked before the tokenizer is known
 RECORD, RESUME, METRICS, RECEIPT, DATA = "train.json", "resume.safetensors", "metrics.jsonl", "receipt.json", "data"
 MADE = "recall"  # in the folder of the data: text that was made to need memory
 _FIXED = ("batch", "length", "span", "seed", "foreign")
@@ -100,7 +101,7 @@ def begin(
     if not paths:
         raise DataError("no text was given; name text files, folders, or '-' for standard input")
     with torch.device("meta"):  # invalid keys raise ConfigError before any work is done
-        LM(configure(1 << 16))
+        LM(configure(UNKNOWN))
     held_out = hashed_files(valid)
     with _claimed(make_folder(folder)) as claimed:
         _check_free(folder, overwrite)
