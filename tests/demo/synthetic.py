@@ -48,9 +48,10 @@ def recall() -> dict:
         {
             "sentence": f"{who} painted the front door <green>.", "question": f"\n{who} painted the front door",
             "answer": "<green>",
-            "distance": 9000 - 5000 * i, "said": {"told": " <green>" if i else " to", "not told": "", "window": " & so"},
-            "right": {"told": bool(i), "not told": False, "window": False},
-            "nats": {"told": 1.5, "not told": 15.0, "window": 14.0},
+            "distance": 9000 - 5000 * i,
+            "said": {"told": " <green>" if i else " to", "once": " to", "not told": "", "window": " & so"},
+            "right": {"told": bool(i), "once": False, "not told": False, "window": False},
+            "nats": {"told": 1.5, "once": 2.5, "not told": 15.0, "window": 14.0},
         }
         for i, who in enumerate(("Ann", "Bo & Co"))
     ]  # fmt: skip

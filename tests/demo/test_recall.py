@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import siltstone as st
 from siltstone.demo import lookup_run, plots, recall, report, run_folder, text
-from siltstone.errors import CheckpointError, ConfigError
+from siltstone.errors import CheckpointError
 from siltstone.report import svg
 from tests.demo import synthetic
 
@@ -22,30 +23,30 @@ def manual(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_model_that_ships_answers_what_it_was_told_and_nothing_else() -> None:
     said: list[str] = []
     found = recall.ask(lookup_run(), 60, said.append, most=600)
-    assert 500 < found["tokens"] <= 600 and found["window"] == 128 and len(found["asked"]) == recall.FACTS
-    right = {way: sum(one["right"][way] for one in found["asked"]) for way in ("told", "not told", "window")}
-    assert right["told"] >= 6 and right["not told"] == 0 and right["window"] <= 3
+    assert 480 < found["tokens"] <= 600 and found["window"] == 128 and len(found["asked"]) == recall.FACTS
+    right = {way: sum(one["right"][way] for one in found["asked"]) for way in recall.WAYS}
+    assert min(right["told"], right["once"]) >= 5 and right["not told"] == 0 and right["window"] <= 3
     for one in found["asked"]:
         assert one["nats"]["told"] < one["nats"]["not told"] and 0 <= one["distance"] < 600
         assert one["right"]["told"] == one["said"]["told"].strip().startswith(one["answer"])
     distances = [one["distance"] for one in found["asked"]]
     assert distances == sorted(distances, reverse=True)
     assert len(found["recorded"]["columns"]) == 4 and all(len(row) == 4 for row in found["recorded"]["rows"])
-    assert f"right: told {right['told']} of 8, not told 0 of 8, window {right['window']} of 8" in said[-1]
+    assert f"right: told {right['told']} of 8, told, no passage read again {right['once']} of 8, not told 0 of 8" in said[-1]
 
 
-@pytest.mark.parametrize(("per_token", "length"), [(1e-4, 8192), (1e-3, 8192), (2e-3, 4096), (1.0, 2048)])
+@pytest.mark.parametrize(("per_token", "length"), [(1e-4, 32768), (3e-4, 16384), (1e-3, 8192), (2e-3, 4096), (1.0, 2048)])
 def test_the_text_is_as_long_as_there_is_time(per_token: float, length: int) -> None:
     assert recall.chosen_length(per_token, 2 * 8192 * 1e-3) == length
 
 
-def test_keys_of_the_configuration_can_be_changed() -> None:
-    model, _ = recall.model_of(lookup_run())
-    assert model.cfg == st.load(lookup_run())[0].cfg
-    layers = {"0": model.cfg.to_dict()["layers"]["0"] | {"top_k": 8}}
-    assert recall.model_of(lookup_run(), {"layers": layers})[0].cfg.layer_configs[0].top_k == 8
-    with pytest.raises(ConfigError, match="no_such"):
-        recall.model_of(lookup_run(), {"no_such": 1})
+def test_the_model_reads_in_two_stages() -> None:
+    """Nothing else differs from the model that ships."""
+    model, (shipped, _) = recall.model_of(lookup_run())[0], st.load(lookup_run())
+    found, before = (x.cfg.to_dict() for x in (model, shipped))
+    options = found["layers"]["0"].pop("cache_options")
+    assert options == before["layers"]["0"].pop("cache_options") | recall.READING and found == before
+    assert all(torch.equal(x, y.float()) for x, y in zip(model.parameters(), shipped.parameters(), strict=True))
 
 
 def test_the_models_that_ship_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

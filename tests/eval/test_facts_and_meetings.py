@@ -191,3 +191,16 @@ def test_the_command(reader: Reader, tmp_path: Path) -> None:
     assert lost.exit_code == 2 and "--meetings FILE" in lost.stderr
     lines = good("eval", run, "--tasks", "list").stdout.splitlines()
     assert sum(line.startswith(("facts: text task. Facts", "meetings: text task. Questions")) for line in lines) == 2
+
+
+def test_a_model_of_ones_own_beside_passages_that_are_read_again() -> None:
+    """The model that ships says what it attends to; other forms of a decoder need a decoder."""
+    words = ["eval", "lookup", "--tasks", "facts", "--lengths", "1024", "--seeds", "1", "--items", "1", "--beside"]
+    found = json.loads(good(*words, "reread,bm25", "--json").stdout)
+    right = {row["at"].get("arm", "own"): row["mean"] for row in found["rows"] if row["score"] == "said"}
+    assert right.keys() == {"own", "reread", "bm25"} and right["reread"] >= 0.5
+    assert found["costs"]["parameters"] == 2_385_670 and found["costs"]["length"] == 1024
+    assert "was not imported from a decoder" in siltstone(*words, "reread,full").stderr
+    model = st.load(st.lookup_run())[0]
+    with pytest.raises(InputError, match="the arm full is another form of a decoder"):
+        evaluate(model, st.load(st.lookup_run())[1], [make("facts")], [1024], 1, 1, arms=["full"])

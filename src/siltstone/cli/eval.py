@@ -104,7 +104,7 @@ def _evaluate(
     check(arms)
     if arms and not any(getattr(task, "compared", False) for task in made):
         raise InputError(f"--beside has no effect on {', '.join(wanted)}; give it with facts or told, or leave it out")
-    decoder = origin(folder) if arms else None
+    decoder = origin(folder) if {*arms} - {"reread", "bm25"} else None
     if out is not None:
         make_folder(out.parent)
         check_place(out)

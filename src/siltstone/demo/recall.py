@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
+from ..eval.retrieval import RereadReader
 from ..eval.tasks.base import random_numbers
 from ..eval.tasks.facts import Fact, Facts, FactsOptions
 from ..eval.tasks.reader import Reader
@@ -23,17 +24,24 @@ if TYPE_CHECKING:
     from ..text import Tokenizer
 
 FACTS = 8  # one of each kind
-LENGTHS = (8192, 4096, 2048)  # tokens of the text: the longest for which there is time
+LENGTHS = (32768, 16384, 8192, 4096, 2048)  # tokens of the text: the longest for which there is time
 SHARE = 0.2  # of the demonstration's time
 RECORDED = "evidence.json"
 PROBE = 1024  # tokens by which the speed is measured
-KEYS: dict[str, Any] = {}  # keys of the configuration by which the model is changed: another dtype of blocks, a budget
+# How blocks are chosen while the text is read: less often, and in two stages. Questions choose before every token, of all blocks.
+READING = {"route_every": 16, "coarse": 16, "coarse_from": 4096, "candidates": 128}
+NAMES = {"told": "told", "once": "told, no passage read again", "not told": "not told", "window": "window alone"}
+WAYS = tuple(NAMES)
 
 
-def model_of(run: Path, keys: dict[str, Any] | None = None) -> tuple[LM, Tokenizer]:
-    """The model of a run folder with some keys of its configuration changed (default: KEYS), and its tokenizer."""
+def model_of(run: Path) -> tuple[LM, Tokenizer]:
+    """The model of a run folder, whose layers with blocks choose as READING says, and its tokenizer."""
     cfg, tokenizer, weights = read(run)
-    model = build(cfg.replace(**(KEYS if keys is None else keys)))
+    layers = {
+        number: keys | ({"cache_options": keys["cache_options"] | READING} if keys.get("cache") == "blocks" else {})
+        for number, keys in cfg.to_dict()["layers"].items()
+    }
+    model = build(cfg.replace(layers=layers))
     model.load_state_dict(weights)
     return model.float().eval(), tokenizer
 
@@ -47,9 +55,10 @@ def ask(run: Path, seconds: float, say: Callable[[str], None] = lambda line: Non
     """Reads the text with and without FACTS facts and asks for each at the end. Ready for JSON:
 
     `{"recorded", "tokens", "bytes", "window", "model", "asked": [{"sentence", "question", "answer", "distance", "said": {way:
-    text}, "right": {way: bool}, "nats": {way: nats of the answer}}]}`, for the ways "told", "not told" and "window": the model
-    has read the text with the facts, the text without them, or the last window of the text with them. "recorded": the figures
-    of earlier evaluations that the run folder has.
+    text}, "right": {way: bool}, "nats": {way: nats of the answer}}]}`, for the WAYS: the model has read the text with the facts
+    ("told"), the text without them ("not told"), or the last window of the text with them ("window"). Before a question it reads
+    the passages again that the question attends to most, except for "once" (as told) and "window". "recorded": the figures of
+    earlier evaluations that the run folder has.
 
     seconds   about how long it may take, which limits the length
     most      maximum tokens of the text
@@ -58,7 +67,7 @@ def ask(run: Path, seconds: float, say: Callable[[str], None] = lambda line: Non
     model, tokenizer = model_of(run)
     found = text.reading(tokenizer, 2 * LENGTHS[0] + PROBE, run)
     book = tokenizer.decode(found.ids.tolist())
-    reader = Reader(model, tokenizer, [book])
+    reader = RereadReader(model, tokenizer, [book])
     clock = time.perf_counter()
     reader.read(tokenizer.decode(found.ids[:PROBE].tolist()))
     length = min(most, chosen_length((time.perf_counter() - clock) / PROBE, seconds))
@@ -68,8 +77,8 @@ def ask(run: Path, seconds: float, say: Callable[[str], None] = lambda line: Non
     told, control, made = task.item(reader, length, random_numbers("demo", "test", 0))
     window = model.cfg.widest_window
     tail = tokenizer.decode(tokenizer.encode(told)[-window:]) if window else "\n"
-    sessions = {"told": reader.read(told), "not told": reader.read(control), "window": reader.read(tail)}
-    first = sessions["told"]
+    first = reader.read(told)
+    sessions = dict(zip(WAYS, (first, first, reader.read(control), reader.read(tail)), strict=True))
     asked = [_asked(reader, sessions, fact, told) for fact in made]
     asked.sort(key=lambda one: -one["distance"])
     recorded = json.loads((run / RECORDED).read_text("utf-8")) if (run / RECORDED).is_file() else {}
@@ -84,16 +93,17 @@ def ask(run: Path, seconds: float, say: Callable[[str], None] = lambda line: Non
     for one in asked[:3]:
         shown = one["question"].strip().replace("\n", " ")
         say(f"  told {one['distance']:,} tokens before: {shown} | {one['said']['told'].strip() or '...'}")
-    say("  right: " + ", ".join(f"{way} {sum(one['right'][way] for one in asked)} of {len(asked)}" for way in sessions))
+    say("  right: " + ", ".join(f"{NAMES[way]} {sum(one['right'][way] for one in asked)} of {len(asked)}" for way in WAYS))
     return out | {"asked": asked}
 
 
-def _asked(reader: Reader, sessions: dict[str, Session], fact: Fact, told: str) -> dict[str, Any]:
+def _asked(reader: RereadReader, sessions: dict[str, Session], fact: Fact, told: str) -> dict[str, Any]:
     distance = reader.count(told[told.index(fact.sentence) + len(fact.sentence) :])
     tokens = reader.count(f" {fact.answer}")
     said, nats = {}, {}
     for way, session in sessions.items():
-        asked = reader.asking(session, fact.question)
+        again = way in ("told", "not told")
+        asked = reader.asking(session, fact.question) if again else Reader.asking(reader, session, fact.question)
         nats[way] = float(reader.nats(asked, f" {fact.answer}").sum())
         said[way] = "".join(asked.generate(tokens, temperature=0.0))
     right = {way: words.strip().startswith(fact.answer) for way, words in said.items()}

@@ -53,7 +53,12 @@ def _cards(record: Record) -> str:
     return cards(shown)
 
 
-WAYS = {"told": "told", "not told": "the same text without the facts", "window": "told, but only the last window is read"}
+WAYS = {
+    "told": "told; passages that the question attends to are read again",
+    "once": "told; nothing is read again",
+    "not told": "the same text without the facts",
+    "window": "told, but only the last window is read",
+}
 
 
 def _recall(found: dict[str, Any]) -> str:
@@ -70,7 +75,7 @@ def _recall(found: dict[str, Any]) -> str:
         f"<tr><td>{one['distance']:,}</td><td>{escape(one['sentence'])}</td>"
         + "".join(
             f'<td class="{"good" if one["right"][way] else ""}">{escape(" ".join(one["said"][way].split()) or "(nothing)")}</td>'
-            for way in ("told", "not told", "window")
+            for way in WAYS
         )
         + "</tr>"
         for one in asked
@@ -79,13 +84,14 @@ def _recall(found: dict[str, Any]) -> str:
         "<h2>What the text said, asked at its end</h2>"
         f"<p>{len(asked)} sentences were put at random places of {found['tokens']:,} tokens of the text and asked for after it. "
         f"The model that answers has {escape(found['model'])}, attends to the last {found['window']:,} tokens and looks the "
-        f"others up in its state ({human(found['bytes'])}). An answer is right if the text that the model writes, always its "
+        f"others up in its state ({human(found['bytes'])}). Before it answers, it reads the passages again that a "
+        "question attends to most, as `siltstone ask` does. An answer is right if the text that the model writes, always its "
         "most likely token, begins with it.</p>"
         + table(f"<tr><th></th><th>right answers</th><th>nats of the right answer, mean</th></tr>{rows}", "num")
         + "<details><summary>All answers</summary>"
         + table(
-            "<tr><th>tokens before the question</th><th>what was told</th><th>told</th><th>not told</th>"
-            f"<th>last window</th></tr>{each}"
+            "<tr><th>tokens before the question</th><th>what was told</th><th>told</th><th>nothing read again</th>"
+            f"<th>not told</th><th>last window</th></tr>{each}"
         )
         + "</details>"
         + _recorded(found.get("recorded", {}))

@@ -80,11 +80,20 @@ def check(arms: list[str]) -> None:
         raise InputError(f"{LACKING}, or leave out the arm bm25")
 
 
-def reader(own: Reader, given: Origin, arm: str, length: int) -> Reader:
-    """The reader of an arm. own: the run's, which has read the texts of this length."""
+def reader(own: Reader, given: Origin | None, arm: str, length: int) -> Reader:
+    """The reader of an arm. own: the run's, which has read the texts of this length. given: the decoder that the run was imported
+    from; without one, bm25 is read by the run's own model, and the other forms of a decoder raise InputError.
+    """
     assert isinstance(own.model, LM)
     if arm == "reread":
         return RereadReader(own.model, own.tokenizer, own.books)
+    if given is None:
+        if arm == "bm25":
+            return RetrievalReader(own.model, own.tokenizer, own.books)
+        raise InputError(
+            f"the arm {arm} is another form of a decoder, and the model was not imported from one; leave it out (bm25 and reread "
+            "can be set beside every model)"
+        )
     with torch.device("meta"):
         twin = LM(given.cfg.replace(**given.keys(arm, length, own.largest)))
     twin.load_state_dict(own.model.state_dict(), assign=True)

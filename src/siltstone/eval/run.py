@@ -185,8 +185,8 @@ def evaluate(
     items    documents, or streams, of each seed and length
     books    texts that fill documents; generated prose without them
     routing  "oracle": token tasks tell the model's routers the segment of each answer
-    origin   the decoder that an imported model was; arms: other forms of it (`siltstone.eval.beside`), with "arm" in their rows,
-             for the tasks that can be compared
+    origin   the decoder that an imported model was; None: another model
+    arms     other forms of the model (`siltstone.eval.beside`), with "arm" in their rows, for the tasks that can be compared
 
     Raises InputError if a token task has more ids than the model, and if a length has no room for a task.
     """
@@ -205,10 +205,6 @@ def evaluate(
                     say(f"{task.name}, length {length:,}, seed {seed}")
                     found += [(seed, one) for one in _observed(model, reader, task, (length, seed, items), watch)]
                 for arm in arms if isinstance(task, TextTask) and task.compared else ():
-                    if origin is None:
-                        raise InputError(
-                            f"the arm {arm} is another form of a decoder; give origin, what the model was imported from"
-                        )
                     other = beside.reader(reader, origin, arm, length)
                     for seed in range(seeds):
                         say(f"{task.name}, length {length:,}, seed {seed}, {arm}")
