@@ -23,10 +23,8 @@ from .core.plain import json_line
 from .demo import run_folder
 from .errors import InputError, SiltstoneError
 from .eval.run import make
-from .eval.tasks.base import random_numbers
-from .eval.tasks.needles import Needles
+from .eval.tasks.base import Asked, TextTask, random_numbers
 from .eval.tasks.reader import Reader
-from .eval.tasks.stories import Stories
 from .inference.session import Session
 from .io.atomic import make_folder, write_text
 from .models.checkpoint import load
@@ -117,44 +115,50 @@ def string_match(doc, results):
 
 
 def write_tasks(folder: Path, reader: Reader, length: int, items: int) -> list[str]:
-    """Writes a data file and a task file for every needle and story task; returns the names of the tasks.
+    """Writes a data file and a task file for every text task that asks questions; returns the names of the tasks.
 
-    length   tokens of a document, by the reader's tokenizer
-    Stories are multiple choice, needles are answered by generation and scored by string match. Raises InputError for a length
-    without room for a task.
+    length   tokens of a document or of a distance, by the reader's tokenizer
+    Questions with candidates are multiple choice; others are answered by generation and scored by string match. Raises InputError
+    for a length without room for a task.
     """
     folder, names = make_folder(folder).resolve(), []
     write_text(folder / "siltstone_scoring.py", SCORING)
     for name in registry.members("tasks"):
-        task, rows = make(name), []
-        for number in range(items):
-            by = random_numbers(name, "test", 0, length, number)
-            if isinstance(task, Needles):
-                document, question, wanted, _ = task.item(reader, length, number, by)
-                rows.append({"text": document + question, "answers": wanted})
-            elif isinstance(task, Stories):
-                document, question, answer, candidates = task.item(reader, length, by)
-                rows.append({"text": document + question, "choices": candidates, "answer": candidates.index(answer)})
-        if not rows:
+        task = make(name)
+        if not isinstance(task, TextTask):
             continue
-        data, title = folder / f"{name}.jsonl", f"siltstone_{name}"
-        write_text(data, "".join(json.dumps(row) + "\n" for row in rows))
-        head = ["task: " + title, "dataset_path: json", "dataset_kwargs:", f"  data_files: {{test: {json.dumps(str(data))}}}"]
-        head += ["test_split: test", 'doc_to_text: "{{text}}"', "metadata: {version: 1}"]
-        if isinstance(task, Stories):
-            head += ["output_type: multiple_choice", "doc_to_choice: choices", "doc_to_target: answer"]
-            head += ["metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]"]
-        else:
-            head += [
-                "output_type: generate_until",
-                'doc_to_target: "{{answers}}"',
-                "generation_kwargs: {until: [], max_gen_toks: 128}",
-            ]
-            head += ["process_results: !function siltstone_scoring.string_match"]
-            head += ["metric_list: [{metric: string_match, aggregation: mean, higher_is_better: true}]"]
-        write_text(folder / f"{title}.yaml", "\n".join(head) + "\n")
-        names.append(title)
+        asked = [
+            one
+            for number in range(items)
+            for one in task.questions(reader, length, number, random_numbers(name, "test", 0, length, number))
+        ]
+        if asked:
+            names.append(_written(folder, name, asked))
     return names
+
+
+def _written(folder: Path, name: str, asked: Sequence[Asked]) -> str:
+    """The name of a task whose files were written."""
+    data, title = folder / f"{name}.jsonl", f"siltstone_{name}"
+    rows: list[dict[str, Any]] = [
+        {"text": one.text, "choices": list(one.choices), "answer": list(one.choices).index(one.wanted[0])}
+        if one.choices
+        else {"text": one.text, "answers": list(one.wanted)}
+        for one in asked
+    ]
+    write_text(data, "".join(json.dumps(row) + "\n" for row in rows))
+    lines = ["task: " + title, "dataset_path: json", "dataset_kwargs:", f"  data_files: {{test: {json.dumps(str(data))}}}"]
+    lines += ["test_split: test", 'doc_to_text: "{{text}}"', "metadata: {version: 1}"]
+    if asked[0].choices:
+        lines += ["output_type: multiple_choice", "doc_to_choice: choices", "doc_to_target: answer"]
+        lines += ["metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]"]
+    else:
+        lines += ["output_type: generate_until", 'doc_to_target: "{{answers}}"']
+        lines += ["generation_kwargs: {until: [], max_gen_toks: 128}"]
+        lines += ["process_results: !function siltstone_scoring.string_match"]
+        lines += ["metric_list: [{metric: string_match, aggregation: mean, higher_is_better: true}]"]
+    write_text(folder / f"{title}.yaml", "\n".join(lines) + "\n")
+    return title
 
 
 def main(words: Sequence[str] | None = None) -> int:

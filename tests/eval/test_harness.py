@@ -81,10 +81,11 @@ def test_without_the_harness_the_mend_is_said(monkeypatch: pytest.MonkeyPatch, c
 
 def test_task_files_have_their_data_beside_them(scorer: Scorer, tmp_path: Path) -> None:
     names = write_tasks(tmp_path, Reader(scorer.model, scorer.tokenizer), 1200, 2)
-    assert len(names) == 13
+    assert len(names) == 17 and {"siltstone_facts", "siltstone_told_20", "siltstone_recall_load"} < {*names}
     for name in names:
         rows = [json.loads(x) for x in (tmp_path / f"{name.removeprefix('siltstone_')}.jsonl").read_text().splitlines()]
-        assert len(rows) == 2 and f"task: {name}\n" in (tmp_path / f"{name}.yaml").read_text()
+        each = {"siltstone_facts": 8, "siltstone_recall_load": 4}.get(name, 1)
+        assert len(rows) == 2 * each and f"task: {name}\n" in (tmp_path / f"{name}.yaml").read_text()
         for row in rows:
             answers = row["answers"] if "answers" in row else [row["choices"][row["answer"]]]
             assert all(x in row["text"] for x in answers)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -85,6 +86,18 @@ class TokenTask(Task):
         """`rows` streams of `length` tokens. Raises InputError if they have no room for the task."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A text that ends in a question, for other programs.
+
+    wanted    what an answer contains; with `choices` one text, the right one of them
+    """
+
+    text: str
+    wanted: Sequence[str]
+    choices: Sequence[str] = ()
+
+
 class TextTask(Task):
     """A task in plain text, zero-shot.
 
@@ -97,6 +110,10 @@ class TextTask(Task):
     @abstractmethod
     def observe(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Observation]:
         """The observations of item number `item`. `length`: tokens of the document, or of the distance."""
+
+    def questions(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Asked]:
+        """The questions of item number `item` as texts; []: the task has none, it measures how likely a text is."""
+        return []
 
 
 def random_numbers(task: str, split: str, *numbers: int) -> np.random.Generator:

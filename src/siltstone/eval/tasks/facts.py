@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...inference.session import Session
-from .base import Observation, TextTask, room
+from .base import Asked, Observation, TextTask, room
 from .needles import matched
 from .reader import Reader
 from .words import labels, names, pick, spread
@@ -94,6 +94,10 @@ class Facts(TextTask):
             named = zip(("first token", "log-probability", "said"), scores, strict=True)
             out += [Observation(score + without, float(value), dict(at)) for score, value in named]
         return out
+
+    def questions(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Asked]:
+        told, _, made = self.item(reader, length, by)
+        return [Asked(told + fact.question, [fact.answer]) for fact in made]
 
     def _scores(self, reader: Reader, session: Session, fact: Fact) -> tuple[float, float, float]:
         asked = reader.asking(session, fact.question)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .base import Observation, TextTask, room
+from .base import Asked, Observation, TextTask, room
 from .reader import Reader
 from .templates import NEEDLES
 from .words import labels, pick, spread
@@ -68,6 +68,10 @@ class Needles(TextTask):
         if depth >= 0:
             at["depth"] = depth
         return [Observation("string match", matched(answer, wanted), at)]
+
+    def questions(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Asked]:
+        document, question, wanted, _ = self.item(reader, length, item, by)
+        return [Asked(document + question, wanted)]
 
     def _key(self, by: np.random.Generator, words: Sequence[str], used: set[str]) -> str:
         """A key that is not used: a UUID, or one of the labels and a number, of which there are more than a text has needles."""

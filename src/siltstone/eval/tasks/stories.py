@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .base import Observation, TextTask, room
+from .base import Asked, Observation, TextTask, room
 from .needles import matched
 from .reader import Reader
 from .words import names, pick, spread
@@ -157,6 +157,10 @@ class Stories(TextTask):
             Observation("ranked first", float(candidates[int(ranks.argmax())] == answer), at),
             Observation("said", matched(written, [answer]), at),
         ]
+
+    def questions(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Asked]:
+        document, asked, answer, candidates = self.item(reader, length, by)
+        return [Asked(document + asked, [answer], candidates)]
 
 
 def _stories(number: int, about: str, make: Callable[..., Story], chance: str = "1 / 6") -> type[Stories]:

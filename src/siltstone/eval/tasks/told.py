@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .base import Observation, TextTask
+from .base import Asked, Observation, TextTask
 from .reader import Reader
 from .templates import TOLD
 from .words import THINGS, names, pick, split_of
@@ -33,16 +33,24 @@ class Told(TextTask):
     chance = "1 / candidates"
     compared = True
 
-    def observe(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Observation]:
+    def item(self, reader: Reader, length: int, by: np.random.Generator) -> tuple[str, list[str], int]:
+        """What follows the fact, the candidates, and which of them is told."""
         candidates = pick(names("test"), self.options.candidates, by)
         right = int(by.integers(len(candidates)))
-        between = "".join(reader.filler(length, by))
+        return "".join(reader.filler(length, by)), candidates, right
+
+    def observe(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Observation]:
+        between, candidates, right = self.item(reader, length, by)
         written = [f" {each}" for each in candidates]
         told = reader.ranks(reader.read(TELL.format(candidates[right]) + between), ASK, written)
         control = reader.ranks(reader.read(between), ASK, written)
         at: dict[str, int | str] = {"distance": length, "candidates": len(candidates)}
         scores = {"ranked first": told - control, "first, told": told, "first, not told": control}
         return [Observation(score, float(found.argmax() == right), at) for score, found in scores.items()]
+
+    def questions(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Asked]:
+        between, candidates, right = self.item(reader, length, by)
+        return [Asked(TELL.format(candidates[right]) + between + ASK, [candidates[right]], candidates)]
 
 
 class Told20(Told):
@@ -63,14 +71,25 @@ class RecallLoad(TextTask):
     levels = (0, 256)
     chance = "1 / 8"
 
-    def observe(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Observation]:
+    def item(self, reader: Reader, length: int, by: np.random.Generator) -> list[tuple[int, str, str, str]]:
+        """For each load: the load, the document, the question and the answer, which is one of the eight THINGS of the test."""
         out, things, between = [], split_of(THINGS, "test"), "".join(reader.filler(length, by))
         for load in (1, 4, 16, 64):
             people = pick(names("test"), load, by)
             owned = [things[i] for i in by.integers(0, len(things), load)]
             who = int(by.integers(load))
             facts = "".join(OWNS.format(person, thing) for person, thing in zip(people, owned, strict=True))
-            ranks = reader.ranks(reader.read(facts + between), OWNER.format(people[who]), [f" {x}" for x in things])
-            right = float(things[int(ranks.argmax())] == owned[who])
+            out.append((load, facts + between, OWNER.format(people[who]), owned[who]))
+        return out
+
+    def observe(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Observation]:
+        out, things = [], split_of(THINGS, "test")
+        for load, document, question, answer in self.item(reader, length, by):
+            ranks = reader.ranks(reader.read(document), question, [f" {x}" for x in things])
+            right = float(things[int(ranks.argmax())] == answer)
             out.append(Observation("ranked first", right, {"load": load, "distance": length}))
         return out
+
+    def questions(self, reader: Reader, length: int, item: int, by: np.random.Generator) -> list[Asked]:
+        things = split_of(THINGS, "test")
+        return [Asked(text + question, [answer], things) for _, text, question, answer in self.item(reader, length, by)]
