@@ -49,12 +49,12 @@ class Spill:
         return sum(file.resident for file in list(self._files.values()))
 
     def settle(self) -> None:
-        """Gives freed memory back to the system if the files have grown by an eighth since it last did.
+        """Gives freed memory back to the system if the files have grown by the pool's bytes since it last did.
 
         Routing keys are copied as they grow, and the C library keeps what was freed: after 124,516 tokens of SmolLM2-135M 400 MB.
         """
         written = sum(file.written for file in list(self._files.values()))
-        if written - self._settled > max(self.pool, self._settled // 8):
+        if written - self._settled > self.pool:
             self._settled = written
             give_back_freed_memory()
 
