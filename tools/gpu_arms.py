@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,11 @@ def main(given: list[str] | None = None) -> int:
     books = ["".join(read_blocks(path)) for path in find_files([str(path) for path in args.test])]
     places = {name: folder / name.replace(" ", "-") / str(args.seed) for name in NAMES}
     receipts: dict[str, dict[str, Any]] = {}
+
+    def read(names: Sequence[str]) -> dict[str, Any]:
+        """The comparison of some arms; what an arm has read is kept."""
+        return compare({x: [places[x]] for x in names}, books, size.far, chosen_device(args.device), keep=folder / "read")
+
     for name in args.arm or NAMES:
         place = places[name]
         receipt = finished(place, steps)
@@ -130,10 +136,13 @@ def main(given: list[str] | None = None) -> int:
                 print(f"{name}: step {receipt['steps']:,} is kept", flush=True)
                 return 128 + receipt["signal"] if receipt["signal"] else UNFINISHED
         receipts[name] = receipt
-        asked(size, place, args.device, books)
+        for late in (lambda place=place: asked(size, place, args.device, books), lambda name=name: read([name])):
+            if deadline is not None and time.time() >= deadline:
+                return UNFINISHED
+            late()
     if args.arm:
         return 0
-    found = compare({name: [place] for name, place in places.items()}, books, size.far, chosen_device(args.device))
+    found = read(NAMES)
     keys = ("steps", "tokens", "seconds", "parameters", "device", "train_bits_per_byte")
     for entry in found["entries"]:
         entry["trained"] = {key: receipts[entry["name"]][key] for key in keys}

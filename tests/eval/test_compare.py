@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from siltstone.errors import DataError, InputError
+from siltstone.eval import compare as module
 from siltstone.eval.compare import SLACK, compare, parts_of
 from siltstone.eval.position import by_position
 from siltstone.models.checkpoint import load
@@ -60,6 +61,18 @@ def test_differences_are_paired(runs: Path) -> None:
     assert "<svg" in page and "Difference to one" in page and "http-equiv" not in page
     tokens = json.loads((runs / "two/0/receipt.json").read_text())["tokens"]
     assert two["tokens"] == tokens > 0 and f"<td>{tokens:,}</td>" in page
+
+
+def test_what_was_read_is_kept(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries, read = {"one": [runs / "one"], "two": [runs / "two/0"]}, []
+    monkeypatch.setattr(module, "by_position", lambda *given: read.append(len(given[2])) or by_position(*given))
+    found = compare(entries, books(runs), 96, keep=tmp_path / "read")
+    assert len(read) == 2 and compare(entries, books(runs), 96, keep=tmp_path / "read") == found and len(read) == 2
+    compare(entries, books(runs)[:1], 96, keep=tmp_path / "read")
+    assert len(read) == 4  # other parts
+    for path in (tmp_path / "read").iterdir():
+        path.write_text('{"buckets": [{"each": [1.0]}]}', "utf-8")
+    assert compare(entries, books(runs), 96, keep=tmp_path / "read") == found and len(read) == 6
 
 
 def test_what_cannot_be_compared(runs: Path, tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ def compare(
         trained = _trained(configs, train or [], (steps, minutes, seeds), (folder, tokenizer, device), match)
         models = {name: trained.get(name, runs) for name, runs in models.items()}
     books = ["".join(read_blocks(file)) for file in texts]
-    found = compared(models, books, length, chosen_device(device), lambda said: print(said, file=sys.stderr, flush=True))
+    say = lambda said: print(said, file=sys.stderr, flush=True)  # noqa: E731
+    found = compared(models, books, length, chosen_device(device), say, folder / "read")
     words = ["siltstone", "compare", *map(str, things), "--length", str(length)]
     if configs:
         words += ["--match"] * match + ["--seeds", str(seeds), *(x for file in train or [] for x in ("--train", str(file)))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,11 @@ import numpy as np
 import torch
 
 from ..errors import DataError, InputError
+from ..io import write_json
+from ..io.atomic import make_folder
+from ..io.parse import parse_object
 from ..models.checkpoint import load
+from ..models.fingerprint import fingerprint_of, weights_of, with_tokenizer
 from ..text import Tokenizer, encode_sized
 from .costs import costs, trained_tokens
 from .intervals import bootstrap
@@ -44,10 +50,12 @@ def compare(
     length: int = 4096,
     device: str | torch.device = "cpu",
     say: Callable[[str], None] = lambda text: None,
+    keep: Path | None = None,
 ) -> dict[str, Any]:
     """Reads the texts, in parts of `length` tokens, with every model.
 
     entries  name -> run folders that differ in their seed alone
+    keep     a folder for what each model read; the same model does not read the same parts again
 
     Returns, ready for JSON: `{"length", "parts", "entries": [{"name", "runs", "bits_per_byte", "seeds": [bits per byte of each
     run], "buckets": [{"from", "to", "bits_per_byte", "difference", "low", "high"}], "costs", "tokens", "routes"}]}`.
@@ -77,7 +85,7 @@ def compare(
                     raise DataError(f"no text has {length + SLACK:,} tokens; give longer texts, or a smaller --length")
             if tokenizer.fingerprint != first.fingerprint:
                 raise InputError(f"{folder} has another tokenizer than the first model: positions would be those of other text")
-            seen.append(by_position(model, tokenizer, parts, length))
+            seen.append(_read(model, tokenizer, parts, length, keep))
             cost = cost or costs(model.cfg, length)
             if len(seen) == 1:
                 ids = torch.tensor(tokenizer.encode(parts[0]), device=model.like.device)
@@ -96,3 +104,19 @@ def compare(
         facts |= {"tokens": trained_tokens(Path(folders[0])), "costs": cost}
         found.append(facts | {"seeds": seeds, "buckets": buckets, "routes": routes})
     return {"length": length, "parts": len(parts), "entries": found}
+
+
+def _read(model: Any, tokenizer: Tokenizer, parts: list[str], length: int, keep: Path | None) -> dict[str, Any]:
+    """`by_position`, or what it found before for this model and these parts; a damaged file is made again."""
+    if keep is None:
+        return by_position(model, tokenizer, parts, length)
+    weights = with_tokenizer(fingerprint_of(model.cfg, weights_of(model)), tokenizer)
+    name = hashlib.sha256("\0".join([weights, str(length), *parts]).encode("utf-8")).hexdigest()[:32]
+    path = make_folder(keep) / f"{name}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        found = parse_object(path.read_bytes())
+        if all(len(bucket["each"]) == len(parts) for bucket in found["buckets"]) and found["bits_per_byte"] >= 0:
+            return found
+    found = by_position(model, tokenizer, parts, length)
+    write_json(path, found)
+    return found
