@@ -12,11 +12,9 @@ import torch
 from tests.train.conftest import write_texts
 
 
-def test_arms_are_trained_on_the_same_tokens_and_compared(
-    tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arms, names = tool("gpu_arms"), ("gated", "window only")
-    monkeypatch.setattr(arms, "NAMES", names)
+def test_arms_are_trained_on_the_same_tokens_and_compared(tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arms = tool("gpu_arms")
+    names = arms.NAMES
     texts, held_out = write_texts(tmp_path / "texts", (2500, 2500)), tmp_path / "held.txt"
     held_out.write_text("".join(f"He saw {i * 37 % 101} ships. " for i in range(120)), "utf-8")
     given = [str(texts), "--test", str(held_out), "--folder", str(tmp_path / "arms"), "--size", "toy", "--device", "cpu"]
