@@ -115,6 +115,21 @@ def test_a_document_that_changed(run: Path, tmp_path: Path, attends: None) -> No
     assert refused_too.exit_code == 2 and "--check and --reread need the documents" in refused_too.stderr
 
 
+def test_a_part_of_a_document_that_changed_is_not_kept(
+    run: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the session was saved while the document was read."""
+    from siltstone.cli import sessions
+
+    out, held = tmp_path / "a.silt", []
+    monkeypatch.setattr(sessions, "SECONDS", -1.0)
+    monkeypatch.setattr(sessions.Saves, "if_due", lambda self: (self.now(), held.append(out.stat().st_size)))
+    monkeypatch.setattr(documents, "changed", lambda document: True)
+    refused("changed while it was read", "ask", run, "--doc", file, "--session", out, "What?")
+    kept = st.Session.load(out, *st.load(run))
+    assert len(held) > 1 and documents.documents(kept) == [] and kept.position == 0
+
+
 @pytest.mark.parametrize("how", ["gone", "changed", "broken"])
 def test_a_document_that_changes_while_others_are_read(
     how: str, run: Path, doc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

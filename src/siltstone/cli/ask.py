@@ -159,7 +159,7 @@ def _read(s: Session, usage: Usage, stop: Interrupts, given: list[Document], tem
             except DataError:
                 s.rollback(mark)
                 s.notes = notes
-                if s.position:
+                if s.position or saves.made:  # not with a part of this document
                     saves.now()
                 raise
 

@@ -53,10 +53,11 @@ class Saves:
     """Saves a session now and then while a command uses it: every 30 seconds, but for at most about a tenth of the time.
 
     save    writes the session's file; None: nothing is saved
+    made    whether it was saved
     """
 
     def __init__(self, save: Callable[[], Any] | None) -> None:
-        self.save = save
+        self.save, self.made = save, False
         self._at, self._took = time.monotonic(), 0.0
 
     def now(self) -> None:
@@ -64,7 +65,7 @@ class Saves:
         if self.save is not None:
             began = time.monotonic()
             self.save()
-            self._at = time.monotonic()
+            self.made, self._at = True, time.monotonic()
             self._took = self._at - began
 
     def if_due(self) -> None:
