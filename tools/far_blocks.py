@@ -73,9 +73,9 @@ def measured(session: Session, spill: Spill, ids: list[int]) -> list[dict[str, f
         if end < place and end < len(ids):
             session.append(ids[first:end])
             continue
+        now, place = held(), 2 * place  # before the comparison, which takes memory of its own
         with compared(shares):
             session.append(ids[first:end])
-        now, place = held(), 2 * place
         row = {"tokens": session.position, "pool": spill.resident, "resident": now["resident"],
                "anonymous": now["anonymous"] - before["anonymous"],
                "cache": kv_cache_bytes(session.model.cfg, session.position, 4)}  # fmt: skip
