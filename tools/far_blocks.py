@@ -89,16 +89,7 @@ def measured(session: Session, spill: Spill, ids: list[int]) -> list[dict[str, f
 
 def table(rows: list[dict[str, float]]) -> str:
     """Markdown."""
-    heads = [
-        "tokens",
-        "anonymous",
-        "of it pages",
-        "all resident",
-        "float32 cache",
-        "share of it",
-        "blocks as in one stage",
-        "mass",
-    ]
+    heads = ["tokens", "anonymous", "of it pages", "all resident", "float32 cache", "share of it", "same blocks", "mass"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for row in rows:
         sizes = [f"{row[key] / 1e6:,.0f} MB" for key in ("anonymous", "pool", "resident", "cache")]

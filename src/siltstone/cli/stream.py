@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from siltstone.cli.arguments import THREADS, RunFolder, RuntimeName, SpillFolder, at_least, integer, output, path, text, unset
+from siltstone.cli.sessions import SECONDS
 
 if TYPE_CHECKING:
     from siltstone.inference.reader import Reader
 
-SECONDS = 30.0  # maximum time between two saves
 ERRORS = (
     "strict: bytes that are not UTF-8 text, and zero bytes, are an error; replace: they are read as U+FFFD, counted, and cost "
     "8 more bits each. [default: strict; with --lines replace, so that one bad byte does not stop the monitoring of a log]"
