@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..io.regular import is_folder
 from .guard import hold
 
 if TYPE_CHECKING:
@@ -107,6 +106,7 @@ def _claim(file: Path | None) -> None:
     from ..errors import StorageError
     from ..io import claim
     from ..io.atomic import check_place
+    from ..io.regular import is_folder
 
     if file is not None and not file.parent.is_dir():
         raise StorageError(f"cannot write {file}: the folder {file.parent} does not exist: create it, or choose another one")
