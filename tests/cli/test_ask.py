@@ -103,6 +103,34 @@ def test_an_answer_ends_with_its_passages(run: Path, doc: Path, attends: None) -
     assert more["tokens_read"] - receipt["tokens_read"] == sum(x["tokens"] for x in answer["without"]) > 3 * 1000
 
 
+def test_a_reply_behind_documents_ends_with_its_passages(run: Path, tmp_path: Path, attends: None) -> None:
+    doc, out, said = tmp_path / "doc.txt", tmp_path / "a.silt", b"What?\nAnd why?\n"
+    doc.write_text("It was a bright cold day.\n" * 40, "utf-8")
+    good("ask", run, "--doc", doc, "--session", out)
+    kept = out.read_bytes()
+    text = good("chat", run, "--session", out, *SHORT, data=said).stdout
+    assert text.count(f"\n[1] {doc}, line 2, bytes 26-52: It was a bright cold day.\n[2] {doc}, line 8, bytes 200-208: ") == 2
+    out.write_bytes(kept)
+    *turns, _ = map(json.loads, good("chat", run, "--session", out, "--json", *SHORT, data=said).stdout.splitlines())
+    assert [[x["bytes"] for x in turn["passages"]] for turn in turns] == [[[26, 52], [200, 208], [5, 9]]] * 2
+    assert "passages" not in good("chat", run, "--json", *SHORT, data=said).stdout  # without documents
+    out.write_bytes(kept)
+    doc.write_text("It was a bright warm day.\n" * 40, "utf-8")
+    told = good("chat", run, "--session", out, "--json", *SHORT, data=said)
+    assert "passages" not in told.stdout and "changed after it was read" in told.stderr
+
+
+def test_a_document_that_goes_away_in_a_conversation_ends_no_turn(
+    run: Path, tmp_path: Path, attends: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doc, out = tmp_path / "doc.txt", tmp_path / "a.silt"
+    doc.write_text("It was a bright cold day.\n" * 40, "utf-8")
+    good("ask", run, "--doc", doc, "--session", out)
+    monkeypatch.setattr(documents, "changed", lambda one: doc.unlink())
+    told = good("chat", run, "--session", out, "--json", *SHORT, data=b"What?\nAnd why?\n")
+    assert json.loads(told.stdout.splitlines()[-1])["turns"] == 2 and told.stderr.count("warning: no passages: ") == 2
+
+
 def test_a_document_that_changed(run: Path, tmp_path: Path, attends: None) -> None:
     doc, out = tmp_path / "doc.txt", tmp_path / "a.silt"
     doc.write_text("one two three. " * 20, "utf-8")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from siltstone.core.interrupt import Interrupts
     from siltstone.inference import Session
     from siltstone.inference.asking import Question
-    from siltstone.inference.documents import Document, Passage
+    from siltstone.inference.documents import Document
     from siltstone.inference.usage import Usage
 
 
@@ -67,13 +67,14 @@ def ask(
     bytes and a quotation. With --session, documents that were read are not read again, and an interrupted reading continues.
     Ctrl-C, SIGTERM, SIGHUP and a closed output keep what was read. A receipt is printed at the end on standard error.
     """
+    from siltstone.cli.quoting import quotable
     from siltstone.cli.sessions import Saves, open_session
     from siltstone.core.interrupt import Interrupts, exit_code
     from siltstone.core.terminal import say
     from siltstone.errors import InputError
     from siltstone.inference.asking import Question, attended, require_text
     from siltstone.inference.chat import Turns
-    from siltstone.inference.documents import documents, surveyed
+    from siltstone.inference.documents import surveyed
     from siltstone.inference.usage import Usage
 
     questions, template = questions or [], "" if plain else None
@@ -113,7 +114,7 @@ def ask(
             raise SystemExit(exit_code(stopped)) from None
         if usage.read:
             saves.now()
-        fresh = _quotable(documents(s))
+        fresh = quotable(s)
         if (check or reread) and questions and not fresh:
             raise InputError("--check and --reread need the documents as they were read; leave these options out")
         wanted = Wanted(max_new_tokens, check, says and fresh and reread is not False, as_json, fresh)
@@ -196,19 +197,9 @@ def _bar(size: int) -> Iterator[Any]:
         yield lambda read: bar.advance(task, read)
 
 
-def _quotable(known: list[Document]) -> bool:
-    """Says which documents have changed; whether none has."""
-    from siltstone.core.terminal import say
-    from siltstone.inference.documents import changed
-
-    gone = [one.path for one in known if changed(one)]
-    if gone:
-        say(f"warning: {', '.join(gone)} changed after it was read: answers are about the text that was read, without passages")
-    return not gone
-
-
 def _answer(one: Question, usage: Usage, stop: Interrupts, wanted: Wanted) -> None:
     """Answers a question and prints the answer and its passages."""
+    from siltstone.cli.quoting import line
     from siltstone.core.plain import json_line
     from siltstone.core.terminal import shown
     from siltstone.inference.asking import merged
@@ -238,7 +229,7 @@ def _answer(one: Question, usage: Usage, stop: Interrupts, wanted: Wanted) -> No
     checks: list[Any] = []
     more = one.check(found or [], answer, wanted.max_new_tokens, again)
     for i, passage in enumerate(found or []):
-        show(_line(i, passage))
+        show(line(i, passage))
         if wanted.check:
             began = time.perf_counter()
             with stop.waiting():
@@ -252,14 +243,6 @@ def _answer(one: Question, usage: Usage, stop: Interrupts, wanted: Wanted) -> No
         about |= {"without": [asdict(done) for done in checks]} if wanted.check else {}
         with stop.waiting(check=False):
             print(json_line(about), flush=True)
-
-
-def _line(number: int, passage: Passage) -> str:
-    from siltstone.inference.asking import quoted
-
-    lines, (first, end) = passage.lines, passage.bytes
-    where = f"line {lines[0]:,}" if lines[0] == lines[1] else f"lines {lines[0]:,}-{lines[1]:,}"
-    return f"[{number + 1}] {passage.path}, {where}, bytes {first:,}-{end:,}: {quoted(passage)}"
 
 
 def _receipt(s: Session, usage: Usage, as_json: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,21 +58,27 @@ def chat(
 ) -> None:
     """Talk with a model: a line of standard input is a turn, and the reply is printed as it is written.
 
+    Behind documents that `siltstone ask` read, a reply ends with the passages that it attended to, where the model says which.
+
     Turns are written by the chat template of the run; without one, as "User: TEXT", "Assistant: TEXT", a line each. Each turn
     reads its new tokens only, so that a conversation has no length. The end of the input, Ctrl-C, SIGTERM, SIGHUP and a closed
     output end the conversation and save the session; the same command continues it. A receipt is printed at the end on standard
     error.
     """
     from siltstone.cli.progress import print_usage
+    from siltstone.cli.quoting import quotable
     from siltstone.cli.sessions import Saves, kept_if_spilling_fails, open_session
     from siltstone.core.interrupt import Interrupts, exit_code
     from siltstone.core.terminal import say
     from siltstone.errors import OutputError, SiltstoneError, StorageError
+    from siltstone.inference.asking import attended
     from siltstone.inference.chat import Chat
+    from siltstone.inference.documents import under
     from siltstone.inference.usage import Usage
 
     s = open_session(run, session, device, threads, runtime, spill)
     talk, usage = Chat(s, system, "" if plain else None), Usage()
+    quotes = under(s) and attended(s) is not None and quotable(s)
     saves = Saves(None if session is None else lambda: s.save(session))
     if talk.turns:
         say(f"{s.position:,} tokens restored, after {talk.turns:,} turns")
@@ -81,7 +88,7 @@ def chat(
         try:
             for line in _lines(stop):
                 with kept_if_spilling_fails(s, saves.save):
-                    _turn(talk, usage, stop, line, options | {"seed": seed}, as_json)
+                    _turn(talk, usage, stop, line, options | {"seed": seed}, quotes, as_json)
                 seed = None
                 saves.if_due()
         except KeyboardInterrupt:
@@ -124,26 +131,42 @@ def _lines(stop: Interrupts) -> Iterator[str]:
             yield text
 
 
-def _turn(talk: Chat, usage: Usage, stop: Interrupts, line: str, options: dict[str, Any], as_json: bool) -> None:
-    """One turn: reads it and prints the reply."""
+def _turn(talk: Chat, usage: Usage, stop: Interrupts, line: str, options: dict[str, Any], quotes: bool, as_json: bool) -> None:
+    """One turn: reads it, and prints the reply and, if `quotes`, the passages that it attended to."""
+    from siltstone.cli import quoting
     from siltstone.core.plain import json_line
-    from siltstone.core.terminal import shown
+    from siltstone.core.terminal import say, shown
+    from siltstone.errors import DataError
+    from siltstone.inference.asking import quotations
 
+    def show(text: str, end: str = "\n") -> None:
+        if not as_json:
+            with stop.waiting(check=False):
+                print(shown(text, sys.stdout), end=end, flush=True)
+
+    if quotes:
+        talk.session.watch()
     with stop.waiting(), usage.measured(talk.session):
         read = talk.read(line)
-    before, said = usage.written, []
+    before, said, passages = usage.written, [], None
     try:
         with usage.measured(talk.session, writing=True):
             for piece in talk.reply(**options):
                 said.append(piece)
-                if not as_json:
-                    with stop.waiting(check=False):
-                        print(shown(piece, sys.stdout), end="", flush=True)
+                show(piece, "")
                 stop.check()
+        if quotes:
+            try:
+                passages = quotations(talk.session)
+            except DataError as error:
+                say(f"warning: no passages: {error}")
     finally:
-        with stop.waiting(check=False):
-            if not as_json:
-                print(flush=True)
-            else:
-                found = {"turn": talk.turns, "user": line, "assistant": "".join(said), "tokens_read": read}
-                print(json_line(found | {"tokens_written": usage.written - before, "whole": talk.whole}), flush=True)
+        show("")
+        for i, passage in enumerate(passages or []):
+            show(quoting.line(i, passage))
+        if as_json:
+            found = {"turn": talk.turns, "user": line, "assistant": "".join(said), "tokens_read": read}
+            found |= {"tokens_written": usage.written - before, "whole": talk.whole}
+            found |= {"passages": [asdict(one) for one in passages]} if passages is not None else {}
+            with stop.waiting(check=False):
+                print(json_line(found), flush=True)

@@ -69,6 +69,20 @@ def weighed(session: Session, among: Sequence[Span] | None = None) -> list[tuple
     return spans
 
 
+def told(session: Session) -> list[Span]:
+    """The tokens of the session's documents."""
+    return [(one.first, one.first + one.tokens) for one in documents(session)]
+
+
+def quotations(session: Session) -> list[Passage] | None:
+    """The passages of its documents that a session attended to most since `watch`; None if its model does not say.
+
+    Raises DataError for a file that changed.
+    """
+    spans = attended(session, told(session))
+    return None if spans is None else passages(session, spans)
+
+
 def read_prompt(session: Session, text: str) -> None:
     """Read a text that the session continues: its last 256 tokens, and what is written, choose blocks before every token."""
     if not attends(session.model):
@@ -130,20 +144,15 @@ class Question:
 
     def passages(self) -> list[Passage] | None:
         """The passages that the answer attended to; None if the model does not say. Raises DataError for a file that changed."""
-        spans = attended(self.fork, self._told())
-        return None if spans is None else passages(self.session, spans)
+        return quotations(self.fork)
 
     def attended_by_question(self) -> list[Passage]:
         """The passages that the question attends to most (`decisive`). Raises InputError if the model does not say."""
         self.read()
-        spans = decisive(self.fork, self._told())
+        spans = decisive(self.fork, told(self.fork))
         if spans is None:
             raise InputError("this model does not say which passages it attends to, so that they cannot be read again")
         return passages(self.session, spans)
-
-    def _told(self) -> list[Span]:
-        """The tokens of the documents."""
-        return [(one.first, one.first + one.tokens) for one in documents(self.session)]
 
     def check(self, found: Sequence[Passage], answer: str, max_new_tokens: int, again: Sequence[Passage] = ()) -> Iterator[Check]:
         """The answer without each of these passages: read by a session that has read everything else.
