@@ -6,8 +6,8 @@
 RUN was imported with `cache="blocks"`. A point is one text of one seed and length in one form, with eight facts; its figures are
 those of the task `facts` of `siltstone eval`, and stay in the folder. Five seeds of five texts each up to 32K tokens, two at 64K,
 one at 128K. Full attention, yarn and dynamic scaling end at 16K tokens.
-The same command continues, and several at the same time share the points of a folder. Writes table.md there, with 95 % intervals
-over texts.
+The same command continues, and several at the same time share the points of a folder; each number of wordings needs a folder of
+its own. Writes table.md there, with 95 % intervals over texts.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def observed(task: Facts, own: Once, folder: Path, point: Point, held: int) -> d
     by = random_numbers(task.name, "test", point.seed, point.length, point.text)
     reader.largest = 0
     found = task.observe(reader, point.length, point.text, by)
-    return vars(point) | {"scores": {one.score: one.value for one in found}, "bytes": reader.largest}
+    several = f", {task.options.wordings} wordings" if task.options.wordings > 1 else ""
+    return vars(point) | {"arm": point.arm + several, "scores": {one.score: one.value for one in found}, "bytes": reader.largest}
 
 
 def kept(folder: Path) -> list[dict[str, Any]]:
@@ -145,6 +146,7 @@ def main() -> None:
     parser.add_argument("--arms", default="blocks,reread,full,yarn,dynamic,window,bm25")
     parser.add_argument("--seeds", type=int, default=max(SEEDS.values()))
     parser.add_argument("--control", default="", help="arms that also read each text without the facts")
+    parser.add_argument("--wordings", type=int, default=1, help="sentences of each kind of facts; the points of docs have one")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no point after this time")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
@@ -170,7 +172,7 @@ def main() -> None:
         with claimed:
             if (place / RESULT).exists():
                 continue
-            task = Facts(FactsOptions(8, point.arm in controls))
+            task = Facts(FactsOptions(8, point.arm in controls, given.wordings))
             found = observed(task, own, given.run, point, held)
             write_json(place / RESULT, found)
         print(f"{point.name}: {found['scores']}", flush=True)

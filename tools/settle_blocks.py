@@ -73,7 +73,7 @@ def prepared(tokenizer: Any, path: Path, tokens: int, count: int, tail: int) -> 
     """A text of about `tokens` tokens with `count` facts, the last `tail` tokens without any."""
     by = random_numbers("settle", "train", len(path.name), tokens)
     reader = Reader(None, tokenizer, ["".join(read_blocks(path))])  # type: ignore[arg-type]
-    made = facts(count, by)
+    made = facts(count, by, wordings=1)
     between, end = reader.filler(tokens - tail - 12 * count, by), reader.filler(tail, by)
     text = spread(between, [fact.sentence for fact in made], by) + "".join(end)
     return Text(path.stem, tokenizer.encode(text), made)

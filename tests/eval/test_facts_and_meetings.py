@@ -60,9 +60,26 @@ def test_facts_are_in_the_text_and_not_in_the_control(reader: Reader) -> None:
             assert fact.sentence == f"{fact.question.partition('Answer: ')[2]} {fact.answer}."
             rest = rest.replace(fact.sentence + " ", "")
         assert rest == control
-    assert {re.sub("[A-Z].*", "", kind[0]) for kind in facts.KINDS.values()} and len(facts.KINDS) == 8
     with pytest.raises(InputError, match="length=50 is too short for the task facts"):
         task.item(reader, 50, random_numbers("facts", "test", 0))
+
+
+def test_facts_have_three_wordings_of_each_of_eight_kinds() -> None:
+    """All of them are drawn, each fills the sentence with what the question names; with one wording the first is taken."""
+    assert len(facts.KINDS) == 8 and facts.WORDINGS == 3
+    ways = [one for _, wordings in facts.KINDS.values() for one in wordings]
+    assert all(re.findall("{.*?}", said) == re.findall("{.*?}", asked) != [] for said, asked in ways)
+    assert len({said for said, _ in ways}) == len({asked for _, asked in ways}) == 24
+
+    def written(wordings: int) -> str:
+        return " ".join(x.question for seed in range(20) for x in facts.facts(8, np.random.default_rng(seed), wordings))
+
+    some, one = written(3), written(1)
+    for _, wordings in facts.KINDS.values():
+        parts = [said.split("}")[-1] if said.startswith("{") else said.split("{")[0] for said, _ in wordings]
+        assert all(part in some for part in parts) and [part in one for part in parts] == [True, False, False]
+    with pytest.raises(InputError, match="wordings=4 must be from 1 to 3"):
+        facts.facts(8, np.random.default_rng(0), 4)
 
 
 def test_a_model_that_looks_the_facts_up_is_right_and_only_with_them(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,15 +84,16 @@ def test_facts_point_by_point(
     monkeypatch.setattr(run, "TEXTS", 2)
     given = ["facts", decoder, "--text", text, "--folder", folder, "--lengths", 1200, "--arms", "blocks", "--seeds", 1]
     for more in (["--minutes", 0], []):
-        monkeypatch.setattr(sys, "argv", [*map(str, [*given, "--control", "blocks", *more])])
+        monkeypatch.setattr(sys, "argv", [*map(str, [*given, "--control", "blocks", "--wordings", 3, *more])])
         run.main()
         assert len(run.kept(folder)) == (0 if more else 2)
     want = json.loads(good("eval", decoder, "--tasks", "facts", "--lengths", 1200, "--seeds", 1, "--items", 2, "--text", text,
                            "--json").stdout)["rows"]  # fmt: skip
-    found = run.rows(run.Facts(), [point for point in run.kept(folder) if point["arm"] == "blocks"])
+    found = run.rows(run.Facts(), run.kept(folder))
+    assert {row["at"]["arm"] for row in found} == {"blocks, 3 wordings"}
     assert {(row["score"], round(row["mean"], 4)) for row in found} == {(row["score"], round(row["mean"], 4)) for row in want}
     told = capsys.readouterr().out
-    assert len(found) == 6 and "| 1,200 | blocks |" in told
+    assert len(found) == 6 and "| 1,200 | blocks, 3 wordings |" in told
     monkeypatch.setattr(run, "observed", lambda *given: pytest.fail("a point that is there is measured again"))
     run.main()
     assert [(p.length, p.arm) for p in run.points([16384, 131072], ["full", "blocks"], 2) if p.text == p.seed == 0] == [

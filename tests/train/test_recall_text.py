@@ -61,7 +61,7 @@ def test_carriers_share_no_three_words_with_a_task() -> None:
         return {tuple(found[i : i + 3]) for i in range(len(found) - 2)}
 
     said = [*templates.NEEDLES["test"].values(), *templates.TOLD["test"].values()]
-    said += [x for sentence, question, _ in facts.KINDS.values() for x in (sentence, question)]
+    said += [x for _, wordings in facts.KINDS.values() for sentence, question in wordings for x in (sentence, question)]
     for make in (stories.one_fact, stories.two_facts, stories.three_facts, stories.two_arguments, stories.three_arguments):
         told, question, *_ = make(np.random.default_rng(0))
         said += [*told, question]
