@@ -88,15 +88,14 @@ def measured(session: Session, spill: Spill, ids: list[int]) -> list[dict[str, f
 
 
 def table(rows: list[dict[str, float]]) -> str:
-    """Markdown."""
-    heads = ["tokens", "anonymous", "of it pages", "all resident", "float32 cache", "share of it", "same blocks", "mass"]
+    """Markdown: a line for each place where blocks are chosen in two stages."""
+    heads = ["tokens", "anonymous", "of it pages", "all resident", "float32 cache", "anonymous, of the cache"]
+    heads += ["same blocks as one stage", "of its mass"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for row in rows:
+    for row in (row for row in rows if "blocks" in row):
         sizes = [f"{row[key] / 1e6:,.0f} MB" for key in ("anonymous", "pool", "resident", "cache")]
-        shares = [f"{row[key]:.1%}" if key in row else "all" for key in ("blocks", "mass")]
-        lines.append(
-            f"| {row['tokens']:,} | {' | '.join(sizes)} | {row['anonymous'] / row['cache']:.3f} | {' | '.join(shares)} |"
-        )
+        shares = [f"{row['anonymous'] / row['cache']:.3f}", f"{row['blocks']:.0%}", f"{row['mass']:.0%}"]
+        lines.append(f"| {row['tokens']:,} | {' | '.join([*sizes, *shares])} |")
     return "\n".join(lines) + "\n"
 
 

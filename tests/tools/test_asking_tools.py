@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import siltstone as st
 from tests.cli.commands import good
@@ -161,3 +162,32 @@ def test_sentences_stand_between_paragraphs(tool: Any) -> None:
         lines = [line for line in text.split("\n") if line.strip()]
         assert [line for line in lines if line not in {one.said for one in ask.ASKED}] == before.split()
         assert lines[0] in before and lines[-1] in before
+
+
+def test_the_page_has_what_blocks_hold_far_into_a_text(tool: Any) -> None:
+    far, docs = tool("far_blocks"), Path(__file__).resolve().parents[2] / "docs"
+    rows = json.loads((docs / "far_blocks.json").read_text("utf-8"))["rows"]
+    assert far.table(rows) in (docs / "pretrained.md").read_text("utf-8") and far.table(rows).count("\n") == 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+@pytest.mark.parametrize(("candidates", "whole"), [(1000, True), (8, False)])
+def test_what_blocks_hold_far_into_a_text(
+    tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, candidates: int, whole: bool
+) -> None:
+    """If every block is a candidate, two stages choose as one does; with few candidates they miss some."""
+    far = tool("far_blocks")
+    keys: dict[str, Any] = dict(cache="blocks", window=16, segment=8, top_k=4, router="subblock:2", checkpoint_dtype="int8")
+    torch.manual_seed(0)
+    options = {"coarse": 8, "coarse_from": 64, "candidates": candidates, "route_every": 8}
+    model = st.LM(st.presets.nano(259, depth=1, d_model=16, heads=1, pattern="m", cache_options=options, **keys)).eval()
+    run, out = st.save(model, st.ByteTokenizer(), tmp_path / "run"), tmp_path / "far.json"
+    monkeypatch.setattr(far, "FIRST", 128)
+    monkeypatch.setattr(far, "CALL", 32)
+    monkeypatch.setattr(sys, "argv", [*map(str, ["far", run, novel(tmp_path), "--tokens", 512, "--out", out])])
+    far.main()
+    rows = json.loads(out.read_text("utf-8"))["rows"]
+    assert [row["tokens"] for row in rows] == [128, 256, 512] and all(row["cache"] == 128 * row["tokens"] for row in rows)
+    assert all(0 < row["pool"] <= row["resident"] for row in rows)
+    shares = [(row["blocks"], row["mass"]) for row in rows]
+    assert shares == [(1, 1)] * 3 if whole else all(0 < blocks <= mass <= 1 and blocks < 1 for blocks, mass in shares[1:])
