@@ -117,7 +117,7 @@ def test_a_reply_behind_documents_ends_with_its_passages(run: Path, tmp_path: Pa
     out.write_bytes(kept)
     doc.write_text("It was a bright warm day.\n" * 40, "utf-8")
     told = good("chat", run, "--session", out, "--json", *SHORT, data=said)
-    assert "passages" not in told.stdout and "changed after it was read" in told.stderr
+    assert told.stdout.count('"passages": null') == 2 and "changed after it was read" in told.stderr
 
 
 def test_a_document_that_goes_away_in_a_conversation_ends_no_turn(
@@ -126,9 +126,62 @@ def test_a_document_that_goes_away_in_a_conversation_ends_no_turn(
     doc, out = tmp_path / "doc.txt", tmp_path / "a.silt"
     doc.write_text("It was a bright cold day.\n" * 40, "utf-8")
     good("ask", run, "--doc", doc, "--session", out)
-    monkeypatch.setattr(documents, "changed", lambda one: doc.unlink())
+    changes(monkeypatch, lambda: doc.write_text("It was a bright warm day.\n" * 40, "utf-8"))  # of the same size
     told = good("chat", run, "--session", out, "--json", *SHORT, data=b"What?\nAnd why?\n")
     assert json.loads(told.stdout.splitlines()[-1])["turns"] == 2 and told.stderr.count("warning: no passages: ") == 2
+    assert told.stdout.count('"passages": null') == 2
+
+
+@pytest.mark.parametrize("more", [[], ["--check"], ["--no-reread"]], ids=" ".join)
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_document_that_goes_away_loses_no_answer(
+    more: list[str], after: int, run: Path, tmp_path: Path, attends: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever that is: the questions are answered, with a warning instead of passages or checks."""
+    doc, out = tmp_path / "doc.txt", tmp_path / "a.silt"
+    doc.write_text("It was a bright cold day.\n" * 40, "utf-8")
+    good("ask", run, "--doc", doc, "--session", out)
+    changes(monkeypatch, doc.unlink, after)
+    told = good("ask", run, "--session", out, "What?", "And why?", "--json", *more, *SHORT)
+    one, two, _ = map(json.loads, told.stdout.splitlines())
+    assert one["answer"] and two["answer"] and "warning: no passages: " in told.stderr
+    assert two["passages"] is None or after > 1
+
+
+def changes(monkeypatch: pytest.MonkeyPatch, change: Callable[[], Any], after: int = 0) -> None:
+    """Makes this change after the question whether documents have changed was asked 1 + `after` times."""
+    asked, left = documents.changed, [1 + after]
+
+    def changed(one: documents.Document) -> bool:
+        found = asked(one)
+        left[0] -= 1
+        if left[0] == 0:
+            change()
+        return found
+
+    monkeypatch.setattr(documents, "changed", changed)
+
+
+def test_a_conversation_behind_documents(run: Path, tmp_path: Path, attends: None) -> None:
+    """It takes further documents and questions, and no --check, which would leave the conversation out."""
+    docs, out = [tmp_path / "a.txt", tmp_path / "b.txt"], tmp_path / "a.silt"
+    for doc in docs:
+        doc.write_text("It was a bright cold day.\n" * 40, "utf-8")
+    good("ask", run, "--doc", docs[0], "--session", out)
+    good("chat", run, "--session", out, *SHORT, data=b"What?\n")
+    refused("this session is in a conversation", "ask", run, "--session", out, "Why?", "--check")
+    (answer, receipt) = rows(run, "--doc", docs[0], "--doc", docs[1], "--session", out, "Why?")
+    assert len(receipt["documents"]) == 2 and len(answer["reread"]) == 2
+    talk = good("chat", run, "--session", out, "--json", *SHORT, data=b"And what?\n").stdout.splitlines()
+    assert json.loads(talk[0])["tokens_read"] == len("\n\nUser: And what?\nAssistant:") and json.loads(talk[0])["turn"] == 2
+
+
+def test_a_conversation_on_a_part_of_a_document_says_so(run: Path, file: Path, tmp_path: Path, before: Any) -> None:
+    out = tmp_path / "a.silt"
+    before("siltstone.inference.session:Session._call", 3, send(SIGNALS[0]))
+    assert siltstone("ask", run, "--doc", file, "--session", out).exit_code > 128
+    told = good("chat", run, "--session", out, *SHORT, data=b"What?\n")
+    assert f"{file} was read in part; `siltstone ask` reads the rest, but not behind a conversation" in told.stderr
 
 
 def test_a_document_that_changed(run: Path, tmp_path: Path, attends: None) -> None:

@@ -78,6 +78,32 @@ def test_a_full_disk_keeps_what_was_read(
     if name != "chat":
         good(*words, "--spill", tmp_path)
         assert st.Session.load(out, *st.load(folder)).position == want.position
+        return
+    assert kept.notes["chat"]["turns"] == 1  # the turn that failed is not in the notes either
+    (_, second) = data.splitlines()
+    good(*words, "--spill", tmp_path, data=second)
+    again = st.Session.load(out, *st.load(folder))
+    assert again.notes["chat"]["turns"] == 2 and again.position > kept.position
+
+
+def test_a_document_that_cannot_be_begun_is_not_in_the_notes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full at the first piece of the second document: the same command reads it later, once."""
+    docs, out, write = [tmp_path / "a.txt", tmp_path / "b.txt"], tmp_path / "a.silt", system.write_at
+    for doc in docs:
+        doc.write_text("It was a bright cold day, and a line of some length.\n" * 20)
+    words = ["ask", folder, "--session", out, "--spill", tmp_path]
+    good(*words, "--doc", docs[0])
+    monkeypatch.setattr(
+        system, "write_at", lambda *given: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
+    )
+    refused("No space left on device", *words, "--doc", docs[0], "--doc", docs[1])
+    assert len(st.Session.load(out, *st.load(folder)).notes["documents"]) == 1
+    monkeypatch.setattr(system, "write_at", write)
+    good(*words, "--doc", docs[0], "--doc", docs[1])
+    kept = st.Session.load(out, *st.load(folder))
+    assert [(x["path"], x["read"]) for x in kept.notes["documents"]] == [(str(doc), doc.stat().st_size) for doc in docs]
 
 
 def test_several_files_and_other_models(folder: Path, run: Path, file: Path, tmp_path: Path) -> None:

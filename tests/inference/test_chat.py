@@ -12,6 +12,7 @@ from torch import Tensor
 
 import siltstone as st
 from siltstone.errors import InputError, SessionCorrupt, TokenizerError
+from siltstone.inference import asking, documents
 from siltstone.inference import session as sessions
 from siltstone.inference.chat import Turns
 from siltstone.inference.form import PLAIN
@@ -227,6 +228,78 @@ def test_documents_are_the_beginning_of_a_users_text(template: str, make) -> Non
     chat.session.notes["documents"] = [{}]
     with pytest.raises(InputError, match="system text stands before documents"):
         st.Chat(chat.session, "Be brief.")
+
+
+@pytest.mark.parametrize("template", [CHATML, STRICT, None], ids=["chatml", "strict", "none"])
+def test_documents_behind_a_reply_begin_a_users_text(template: str | None, make, replies, tmp_path: Path) -> None:
+    """All that is read is the rendered conversation, whose second user's text begins with the documents."""
+    tok, told = make(template), ["who is it?", "It is said."]
+    chat = st.Chat(st.Session(small_model(vocab=300), tok))
+    ids, space = spied(chat.session), "" if template == CHATML else " "
+    replies(tok, f"{space}It is")
+    "".join(chat.turn("Hello", max_new_tokens=50))
+    for i, text in enumerate(told):
+        (tmp_path / f"{i}.txt").write_text(text, "utf-8")
+        asking.begin(chat.session)
+        for _ in documents.read(chat.session, documents.surveyed(tmp_path / f"{i}.txt")):
+            pass
+    chat.read("why?")
+    document, answer = "\n\n".join(told), "It is" if template else " It is"
+    if template:
+        said = [("user", "Hello"), ("assistant", answer), ("user", f"{document}\n\nwhy?")]
+        messages = [{"role": role, "content": text} for role, text in said]
+        whole = Template(template, {"bos_token": "<bos>", "eos_token": "<eos>"}).render(messages, True)
+    else:
+        whole = f"User: Hello\nAssistant:{answer}\n\n{document}\n\nUser: why?\nAssistant:"
+    shown = "".join({tok.bos_id: "<bos>", tok.eos_id: "<eos>"}.get(i) or tok.decode([i]) for i in ids)
+    assert shown == whole
+    before = chat.session.position
+    asking.begin(chat.session)
+    assert chat.session.position > before  # behind the reply again
+
+
+def test_passages_are_read_again_in_a_users_text(make, replies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also behind a reply."""
+    tok = make()
+    session, forks = st.Session(small_model(vocab=300), tok), []
+    (tmp_path / "a.txt").write_text("what is said", "utf-8")
+    asking.begin(session)
+    for _ in documents.read(session, documents.surveyed(tmp_path / "a.txt")):
+        pass
+    (passage,) = documents.passages(session, [(0, session.position)])
+
+    def forked(fork=session.fork) -> st.Session:
+        twin = fork()
+        forks.append(spied(twin))
+        return twin
+
+    monkeypatch.setattr(session, "fork", forked)
+    replies(tok, "It is", "It is")
+    for behind in ("", "<eos>\n[user]\n"):
+        question = asking.Question(session, "why?")
+        assert question.read([passage]) == len(forks[-1])
+        shown = "".join({tok.bos_id: "<bos>", tok.eos_id: "<eos>"}.get(i) or tok.decode([i]) for i in forks[-1])
+        assert shown == f"{behind}\n\nwhat is said\n\nwhy?<eos>\n[assistant]\n"
+        "".join(st.Chat(session).turn("Hello", max_new_tokens=50))
+
+
+def test_a_conversation_goes_back_with_its_session(make) -> None:
+    tok = make()
+    chat = st.Chat(st.Session(small_model(vocab=300), tok))
+    mark = chat.session.snapshot()
+    first, ids = chat.read("Hello"), spied(chat.session)
+    chat.session.rollback(mark)
+    ids.clear()
+    assert chat.read("Hello") == first and chat.turns == 1 and tok.bos_id in ids
+
+
+def test_documents_keep_their_template(make) -> None:
+    session = st.Session(small_model(vocab=300), make())
+    asking.begin(session)
+    session.notes["documents"] = []
+    with pytest.raises(InputError, match="documents were read with another chat template"):
+        st.Chat(session, template="")
+    assert st.Chat(session).read("Hello")
 
 
 def test_a_session_may_have_read_something_before(make) -> None:

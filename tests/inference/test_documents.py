@@ -93,6 +93,7 @@ def test_many_marks_are_thinned(tmp_path: Path) -> None:
 def test_what_was_read_is_not_read_again(files: list[Path], tmp_path: Path, same: Any) -> None:
     model, tok = flat(), st.ByteTokenizer()
     s = st.Session(model, tok)
+    begin(s)
     begun = read(s, lacking(s, [surveyed(files[0])])[0])
     assert len([*itertools.islice(begun, 3)]) == 3
     s.save(tmp_path / "a.silt")
@@ -134,7 +135,7 @@ def test_a_file_that_changes_while_it_is_read(files: list[Path]) -> None:
     other = st.Session(flat(), st.ByteTokenizer())
     other.append("." * rest.tokens)
     other.notes["documents"] = [dataclasses.asdict(rest)]
-    with pytest.raises(DataError, match="has changed since a part of it was read"):
+    with pytest.raises(DataError, match="has changed since the session read it, or a part of it"):
         next(read(other, rest))
 
 

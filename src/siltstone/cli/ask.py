@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -72,8 +71,8 @@ def ask(
     from siltstone.core.interrupt import Interrupts, exit_code
     from siltstone.core.terminal import say
     from siltstone.errors import InputError
-    from siltstone.inference.asking import Question, attended, require_text
-    from siltstone.inference.chat import Turns
+    from siltstone.inference.asking import Question, attended, require_documents_alone, require_text
+    from siltstone.inference.chat import Chat
     from siltstone.inference.documents import surveyed
     from siltstone.inference.usage import Usage
 
@@ -94,13 +93,15 @@ def ask(
         with stop.waiting():
             given = [surveyed(file) for file in doc or []]
             s = open_session(run, session, device, threads, runtime, spill)
-            Turns(s.tokenizer, template)
+            Chat(s, template=template)  # refuses a template that cannot be used
             says = attended(s) is not None
             if (check or reread) and not says:
                 raise InputError(
                     f"this model does not say which passages it attends to; leave out --{'check' if check else 'reread'}, "
                     'or give a model with cache="blocks"'
                 )
+            if check:
+                require_documents_alone(s)
         usage, saves = Usage(), Saves(None if session is None else lambda: s.save(session))
         try:
             _read(s, usage, stop, given, template, saves)
@@ -154,12 +155,11 @@ def _read(s: Session, usage: Usage, stop: Interrupts, given: list[Document], tem
         if left:
             begin(s, template)
         for one in left:
-            mark, notes = s.snapshot(), deepcopy(s.notes)
+            mark = s.snapshot()
             try:
                 _read_one(s, usage, stop, one, saves, advance)
             except DataError:
                 s.rollback(mark)
-                s.notes = notes
                 if s.position or saves.made:  # not with a part of this document
                     saves.now()
                 raise
@@ -199,7 +199,7 @@ def _bar(size: int) -> Iterator[Any]:
 
 def _answer(one: Question, usage: Usage, stop: Interrupts, wanted: Wanted) -> None:
     """Answers a question and prints the answer and its passages."""
-    from siltstone.cli.quoting import line
+    from siltstone.cli.quoting import line, or_warned
     from siltstone.core.plain import json_line
     from siltstone.core.terminal import shown
     from siltstone.inference.asking import merged
@@ -212,7 +212,7 @@ def _answer(one: Question, usage: Usage, stop: Interrupts, wanted: Wanted) -> No
     show(f"? {one.text}")
     began, said = time.perf_counter(), []
     with stop.waiting():
-        again = one.attended_by_question() if wanted.reread else []
+        again = (or_warned(one.attended_by_question) if wanted.reread else None) or []
         read = one.fork.position - one.session.position  # the question, if it was read for its passages
         read += one.read(again)
     usage.add(read, time.perf_counter() - began)
@@ -224,7 +224,7 @@ def _answer(one: Question, usage: Usage, stop: Interrupts, wanted: Wanted) -> No
             stop.check()
     answer, written = "".join(said), usage.written - before
     show("")
-    found = one.passages() if wanted.fresh else None
+    found = or_warned(one.passages) if wanted.fresh else None
     found = None if found is None else merged(again, found)
     checks: list[Any] = []
     more = one.check(found or [], answer, wanted.max_new_tokens, again)
@@ -233,9 +233,11 @@ def _answer(one: Question, usage: Usage, stop: Interrupts, wanted: Wanted) -> No
         if wanted.check:
             began = time.perf_counter()
             with stop.waiting():
-                checks.append(next(more))
-            usage.add(checks[i].tokens, time.perf_counter() - began)
-            show(f"     without it: {checks[i].answer if checks[i].changes else 'the same answer'}")
+                done = or_warned(lambda: next(more)) if len(checks) == i else None  # none after one that failed
+            if done is not None:
+                checks.append(done)
+                usage.add(done.tokens, time.perf_counter() - began)
+                show(f"     without it: {done.answer if done.changes else 'the same answer'}")
     if wanted.as_json:
         about: dict[str, Any] = {"question": one.text, "answer": answer, "tokens_read": read, "tokens_written": written}
         about["passages"] = None if found is None else [asdict(passage) for passage in found]

@@ -73,11 +73,14 @@ def chat(
     from siltstone.errors import OutputError, SiltstoneError, StorageError
     from siltstone.inference.asking import attended
     from siltstone.inference.chat import Chat
-    from siltstone.inference.documents import under
+    from siltstone.inference.documents import documents, under
     from siltstone.inference.usage import Usage
 
     s = open_session(run, session, device, threads, runtime, spill)
     talk, usage = Chat(s, system, "" if plain else None), Usage()
+    for one in documents(s):
+        if one.read < one.size:
+            say(f"warning: {one.path} was read in part; `siltstone ask` reads the rest, but not behind a conversation")
     quotes = under(s) and attended(s) is not None and quotable(s)
     saves = Saves(None if session is None else lambda: s.save(session))
     if talk.turns:
@@ -135,9 +138,9 @@ def _turn(talk: Chat, usage: Usage, stop: Interrupts, line: str, options: dict[s
     """One turn: reads it, and prints the reply and, if `quotes`, the passages that it attended to."""
     from siltstone.cli import quoting
     from siltstone.core.plain import json_line
-    from siltstone.core.terminal import say, shown
-    from siltstone.errors import DataError
+    from siltstone.core.terminal import shown
     from siltstone.inference.asking import quotations
+    from siltstone.inference.documents import under
 
     def show(text: str, end: str = "\n") -> None:
         if not as_json:
@@ -156,10 +159,7 @@ def _turn(talk: Chat, usage: Usage, stop: Interrupts, line: str, options: dict[s
                 show(piece, "")
                 stop.check()
         if quotes:
-            try:
-                passages = quotations(talk.session)
-            except DataError as error:
-                say(f"warning: no passages: {error}")
+            passages = quoting.or_warned(lambda: quotations(talk.session))
     finally:
         show("")
         for i, passage in enumerate(passages or []):
@@ -167,6 +167,7 @@ def _turn(talk: Chat, usage: Usage, stop: Interrupts, line: str, options: dict[s
         if as_json:
             found = {"turn": talk.turns, "user": line, "assistant": "".join(said), "tokens_read": read}
             found |= {"tokens_written": usage.written - before, "whole": talk.whole}
-            found |= {"passages": [asdict(one) for one in passages]} if passages is not None else {}
+            if under(talk.session):
+                found["passages"] = None if passages is None else [asdict(one) for one in passages]
             with stop.waiting(check=False):
                 print(json_line(found), flush=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from siltstone.inference import Session
     from siltstone.inference.documents import Passage
+
+
+T = TypeVar("T")
 
 
 def quotable(session: Session) -> bool:
@@ -18,6 +22,18 @@ def quotable(session: Session) -> bool:
     if gone:
         say(f"warning: {', '.join(gone)} changed after it was read: answers are about the text that was read, without passages")
     return not gone
+
+
+def or_warned(find: Callable[[], T]) -> T | None:
+    """What a function finds; None, with a warning, if it raises DataError: a document changed or went away meanwhile."""
+    from siltstone.core.terminal import say
+    from siltstone.errors import DataError
+
+    try:
+        return find()
+    except DataError as error:
+        say(f"warning: no passages: {error}")
+        return None
 
 
 def line(number: int, passage: Passage) -> str:

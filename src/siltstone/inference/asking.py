@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InputError
-from ..io.regular import open_regular
+from ..errors import DataError, InputError
+from ..io.regular import open_regular, reason
 from .attending import ASKED, attends
-from .chat import Chat, Turns
-from .documents import BETWEEN, Passage, documents, passages
+from .chat import NOTE, Chat
+from .documents import BETWEEN, Passage, documents, passages, require_unchanged
 from .pieces import pieces
 from .session import Session
 
@@ -80,7 +80,7 @@ def quotations(session: Session) -> list[Passage] | None:
     Raises DataError for a file that changed.
     """
     spans = attended(session, told(session))
-    return None if spans is None else passages(session, spans)
+    return None if spans is None else passages(session, spans)[:MOST]
 
 
 def read_prompt(session: Session, text: str) -> None:
@@ -96,9 +96,8 @@ def read_prompt(session: Session, text: str) -> None:
 
 
 def begin(session: Session, template: str | None = None) -> None:
-    """Read what stands before the first document; nothing if the session has read something."""
-    if session.position == 0:
-        session.append(Turns(session.tokenizer, template).opening())
+    """Read what stands before documents: see `Chat.open`."""
+    Chat(session, template=template).open()
 
 
 def require_text(text: str) -> None:
@@ -131,6 +130,9 @@ class Question:
         The passages are read as a document is: blocks are chosen before every token of the question alone.
         """
         self.fork = self.session.fork()
+        if again:
+            self.fork.asking = False
+            begin(self.fork, self.template)
         for passage in reversed(again):
             self.fork.append(f"{BETWEEN}{passage.text.strip()}")
         self.fork.watch()
@@ -158,6 +160,7 @@ class Question:
         """The answer without each of these passages: read by a session that has read everything else.
 
         again   the passages that were read again for `answer`; all but the one that is left out are read again here too
+        Raises InputError in a conversation, DataError for a file that changed.
         """
         for passage in found:
             other = Question(without(self.session, passage, self.template), self.text, self.template, self.begin)
@@ -175,19 +178,34 @@ def merged(again: Sequence[Passage], found: Sequence[Passage]) -> list[Passage]:
 def without(session: Session, passage: Passage, template: str | None = None) -> Session:
     """A session that has read the documents of another one without a passage. It reads them again: as many tokens.
 
-    A character that the passage has a part of is left out too.
+    A character that the passage has a part of is left out too. Raises InputError for a session that is in a conversation,
+    DataError for a document that changed.
     """
+    require_documents_alone(session)
     twin = session.fresh()
     begin(twin, template)
-    twin.notes = {key: value for key, value in session.notes.items() if key == "documents"}
+    twin.notes |= {key: value for key, value in session.notes.items() if key == "documents"}
     for number, one in enumerate(documents(session)):
         if number:
             twin.append(BETWEEN)
-        with open_regular(one.path) as (file, _):
-            source = _Without(file, *_whole(file, *passage.bytes)) if number == passage.document else file
-            for piece in pieces(source, tokenizer=twin.tokenizer):
-                twin.append(piece.decode("utf-8"))
+        require_unchanged(one)
+        try:
+            with open_regular(one.path) as (file, _):
+                source = _Without(file, *_whole(file, *passage.bytes)) if number == passage.document else file
+                for piece in pieces(source, tokenizer=twin.tokenizer):
+                    twin.append(piece.decode("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{one.path} cannot be read: {reason(error)}") from None
     return twin
+
+
+def require_documents_alone(session: Session) -> None:
+    """Raises InputError for a session that is in a conversation: it cannot be read again without a passage."""
+    if NOTE in session.notes:
+        raise InputError(
+            "this session is in a conversation, so that its documents cannot be read again without a passage; "
+            "give a session that has read documents alone, or leave out --check"
+        )
 
 
 def _whole(file: Any, first: int, end: int) -> Span:

@@ -21,6 +21,7 @@ from .template import MEND, Message
 
 _UNUSED = [chr(0xFDD0 + i) for i in range(32)]  # code points that Unicode keeps free for such uses
 NOTE = "chat"
+OPENED = "opened"  # the note of the template with which documents were begun
 
 
 class Turns(Form):
@@ -53,6 +54,14 @@ class Turns(Form):
     def opening(self, system: str | None = None) -> list[int]:
         """The beginning of a user's text that begins with documents; with the plain template, they stand before it."""
         return [] if self.plain else self._written(system, [("user", None)], before=True)
+
+    def reopening(self, system: str | None = None, met: bool = False) -> list[int]:
+        """The same behind a reply; with the plain template, what separates documents from it. met: as in `next`."""
+        if self.plain:
+            return self.tokenizer.encode(BETWEEN)
+        here, there, mark = _free(system or "", 3)
+        rendered = self._rendered(system, [("user", "Hello"), ("assistant", here), ("user", there)])
+        return self._ids(rendered.partition(here)[2].partition(there)[0].removeprefix(self.end if met else ""), mark)
 
     def behind(self, text: str) -> list[int]:
         """A user's text behind documents."""
@@ -97,10 +106,7 @@ class Turns(Form):
         """Ids of the rendered messages. A message without a text is a stand-in, which `behind` follows: the ids are of what
         follows the stand-in, or of what stands before it. skip: left out at their beginning. names: other special tokens."""
         given = "".join([system or "", behind, *(text or "" for _, text in said)])
-        free = [x for x in _UNUSED if x not in given]
-        if len(free) < 2:
-            raise InputError("the text has too many of the characters U+FDD0 to U+FDEF, which mean nothing; leave them out")
-        mark, here = free[:2]
+        mark, here = _free(given, 2)
         safe = [(role, here + self._guarded(behind, mark) if text is None else self._guarded(text, mark)) for role, text in said]
         rendered = self._rendered(None if system is None else self._guarded(system, mark), safe, names)
         if safe[-1][1].strip() not in rendered:
@@ -127,6 +133,14 @@ class Turns(Form):
         return ids
 
 
+def _free(text: str, count: int) -> list[str]:
+    """Characters that a text does not have. Raises InputError if too few are left."""
+    free = [x for x in _UNUSED if x not in text][:count]
+    if len(free) < count:
+        raise InputError("the text has too many of the characters U+FDD0 to U+FDEF, which mean nothing; leave them out")
+    return free
+
+
 class Chat:
     """`chat = Chat(session)`; `for piece in chat.turn("Hello"): ...`. The session may have read other text before, or documents.
 
@@ -136,7 +150,7 @@ class Chat:
     whole       whether the last reply came to its end, and not to its maximum number of tokens or an interrupt
 
     Raises TokenizerError for a template that cannot be used, InputError for another template or system text than the
-    conversation began with, SessionCorrupt for invalid notes.
+    conversation, or the documents before it, began with; SessionCorrupt for invalid notes.
     """
 
     def __init__(self, session: Session, system: str | None = None, template: str | None = None) -> None:
@@ -144,21 +158,42 @@ class Chat:
             if not isinstance(text, str | None):
                 raise InputError(f"{name}={text!r:.60} must be a text, or None")
         self.session, self._turns, self.whole = session, Turns(session.tokenizer, template), True
-        note = session.notes.get(NOTE)
-        self._begun = ""
-        self.turns, self._met, self.system = (0, False, system) if note is None else self._of(note)
-        if note is None and system is not None and under(session):
+        self._begun, self.system = "", system
+        self._restore()
+        if session.notes.get(OPENED, self._turns.digest) != self._turns.digest:
+            raise InputError(
+                "this session's documents were read with another chat template; use the same one, or begin a new session"
+            )
+        if NOTE not in session.notes and system is not None and under(session):
             raise InputError("the system text stands before documents, and this session has read documents; leave it out")
         if self.turns and system not in (None, self.system):
             raise InputError("the system text begins a conversation, and this session is in one; begin a new session")
 
-    def _of(self, note: Any) -> tuple[int, bool, str | None]:
-        kinds = {"turns": int, "met": bool, "system": str | None, "template": str}
-        if not isinstance(note, dict) or not all(isinstance(note.get(key, ()), kind) for key, kind in kinds.items()):
-            raise SessionCorrupt(f"the session's note of its conversation is invalid: {note!r}"[:300])
+    def _restore(self) -> None:
+        """Take over the conversation of the session's notes: the session may have gone back to a mark."""
+        note = self.session.notes.get(NOTE)
+        if note is None:
+            self.turns, self._met, self._open = 0, False, False
+            return
+        kinds = {"turns": int, "met": bool, "open": bool, "system": str | None, "template": str}
+        note = {"open": False, **note} if isinstance(note, dict) else {}  # earlier versions had no `open`
+        if not all(isinstance(note.get(key, ()), kind) for key, kind in kinds.items()):
+            raise SessionCorrupt(f"the session's note of its conversation is invalid: {self.session.notes[NOTE]!r}"[:300])
         if note["template"] != self._turns.digest:
             raise InputError("this session's conversation has another chat template; use the same one, or begin a new session")
-        return note["turns"], note["met"], note["system"]
+        self.turns, self._met, self._open, self.system = (note[key] for key in ("turns", "met", "open", "system"))
+
+    def open(self) -> None:
+        """Begin a user's text that documents follow: at the beginning of a session, and behind a reply. Otherwise nothing is
+        read: behind documents, and behind text that is no conversation."""
+        self._restore()
+        if self.session.position == 0:
+            self.session.append(self._turns.opening())
+            self.session.notes[OPENED] = self._turns.digest
+        elif self.turns and not self._open:
+            self.session.append(self._turns.reopening(self.system, self._met))
+            self._met, self._open = False, True
+            self._keep()
 
     def read(self, text: str, begin: str = "") -> int:
         """Read a user's turn; returns its number of tokens. After an error or an interrupt the session is as before.
@@ -169,6 +204,7 @@ class Chat:
             raise InputError(f"begin={begin!r:.40} must be a text: the first words of the reply")
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"the user's text is {f'a {type(text).__name__}' if text else 'empty'}; give some text")
+        self._restore()
         ids, mark = self._ids(text) + self._turns.begun(begin), self.session.snapshot()
         try:
             self.session.asking = True
@@ -178,12 +214,12 @@ class Chat:
             raise
         finally:
             mark.release()
-        self.turns, self._met, self._begun = self.turns + 1, False, begin
+        self.turns, self._met, self._open, self._begun = self.turns + 1, False, False, begin
         self._keep()
         return len(ids)
 
     def _ids(self, text: str) -> list[int]:
-        if self.turns:
+        if self.turns and not self._open:
             return self._turns.next(text, self.system, self._met)
         if under(self.session):
             return self._turns.behind(text)
@@ -230,6 +266,7 @@ class Chat:
         self.session.notes[NOTE] = {
             "turns": self.turns,
             "met": self._met,
+            "open": self._open,
             "system": self.system,
             "template": self._turns.digest,
         }

@@ -120,6 +120,12 @@ def changed(document: Document) -> bool:
         return True
 
 
+def require_unchanged(document: Document) -> None:
+    """Raises DataError if the file is no longer what was read."""
+    if changed(document):
+        raise DataError(f"{document.path} has changed since the session read it, or a part of it; begin a new session for it")
+
+
 def read(session: Session, document: Document) -> Iterator[int]:
     """Read a document, or the rest of it; yields the number of bytes of it that were read so far.
 
@@ -136,8 +142,8 @@ def read(session: Session, document: Document) -> Iterator[int]:
         notes.append(asdict(document))
     elif session.position != document.first + document.tokens:
         raise InputError(f"{document.path} was read in part, and then other text was; begin a new session")
-    elif changed(document):
-        raise DataError(f"{document.path} has changed since a part of it was read; begin a new session for it")
+    else:
+        require_unchanged(document)
     for piece, text in _pieces(session, document, document.read):
         ids = session.tokenizer.encode(text)
         session.append(ids)
@@ -151,16 +157,17 @@ def read(session: Session, document: Document) -> Iterator[int]:
 def passages(session: Session, spans: Sequence[tuple[int, int]]) -> list[Passage]:
     """The places of documents at these token positions [first, end), in the order given.
 
-    A span over several documents has a passage in each; one outside of all has none. Raises DataError for a file whose size has
-    changed (`changed` also compares its content).
+    A span over several documents has a passage in each; one outside of all has none. Raises DataError for a file that changed.
     """
-    found = []
+    places = []
     for first, end in spans:
         for number, one in enumerate(documents(session)):
             a, b = max(first, one.first) - one.first, min(end, one.first + one.tokens) - one.first
             if a < b:
-                found.append(_located(session, number, one, (a, b)))
-    return found
+                places.append((number, one, (a, b)))
+    for one in {number: one for number, one, _ in places}.values():
+        require_unchanged(one)
+    return [_located(session, *place) for place in places]
 
 
 def _located(session: Session, number: int, one: Document, span: tuple[int, int]) -> Passage:

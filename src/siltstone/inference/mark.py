@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from array import array
 from collections.abc import Callable, Generator, Iterator
@@ -20,11 +21,14 @@ class Mark:
     """A saved point of a session, from `Session.snapshot`. It takes one copy of the session's small parts until the last
     reference to it is gone or `release()` is called. The session keeps its ids from the oldest live mark on."""
 
-    def __init__(self, position: int, state: StreamingState, logits: Tensor | None, sampler: Tensor) -> None:
+    def __init__(
+        self, position: int, state: StreamingState, logits: Tensor | None, sampler: Tensor, notes: dict[str, Any]
+    ) -> None:
         self.position = position
         self._state: StreamingState | None = state
         self._logits = logits
         self._sampler = sampler
+        self._notes = copy.deepcopy(notes)
 
     @property
     def live(self) -> bool:
@@ -33,7 +37,7 @@ class Mark:
 
     def release(self) -> None:
         """Free its memory; `rollback` to it then raises PositionError."""
-        self._state = self._logits = None
+        self._state, self._logits, self._notes = None, None, {}
 
     def __repr__(self) -> str:
         return f"Mark(position={self.position}{'' if self.live else ', released'})"

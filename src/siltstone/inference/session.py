@@ -254,15 +254,15 @@ class Session(Generates[Pieces]):
 
     def _snapshot(self) -> Mark:
         self._whole()
-        mark = Mark(self.position, self._state.fork(), self._logits, self._sampler.get_state())
+        mark = Mark(self.position, self._state.fork(), self._logits, self._sampler.get_state(), self.notes)
         self._trail.add(mark)
         return mark
 
     def rollback(self, to: Mark | int) -> int:
         """Go back to a mark, or to a position: then the ids from the nearest earlier live mark are read again.
 
-        Returns the number of recomputed tokens (0 for a mark). A mark restores the sampler too; a position does not change
-        the sampler. Later marks become invalid in this session. Raises PositionError for a position before the oldest live
+        Returns the number of recomputed tokens (0 for a mark). A mark restores the sampler and the notes too; a position
+        changes neither. Later marks become invalid in this session. Raises PositionError for a position before the oldest live
         mark or beyond the end, for one that is only reached from a mark before `asking` was set, and for a mark that was
         released or belongs to another session.
         """
@@ -283,6 +283,7 @@ class Session(Generates[Pieces]):
             self._watch = None if self._watch is None else Watch()
         if isinstance(to, Mark):
             self._sampler.set_state(to._sampler)
+            self.notes = copy.deepcopy(to._notes)
         return again
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
