@@ -25,6 +25,7 @@ from typing import Any
 import siltstone as st
 from siltstone.errors import InUse, SiltstoneError
 from siltstone.eval import beside
+from siltstone.eval.intervals import ratio
 from siltstone.eval.retrieval import RereadReader
 from siltstone.eval.run import summary
 from siltstone.eval.tasks.base import Observation, random_numbers
@@ -39,6 +40,7 @@ TEXTS = 5  # of each seed and length
 SEEDS = {4096: 5, 8192: 5, 16384: 5, 32768: 5, 65536: 2, 131072: 1}
 FULL = 16384  # the longest text that full attention reads
 RESULT = "result.json"
+PAIRS = {"full": ("blocks", "reread", "reread five"), "bm25": ("reread", "reread five")}  # what is set beside what
 PART = ("first token", "said", "log-probability")
 
 
@@ -121,6 +123,22 @@ def table(rows: list[dict[str, Any]], scores: tuple[str, ...] = PART) -> str:
         here = {row["score"]: row for row in rows if (row["at"]["length"], row["at"].get("arm", "blocks")) == (length, arm)}
         cells = [_cell(here[head]) if head in here else "" for head in heads]
         lines.append(f"| {length:,} | {arm} | {' | '.join(cells)} | {max(row['count'] for row in here.values())} |")
+    return "\n".join(lines) + "\n"
+
+
+def compared(points: list[dict[str, Any]], score: str = PART[0]) -> str:
+    """Markdown: right answers of a form as a share of another's on the same texts, with 95 % intervals over these texts."""
+    lines = ["| tokens | attention | beside | of its right answers | texts |", "|---|---|---|---|---|"]
+    found = {(x["length"], x["arm"], x["seed"], x["text"]): x["scores"][score] for x in points}
+    for length in sorted({x["length"] for x in points}):
+        for other, arms in PAIRS.items():
+            for arm in arms:
+                at = [key[2:] for key in found if key[:2] == (length, arm) and (length, other, *key[2:]) in found]
+                under = [found[length, other, *place] for place in at]
+                if len(at) > 1 and min(under) > 0:
+                    share, low, high = ratio([found[length, arm, *place] for place in at], under)
+                    reach = f"{share:.0%} ({low:.0%} to {high:.0%})"
+                    lines.append(f"| {length:,} | {arm} | {other} | {reach} | {len(at)} |")
     return "\n".join(lines) + "\n"
 
 

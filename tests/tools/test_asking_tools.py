@@ -67,10 +67,24 @@ def test_the_table_of_facts(tool: Any) -> None:
     assert [*run.SEEDS.values()] == [5, 5, 5, 5, 2, 1] and [*run.SEEDS][-1] == 131072
 
 
+def test_forms_are_compared_on_the_same_texts(tool: Any) -> None:
+    """Texts that one of the two has not read do not count."""
+    run = tool("facts_run")
+
+    def point(arm: str, text: int, right: float) -> dict[str, Any]:
+        return {"length": 4096, "arm": arm, "seed": 0, "text": text, "scores": {"first token": right}}
+
+    points = [point("full", i, right) for i, right in enumerate((0.5, 1.0, 0.25))] + [point("blocks", 3, 1.0)]
+    points += [point("blocks", 0, 0.5), point("blocks", 1, 0.7), point("bm25", 0, 1.0), point("reread", 0, 1.0)]
+    (line,) = run.compared(points).splitlines()[2:]
+    assert line == "| 4,096 | blocks | full | 80% (70% to 100%) | 2 |"
+
+
 def test_the_page_has_the_facts(tool: Any) -> None:
     run, docs = tool("facts_run"), Path(__file__).resolve().parents[2] / "docs"
     points = json.loads((docs / "facts.json").read_text("utf-8"))
-    assert run.table(run.rows(run.Facts(), points)) in (docs / "pretrained.md").read_text("utf-8")
+    page = (docs / "pretrained.md").read_text("utf-8")
+    assert run.table(run.rows(run.Facts(), points)) in page and run.compared(points) in page
     assert all(run.Point(point["length"], point["arm"], point["seed"], point["text"]).name for point in points)
 
 

@@ -30,6 +30,15 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     return (float(low), float(high))
 
 
+def ratio(values: Sequence[float], others: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
+    """The ratio of the means of pairs, and its percentile bootstrap interval: pairs are drawn together."""
+    pairs = np.asarray([values, others], np.float64)
+    picks = np.random.default_rng(seed).integers(0, pairs.shape[1], (RESAMPLES, pairs.shape[1]))
+    over, under = pairs[:, picks].mean(-1)
+    low, high = np.quantile(over / under, [0.025, 0.975])
+    return (float(pairs[0].mean() / pairs[1].mean()), float(low), float(high))
+
+
 def interval(values: Sequence[float]) -> tuple[str, float, float]:
     """The method ("wilson" if every value is 0 or 1, else "bootstrap"), and the interval of the mean."""
     if all(x in (0.0, 1.0) for x in values):
