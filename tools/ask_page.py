@@ -234,6 +234,27 @@ def shown(asked: list[Asked], arms: dict[str, Any], facts: dict[str, Any]) -> st
     return page(title, parts, {"facts": facts, "asked": [asdict(one) for one in asked], "arms": arms})
 
 
+def figures(asked: list[Asked], arms: dict[str, Any]) -> list[dict[str, Any]]:
+    """What docs/ask.json has of each arm."""
+    out = []
+    for name, one in arms.items():
+        said, receipt = {row["question"]: row["answer"] for row in one["found"][:-1]}, one["found"][-1]
+        answers = [{"question": x.text, "wanted": x.wanted, "answer": said[x.text]} for x in asked]
+        sizes = {"tokens": receipt["position"], "bytes": receipt["session_bytes"], "cpu_seconds": one["cpu_seconds"]}
+        out.append({"attention": name, **sizes, "answers": answers})
+    return out
+
+
+def markdown(found: list[dict[str, Any]]) -> str:
+    """The table of these figures."""
+    lines = ["| attention | tokens read | right | state | CPU s, all |", "|---|---|---|---|---|"]
+    for one in found:
+        right = f"{sum(x['wanted'] in x['answer'] for x in one['answers'])} of {len(one['answers'])}"
+        state = f"{one['bytes'] / 1e6:,.0f} MB"
+        lines.append(f"| {one['attention']} | {one['tokens']:,} | {right} | {state} | {one['cpu_seconds']:,.0f} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a GGUF file, or a folder of transformers")
@@ -264,6 +285,7 @@ def main() -> None:
         "model": given.model.stem, "parameters": model.parameters_count, "files": chosen, "session": session.stat().st_size,
         "trained": trained(run), "machine": threads_said(),
     }  # fmt: skip
+    write_json(given.folder / "ask.json", figures(asked, arms))
     write_text(given.folder / "ask.html", shown(asked, arms, facts))
     print(f"the page is {given.folder / 'ask.html'}")
 

@@ -127,6 +127,14 @@ def test_arms_of_facts_are_checked_before_anything_is_read(
     assert not (tmp_path / "facts").exists()
 
 
+def test_the_page_has_the_answers(tool: Any) -> None:
+    ask, docs = tool("ask_page"), Path(__file__).resolve().parents[2] / "docs"
+    found = json.loads((docs / "ask.json").read_text("utf-8"))
+    assert [one["attention"] for one in found] == [ask.OURS, *ask.ARMS]
+    assert all([x["question"] for x in one["answers"]] == [x.text for x in ask.ASKED] for one in found)
+    assert ask.markdown(found) in (docs / "pretrained.md").read_text("utf-8")
+
+
 def test_the_page_of_questions(tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers", reason="an optional package: the extra hf", minversion="5.24")
     from tests.hf.tiny import saved
@@ -150,6 +158,8 @@ def test_the_page_of_questions(tool: Any, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "argv", ["ask", str(model), "--folder", str(folder), "--speech", "2002-Bush-1", "--questions", "2"])
     ask.main()
     page = (folder / "ask.html").read_text("utf-8")
+    kept = json.loads((folder / "ask.json").read_text("utf-8"))
+    assert [len(one["answers"]) for one in kept] == [2, 2, 2] and ask.markdown(kept).count(" of 2 |") == 3
     record = json.loads(re.findall(r'id="record">(.*?)</script>', page)[0])
     assert page.count('<div class="box">') == 2 and "2002-Bush-1.txt, line" in page and record["facts"]["trained"] == 512
     assert [len(arm["found"]) for arm in record["arms"].values()] == [3, 3, 3]
