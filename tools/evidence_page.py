@@ -34,8 +34,8 @@ LIMITS = """## What caching does not do
   7.7 minutes on one core; the exact cache did in some seeds, and the transformer in most. With few pairs first they learnt it,
   and one larger state of the same bytes learnt it better in each of five seeds, also beyond the trained length.
 - A hard choice of few checkpoints is often not learnt ([recall](recall.md)). Taught by what is read of checkpoints it was learnt
-  with 512 tokens of needles, and not with 1,024. Compare "routing hits" with random routing, and right answers with oracle
-  routing.
+  with 512 tokens of needles, and then held in 65,536; it was not learnt with larger segments and smaller batches. Compare
+  "routing hits" with random routing, and right answers with oracle routing.
 - Logarithmic segments merge old checkpoints: the authors of the method report less recall with them (arXiv 2602.24281, table 2).
 - It does not bound the state: with constant segments, it grows by one checkpoint a segment. A budget bounds it, and forgets.
 """
