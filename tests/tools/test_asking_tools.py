@@ -127,6 +127,12 @@ def test_arms_of_facts_are_checked_before_anything_is_read(
     assert not (tmp_path / "facts").exists()
 
 
+def test_the_page_has_the_settings(tool: Any) -> None:
+    settle, docs = tool("settle_blocks"), Path(__file__).resolve().parents[2] / "docs"
+    rows = json.loads((docs / "blocks.json").read_text("utf-8"))
+    assert settle.table(rows) in (docs / "pretrained.md").read_text("utf-8")
+
+
 def test_the_page_has_the_answers(tool: Any) -> None:
     ask, docs = tool("ask_page"), Path(__file__).resolve().parents[2] / "docs"
     found = json.loads((docs / "ask.json").read_text("utf-8"))
