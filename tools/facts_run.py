@@ -4,8 +4,8 @@
         [--arms blocks,full,...] [--minutes 60] [--control blocks,full,...] [--meetings FILE] [--device cuda]
 
 RUN was imported with `cache="blocks"`. A point is one text of one seed and length in one form, with eight facts; its figures are
-those of the task `facts` of `siltstone eval`, which has `--wordings 3`, and stay in the folder. Five seeds of five texts each up to 32K tokens, two at 64K,
-one at 128K. Full attention, yarn and dynamic scaling end at 16K tokens.
+those of the task `facts` of `siltstone eval`, which has `--wordings 3`, and stay in the folder. Five seeds of five texts each up
+to 32K tokens, two at 64K, one at 128K. Full attention, yarn and dynamic scaling end at 16K tokens.
 The same command continues, and several at the same time share the points of a folder; each number of wordings needs a folder of
 its own. Writes table.md there, with 95 % intervals over texts.
 """
