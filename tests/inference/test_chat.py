@@ -293,6 +293,22 @@ def test_a_conversation_goes_back_with_its_session(make) -> None:
     assert chat.read("Hello") == first and chat.turns == 1 and tok.bos_id in ids
 
 
+def test_a_mark_brings_the_notes_back(session: st.Session) -> None:
+    """As they were, however often; a position leaves them."""
+    session.notes["said"] = {"turns": [1]}
+    mark = session.snapshot()
+    for _ in range(2):
+        session.append("more")
+        session.notes["said"]["turns"].append(2)
+        session.notes["other"] = True
+        session.rollback(mark)
+        assert session.notes == {"said": {"turns": [1]}}
+    session.append("more")
+    session.notes["other"] = True
+    session.rollback(mark.position)
+    assert session.notes["other"]
+
+
 def test_documents_keep_their_template(make) -> None:
     session = st.Session(small_model(vocab=300), make())
     asking.begin(session)

@@ -264,22 +264,6 @@ def test_a_mark_brings_the_sampler_back(session: st.Session) -> None:
     assert "".join(session.generate(20)) == first
 
 
-def test_a_mark_brings_the_notes_back(session: st.Session) -> None:
-    """As they were, however often; a position leaves them."""
-    session.notes["said"] = {"turns": [1]}
-    mark = session.snapshot()
-    for _ in range(2):
-        session.append("more")
-        session.notes["said"]["turns"].append(2)
-        session.notes["other"] = True
-        session.rollback(mark)
-        assert session.notes == {"said": {"turns": [1]}}
-    session.append("more")
-    session.notes["other"] = True
-    session.rollback(mark.position)
-    assert session.notes["other"]
-
-
 def test_rollback_to_a_position(session: st.Session) -> None:
     start = session.position
     early = session.snapshot()
