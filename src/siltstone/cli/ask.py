@@ -199,16 +199,11 @@ def _bar(size: int) -> Iterator[Any]:
 
 def _answer(one: Question, usage: Usage, stop: Interrupts, wanted: Wanted) -> None:
     """Answers a question and prints the answer and its passages."""
-    from siltstone.cli.quoting import line, or_warned
+    from siltstone.cli.quoting import line, or_warned, shower
     from siltstone.core.plain import json_line
-    from siltstone.core.terminal import shown
     from siltstone.inference.asking import merged
 
-    def show(text: str, end: str = "\n") -> None:
-        if not wanted.as_json:
-            with stop.waiting(check=False):
-                print(shown(text, sys.stdout), end=end, flush=True)
-
+    show = shower(stop, wanted.as_json)
     show(f"? {one.text}")
     began, said = time.perf_counter(), []
     with stop.waiting():

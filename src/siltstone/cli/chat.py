@@ -138,15 +138,10 @@ def _turn(talk: Chat, usage: Usage, stop: Interrupts, line: str, options: dict[s
     """One turn: reads it, and prints the reply and, if `quotes`, the passages that it attended to."""
     from siltstone.cli import quoting
     from siltstone.core.plain import json_line
-    from siltstone.core.terminal import shown
     from siltstone.inference.asking import quotations
     from siltstone.inference.documents import under
 
-    def show(text: str, end: str = "\n") -> None:
-        if not as_json:
-            with stop.waiting(check=False):
-                print(shown(text, sys.stdout), end=end, flush=True)
-
+    show = quoting.shower(stop, as_json)
     if quotes:
         talk.session.watch()
     with stop.waiting(), usage.measured(talk.session):

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from siltstone.core.interrupt import Interrupts
     from siltstone.inference import Session
     from siltstone.inference.documents import Passage
 
 
 T = TypeVar("T")
+
+
+def shower(stop: Interrupts, as_json: bool) -> Callable[..., None]:
+    """A function that prints a text and an end, safe for a terminal and without interrupts; nothing where JSON is wanted."""
+    from siltstone.core.terminal import shown
+
+    def show(text: str, end: str = "\n") -> None:
+        if not as_json:
+            with stop.waiting(check=False):
+                print(shown(text, sys.stdout), end=end, flush=True)
+
+    return show
 
 
 def quotable(session: Session) -> bool:
